@@ -1,0 +1,190 @@
+"""Requests -> token batches in which no token of a document is computed twice.
+
+A document's requests (the choices of one question, say) share most of their tokens. They are
+merged into one tree, whose tokens stand depth first in a row, each with its own position; a
+mask lets a token see itself and its ancestors only. That is the tree attention of speculative
+decoding (Miao et al. 2024, SpecInfer) used for scoring.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+# Rows are padded to a multiple of this: fewer distinct shapes, so fewer kernels to choose.
+LENGTH_MULTIPLE = 8
+
+# Short documents share rows up to this length: little padding, and attention over the masked
+# neighbours still costs little beside the matrix products.
+MIN_ROW = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """Score `continuation` after `context`, both token ids; neither may be empty."""
+
+    context: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class TokenTree:
+    """All token requests of one document as one tree of tokens.
+
+    Attributes:
+        tokens: token id of each node, parents before children.
+        parents: index of each node's parent, -1 for a root.
+        depths: position of each node in its sequence (its rotary position).
+        scored: (node, target token) pairs, each once: the node's output predicts the target.
+        requests: for each request, the indices into `scored` whose log-probabilities add up.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    scored: list[tuple[int, int]] = field(default_factory=list)
+    requests: list[list[int]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def token_tree(requests: Iterable[TokenRequest]) -> TokenTree:
+    """Merges requests into a tree: common prefixes are stored once.
+
+    The last token of a continuation is only predicted, so it gets no node.
+    """
+    tree = TokenTree()
+    children: dict[tuple[int, int], int] = {}
+    scored: dict[tuple[int, int], int] = {}
+    for request in requests:
+        sequence = request.context + request.continuation
+        first = len(request.context) - 1
+        node, indices = -1, []
+        for i, token in enumerate(sequence[:-1]):
+            child = children.get((node, token))
+            if child is None:
+                child = children[node, token] = len(tree.tokens)
+                tree.tokens.append(token)
+                tree.parents.append(node)
+                tree.depths.append(i)
+            node = child
+            if i >= first:
+                indices.append(scored.setdefault((node, sequence[i + 1]), len(scored)))
+        tree.requests.append(indices)
+    tree.scored = list(scored)
+    return tree
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of token trees, several a row where they fit, padded on the right to one length.
+
+    Attributes:
+        documents: the caller's number of each document in the batch.
+        tokens: int64 [rows, length]; padding holds token 0.
+        positions: int64 [rows, length].
+        visible: bool [rows, length, length]; visible[r, i, j]: token i sees token j. Padding
+            sees itself only, so that no row of the softmax is empty.
+        positions_scored: int64 [scored positions]: distinct flat indices into rows * length.
+        targets: int64 [targets]: token ids.
+        target_positions: int64 [targets]: index of each target's position in `positions_scored`.
+        requests: per document, per request, the indices into `targets` that it sums.
+        n_tokens: tokens that are no padding.
+    """
+
+    documents: tuple[int, ...]
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    visible: torch.Tensor
+    positions_scored: torch.Tensor
+    targets: torch.Tensor
+    target_positions: torch.Tensor
+    requests: tuple[tuple[tuple[int, ...], ...], ...]
+    n_tokens: int
+
+
+def group_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Groups of indices, longest first, of at most `token_budget` tokens each.
+
+    Longest first shows a lack of memory at once, and neighbours in length pack well. A single
+    document over the budget forms a group of its own.
+    """
+    groups: list[list[int]] = []
+    used = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if groups and used + lengths[index] <= token_budget:
+            groups[-1].append(index)
+            used += lengths[index]
+        else:
+            groups.append([index])
+            used = lengths[index]
+    return groups
+
+
+def make_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
+    """Packs trees into rows. `documents` are the caller's numbers of the trees."""
+    places, n_rows, length = _pack([len(tree) for tree in trees])
+    tokens = torch.zeros((n_rows, length), dtype=torch.int64)
+    positions = torch.zeros((n_rows, length), dtype=torch.int64)
+    visible = torch.eye(length, dtype=torch.bool).repeat(n_rows, 1, 1)
+    scored_index: dict[int, int] = {}
+    targets: list[int] = []
+    target_positions: list[int] = []
+    requests = []
+    for tree, (row, start) in zip(trees, places, strict=True):
+        stop = start + len(tree)
+        tokens[row, start:stop] = torch.tensor(tree.tokens)
+        positions[row, start:stop] = torch.tensor(tree.depths)
+        _fill_ancestors(visible[row, start:stop, start:stop], tree.parents)
+        offset = len(targets)
+        for node, target in tree.scored:
+            flat = row * length + start + node
+            target_positions.append(scored_index.setdefault(flat, len(scored_index)))
+            targets.append(target)
+        requests.append(tuple(tuple(offset + i for i in indices) for indices in tree.requests))
+    return Batch(
+        documents=tuple(documents),
+        tokens=tokens,
+        positions=positions,
+        visible=visible,
+        positions_scored=torch.tensor(list(scored_index), dtype=torch.int64),
+        targets=torch.tensor(targets, dtype=torch.int64),
+        target_positions=torch.tensor(target_positions, dtype=torch.int64),
+        requests=tuple(requests),
+        n_tokens=sum(len(tree) for tree in trees),
+    )
+
+
+def _pack(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], int, int]:
+    """First-fit decreasing: the (row, start) of each tree, the number of rows, their length."""
+    width = max(MIN_ROW, _padded(max(lengths)))
+    filled: list[int] = []
+    places = [(0, 0)] * len(lengths)
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        need = lengths[index]
+        row = next((r for r, used in enumerate(filled) if used + need <= width), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        places[index] = (row, filled[row])
+        filled[row] += need
+    return places, len(filled), _padded(max(filled))
+
+
+def _fill_ancestors(visible: torch.Tensor, parents: Sequence[int]) -> None:
+    """Row by row: a node sees what its parent sees, and itself (already on the diagonal).
+
+    A stretch without branches is one triangular block, which is most of a tree.
+    """
+    start = 0
+    for node in range(1, len(parents) + 1):
+        if node == len(parents) or parents[node] != node - 1:
+            visible[start:node, start:node] = True
+            visible[start:node, start:node].tril_()
+            if parents[start] >= 0:
+                visible[start:node] |= visible[parents[start]]
+            start = node
+
+
+def _padded(length: int) -> int:
+    return -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE

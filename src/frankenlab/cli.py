@@ -1,0 +1,128 @@
+"""The steps of the workflow by hand."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from frankenlab import config, grid, planning
+from frankenlab.errors import UserError
+from frankenlab.plans import Plan, parse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the command `frankenlab`; 0 on success, 2 on wrong input."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"frankenlab: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="frankenlab", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    evaluate = commands.add_parser("evaluate", help="score plans on tasks: a row per document")
+    evaluate.add_argument("model", type=Path, metavar="MODEL_DIR", help="Hugging Face directory")
+    evaluate.add_argument("--plan", action="append", required=True, help='"0:20,10:30", "base"')
+    evaluate.add_argument("--task", action="append", required=True, help="a task of the config")
+    evaluate.add_argument("--config", type=Path, default=config.DEFAULT)
+    evaluate.add_argument("--stage", choices=("search", "select", "confirm"), help="default: all")
+    evaluate.add_argument("--limit", type=int, help="most documents a task")
+    evaluate.add_argument("--dtype", default="bfloat16", choices=config.PRECISIONS)
+    evaluate.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    evaluate.add_argument("--store", type=Path, default=Path("results/store"))
+    evaluate.add_argument("--output", type=Path, required=True, help="a .parquet file")
+    evaluate.set_defaults(run=_evaluate)
+
+    plans = commands.add_parser("plans", help="print the grid of a config and what it costs")
+    plans.add_argument("--config", type=Path, default=config.DEFAULT)
+    plans.add_argument("--summary", action="store_true", help="without the list of plans")
+    plans.add_argument(
+        "--tokens-per-second", type=float, help="of the base; default: measured on this machine"
+    )
+    plans.set_defaults(run=_plans)
+
+    fetch = commands.add_parser("fetch", help="download the models and data of a config")
+    fetch.add_argument("--config", type=Path, default=config.DEFAULT)
+    fetch.set_defaults(run=_fetch)
+
+    export = commands.add_parser("materialize", help="write a plan as a standalone checkpoint")
+    export.add_argument("model", type=Path, metavar="MODEL_DIR")
+    export.add_argument("--plan", required=True)
+    export.add_argument("--output", type=Path, required=True, help="a new directory")
+    export.set_defaults(run=_materialize)
+    return parser
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    # Imported here: these take seconds, and the other commands do not need them.
+    import pandas as pd
+
+    from frankenlab import evaluation
+    from frankenlab.models import model_info
+
+    settings = config.load(options.config).tasks
+    for name in options.task:
+        if name not in settings:
+            raise UserError(f'task "{name}": not in {options.config}: {", ".join(settings)}')
+    n_layers = model_info(options.model).n_layers
+    plans = _distinct([parse(text, n_layers) for text in options.plan])
+    tables = [
+        evaluation.evaluate_task(
+            evaluation.Scorer.for_directory(options.model, options.dtype, options.device),
+            plans,
+            settings[name],
+            stage=options.stage,
+            limit=options.limit,
+            store_root=options.store,
+        )
+        for name in options.task
+    ]
+    evaluation.write_scores(pd.concat(tables, ignore_index=True), options.output)
+
+
+def _distinct(plans: Sequence[Plan]) -> list[Plan]:
+    unique = list(dict.fromkeys(plans))
+    if len(unique) < len(plans):
+        print(f"notice: {len(plans) - len(unique)} plans listed twice are folded", file=sys.stderr)
+    return unique
+
+
+def _plans(options: argparse.Namespace) -> None:
+    experiment = config.load(options.config)
+    if not options.summary:
+        for model in experiment.models.values():
+            print(f"{model.name} ({model.n_layers} layers)")
+            for item in grid.expand(experiment.raw["plans"], model.n_layers).plans:
+                print(f"  {item.group:<18}{item.plan}")
+    print(planning.summary(experiment, tokens_per_second=options.tokens_per_second))
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from frankenlab.models import fetch_model
+    from frankenlab.sources import fetch_data
+
+    experiment = config.load(options.config)
+    for model in experiment.models.values():
+        target = config.RESOURCES / "models" / model.folder
+        fetch_model(model.source, target, model.n_layers, model.description)
+        print(target)
+    for name, source in experiment.data.items():
+        target = config.RESOURCES / "data" / config.data_folder(name, source)
+        fetch_data(source, target)
+        print(target)
+
+
+def _materialize(options: argparse.Namespace) -> None:
+    from frankenlab.export import materialize
+    from frankenlab.models import model_info
+
+    n_layers = model_info(options.model).n_layers
+    materialize(options.model, parse(options.plan, n_layers), options.output)
+    print(options.output)

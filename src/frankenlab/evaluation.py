@@ -1,0 +1,344 @@
+"""Which scores are missing -> sweep -> store -> a table with lm-eval's metrics."""
+
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from frankenlab.batches import TokenTree, group_by_length, make_batch, token_tree
+from frankenlab.config import TASKS_FOLDER
+from frankenlab.directories import complete_manifest
+from frankenlab.encoding import Encoder
+from frankenlab.engines import Engine
+from frankenlab.engines.torch import TorchEngine
+from frankenlab.errors import UserError
+from frankenlab.files import atomic_path, content_hash, sha256_file
+from frankenlab.fingerprints import code_fingerprint, library_versions
+from frankenlab.models import load_tokenizer, model_info, weights_hash
+from frankenlab.plans import Plan
+from frankenlab.progress import Progress
+from frankenlab.store import Row, Store
+from frankenlab.sweep import RequestScore, plan_trie, sweep
+from frankenlab.task_index import TaskSettings
+from frankenlab.tasks import Document, EvaluationTask
+
+# Everything that a log-likelihood depends on; the rest of the package may change freely.
+SCORING_MODULES = (
+    "frankenlab.sweep",
+    "frankenlab.encoding",
+    "frankenlab.tasks",
+    "frankenlab.engines.torch",
+)
+
+DEFAULT_TOKEN_BUDGET = 2048
+
+# Rows are made durable at least this often, so a kill costs less than a minute.
+FLUSH_SECONDS = 20.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model ready to be loaded, and what identifies the scores that it makes.
+
+    Attributes:
+        directory: Hugging Face directory; model: its name in tables.
+        weights: hash of its weights, config and tokenizer.
+        quantization: "none" or an EXL2 bitrate.
+        precision: dtype of weights and arithmetic.
+    """
+
+    directory: Path
+    model: str
+    weights: str
+    quantization: str = "none"
+    engine: str = "torch"
+    precision: str = "bfloat16"
+    device: str = "cpu"
+    token_budget: int = DEFAULT_TOKEN_BUDGET
+
+    @classmethod
+    def for_directory(cls, directory: str | Path, precision: str, device: str) -> "Scorer":
+        """Any Hugging Face directory; without a manifest its files are hashed (a second a GB)."""
+        directory = Path(directory)
+        files = {p.name: {"sha256": sha256_file(p)} for p in directory.iterdir() if p.is_file()}
+        manifest = complete_manifest(directory) or {"files": files}
+        return cls(
+            directory, directory.name, weights_hash(manifest), precision=precision, device=device
+        )
+
+    def identity(self, task: str) -> dict[str, Any]:
+        """Of a store's folder. The prompt and the data are in the hash of each row's requests."""
+        return {
+            "weights": self.weights,
+            "quantization": self.quantization,
+            "engine": self.engine,
+            "precision": self.precision,
+            "task": task,
+            "code": scoring_fingerprint(),
+            "libraries": library_versions(),
+        }
+
+    def load_engine(self) -> Engine:
+        """Loads the model; takes seconds and the memory of its weights."""
+        return TorchEngine(self.directory, self.precision, self.device)
+
+
+def scoring_fingerprint() -> str:
+    """Hash of the code that makes log-likelihoods."""
+    return code_fingerprint(*SCORING_MODULES)
+
+
+def evaluate_task(
+    scorer: Scorer,
+    plans: Sequence[Plan],
+    settings: TaskSettings,
+    stage: str | None,
+    limit: int | None,
+    store_root: str | Path,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Scores of plans on a task's documents, stamped with what made them: see `evaluate`.
+
+    Args:
+        stage: "search", "select" or "confirm"; None takes all documents in lm-eval's order.
+        limit: most documents.
+        seed: of the experiment, for the stamp; scoring draws nothing at random.
+    """
+    task = EvaluationTask(settings, TASKS_FOLDER)
+    documents = task.documents(task.indices(stage, limit))
+    encoder = Encoder(
+        load_tokenizer(scorer.directory), model_info(scorer.directory).max_position_embeddings
+    )
+    store = Store(store_root, scorer.identity(settings.name))
+    scores = evaluate(
+        scorer.load_engine, encoder, plans, task, documents, store, scorer.token_budget
+    )
+    return _stamped(scores, scorer, settings, stage or "all", seed)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Documents (numbers into the list of trees) that lack the same plans."""
+
+    documents: list[int]
+    plans: list[Plan]
+
+
+def evaluate(
+    make_engine: Callable[[], Engine],
+    encoder: Encoder,
+    plans: Sequence[Plan],
+    task: EvaluationTask,
+    documents: Sequence[Document],
+    store: Store,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+) -> pd.DataFrame:
+    """Scores of every plan on every document; computes only what the store lacks.
+
+    Args:
+        make_engine: loads the model; called only if something is missing.
+
+    Returns:
+        A row per (plan, document): plan, document, key, unit, loglikelihoods, is_greedy,
+        target, and each metric of the task.
+
+    Raises:
+        UserError: a request longer than the context, NaN scores, memory too small for one
+            document, a full disk.
+    """
+    names = [content_hash(document.requests) for document in documents]
+    unique = {name: document for name, document in zip(names, documents, strict=True)}
+    texts = {plan.text: plan for plan in plans}
+    known = store.load(texts)
+    missing = _missing(known, texts, unique)
+    if missing:
+        trees = {name: _tree(encoder, task, unique[name]) for w in missing for name in w[0]}
+        _score_missing(make_engine(), missing, trees, store, token_budget, task.settings.name)
+        known = store.load(texts)
+    return _assemble(known, list(texts), task, documents, names)
+
+
+def _missing(
+    known: pd.DataFrame, plans: Mapping[str, Plan], documents: Mapping[str, Document]
+) -> list[tuple[list[str], list[Plan]]]:
+    """Documents grouped by the plans that they lack, each group with those plans."""
+    have: dict[str, set[str]] = defaultdict(set)
+    for plan, requests in zip(known["plan"], known["requests"], strict=True):
+        have[requests].add(plan)
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name in documents:
+        lacking = tuple(text for text in plans if text not in have[name])
+        if lacking:
+            groups[lacking].append(name)
+    return [(names, [plans[text] for text in lacking]) for lacking, names in groups.items()]
+
+
+def _tree(encoder: Encoder, task: EvaluationTask, document: Document) -> TokenTree:
+    """One tree for the document; a text in windows has all its windows under one request."""
+    requests = encoder.encode(document, task.rolling)
+    tree = token_tree(part for request in requests for part in request)
+    parts = iter(tree.requests)
+    tree.requests = [[i for _ in request for i in next(parts)] for request in requests]
+    return tree
+
+
+def _score_missing(
+    engine: Engine,
+    missing: list[tuple[list[str], list[Plan]]],
+    trees: Mapping[str, TokenTree],
+    store: Store,
+    token_budget: int,
+    title: str,
+) -> None:
+    total = sum(len(names) * len(plans) for names, plans in missing)
+    progress = Progress(total, title, "plan-documents")
+    for names, plans in missing:
+        lengths = [len(trees[name]) for name in names]
+        queue = deque(_Work(g, plans) for g in group_by_length(lengths, token_budget))
+        done_documents = 0
+        while queue:
+            work = queue.popleft()
+            done = _Buffer(store)
+            try:
+                for i, (plan, rows) in enumerate(_score(engine, work, names, trees)):
+                    done.add(plan, rows)
+                    progress.advance(
+                        len(rows),
+                        f"plan {i + 1}/{len(work.plans)} on documents "
+                        f"{done_documents + 1}-{done_documents + len(rows)}/{len(names)}",
+                    )
+                done_documents += len(work.documents)
+            except (MemoryError, RuntimeError) as error:
+                queue.extendleft(_halves(work, done.plans, error))
+            finally:
+                # Also on an error elsewhere: what is complete is kept.
+                done.flush()
+    progress.close()
+
+
+def _score(
+    engine: Engine, work: _Work, names: Sequence[str], trees: Mapping[str, TokenTree]
+) -> Iterator[tuple[Plan, list[Row]]]:
+    batch_names = [names[i] for i in work.documents]
+    batch = make_batch([trees[name] for name in batch_names], work.documents)
+    for plan, scores in sweep(engine, plan_trie(work.plans), batch):
+        yield plan, [_row(plan, n, s) for n, s in zip(batch_names, scores, strict=True)]
+
+
+def _row(plan: Plan, requests: str, scores: Sequence[RequestScore]) -> Row:
+    return Row(
+        plan.text,
+        requests,
+        tuple(score.loglikelihood for score in scores),
+        tuple(score.is_greedy for score in scores),
+    )
+
+
+class _Buffer:
+    """Rows on their way to the store, written every `FLUSH_SECONDS`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.rows: list[Row] = []
+        self.plans: set[Plan] = set()
+        self.flushed = time.monotonic()
+
+    def add(self, plan: Plan, rows: list[Row]) -> None:
+        self.rows += rows
+        self.plans.add(plan)
+        if time.monotonic() - self.flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.rows:
+            self.store.append(self.rows)
+            self.rows = []
+        self.flushed = time.monotonic()
+
+
+def _halves(work: _Work, done: set[Plan], error: Exception) -> list[_Work]:
+    """The two halves of work that did not fit in memory, less the plans already scored."""
+    if not _out_of_memory(error):
+        raise error
+    if len(work.documents) == 1:
+        raise UserError(
+            "out of memory on a single document: a smaller precision or a larger device is needed"
+        ) from error
+    middle = len(work.documents) // 2
+    logger.warning("out of memory: %d documents at a time instead of %d", middle, 2 * middle)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    plans = [plan for plan in work.plans if plan not in done]
+    return [_Work(work.documents[middle:], plans), _Work(work.documents[:middle], plans)]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """CUDA has a type for it; the CPU's allocator only a text."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
+
+
+def _assemble(
+    known: pd.DataFrame,
+    plans: Sequence[str],
+    task: EvaluationTask,
+    documents: Sequence[Document],
+    names: Sequence[str],
+) -> pd.DataFrame:
+    scores = {
+        (plan, requests): (values, greedy)
+        for plan, requests, values, greedy in known.itertuples(index=False, name=None)
+    }
+    targets = [task.target(document) for document in documents]
+    rows = []
+    for plan in plans:
+        for document, requests, target in zip(documents, names, targets, strict=True):
+            loglikelihoods, is_greedy = (x.tolist() for x in scores[plan, requests])
+            rows.append(
+                {
+                    "plan": plan,
+                    "document": document.index,
+                    "key": document.key,
+                    "unit": document.unit,
+                    "loglikelihoods": loglikelihoods,
+                    "is_greedy": is_greedy,
+                    "target": target,
+                    **task.metrics(document, loglikelihoods, is_greedy),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _stamped(
+    scores: pd.DataFrame, scorer: Scorer, settings: TaskSettings, stage: str, seed: int
+) -> pd.DataFrame:
+    """The table with the columns that say what made each row."""
+    stamps = {
+        "model": scorer.model,
+        "quantization": scorer.quantization,
+        "task": settings.name,
+        "stage": stage,
+        "engine": scorer.engine,
+        "precision": scorer.precision,
+        "weights": scorer.weights,
+        "data": content_hash(sorted(scores["key"].unique())),
+        "seed": seed,
+        "code": scoring_fingerprint(),
+    }
+    for name in reversed(stamps):
+        scores.insert(0, name, pd.Categorical([stamps[name]] * len(scores)))
+    return scores
+
+
+def write_scores(scores: pd.DataFrame, path: str | Path) -> None:
+    """Parquet, whole or not at all."""
+    with atomic_path(path) as temporary:
+        scores.to_parquet(temporary, compression="zstd", index=False)

@@ -1,0 +1,23 @@
+"""Pictures of the analysis: pure functions from its tables to matplotlib figures, and `save`."""
+
+from frankenlab.figures.catalogue import Picture, pictures
+from frankenlab.figures.effects import layer_effects, repetition_effect
+from frankenlab.figures.forest import confirm_forest
+from frankenlab.figures.maps import block_map
+from frankenlab.figures.quality import mean_over_tasks, pareto_front, quality_cost, quality_speed
+from frankenlab.figures.style import Levels, save
+
+__all__ = [
+    "Levels",
+    "Picture",
+    "block_map",
+    "confirm_forest",
+    "layer_effects",
+    "mean_over_tasks",
+    "pareto_front",
+    "pictures",
+    "quality_cost",
+    "quality_speed",
+    "repetition_effect",
+    "save",
+]

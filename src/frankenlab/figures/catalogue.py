@@ -1,0 +1,127 @@
+"""Which pictures an experiment has: their names, titles and captions, and how to draw them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from frankenlab.figures.effects import layer_effects, repetition_effect
+from frankenlab.figures.forest import confirm_forest
+from frankenlab.figures.maps import block_map
+from frankenlab.figures.quality import quality_cost, quality_speed
+from frankenlab.figures.style import DEFAULT_LEVELS, Levels, rows_of
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure to be: `stem` is its path without suffix, `<model>/<quantization>/<name>`."""
+
+    stem: str
+    title: str
+    caption: str
+    draw: Callable[[], Figure]
+
+
+def _search_pictures(
+    table: pd.DataFrame, model: str, quantization: str, levels: Levels
+) -> list[Picture]:
+    rows = rows_of(table, stage="search", model=model, quantization=quantization)
+    where = f"{model}/{quantization}"
+    key = {"model": model, "quantization": quantization, "levels": levels}
+    paired = f"paired with the base on the same documents; {levels.interval}s"
+    maps = [
+        Picture(
+            f"{where}/block_map.{task}",
+            f"Every block run twice: {task}",
+            "Left, the change of the task's metric for each block of layers that runs twice; "
+            f"▲ better and ▼ worse mark q < {levels.fdr:g} (Benjamini–Hochberg over all plans of "
+            f"the task). Right, how wide the {levels.interval} of each is: a colour on the left "
+            "that is smaller than the width on the right is not evidence.",
+            partial(block_map, table, task=task, **key),
+        )
+        for task in rows["task"].unique()
+    ]
+    return [
+        *maps,
+        Picture(
+            f"{where}/layer_effects",
+            "Each single layer, repeated",
+            f"One layer at a time, {paired}. Filled markers: q < {levels.fdr:g}.",
+            partial(layer_effects, table, **key),
+        ),
+        Picture(
+            f"{where}/repetition_effect",
+            "More repetitions of the same block",
+            "Blocks that were run with several counts: those with the most counts, then those "
+            f"with the highest effect, {paired}. Filled markers: q < {levels.fdr:g}.",
+            partial(repetition_effect, table, **key),
+        ),
+        Picture(
+            f"{where}/quality_cost",
+            "Quality against cost",
+            "Every plan of the search against the layers it runs; the front joins the plans that "
+            f"no plan of the same or less depth beats, {paired}. The front is the best of many "
+            "on the documents that chose it, hence optimistic; the confirmation above is not.",
+            partial(quality_cost, table, **key),
+        ),
+    ]
+
+
+def _confirm_pictures(
+    tables: Mapping[str, pd.DataFrame], model: str, quantization: str, levels: Levels
+) -> list[Picture]:
+    where = f"{model}/{quantization}"
+    key = {"model": model, "quantization": quantization, "levels": levels}
+    pictures = [
+        Picture(
+            f"{where}/confirm_forest",
+            "The verdict on fresh documents",
+            "The frozen franken and controls of the same depth on documents that nothing was "
+            f"chosen on. Thin bars: {levels.interval}; thick: 90 %. Equivalent means that the "
+            "thick bar lies within the shaded margin.",
+            partial(confirm_forest, tables["verdicts"], **key),
+        )
+    ]
+    costs = tables.get("costs")
+    if costs is not None and len(rows_of(costs, model=model, quantization=quantization)):
+        pictures.append(
+            Picture(
+                f"{where}/quality_speed",
+                "Quality against measured speed",
+                f"The confirmed plans. Vertical bars: {levels.interval}; horizontal: the slowest "
+                "and the fastest repeat around the median.",
+                partial(quality_speed, tables["comparisons"], costs, **key),
+            )
+        )
+    return pictures
+
+
+def pictures(
+    tables: Mapping[str, pd.DataFrame],
+    model: str,
+    quantization: str,
+    levels: Levels = DEFAULT_LEVELS,
+) -> list[Picture]:
+    """The pictures of one model at one quantization, in the order of a report.
+
+    Takes the tables `comparisons`, `verdicts` and `costs` by name; an absent or empty one only
+    leaves its pictures out. Nothing is drawn until a picture's `draw` is called.
+    """
+    found: list[Picture] = []
+    for name, stage, make in (
+        ("verdicts", None, lambda table: _confirm_pictures(tables, model, quantization, levels)),
+        (
+            "comparisons",
+            "search",
+            lambda table: _search_pictures(table, model, quantization, levels),
+        ),
+    ):
+        table = tables.get(name)
+        wanted = {"model": model, "quantization": quantization} | (
+            {"stage": stage} if stage else {}
+        )
+        if table is not None and len(rows_of(table, **wanted)):
+            found += make(table)
+    return found

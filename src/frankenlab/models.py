@@ -1,0 +1,394 @@
+"""Models on disk: fetched, converted, and checked to be of the one shape that is worked with.
+
+A model is always a Hugging Face directory that `AutoModelForCausalLM` and `AutoTokenizer` load
+without special arguments: float weights in safetensors, decoder layers as in LLaMA.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from frankenlab.directories import is_safe_name, make_directory
+from frankenlab.errors import UserError
+from frankenlab.files import content_hash, write_json
+from frankenlab.gguf import SAMPLES, convert_gguf, read_gguf
+from frankenlab.sources import NEVER, Source, fetch_files, source_key
+
+log = logging.getLogger(__name__)
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt"),
+)
+# What a Hugging Face model directory consists of; everything else in a repository stays there.
+MODEL_FILES = (
+    *("config.json", "generation_config.json", "chat_template.jinja", "LICENSE*", "NOTICE*"),
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *TOKENIZER_FILES,
+)
+# Files of a model that change nothing about what it computes from a text.
+WITHOUT_EFFECT = ("LICENSE", "NOTICE", "generation_config.json", "chat_template.jinja")
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+}
+ALLOWED = (
+    "allowed: a Llama, Mistral or Qwen2 model with full attention and unquantized weights in "
+    "safetensors"
+)
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The shape of a model: sizes in elements, `parameters_*` as counts.
+
+    `parameters_head` is 0 where the head shares the embeddings' weights (`tied_embeddings`);
+    `dtype` is how most of the weights are stored.
+    """
+
+    architecture: str
+    n_layers: int
+    hidden_size: int
+    intermediate_size: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    tied_embeddings: bool
+    parameters_per_layer: int
+    parameters_embeddings: int
+    parameters_head: int
+    dtype: str
+
+    @property
+    def parameters(self) -> int:
+        """All distinct parameters, the final norm's too."""
+        layers = self.n_layers * self.parameters_per_layer
+        return self.parameters_embeddings + layers + self.hidden_size + self.parameters_head
+
+
+def fetch_model(
+    source: Source,
+    target_dir: str | os.PathLike,
+    n_layers: int | None,
+    description: str,
+    verify: bool = False,
+) -> dict[str, Any]:
+    """Makes `target_dir` a Hugging Face directory with the model of `source`.
+
+    A GGUF file is converted. Other files come as distributed (those of a local directory as
+    links), but that config.json says `rope_theta` also where older readers look for it. A
+    directory that is complete (with `verify`, by its hashes too) is kept.
+
+    Args:
+        n_layers: the depth that the configuration declares; None takes any.
+        description: what the model is, in the user's words, for manifest and report.
+
+    Returns:
+        The manifest (see `directories.make_directory`), with `made`: how the weights came about.
+
+    Raises:
+        UserError: the source cannot be had, or is not a model that can be worked with.
+    """
+    facts = {"kind": "model", "key": source_key(source), "source": source.text}
+    facts["description"] = description
+
+    def fill(directory: Path) -> Mapping[str, Any]:
+        return _fill_model(source, directory)
+
+    manifest = make_directory(target_dir, facts, fill, verify=verify, refresh=source.kind == "path")
+    _check_depth(manifest["n_layers"], n_layers, source.text)
+    return manifest
+
+
+def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
+    if source.kind == "path" and Path(source.location).expanduser().is_dir() and not source.file:
+        # Named as the user knows it, and before its pickles and leftovers drop out of sight.
+        check_llama_shaped(Path(source.location).expanduser())
+    with tempfile.TemporaryDirectory(prefix=".source-", dir=directory) as folder:
+        facts = fetch_files(source, Path(folder), MODEL_FILES, "model")
+        ggufs = sorted(Path(folder).rglob("*.gguf"))
+        if ggufs:
+            log.info("%s: converting to a Hugging Face directory", source.text)
+            made = convert_gguf(read_gguf(ggufs[0]), directory)
+            made = f"weights as distributed: {made}; not the original checkpoint"
+        else:
+            made = "files as distributed"
+            for path in Path(folder).iterdir():
+                path.rename(directory / path.name)
+    if _add_rope_theta(directory):
+        made += "; rope_theta added to config.json"
+    if _insist_on_tokenizer_json(directory):
+        made += "; tokenizer_class in tokenizer_config.json changed to what tokenizer.json is"
+    log.info("%s: checking the model", source.text)
+    info = model_info(directory)
+    largest = max(load_tokenizer(directory).get_vocab().values())
+    if largest >= info.vocab_size:
+        sizes = f"the tokenizer has id {largest}, the model only {info.vocab_size} embeddings"
+        raise UserError(f"{source.text}: {sizes}")
+    return {"made": made, "n_layers": info.n_layers, **facts}
+
+
+def _add_rope_theta(directory: Path) -> bool:
+    """Copies what transformers 5 keeps in `rope_parameters` to the keys of transformers 4, where
+    alone other tools (exllamav2 for one) look, silently taking a default if there is nothing."""
+    path = directory / "config.json"
+    config = _read_json(path)
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" not in rope or "rope_theta" in config:
+        return False
+    config["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default":
+        config["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    write_json(path, config)
+    return True
+
+
+def _insist_on_tokenizer_json(directory: Path) -> bool:
+    """Sees to it that `AutoTokenizer` splits text as tokenizer.json, the original, does.
+
+    transformers 5 goes by the name of the class, and some classes bring a splitting of their own:
+    GPT2Tokenizer, which SmolLM2 names on the hub, splits spaces before digits otherwise.
+    """
+    if not (directory / "tokenizer.json").is_file():
+        return False
+    from tokenizers import Tokenizer
+
+    original = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    expected = [original.encode(text, add_special_tokens=False).ids for text in SAMPLES]
+
+    def difference() -> str | None:
+        tokenizer = load_tokenizer(directory)
+        found = [tokenizer.encode(text, add_special_tokens=False) for text in SAMPLES]
+        return next((t for t, a, b in zip(SAMPLES, found, expected, strict=True) if a != b), None)
+
+    if difference() is None:
+        return False
+    path = directory / "tokenizer_config.json"
+    write_json(path, {**_read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"})
+    if (text := difference()) is not None:
+        raise UserError(
+            f"{directory}: the tokenizer that transformers loads splits {text!r} otherwise than "
+            "its tokenizer.json"
+        )
+    return True
+
+
+def check_llama_shaped(directory: str | os.PathLike, n_layers: int | None = None) -> None:
+    """Checks a model directory by its config.json and the headers of its safetensors.
+
+    Every tensor that transformers would build must be there in the right shape, and no other:
+    so an added norm, a router of experts or a wrong number of layers is found.
+
+    Raises:
+        UserError: it is not LLaMA-shaped, or not `n_layers` deep; says what is allowed.
+    """
+    config, _ = _inspect(Path(directory))
+    _check_depth(config.num_hidden_layers, n_layers, str(directory))
+
+
+def model_info(directory: str | os.PathLike) -> ModelInfo:
+    """The shape of a model.
+
+    Raises:
+        UserError: as `check_llama_shaped`.
+    """
+    config, headers = _inspect(Path(directory))
+    sizes = {name: prod(shape) for name, (shape, _) in headers.items()}
+    dtypes = Counter()
+    for name, (_, dtype) in headers.items():
+        dtypes[dtype] += sizes[name]
+    layer = sum(size for name, size in sizes.items() if name.startswith("model.layers.0."))
+    return ModelInfo(
+        architecture=config.model_type,
+        n_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        n_heads=config.num_attention_heads,
+        n_kv_heads=config.num_key_value_heads,
+        head_dim=_head_dim(config),
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        tied_embeddings=config.tie_word_embeddings,
+        parameters_per_layer=layer,
+        parameters_embeddings=sizes["model.embed_tokens.weight"],
+        parameters_head=0 if config.tie_word_embeddings else sizes["lm_head.weight"],
+        dtype=DTYPES[dtypes.most_common(1)[0][0]],
+    )
+
+
+def load_tokenizer(directory: str | os.PathLike) -> Any:
+    """The tokenizer of a model directory, a `transformers.PreTrainedTokenizerFast`.
+
+    Raises:
+        UserError: there is none that loads without running code from the directory.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        # Without a tokenizer transformers makes an empty one for some architectures.
+        if not any((Path(directory) / name).is_file() for name in TOKENIZER_FILES):
+            raise FileNotFoundError("no tokenizer files")
+        return AutoTokenizer.from_pretrained(directory)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{directory}: its tokenizer cannot be loaded ({reason})") from error
+
+
+def weights_hash(manifest: Mapping[str, Any]) -> str:
+    """Identity of the model that a manifest describes: of all files that decide what it computes
+    from a text (weights, config.json, tokenizer), not of where they came from."""
+    files = manifest["files"].items()
+    return content_hash({n: f["sha256"] for n, f in files if not n.startswith(WITHOUT_EFFECT)})
+
+
+def _check_depth(found: int, declared: int | None, where: str) -> None:
+    if declared is not None and found != declared:
+        raise UserError(
+            f"{where}: the model has {found} layers, the configuration declares n_layers: "
+            f"{declared}; write n_layers: {found}"
+        )
+
+
+def _inspect(directory: Path) -> tuple[Any, dict[str, tuple[list[int], str]]]:
+    """The transformers config and the headers (name → shape, dtype) of a model that passes."""
+    raw = _read_json(directory / "config.json")
+    found = raw.get("model_type")
+    architectures = raw.get("architectures") or [ARCHITECTURES.get(found)]
+    if found not in ARCHITECTURES or architectures != [ARCHITECTURES[found]]:
+        named = ", ".join(map(str, architectures)) if architectures != [None] else found
+        raise UserError(f"{directory}: the architecture is {named}; {ALLOWED}")
+    if raw.get("quantization_config"):
+        method = raw["quantization_config"].get("quant_method", "some method")
+        raise UserError(f"{directory}: the weights are quantized ({method}); {ALLOWED}")
+    files = _weight_files(directory)
+
+    # Only transformers knows the defaults of the values that a config.json leaves out.
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(directory)
+    for name, allowed in (("hidden_act", "silu"), ("partial_rotary_factor", 1.0)):
+        value = (config.rope_parameters or {}).get(name, getattr(config, name, allowed))
+        if value != allowed:
+            raise UserError(f"{directory}: {name} is {value}, allowed is {allowed}")
+    window = getattr(config, "sliding_window", None) if found != "llama" else None
+    if window and window < config.max_position_embeddings:
+        raise UserError(f"{directory}: attention slides over a window of {window}; {ALLOWED}")
+    headers = _read_headers(files)
+    _check_tensors(directory, config, headers)
+    return config, headers
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that transformers would load."""
+    index = directory / "model.safetensors.index.json"
+    if (directory / "model.safetensors").is_file():
+        names = ["model.safetensors"]
+    elif index.is_file():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    else:
+        names = []
+    if not names:
+        pickled = sorted(p.name for p in directory.glob("*") if NEVER.search(p.name))
+        reason = f", only {pickled[0]} (pickled weights are never loaded)" if pickled else ""
+        raise UserError(f"{directory}: it has no model.safetensors{reason}; {ALLOWED}")
+    for name in names:
+        if not is_safe_name(name) or not (directory / name).is_file():
+            raise UserError(f"{directory}: {index.name} names '{name}', which is not there")
+    return [directory / name for name in names]
+
+
+def _read_headers(files: list[Path]) -> dict[str, tuple[list[int], str]]:
+    from safetensors import SafetensorError, safe_open
+
+    headers = {}
+    for path in files:
+        try:
+            with safe_open(path, "np") as opened:
+                for name in opened.keys():  # noqa: SIM118 (it is not a mapping)
+                    tensor = opened.get_slice(name)
+                    headers[name] = (tensor.get_shape(), tensor.get_dtype())
+        except SafetensorError as error:
+            raise UserError(f"{path}: damaged or not safetensors ({error})") from error
+    return headers
+
+
+def _check_tensors(directory: Path, config: Any, headers: dict[str, tuple[list[int], str]]) -> None:
+    expected = _expected_shapes(config)
+    required = set(expected) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
+    if missing := sorted(required - set(headers)):
+        raise UserError(f"{directory}: tensor '{missing[0]}' is missing; {ALLOWED}")
+    # Old checkpoints carry the rotary frequencies, which transformers computes.
+    extra = sorted(n for n in set(headers) - set(expected) if not n.endswith("rotary_emb.inv_freq"))
+    if extra:
+        raise UserError(
+            f"{directory}: tensor '{extra[0]}' does not belong to a {config.model_type} model of "
+            f"{config.num_hidden_layers} layers with this config.json; {ALLOWED}"
+        )
+    for name in expected.keys() & headers.keys():
+        shape, dtype = headers[name]
+        if shape != expected[name]:
+            raise UserError(f"{directory}: tensor '{name}' is {shape}, expected {expected[name]}")
+        if dtype not in DTYPES:
+            raise UserError(f"{directory}: tensor '{name}' is stored as {dtype}; {ALLOWED}")
+
+
+def _expected_shapes(config: Any) -> dict[str, list[int]]:
+    """Every tensor that transformers builds for the config, with its shape."""
+    hidden, inner, dim = config.hidden_size, config.intermediate_size, _head_dim(config)
+    queries, keys = config.num_attention_heads * dim, config.num_key_value_heads * dim
+    linears = {
+        "self_attn.q_proj": [queries, hidden],
+        "self_attn.k_proj": [keys, hidden],
+        "self_attn.v_proj": [keys, hidden],
+        "self_attn.o_proj": [hidden, queries],
+        "mlp.gate_proj": [inner, hidden],
+        "mlp.up_proj": [inner, hidden],
+        "mlp.down_proj": [hidden, inner],
+    }
+    biased = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
+    if config.model_type == "llama":
+        biased = [*biased, "self_attn.o_proj"] if config.attention_bias else []
+        biased += [name for name in linears if name.startswith("mlp.") and config.mlp_bias]
+    elif config.model_type == "mistral":
+        biased = []
+    layer = {f"{name}.weight": shape for name, shape in linears.items()}
+    layer |= {f"{name}.bias": linears[name][:1] for name in biased}
+    layer |= {
+        f"{name}.weight": [hidden] for name in ("input_layernorm", "post_attention_layernorm")
+    }
+    shapes = {
+        "model.embed_tokens.weight": [config.vocab_size, hidden],
+        "model.norm.weight": [hidden],
+        "lm_head.weight": [config.vocab_size, hidden],
+    }
+    for i in range(config.num_hidden_layers):
+        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+    return shapes
+
+
+def _head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: it has no {path.name}; {ALLOWED}") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: it must hold a JSON object")
+    return value

@@ -1,0 +1,53 @@
+"""Progress of long work: a bar on a terminal, a line a minute in a log."""
+
+import logging
+import sys
+import time
+
+from tqdm import tqdm
+
+LINE_EVERY = 60.0  # seconds
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """Counts units of work done, with rate and time left.
+
+    Args:
+        total: units of work in all.
+        title: what is being done.
+        unit: name of a unit, plural.
+    """
+
+    def __init__(self, total: int, title: str, unit: str) -> None:
+        self.total, self.title, self.unit = total, title, unit
+        self.done = 0
+        self.started = self.last_line = time.monotonic()
+        self.bar = tqdm(total=total, desc=title, unit=f" {unit}") if sys.stderr.isatty() else None
+
+    def advance(self, count: int, detail: str = "") -> None:
+        """`count` more units are done; `detail` says where the work stands."""
+        self.done += count
+        if self.bar is not None:
+            self.bar.set_postfix_str(detail, refresh=False)
+            self.bar.update(count)
+        elif time.monotonic() - self.last_line >= LINE_EVERY:
+            self._line(detail)
+
+    def close(self) -> None:
+        """Ends the bar, or writes the last line."""
+        if self.bar is not None:
+            self.bar.close()
+        else:
+            self._line("done")
+
+    def _line(self, detail: str) -> None:
+        self.last_line = time.monotonic()
+        elapsed = self.last_line - self.started
+        rate = self.done / elapsed if elapsed > 0 else 0.0
+        left = f"{(self.total - self.done) / rate:.0f} s left" if rate else "time left unknown"
+        logger.info(
+            "%s: %d/%d %s, %.1f/s, %s, %s",
+            *(self.title, self.done, self.total, self.unit, rate, left, detail),
+        )

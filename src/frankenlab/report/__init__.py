@@ -1,0 +1,44 @@
+"""The report: its answer in three sentences, its tables, and the page made of the notebook."""
+
+from frankenlab.report.answer import against_controls, answer, outcome
+from frankenlab.report.page import render_html, run_notebook
+from frankenlab.report.tables import (
+    answer_html,
+    cases,
+    costs_html,
+    documents_html,
+    gallery,
+    ledger_html,
+    load_frozen,
+    load_provenance,
+    load_tables,
+    made_html,
+    pairs_html,
+    title_html,
+    top_plans,
+    top_plans_html,
+    verdicts_html,
+)
+
+__all__ = [
+    "against_controls",
+    "answer",
+    "answer_html",
+    "cases",
+    "costs_html",
+    "documents_html",
+    "gallery",
+    "ledger_html",
+    "load_frozen",
+    "load_provenance",
+    "load_tables",
+    "made_html",
+    "outcome",
+    "pairs_html",
+    "render_html",
+    "run_notebook",
+    "title_html",
+    "top_plans",
+    "top_plans_html",
+    "verdicts_html",
+]

@@ -1,0 +1,110 @@
+"""Many plans over one batch: every common prefix of steps is computed once.
+
+Plans form a trie of steps. The walk is depth first, so the memory is one hidden state a level.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from frankenlab.batches import Batch
+from frankenlab.engines import Engine
+from frankenlab.errors import UserError
+from frankenlab.plans import Plan, Step
+
+
+@dataclass(slots=True)
+class Node:
+    """A prefix of steps: `plan` is set where a plan ends."""
+
+    children: dict[Step, "Node"] = field(default_factory=dict)
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestScore:
+    """Sum of the continuation's log-probabilities, and whether greedy decoding gives it."""
+
+    loglikelihood: float
+    is_greedy: bool
+
+
+def plan_trie(plans: Iterable[Plan]) -> Node:
+    """The trie of the plans' steps; equal plans end at one node."""
+    root = Node()
+    for plan in plans:
+        node = root
+        for step in plan.steps:
+            node = node.children.setdefault(step, Node())
+        node.plan = plan
+    return root
+
+
+def layer_passes(node: Node) -> float:
+    """Layer passes of a sweep with sharing, in whole layers (an `attn` or `mlp` step is half)."""
+    total, pending = 0.0, [node]
+    while pending:
+        current = pending.pop()
+        pending += current.children.values()
+        total += sum(1.0 if step.part == "block" else 0.5 for step in current.children)
+    return total
+
+
+def sweep(
+    engine: Engine, trie: Node, batch: Batch
+) -> Iterator[tuple[Plan, list[list[RequestScore]]]]:
+    """Scores every plan of the trie on the batch, in the order of the walk.
+
+    Yields:
+        The plan, and for each document of the batch the score of each of its requests.
+
+    Raises:
+        UserError: a logit is NaN or infinite; names the plan and the step that made it.
+    """
+    with torch.inference_mode():
+        placed = engine.place(batch)
+        # (node, hidden state on entering it); children are pushed with their parent's state and
+        # run when popped, so a state dies with its last child.
+        pending: list[tuple[Node, Step | None, torch.Tensor]] = [(trie, None, engine.embed(placed))]
+        while pending:
+            node, step, hidden = pending.pop()
+            if step is not None:
+                hidden = engine.run(step, hidden, placed)
+            if node.plan is not None:
+                logprobs, greedy = engine.score(hidden, placed)
+                if not bool(torch.isfinite(logprobs).all()):
+                    raise _not_finite(engine, node.plan, placed)
+                yield node.plan, _request_scores(batch, logprobs, greedy)
+            pending += [(child, s, hidden) for s, child in reversed(node.children.items())]
+            del hidden
+
+
+def _request_scores(
+    batch: Batch, logprobs: torch.Tensor, greedy: torch.Tensor
+) -> list[list[RequestScore]]:
+    values, flags = logprobs.tolist(), greedy.tolist()
+    return [
+        [
+            RequestScore(math.fsum(values[i] for i in indices), all(flags[i] for i in indices))
+            for indices in document
+        ]
+        for document in batch.requests
+    ]
+
+
+def _not_finite(engine: Engine, plan: Plan, placed: Any) -> UserError:
+    """Walks the plan again to name the first step whose output is not finite."""
+    hidden = engine.embed(placed)
+    where = "the head"
+    for number, step in enumerate(plan.steps):
+        hidden = engine.run(step, hidden, placed)
+        if not bool(torch.isfinite(hidden).all()):
+            where = f"step {number + 1} of {len(plan.steps)}, layer {step.layer} ({step.part})"
+            break
+    return UserError(
+        f'plan "{plan}": NaN or infinite values after {where}; '
+        "no score is recorded (float32 has a wider range than float16)"
+    )

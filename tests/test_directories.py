@@ -1,0 +1,199 @@
+"""Directories with a manifest: whole or absent, whatever happens while they are made."""
+
+import errno
+import json
+import os
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from frankenlab import directories
+from frankenlab.directories import make_directory, read_manifest
+from frankenlab.errors import UserError
+
+FACTS = {"key": "k", "description": "words"}
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+class Fill:
+    """Writes two files and counts how often it had to."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, directory: Path):
+        self.count += 1
+        (directory / "sub").mkdir()
+        (directory / "sub/a").write_text("aaaa")
+        (directory / "b").write_text("bb")
+        return {"made": "by hand"}
+
+
+def test_the_manifest_depends_on_nothing_but_contents(tmp_path):
+    manifest = make_directory(tmp_path / "one/d", FACTS, Fill())
+    make_directory(tmp_path / "two", FACTS, Fill())
+    one, two = tmp_path / "one/d/manifest.json", tmp_path / "two/manifest.json"
+    assert one.read_bytes() == two.read_bytes()
+    assert str(tmp_path) not in one.read_text()
+    assert json.loads(one.read_text()) == manifest == read_manifest(tmp_path / "two", verify=True)
+    assert list(manifest["files"]) == ["b", "sub/a"]
+    assert manifest["made"] == "by hand"
+
+
+def test_a_complete_directory_is_kept_and_its_description_renewed(tmp_path):
+    fill = Fill()
+    first = make_directory(tmp_path / "d", FACTS, fill)
+    again = make_directory(tmp_path / "d", {**FACTS, "description": "new"}, fill, verify=True)
+    assert fill.count == 1
+    assert again == {**first, "description": "new"} == read_manifest(tmp_path / "d")
+
+
+def test_damage_is_noticed_by_size_and_with_verify_by_hash(tmp_path):
+    fill, file = Fill(), tmp_path / "d/b"
+    manifest = make_directory(tmp_path / "d", FACTS, fill)
+
+    file.write_text("BB")
+    assert make_directory(tmp_path / "d", FACTS, fill) == manifest
+    assert file.read_text() == "BB" and fill.count == 1, "the same size passes without verify"
+    with pytest.raises(UserError, match="not a complete download"):
+        read_manifest(tmp_path / "d", verify=True)
+    assert make_directory(tmp_path / "d", FACTS, fill, verify=True) == manifest
+    assert file.read_text() == "bb" and fill.count == 2
+
+    file.write_text("b")
+    with pytest.raises(UserError, match="not a complete download"):
+        read_manifest(tmp_path / "d")
+    make_directory(tmp_path / "d", FACTS, fill)
+    assert file.read_text() == "bb"
+
+    file.unlink()
+    make_directory(tmp_path / "d", FACTS, fill)
+    assert file.read_text() == "bb"
+    assert visible(tmp_path) == ["d"]
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"format": 0, "files": {"b": 1}}'])
+def test_a_directory_without_a_valid_manifest_does_not_count(tmp_path, text):
+    fill, manifest = Fill(), tmp_path / "d/manifest.json"
+    expected = make_directory(tmp_path / "d", FACTS, fill)
+    (tmp_path / "d/stray").touch()
+    manifest.unlink() if text is None else manifest.write_text(text)
+    assert make_directory(tmp_path / "d", FACTS, fill) == expected
+    assert visible(tmp_path / "d") == ["b", "manifest.json", "sub"]
+
+
+def test_another_key_replaces_the_directory(tmp_path):
+    make_directory(tmp_path / "d", FACTS, Fill())
+
+    def other(directory):
+        (directory / "c").write_text("c")
+        return {}
+
+    assert list(make_directory(tmp_path / "d", {"key": "other"}, other)["files"]) == ["c"]
+    assert visible(tmp_path / "d") == ["c", "manifest.json"]
+
+
+def test_a_manifest_cannot_vouch_for_files_elsewhere(tmp_path):
+    make_directory(tmp_path / "d", FACTS, Fill())
+    (tmp_path / "outside").write_text("bb")
+    manifest = read_manifest(tmp_path / "d")
+    manifest["files"]["../outside"] = manifest["files"].pop("b")
+    (tmp_path / "d/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="not a complete download"):
+        read_manifest(tmp_path / "d")
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError, UserError])
+def test_a_failure_half_way_leaves_nothing_and_can_be_repeated(tmp_path, failure):
+    def fail(directory):
+        (directory / "half").write_text("finished?")
+        raise failure
+
+    with pytest.raises(failure):
+        make_directory(tmp_path / "d", FACTS, fail)
+    assert visible(tmp_path) == []
+    make_directory(tmp_path / "d", FACTS, Fill())
+    assert visible(tmp_path) == ["d"]
+
+
+def test_a_failure_leaves_the_old_directory_as_it_was(tmp_path):
+    make_directory(tmp_path / "d", FACTS, Fill())
+
+    def fail(directory):
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        make_directory(tmp_path / "d", {"key": "other"}, fail)
+    assert read_manifest(tmp_path / "d", verify=True)["key"] == "k"
+
+
+def test_leftovers_of_a_target_with_a_longer_name_are_not_touched(tmp_path):
+    other = tmp_path / ".model.x.abcdefgh.part"
+    own = tmp_path / ".model.abcdefgh.part"
+    other.mkdir()
+    own.mkdir()
+    make_directory(tmp_path / "model", {"key": "k"}, lambda d: (d / "f").write_text("1") and {})
+    assert other.exists() and not own.exists()
+
+
+def test_processes_that_want_the_same_directory_wait_for_each_other(tmp_path):
+    fills = []
+
+    def fill(directory):
+        fills.append(directory)
+        time.sleep(0.2)
+        (directory / "file").write_text("content")
+        return {}
+
+    results = []
+    threads = [
+        threading.Thread(
+            target=lambda: results.append(make_directory(tmp_path / "d", {"key": "k"}, fill))
+        )
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(fills) == 1
+    assert results[0] == results[1] == results[2]
+
+
+def test_without_file_locks_leftovers_stay_but_the_directory_is_made(tmp_path, monkeypatch):
+    def unsupported(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(directories.fcntl, "flock", unsupported)
+    (tmp_path / ".d.abcdefgh.part").mkdir()
+    make_directory(tmp_path / "d", {"key": "k"}, lambda d: (d / "f").write_text("1") and {})
+    assert visible(tmp_path) == [".d.abcdefgh.part", "d"]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    def fill(directory):
+        raise OSError(errno.ENOSPC, "No space left on device", str(directory / "x"))
+
+    with pytest.raises(UserError, match="d: cannot be made: No space left on device$"):
+        make_directory(tmp_path / "d", {"key": "k"}, fill)
+
+
+def test_fetched_files_are_readable_by_the_group(tmp_path):
+    def fill(directory):
+        (directory / "sub").mkdir(mode=0o700)
+        (directory / "sub/private").touch(mode=0o600)
+        return {}
+
+    old = os.umask(0o022)
+    try:
+        make_directory(tmp_path / "d", {"key": "k"}, fill)
+    finally:
+        os.umask(old)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "d").rglob("*")}
+    assert modes == {"sub": 0o755, "private": 0o644, "manifest.json": 0o644}
