@@ -293,6 +293,7 @@ def make_tables(
     quantizations: tuple[str, ...] = ("none",),
     step: int = 1,
     seed: int = 0,
+    tasks: tuple[Task, ...] = TASKS,
 ) -> tuple[dict[str, pd.DataFrame], list[dict]]:
     """All tables of an experiment, and the contents of its `frozen/*.json`."""
     plans = make_plans(step)
@@ -302,7 +303,7 @@ def make_tables(
         SyntheticPlan("0:3,2:5,4:27,26:30", "control", None, None, None, 33, -9.0),
     ]
     base = plans[0]
-    search_tasks = [task for task in TASKS if task.role == "search"]
+    search_tasks = [task for task in tasks if task.role == "search"]
     parts: dict[str, list[pd.DataFrame]] = {
         name: [] for name in ("comparisons", "verdicts", "pairs", "costs", "ledger")
     }
@@ -319,7 +320,7 @@ def make_tables(
             confirmed = comparison_rows(
                 "confirm",
                 [base, frozen, *controls],
-                list(TASKS),
+                list(tasks),
                 model,
                 quantization,
                 key + 10 + place,

@@ -78,14 +78,38 @@ def test_damage_is_noticed_by_size_and_with_verify_by_hash(tmp_path):
     assert visible(tmp_path) == ["d"]
 
 
+@pytest.mark.parametrize("refresh", [False, True])
+def test_a_manifest_that_snakemake_deleted_is_written_again_without_a_download(tmp_path, refresh):
+    """Snakemake deletes its declared outputs before it runs a job again."""
+    fill, manifest = Fill(), tmp_path / "d/manifest.json"
+    expected = make_directory(tmp_path / "d", FACTS, fill)
+    content = manifest.read_bytes()
+    manifest.unlink()
+    assert make_directory(tmp_path / "d", FACTS, fill, refresh=refresh) == expected
+    assert manifest.read_bytes() == content
+    assert fill.count == 1 + refresh
+
+
+def test_an_empty_directory_in_the_way_is_filled(tmp_path):
+    """Snakemake makes the directories of its outputs before it runs a job."""
+    (tmp_path / "d").mkdir()
+    make_directory(tmp_path / "d", FACTS, Fill())
+    assert read_manifest(tmp_path / "d", verify=True)["key"] == "k"
+
+
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"format": 0, "files": {"b": 1}}'])
 def test_a_directory_without_a_valid_manifest_does_not_count(tmp_path, text):
     fill, manifest = Fill(), tmp_path / "d/manifest.json"
     expected = make_directory(tmp_path / "d", FACTS, fill)
     (tmp_path / "d/stray").touch()
-    manifest.unlink() if text is None else manifest.write_text(text)
+    if text is None:
+        manifest.unlink()
+        (tmp_path / "d/.manifest.json").unlink()
+    else:
+        manifest.write_text(text)
     assert make_directory(tmp_path / "d", FACTS, fill) == expected
-    assert visible(tmp_path / "d") == ["b", "manifest.json", "sub"]
+    assert fill.count == 2
+    assert visible(tmp_path / "d") == [".manifest.json", "b", "manifest.json", "sub"]
 
 
 def test_another_key_replaces_the_directory(tmp_path):
@@ -96,7 +120,7 @@ def test_another_key_replaces_the_directory(tmp_path):
         return {}
 
     assert list(make_directory(tmp_path / "d", {"key": "other"}, other)["files"]) == ["c"]
-    assert visible(tmp_path / "d") == ["c", "manifest.json"]
+    assert visible(tmp_path / "d") == [".manifest.json", "c", "manifest.json"]
 
 
 def test_a_manifest_cannot_vouch_for_files_elsewhere(tmp_path):
@@ -196,4 +220,9 @@ def test_fetched_files_are_readable_by_the_group(tmp_path):
     finally:
         os.umask(old)
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "d").rglob("*")}
-    assert modes == {"sub": 0o755, "private": 0o644, "manifest.json": 0o644}
+    assert modes == {
+        "sub": 0o755,
+        "private": 0o644,
+        "manifest.json": 0o644,
+        ".manifest.json": 0o644,
+    }

@@ -120,17 +120,15 @@ def test_the_hub_is_asked_for_data_files_only_and_sees_the_token(tmp_path):
     content = (tmp_path / "out/data/train/data.parquet").read_bytes()
     assert content == REPOSITORY["train/data.parquet"]
     found = sorted(path.name for path in (tmp_path / "out/data").iterdir())
-    assert found == ["info.json", "manifest.json", "train"]
+    assert found == [".manifest.json", "info.json", "manifest.json", "train"]
 
 
 @pytest.mark.parametrize("changed", ["info.json", "train/data.parquet"])
 def test_a_file_that_is_not_what_the_hub_lists_is_refused(tmp_path, changed):
     class Handler(Hub):
         requests = []
-        served = {**REPOSITORY, changed: REPOSITORY[changed].replace(b"l", b"L") + b""}
+        served = {**REPOSITORY, changed: REPOSITORY[changed][::-1]}
 
-    if changed == "info.json":
-        Handler.served = {**REPOSITORY, changed: b"[]"}
     server = serve(Handler)
     done = fetch_from_hub(f"http://127.0.0.1:{server.server_port}", tmp_path / "out/data")
     server.shutdown()
@@ -155,7 +153,7 @@ def test_without_a_network_one_line_says_what_is_missing_and_what_works(tmp_path
         (OfflineModeIsEnabled(f"offline {TOKEN}"), "cannot be reached"),
         (ConnectionResetError(104, TOKEN), "cannot be reached"),
         (OSError(28, f"No space for {TOKEN}"), "no space left on device"),
-        (RuntimeError(TOKEN), "cannot be reached"),
+        (RuntimeError(TOKEN), r"download from the hub failed \(RuntimeError\)"),
     ],
 )
 def test_no_error_of_the_hub_shows_the_token(tmp_path, monkeypatch, error, message):
@@ -182,3 +180,11 @@ def test_a_repository_that_is_private_or_missing_says_how_to_get_in(tmp_path, mo
     with pytest.raises(UserError, match=rf"HTTP {status}.*HF_TOKEN") as caught:
         fetch_data(hub_source(), tmp_path / "data")
     assert TOKEN not in str(caught.value)
+
+
+def test_a_file_that_the_repository_lacks_is_named(tmp_path, monkeypatch):
+    info = SimpleNamespace(siblings=[SimpleNamespace(rfilename="load.py")])
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *a, **k: info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("asked"))
+    with pytest.raises(UserError, match=r"no file that matches \*.arrow, "):
+        fetch_data(hub_source(), tmp_path / "data")

@@ -135,7 +135,7 @@ def test_a_wheel_is_unpacked_without_code_and_pickles_and_described(wheel, tmp_p
     assert manifest["description"] == "a corpus"
     assert json.loads((tmp_path / "data/manifest.json").read_text()) == manifest
     assert read_manifest(tmp_path / "data", verify=True) == manifest
-    assert visible(tmp_path / "data") == ["corpus", "manifest.json"]
+    assert visible(tmp_path / "data") == [".manifest.json", "corpus", "manifest.json"]
 
 
 @pytest.mark.parametrize("key", ["sha256", "wheel_sha256", "file"])
@@ -296,6 +296,13 @@ def test_a_damaged_archive_is_refused(tmp_path):
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("a.json", b"0123456789")
     archive.write_bytes(archive.read_bytes().replace(b"0123456789", b"0123456780"))
+    with pytest.raises(UserError, match="damaged"):
+        unpack(archive, tmp_path, ("*",))
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("b.json", bytes(range(200)))
+    content = bytearray(archive.read_bytes())
+    content[36:60] = b"\xff" * 24
+    archive.write_bytes(content)
     with pytest.raises(UserError, match="damaged"):
         unpack(archive, tmp_path, ("*",))
 

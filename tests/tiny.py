@@ -132,6 +132,8 @@ def make_tiny_model(
         bos_token=BOS,
         eos_token=EOS,
         pad_token=EOS,
+        # Qwen2Tokenizer would add a token of its own, for which the model has no embedding.
+        unk_token=EOS,
         model_max_length=512,
         clean_up_tokenization_spaces=False,
     )

@@ -96,14 +96,14 @@ def check(raw: Mapping[str, Any]) -> Experiment:
     models = {
         name: ModelSettings(
             name,
-            source_from_config(model["source"], f"models.{name}.source", "model"),
+            source_from_config(model["source"], f"config: models.{name}.source", "model"),
             model["n_layers"],
             model["description"],
         )
         for name, model in filled["models"].items()
     }
     data = {
-        name: source_from_config(source, f"data.{name}", "data")
+        name: source_from_config(source, f"config: data.{name}", "data")
         for name, source in filled["data"].items()
     }
     tasks = {name: _task(name, task, data) for name, task in filled["tasks"].items()}

@@ -23,6 +23,9 @@ from frankenlab.files import sha256_file, write_json
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+# Snakemake deletes a job's declared outputs, so the manifest too, before it runs the job again:
+# this copy of it still proves that the directory is whole, and nothing is downloaded twice.
+TWIN = ".manifest.json"
 # To be raised when the same key is turned into different files: directories made before are stale.
 FORMAT = 1
 
@@ -38,8 +41,8 @@ def make_directory(
     """Makes the directory `target`, unless it is there already.
 
     It is there when its manifest has the same `facts["key"]` and every file in it has its size
-    (with `verify`, also its hash). Then only the manifest is written again. Processes that want
-    the same target wait for each other.
+    (with `verify`, also its hash). Then only the manifest is written again, if it is gone or says
+    something else. Processes that want the same target wait for each other.
 
     Args:
         facts: what the manifest says about the directory; `key` identifies what is in it.
@@ -66,7 +69,8 @@ def make_directory(
             if old is not None and not refresh:
                 log.info("%s: complete, kept", target)
                 manifest = {**old, **facts, "files": old["files"]}
-                write_json(target / MANIFEST, manifest)
+                if manifest != old or not (target / MANIFEST).is_file():
+                    _write_manifest(target, manifest)
                 return manifest
             return _fill(target, facts, fill, old)
     except OSError as error:
@@ -75,10 +79,14 @@ def make_directory(
 
 
 def complete_manifest(directory: str | os.PathLike, verify: bool = False) -> dict[str, Any] | None:
-    """The manifest of a whole directory (`verify`: hashes are compared too), else None."""
+    """The manifest of a whole directory (`verify`: hashes are compared too), else None.
+
+    Where there is no manifest its twin counts; a damaged manifest does not.
+    """
     directory = Path(directory)
     try:
-        manifest = json.loads((directory / MANIFEST).read_text())
+        proof = MANIFEST if (directory / MANIFEST).exists() else TWIN
+        manifest = json.loads((directory / proof).read_text())
         if manifest["format"] != FORMAT or not manifest["files"]:
             return None
         for name, entry in manifest["files"].items():
@@ -128,13 +136,18 @@ def _fill(
         more = fill(temporary)
         _share(temporary)
         manifest = {"format": FORMAT, **facts, **more, "files": _describe(temporary)}
-        if manifest != old:
-            write_json(temporary / MANIFEST, manifest)
+        if manifest != old or not (target / MANIFEST).is_file():
+            _write_manifest(temporary, manifest)
             _install(temporary, target)
         log.info("%s: ready, %d files", target, len(manifest["files"]))
         return manifest
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    write_json(directory / TWIN, manifest)
+    write_json(directory / MANIFEST, manifest)
 
 
 def _share(directory: Path) -> None:

@@ -71,8 +71,23 @@ def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
         if isinstance(body, list) and body and _is_docstring(body[0]):
             # A body must not be empty; `pass` stands for a docstring that was all of it.
             node.body = body[1:] or [ast.Pass()]
-    ours = [_locate(name) for name in imported if name.split(".")[0] == PACKAGE]
+    ours = [
+        _locate(reached)
+        for name in imported
+        if name.split(".")[0] == PACKAGE
+        for reached in _with_packages(name)
+    ]
     return ast.unparse(tree), [path for path in ours if path.is_file()]
+
+
+def _with_packages(name: str) -> list[str]:
+    """The module and the packages that hold it: importing it runs their `__init__.py` too.
+
+    All but this package itself, whose `__init__.py` holds its version: a release that changes no
+    code that matters makes nothing stale.
+    """
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(2, len(parts) + 1)]
 
 
 def _is_docstring(node: ast.stmt) -> bool:

@@ -105,7 +105,11 @@ def fetch_model(
     facts["description"] = description
 
     def fill(directory: Path) -> Mapping[str, Any]:
-        return _fill_model(source, directory)
+        try:
+            return _fill_model(source, directory)
+        except UserError as error:
+            # A temporary directory means nothing to a user.
+            raise UserError(str(error).replace(str(directory), source.text)) from error
 
     manifest = make_directory(target_dir, facts, fill, verify=verify, refresh=source.kind == "path")
     _check_depth(manifest["n_layers"], n_layers, source.text)
@@ -159,7 +163,7 @@ def _insist_on_tokenizer_json(directory: Path) -> bool:
     """Sees to it that `AutoTokenizer` splits text as tokenizer.json, the original, does.
 
     transformers 5 goes by the name of the class, and some classes bring a splitting of their own:
-    GPT2Tokenizer, which SmolLM2 names on the hub, splits spaces before digits otherwise.
+    GPT2Tokenizer splits spaces before digits otherwise than the tokenizer.json of SmolLM2 does.
     """
     if not (directory / "tokenizer.json").is_file():
         return False
@@ -279,6 +283,7 @@ def _inspect(directory: Path) -> tuple[Any, dict[str, tuple[list[int], str]]]:
 
     config = AutoConfig.from_pretrained(directory)
     for name, allowed in (("hidden_act", "silu"), ("partial_rotary_factor", 1.0)):
+        # transformers 5 keeps the share of rotated dimensions among the rotary parameters.
         value = (config.rope_parameters or {}).get(name, getattr(config, name, allowed))
         if value != allowed:
             raise UserError(f"{directory}: {name} is {value}, allowed is {allowed}")

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -183,7 +184,7 @@ def fetch_files(
         _link_local(source, directory, patterns)
     taken = [path for path in directory.rglob("*") if path.is_file()]
     if not taken:
-        raise UserError(f"{source.text}: it has no file that matches {', '.join(patterns)}")
+        raise _nothing_matches(source, patterns)
     if source.sha256 and len(taken) != 1:
         raise UserError(f"{source.text}: 'sha256' is for one file, found {len(taken)}; name 'file'")
     if source.sha256:
@@ -203,6 +204,10 @@ def scrub(text: str) -> str:
             text = text.replace(value, "***")
     text = re.sub(r"\bhf_\w{8,}", "***", text)
     return " ".join(re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", text).split())
+
+
+def _nothing_matches(source: Source, patterns: Iterable[str]) -> UserError:
+    return UserError(f"{source.text}: it has no file that matches {', '.join(patterns)}")
 
 
 def _check_hash(path: Path, expected: str, what: str) -> None:
@@ -263,7 +268,7 @@ def unpack(archive: Path, directory: Path, patterns: tuple[str, ...]) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with opened.open(member) as compressed, path.open("xb") as plain:
                     shutil.copyfileobj(compressed, plain, 1 << 20)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise UserError(f"{archive.name}: damaged or not a wheel ({error})") from error
 
 
@@ -304,11 +309,12 @@ def _fetch_snapshot(source: Source, directory: Path, patterns: tuple[str, ...], 
         )
         names = [file.rfilename for file in info.siblings]
         chosen = [file for file in info.siblings if wanted(file.rfilename, patterns)]
-        if use == "model" and not any(
-            f.rfilename.endswith((".safetensors", ".gguf")) for f in chosen
-        ):
+        weights = any(file.rfilename.endswith(".safetensors") for file in chosen)
+        if use == "model" and not source.file and not weights:
             pickled = " (pickled weights are never loaded)" if any(map(NEVER.search, names)) else ""
             raise UserError(f"{source.text}: it has no safetensors weights{pickled}")
+        if not chosen:
+            raise _nothing_matches(source, patterns)
         log.info("%s: downloading %d files", source.text, len(chosen))
         huggingface_hub.snapshot_download(
             source.location,
@@ -351,9 +357,11 @@ def _hub_error(source: Source, error: Exception) -> UserError:
         )
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
         return UserError(f"{source.text}: {os.strerror(error.errno).lower()} while downloading")
+    network = isinstance(error, OSError) or type(error).__module__.startswith("httpx")
+    what = "the hub cannot be reached" if network else "the download from the hub failed"
     return UserError(
-        f"{source.text}: the hub cannot be reached ({type(error).__name__}), so these files are "
-        f"missing here; {OFFLINE}"
+        f"{source.text}: {what} ({type(error).__name__}), so these files are missing here; "
+        f"{OFFLINE}"
     )
 
 

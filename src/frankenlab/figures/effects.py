@@ -14,13 +14,15 @@ from frankenlab.figures.style import (
     WIDTH,
     Levels,
     blank,
+    corner_note,
+    cut_below,
     effect_label,
-    floor_of,
     heading,
+    key_title,
     limits,
-    mark_below,
     native,
     rows_of,
+    shorten,
     styled,
     zero_line,
 )
@@ -47,7 +49,7 @@ def _task_axes(figure: Figure, rows: pd.DataFrame) -> list[tuple[str, pd.DataFra
     for (task, part), axes in zip(tasks, panels, strict=True):
         first = part.iloc[0]
         base = native(first["base_value"], first["kind"], first["metric"])
-        axes.set_title(f"{task}: base {base}, n = {first['n']}")
+        axes.set_title(f"{shorten(task)}: base {base}, n = {first['n']}")
         axes.set_ylabel(effect_label(first["unit"]))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9", linewidth=0.6)
@@ -77,19 +79,10 @@ def _points(axes: Axes, x: np.ndarray, rows: pd.DataFrame, color: str, marker: s
 
 def _cut(axes: Axes, x: np.ndarray, rows: pd.DataFrame) -> None:
     """Cuts off ruinous effects, and says how many and how low."""
-    effect = rows["effect"].to_numpy(float)
-    count = mark_below(axes, x, effect, floor_of(rows))
+    count = cut_below(axes, x, rows)
     if count:
-        axes.text(
-            1.0,
-            1.02,
-            f"▼ {count} below the axis, worst {effect.min():.0f}".replace("-", "−"),
-            transform=axes.transAxes,
-            ha="right",
-            va="bottom",
-            color="0.3",
-            fontsize=7.5,
-        )
+        worst = f"{rows['effect'].min():.0f}".replace("-", "−")
+        corner_note(axes, f"▼ {count} below the axis, worst {worst}")
 
 
 def _key(levels: Levels) -> list[Line2D]:
@@ -157,7 +150,7 @@ def layer_effects(
         handles=[*handles, *_key(levels)],
         loc="outside lower center",
         ncols=4,
-        title=f"bars: {levels.interval}, paired with the base",
+        title=key_title(f"bars: {levels.interval}, paired with the base", rows["unit"]),
         title_fontsize=8,
     )
     return figure
@@ -231,7 +224,7 @@ def repetition_effect(
         handles=[*handles, *_key(levels)],
         loc="outside lower center",
         ncols=4,
-        title=f"bars: {levels.interval}, paired with the base",
+        title=key_title(f"bars: {levels.interval}, paired with the base", rows["unit"]),
         title_fontsize=8,
     )
     return figure

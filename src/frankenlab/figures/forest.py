@@ -14,6 +14,7 @@ from frankenlab.figures.style import (
     Levels,
     blank,
     heading,
+    key_title,
     rows_of,
     shorten,
     signed,
@@ -55,7 +56,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, verdict_column: float) -> None:
     for task, part in _ordered(rows):
         first = part.iloc[0]
         ticks.append(y)
-        labels.append(f"{task} ({first['role']}), n = {first['n']}")
+        labels.append(f"{shorten(task, 22)} ({first['role']}), n = {first['n']}")
         for _, row in part.iterrows():
             y -= 1
             marker, color, face = LOOKS[row["group"]]
@@ -137,8 +138,11 @@ def confirm_forest(
         handles=handles,
         loc="outside lower center",
         ncols=3,
-        title=f"thin: {levels.interval}, thick: 90 %, both paired with the base; "
-        f"verdicts after Holm's correction, α = {levels.alpha:g}",
+        title=key_title(
+            f"thin: {levels.interval}, thick: 90 %, both paired with the base; "
+            f"verdicts after Holm's correction, α = {levels.alpha:g}",
+            rows["unit"],
+        ),
         title_fontsize=8,
     )
     return figure

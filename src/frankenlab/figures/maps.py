@@ -12,7 +12,8 @@ from matplotlib.patches import Patch
 
 from frankenlab.figures.style import (
     DEFAULT_LEVELS,
-    SHORT_UNITS,
+    MEANINGS,
+    UNITS,
     WIDTH,
     Levels,
     blank,
@@ -121,7 +122,7 @@ def block_map(
         return blank(f"{model}, {task}: no plan of the {stage} stage repeats one block once.")
     first = cells.iloc[0]
     depth = round(first["depth"] / first["relative_depth"])
-    unit = SHORT_UNITS.get(first["unit"], first["unit"])
+    unit = UNITS.get(first["unit"], first["unit"])
     effects, widths = _grid(cells, "effect"), _grid(cells, "width")
     limit = color_limit(cells)
 
@@ -136,8 +137,8 @@ def block_map(
     right.set_title(f"width of the {levels.interval}")
     beyond = cells["effect"].min() < -limit
     for axes, mesh, label, extend in (
-        (left, effect_mesh, f"change ({unit}); above 0 is better", "min" if beyond else "neither"),
-        (right, width_mesh, f"width ({unit}); narrower is surer", "neither"),
+        (left, effect_mesh, f"change, {unit}; above 0 is better", "min" if beyond else "neither"),
+        (right, width_mesh, f"width, {unit}; narrower is surer", "neither"),
     ):
         bar = figure.colorbar(mesh, ax=axes, location="bottom", extend=extend, aspect=30)
         bar.set_label(label)
@@ -170,5 +171,11 @@ def block_map(
     ]
     handles.append(Patch(**ABOVE, label="better, may be chance"))
     handles.append(Patch(**HATCH, label="not tried"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=4,
+        title=MEANINGS.get(first["unit"]),
+        title_fontsize=8,
+    )
     return figure

@@ -14,11 +14,12 @@ from frankenlab.figures.style import (
     WIDTH,
     Levels,
     blank,
+    corner_note,
+    cut_below,
     effect_label,
-    floor_of,
     heading,
+    key_title,
     limits,
-    mark_below,
     native,
     rows_of,
     shorten,
@@ -82,7 +83,7 @@ def _panels(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     for task, part in rows.groupby("task", sort=False):
         first = part.iloc[0]
         base = native(first["base_value"], first["kind"], first["metric"])
-        panels.append((f"{task}: base {base}, n = {first['n']}", first["unit"], part))
+        panels.append((f"{shorten(task)}: base {base}, n = {first['n']}", first["unit"], part))
     if len(panels) > 1 and rows["unit"].nunique() == 1:
         mean = mean_over_tasks(rows)
         title = f"mean of the {len(panels)} tasks, n = {mean['n'].iloc[0]} in all"
@@ -159,8 +160,8 @@ def quality_cost(
     """Effect against relative depth (layers run, relative to the base), with the Pareto front.
 
     Takes the table `comparisons`; one panel a search task and, where their units agree, one for
-    their mean. Every plan has a faint interval, those on the front a black one, and the
-    title gives the median half-width.
+    their mean. Every plan has a faint interval, those on the front a black one, and a
+    note gives the median half-width.
     """
     rows = rows_of(comparisons, stage=stage, model=model, quantization=quantization, role="search")
     if rows[rows["plan"] != "base"].empty:
@@ -171,16 +172,12 @@ def quality_cost(
         figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels, strict=True
     ):
         _cloud(axes, part)
-        count = mark_below(
-            axes,
-            part["relative_depth"].to_numpy(float),
-            part["effect"].to_numpy(float),
-            floor_of(part),
-        )
+        count = cut_below(axes, part["relative_depth"].to_numpy(float), part)
         others = part[part["plan"] != "base"]
         half = ((others["high"] - others["low"]) / 2).median()
-        cut = f"; ▼ {count} below the axis" if count else ""
-        axes.set_title(f"{title}; typical interval ±{half:.1f}{cut}")
+        cut = f", ▼ {count} below the axis" if count else ""
+        axes.set_title(title)
+        corner_note(axes, f"typical interval ±{half:.1f}{cut}")
         axes.set_ylabel(effect_label(unit))
         axes.grid(axis="y", color="0.9", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
@@ -218,8 +215,11 @@ def quality_cost(
         handles=handles,
         loc="outside lower center",
         ncols=4,
-        title=f"bars: {levels.interval}, paired with the base; the best of many looks better "
-        "than it is",
+        title=key_title(
+            f"bars: {levels.interval}, paired with the base; the best of many looks better "
+            "than it is",
+            rows["unit"],
+        ),
         title_fontsize=8,
     )
     return figure
@@ -241,7 +241,7 @@ def quality_speed(
     from the slowest to the fastest repeat.
     """
     rows = rows_of(comparisons, stage=stage, model=model, quantization=quantization)
-    measured = rows_of(costs, model=model, quantization=quantization)
+    measured = rows_of(costs, model=model, quantization=quantization).drop_duplicates("plan")
     speeds = [c for c in measured.columns if c.startswith(("prefill_", "decode_"))]
     rows = rows.drop(columns="group").merge(measured[["plan", "group", *speeds]], on="plan")
     if rows[rows["plan"] != "base"].empty:
@@ -256,7 +256,7 @@ def quality_speed(
         for axes, way in zip(line, ("prefill", "decode"), strict=True):
             _speed_panel(axes, part, way, looks)
         base = native(first["base_value"], first["kind"], first["metric"])
-        line[0].set_title(f"{task} ({first['role']}): base {base}, n = {first['n']}")
+        line[0].set_title(f"{shorten(task)} ({first['role']}): base {base}, n = {first['n']}")
         line[0].set_ylabel(f"change\n({first['unit']})")
     for axes, words in zip(grid[-1], ("prefill: prompt", "decode: written"), strict=True):
         axes.set_xlabel(f"{words} tokens per second (faster →)")
@@ -278,7 +278,10 @@ def quality_speed(
         handles=handles,
         loc="outside lower center",
         ncols=2,
-        title=f"vertical bars: {levels.interval}; horizontal: slowest to fastest repeat",
+        title=key_title(
+            f"vertical bars: {levels.interval}; horizontal: slowest to fastest repeat",
+            rows["unit"],
+        ),
         title_fontsize=8,
     )
     return figure

@@ -1,6 +1,6 @@
 """What all figures share: palette, levels, texts with units, and saving."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -43,11 +43,11 @@ RC = sns.axes_style("ticks") | {
 }
 COLORS = sns.color_palette("colorblind").as_hex()
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-UNITS = {
-    "points": "percentage points",
-    "log-percent": "log-percent (100·Δ ln perplexity, sign turned)",
+UNITS = {"points": "percentage points", "log-percent": "log-percent"}
+# What a unit means, where its name does not say it.
+MEANINGS = {
+    "log-percent": "log-percent: 100·Δ ln perplexity, sign turned so that above 0 is better"
 }
-SHORT_UNITS = {"points": "points", "log-percent": "log-%"}
 
 
 @dataclass(frozen=True)
@@ -140,18 +140,24 @@ def floor_of(rows: pd.DataFrame) -> float | None:
     A few plans ruin the model (repeating the first layer, say), and an axis that reaches them
     flattens all others. Keeps at least nine in ten plans and three interval half-widths.
     """
-    effect = rows["effect"].to_numpy(float)
-    half = (rows["high"].to_numpy(float) - rows["low"].to_numpy(float)) / 2
-    floor = min(np.quantile(effect, 0.1), -3 * np.quantile(half, 0.75), -effect.max())
-    return None if effect.min() >= 1.5 * floor else float(floor)
+    effect, low = rows["effect"].to_numpy(float), rows["low"].to_numpy(float)
+    half = (rows["high"].to_numpy(float) - low) / 2
+    ordinary = min(np.quantile(effect, 0.1), -3 * np.quantile(half, 0.75), -effect.max())
+    floor = low[effect >= 1.5 * ordinary].min()
+    return float(floor) if effect.min() < floor else None
 
 
-def mark_below(axes: Axes, x: np.ndarray, effect: np.ndarray, floor: float | None) -> int:
-    """Cuts the axis at `floor`, marks at its edge what lies below; gives how many do."""
+def cut_below(axes: Axes, x: np.ndarray, rows: pd.DataFrame) -> int:
+    """Cuts the effect axis at `floor_of`, marks at its edge what lies below; gives how many do.
+
+    `x` is where each row is drawn.
+    """
+    floor = floor_of(rows)
     if floor is None:
         return 0
-    axes.set_ylim(bottom=floor)
-    below = effect < floor
+    top = rows["high"].max()
+    axes.set_ylim(floor, top + 0.05 * (top - floor))
+    below = rows["effect"].to_numpy(float) < floor
     axes.plot(
         x[below],
         np.full(below.sum(), floor),
@@ -191,3 +197,23 @@ def heading(figure: Figure, title: str, model: str, quantization: str, note: str
 def effect_label(unit: str) -> str:
     """The label of an effect axis."""
     return f"change against the base\n({UNITS.get(unit, unit)})"
+
+
+def key_title(text: str, units: Iterable[str]) -> str:
+    """The legend's title: `text`, then the meaning of those units that need one."""
+    return "\n".join([text, *(MEANINGS[unit] for unit in sorted(set(units) & set(MEANINGS)))])
+
+
+def corner_note(axes: Axes, text: str) -> None:
+    """Small grey words above the right end of the axes, on the title's line."""
+    axes.annotate(
+        text,
+        (1, 1),
+        xycoords="axes fraction",
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color="0.3",
+        fontsize=7.5,
+    )

@@ -134,6 +134,8 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
     import papermill
 
     source = nbformat.read(notebook, as_version=4)
+    # Whatever kernel the notebook was last edited with, it runs with ours.
+    source.metadata["kernelspec"] = {"name": KERNEL, "language": "python", "display_name": KERNEL}
     known = set(papermill.inspect_notebook(source))
     unknown = sorted(set(parameters) - known)
     if unknown:

@@ -1,0 +1,42 @@
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# A config given with --configfile is a whole experiment, not a change of the default one.
+if "models" not in config:
+
+    configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+container: None
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/frankens.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/analysis.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report/index.html",
+
+
+rule fetch:
+    """Everything that needs a network."""
+    input:
+        [model_manifest(model) for model in EXPERIMENT.models],
+        [data_manifest(name) for name in EXPERIMENT.data],
+
+
+rule materialize:
+    """Standalone checkpoints of the frozen frankens."""
+    input:
+        expand(f"{RESULTS}/checkpoints/{{model}}/frozen", model=EXPERIMENT.models),

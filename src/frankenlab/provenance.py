@@ -1,0 +1,85 @@
+"""What results were made with: settings, inputs, code, versions, machine."""
+
+import os
+import platform
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from frankenlab import __version__
+from frankenlab.config import RESOURCES, Experiment, data_folder
+from frankenlab.directories import read_manifest
+from frankenlab.evaluation import scoring_fingerprint
+from frankenlab.files import content_hash
+from frankenlab.fingerprints import code_fingerprint, library_versions
+from frankenlab.grid import expand
+from frankenlab.models import weights_hash
+
+LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "datasets", "lm-eval", "snakemake", "numpy"),
+    *("scipy", "statsmodels", "pandas", "matplotlib", "papermill"),
+)
+
+
+def provenance(experiment: Experiment) -> dict[str, Any]:
+    """JSON-able; a year later it should say how to get the same numbers."""
+    grids = [expand(experiment.raw["plans"], m.n_layers) for m in experiment.models.values()]
+    return {
+        "experiment": experiment.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "frankenlab": __version__,
+        "engine": experiment.raw["engine"],
+        "precisions": {
+            name: stage["precision"] for name, stage in experiment.raw["stages"].items()
+        },
+        "grid": {
+            "plans": sum(len(grid.plans) for grid in grids),
+            "duplicates_folded": sum(len(grid.folded) for grid in grids),
+            "generators": dict(Counter(item.group for grid in grids for item in grid.plans)),
+        },
+        "models": {name: _model(experiment, name) for name in experiment.models},
+        "data": {
+            name: _data(RESOURCES / "data" / data_folder(name, source))
+            for name, source in experiment.data.items()
+        },
+        "code": {
+            "scoring": scoring_fingerprint(),
+            "analysis": code_fingerprint("frankenlab.analysis"),
+            "figures": code_fingerprint("frankenlab.figures"),
+        },
+        "versions": {"python": platform.python_version(), **library_versions(LIBRARIES)},
+        "machine": {
+            "processor": _processor(),
+            "cpu_count": os.cpu_count(),
+            "system": platform.platform(terse=True),
+            "device": experiment.raw["device"],
+        },
+        "config": experiment.raw,
+    }
+
+
+def _model(experiment: Experiment, name: str) -> dict[str, Any]:
+    manifest = read_manifest(RESOURCES / "models" / experiment.models[name].folder)
+    return {
+        "description": manifest["description"],
+        "source": manifest["source"],
+        "made": manifest["made"],
+        "n_layers": manifest["n_layers"],
+        "weights_hash": weights_hash(manifest),
+    }
+
+
+def _data(folder: Path) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    return {"source": manifest["source"], "files": content_hash(manifest["files"])}
+
+
+def _processor() -> str:
+    """The processor's name; Linux only tells it in /proc."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,233 @@
+"""Fixtures and small helpers that several test files share."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import CORPUS, make_tiny_model
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from frankenlab import cli, config
+from frankenlab.batches import TokenRequest
+from frankenlab.config import TASKS_FOLDER
+from frankenlab.encoding import Encoder
+from frankenlab.engines.torch import TorchEngine
+from frankenlab.evaluation import evaluate
+from frankenlab.models import load_tokenizer, model_info
+from frankenlab.plans import Plan, parse
+from frankenlab.store import Store
+from frankenlab.task_index import TaskSettings
+from frankenlab.tasks import EvaluationTask
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What the gates are about: every way in which LLaMA-shaped models differ.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "tied": {"tied": True},
+    "untied": {},
+    "one-key-head": {"kv_heads": 1},
+    "all-key-heads": {"kv_heads": 4},
+    "qwen2": {"architecture": "qwen2", "tied": True},
+    "mistral": {"architecture": "mistral"},
+    "llama3-rope": {"rope": "llama3"},
+    "all-biases": {},
+}
+
+# Frankens of a model of 4 layers: a repeated block, a looped layer, parts, skipped and swapped
+# layers.
+PLANS = ("base", "0:3,1:4", "0:1,1x3,2:4", "0:3,1:3@attn,3", "0:2@mlp,0:4", "3,0:2")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real: needs the real model and data (fetched once)")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    """variant name -> directory of the tiny model, made at its first use."""
+    root = tmp_path_factory.mktemp("tiny")
+
+    @cache
+    def make(variant: str = "untied") -> Path:
+        directory = make_tiny_model(root / variant, **VARIANTS[variant])
+        if variant == "all-biases":
+            _add_biases(directory)
+        return directory
+
+    return make
+
+
+def _add_biases(directory: Path) -> None:
+    """Turns the saved LLaMA into one with a bias in every linear layer."""
+    shape = LlamaConfig.from_pretrained(directory, attention_bias=True, mlp_bias=True)
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.normal_(std=0.3)
+    model.save_pretrained(directory)
+
+
+def load_hf(directory: Path) -> torch.nn.Module:
+    """The model as transformers runs it, in float32."""
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def parse_all(texts: Sequence[str], n_layers: int = 4) -> list[Plan]:
+    return [parse(text, n_layers) for text in texts]
+
+
+@torch.inference_mode()
+def score_alone(model: torch.nn.Module, request: TokenRequest) -> tuple[float, bool]:
+    """Log-likelihood of one request, by itself and unpadded, and whether it is greedy."""
+    tokens = torch.tensor([request.context + request.continuation])
+    logits = model(tokens[:, :-1]).logits[0, len(request.context) - 1 :]
+    targets = tokens[0, len(request.context) :]
+    logprobs = logits.double().log_softmax(-1)
+    chosen = logprobs.gather(1, targets[:, None]).sum()
+    return chosen.item(), bool((logits.argmax(-1) == targets).all())
+
+
+WORDS = CORPUS.split()
+
+
+def passage(number: int, n_words: int) -> str:
+    """A text of the tiny tokenizer's own words, different for every number."""
+    return " ".join(WORDS[(7 * number + i * (1 + number % 5)) % len(WORDS)] for i in range(n_words))
+
+
+def arc_row(number: int) -> dict[str, Any]:
+    """A question in ARC's schema, with four choices of which one begins another."""
+    words = passage(number, 12).split()
+    choices = [words[0], f"{words[0]} {words[1]}", words[5], " ".join(words[6:9])]
+    return {
+        "id": f"q{number}",
+        "question": f"{passage(number, 5 + number % 7)} {number}?",
+        "choices": {"text": choices, "label": ["A", "B", "C", "D"]},
+        "answerKey": "ABCD"[number % 4],
+    }
+
+
+def winogrande_row(number: int) -> dict[str, Any]:
+    """A sentence in WinoGrande's schema: the choices are different contexts of one ending."""
+    return {
+        "sentence": f"{passage(number, 6)} {number} _ {passage(number + 1, 4)}",
+        "option1": WORDS[number % len(WORDS)],
+        "option2": " ".join(WORDS[number % 50 + 3 : number % 50 + 5]),
+        "answer": "12"[number % 2],
+    }
+
+
+def lambada_row(number: int) -> dict[str, Any]:
+    return {"text": f"{number} {passage(number, 10 + number % 9)}"}
+
+
+def boolq_row(number: int) -> dict[str, Any]:
+    """A question in BoolQ's schema: two questions share a passage."""
+    return {
+        "question": f"is it {number}",
+        "passage": f"{number // 2} {passage(number // 2, 15 + number // 2 % 30)}",
+        "answer": number % 2 == 0,
+    }
+
+
+# lm-eval's name of a task (ours for the last) -> rows in its schema and its primary metric.
+TASKS = {
+    "arc_easy": (arc_row, "acc"),
+    "winogrande": (winogrande_row, "acc"),
+    "lambada_openai": (lambada_row, "acc"),
+    "boolq_passages": (boolq_row, "word_perplexity"),
+}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def task_settings(folder: Path, task: str = "arc_easy", n: int = 12, **changes) -> TaskSettings:
+    """Settings of an lm-eval task with `n` synthetic rows in a file of `folder`; a guard task
+    unless `changes` say otherwise, so that few rows are enough."""
+    make_row, metric = TASKS[task]
+    file = write_rows(folder / f"{task}-{n}.jsonl", [make_row(i) for i in range(n)])
+    given = {"name": task, "task": task, "role": "guard", "metric": metric, "data_file": file}
+    return TaskSettings(**(given | changes))
+
+
+def load_task(settings: TaskSettings) -> EvaluationTask:
+    return EvaluationTask(settings, TASKS_FOLDER)
+
+
+def encoder_of(directory: Path) -> Encoder:
+    return Encoder(load_tokenizer(directory), model_info(directory).max_position_embeddings)
+
+
+def scores_of(directory: Path, plans: Sequence[Plan], task: EvaluationTask, store: Store, **more):
+    """The table of `evaluate` on all of a task's documents, in float32. `more` may name an
+    `engine` (an object) and is else handed on."""
+    engine = more.pop("engine", None)
+    return evaluate(
+        lambda: engine or TorchEngine(directory, "float32"),
+        encoder_of(directory),
+        plans,
+        task,
+        task.documents(task.indices(None)),
+        store,
+        **more,
+    )
+
+
+class Wrapped:
+    """An engine that hands everything on; the base of the spies and saboteurs of the tests."""
+
+    def __init__(self, engine: TorchEngine) -> None:
+        self.engine = engine
+        self.n_layers = engine.n_layers
+
+    def place(self, batch):
+        return self.engine.place(batch)
+
+    def embed(self, placed):
+        return self.engine.embed(placed)
+
+    def run(self, step, hidden, placed):
+        return self.engine.run(step, hidden, placed)
+
+    def score(self, hidden, placed):
+        return self.engine.score(hidden, placed)
+
+
+def child_environment() -> dict[str, str]:
+    """For subprocesses: this package and these helpers importable, no network."""
+    paths = [str(ROOT / "src"), str(ROOT / "tests"), *filter(None, sys.path)]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+
+
+def one_line(error: pytest.ExceptionInfo | str) -> str:
+    """The message, after a check that it is one line."""
+    text = str(error.value) if isinstance(error, pytest.ExceptionInfo) else error.rstrip("\n")
+    assert text and "\n" not in text
+    return text
+
+
+@pytest.fixture(scope="session")
+def real_config():
+    """The default experiment, its model and data fetched as `make run` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert cli.main(["fetch", "--config", str(config.DEFAULT)]) == 0
+        yield config.load(config.DEFAULT)
+
+
+@pytest.fixture(scope="session")
+def real_model(real_config) -> Path:
+    """Directory of the default experiment's first model."""
+    model = next(iter(real_config.models.values()))
+    return ROOT / config.RESOURCES / "models" / model.folder

@@ -1,0 +1,167 @@
+"""Token trees and batches hold every request's tokens, each once, and keep documents apart."""
+
+import random
+
+import pytest
+import torch
+
+from frankenlab.batches import (
+    MIN_ROW,
+    Batch,
+    TokenRequest,
+    TokenTree,
+    group_by_length,
+    make_batch,
+    token_tree,
+)
+
+
+def request(context: str, continuation: str) -> TokenRequest:
+    """Letters as tokens."""
+    return TokenRequest(tuple(map(ord, context)), tuple(map(ord, continuation)))
+
+
+# What real tasks send: choices after one question, a choice that begins another, one-token
+# choices, other contexts with one ending, windows of a text, a lone request.
+REQUESTS = {
+    "choices": [request("ques", "left"), request("ques", "right"), request("ques", "up")],
+    "choice-begins-another": [request("q", "new"), request("q", "newer"), request("q", "n")],
+    "one-token": [request("sentence", "a"), request("sentence", "b")],
+    "other-contexts": [request("he x", "end"), request("he yy", "end")],
+    "windows": [request("^", "abcd"), request("d", "efgh"), request("h", "ij")],
+    "context-ends-where-another-goes-on": [request("ab", "cd"), request("abc", "d")],
+    "same-twice": [request("ab", "c"), request("ab", "c")],
+    "alone": [request("a", "b")],
+    "other-target-of-a-node": [request("a", "bc"), request("a", "bd"), request("ab", "e")],
+}
+
+
+def random_requests(seed: int) -> list[TokenRequest]:
+    """Few distinct tokens, so that prefixes are shared at every length."""
+    generator = random.Random(seed)
+
+    def tokens(most: int) -> tuple[int, ...]:
+        return tuple(generator.randrange(1, 3) for _ in range(generator.randrange(1, most)))
+
+    return [TokenRequest(tokens(6), tokens(5)) for _ in range(generator.randrange(1, 7))]
+
+
+CASES = [*REQUESTS.values(), *map(random_requests, range(60))]
+
+
+def way_to(tree: TokenTree, node: int) -> list[int]:
+    """Nodes from a root to `node`."""
+    way = []
+    while node != -1:
+        way.append(node)
+        node = tree.parents[node]
+    return way[::-1]
+
+
+@pytest.mark.parametrize("requests", CASES)
+def test_a_tree_scores_each_requests_tokens_after_exactly_their_context(requests):
+    tree = token_tree(requests)
+    assert len(tree.requests) == len(requests)
+    for (context, continuation), indices in zip(map(_pair, requests), tree.requests, strict=True):
+        scored = [tree.scored[i] for i in indices]
+        assert [target for _, target in scored] == continuation
+        for length, (node, _) in enumerate(scored):
+            seen = [tree.tokens[n] for n in way_to(tree, node)]
+            assert seen == context + continuation[:length]
+
+
+def _pair(made: TokenRequest) -> tuple[list[int], list[int]]:
+    return list(made.context), list(made.continuation)
+
+
+@pytest.mark.parametrize("requests", CASES)
+def test_a_tree_holds_every_distinct_prefix_once_and_nothing_else(requests):
+    tree = token_tree(requests)
+    sequences = [(r.context + r.continuation)[:-1] for r in requests]
+    prefixes = {s[:end] for s in sequences for end in range(1, len(s) + 1)}
+    ways = [tuple(tree.tokens[n] for n in way_to(tree, node)) for node in range(len(tree))]
+    assert len(ways) == len(set(ways)) and set(ways) == prefixes
+    assert tree.depths == [len(way) - 1 for way in ways]
+    assert all(parent < node for node, parent in enumerate(tree.parents))
+    assert len(set(tree.scored)) == len(tree.scored)
+
+
+def random_batch(seed: int, n_documents: int) -> tuple[list[TokenTree], Batch]:
+    trees = [token_tree(random_requests(1000 * seed + i)) for i in range(n_documents)]
+    return trees, make_batch(trees, range(100, 100 + n_documents))
+
+
+def places(trees: list[TokenTree], batch: Batch) -> list[tuple[int, int]]:
+    """(row, start) of each tree, found by the tokens that no other document holds."""
+    found = []
+    for number in range(len(trees)):
+        row, start = torch.nonzero(batch.tokens == MARK + number)[0].tolist()
+        found.append((row, start))
+    return found
+
+
+MARK = 10_000
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("long", [False, True])
+def test_a_token_sees_itself_and_its_ancestors_only(seed, long):
+    """By brute force, for every pair of places of a batch."""
+    generator = random.Random(seed)
+    trees = []
+    for number in range(12):
+        mark = (MARK + number,)  # a first token of its own shows where a document stands
+        tail = (5,) * (generator.randrange(2 * MIN_ROW) if long and number % 5 == 0 else 0)
+        requests = [
+            TokenRequest(mark + r.context + tail, r.continuation)
+            for r in random_requests(100 * seed + number)
+        ]
+        trees.append(token_tree(requests))
+    batch = make_batch(trees, range(12))
+    rows, length = batch.tokens.shape
+    expected = torch.eye(length, dtype=torch.bool).repeat(rows, 1, 1)
+    for tree, (row, start) in zip(trees, places(trees, batch), strict=True):
+        stop = start + len(tree)
+        assert batch.tokens[row, start:stop].tolist() == tree.tokens
+        assert batch.positions[row, start:stop].tolist() == tree.depths
+        for node in range(len(tree)):
+            ancestors = [start + ancestor for ancestor in way_to(tree, node)]
+            expected[row, start + node, ancestors] = True
+    assert torch.equal(batch.visible, expected)
+    assert batch.n_tokens == sum(map(len, trees)) == int((batch.tokens != 0).sum())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_batchs_targets_are_its_trees(seed):
+    trees, batch = random_batch(seed, n_documents=9)
+    assert batch.documents == tuple(range(100, 109))
+    tokens = batch.tokens.flatten().tolist()
+    assert len(set(batch.positions_scored.tolist())) == len(batch.positions_scored)
+    for tree, requests in zip(trees, batch.requests, strict=True):
+        assert len(requests) == len(tree.requests)
+        for indices, of_tree in zip(requests, tree.requests, strict=True):
+            targets = [batch.targets[i].item() for i in indices]
+            assert targets == [tree.scored[i][1] for i in of_tree]
+            at = [batch.positions_scored[batch.target_positions[i]].item() for i in indices]
+            assert [tokens[i] for i in at] == [tree.tokens[tree.scored[i][0]] for i in of_tree]
+
+
+def test_short_documents_share_rows_and_rows_are_as_long_as_they_need():
+    trees = [token_tree([request("x" * n, "y")]) for n in (30, 30, 30, 30, 100, 5)]
+    batch = make_batch(trees, range(6))
+    rows, length = batch.tokens.shape
+    assert rows == 2 and length <= MIN_ROW
+    long = make_batch([token_tree([request("x" * 301, "y")])], [0])
+    assert long.tokens.shape == (1, 304)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_hold_every_document_once_longest_first_within_the_budget(seed):
+    generator = random.Random(seed)
+    lengths = [generator.randrange(1, 90) for _ in range(generator.randrange(40))]
+    groups = group_by_length(lengths, token_budget=64)
+    order = [i for group in groups for i in group]
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
+    for group in groups:
+        assert len(group) == 1 or sum(lengths[i] for i in group) <= 64

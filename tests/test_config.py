@@ -1,0 +1,197 @@
+"""A config: defaults filled in, and every mistake named in one line before anything runs."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, one_line
+
+from frankenlab import config
+from frankenlab.errors import UserError
+from frankenlab.grid import expand
+
+MINIMAL = {
+    "experiment": "small",
+    "models": {"tiny": {"source": {"path": "somewhere"}, "n_layers": 4}},
+    "tasks": {"arc_easy": {"metric": "acc"}},
+    "plans": [{"generator": "layer"}],
+}
+
+
+def changed(path: str, value) -> dict:
+    """MINIMAL with `value` at a dotted path."""
+    raw = deepcopy(MINIMAL)
+    *parents, last = path.split(".")
+    place = raw
+    for key in parents:
+        place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+    place[last] = value
+    return raw
+
+
+def without(path: str) -> dict:
+    raw = deepcopy(MINIMAL)
+    *parents, last = path.split(".")
+    place = raw
+    for key in parents:
+        place = place[key]
+    del place[last]
+    return raw
+
+
+def test_the_default_config_is_valid_and_its_grid_fits_its_models():
+    experiment = config.load(ROOT / config.DEFAULT)
+    assert experiment.search_tasks
+    for model in experiment.models.values():
+        assert len(expand(experiment.raw["plans"], model.n_layers).plans) > 1
+
+
+def test_defaults_are_filled_in_at_every_depth_and_the_input_is_left_alone():
+    raw = deepcopy(MINIMAL)
+    experiment = config.check(raw)
+    assert raw == MINIMAL
+    assert experiment.name == "small" and experiment.reference_quantization == "none"
+    assert experiment.raw["stages"]["select"] == {
+        "limit": None, "precision": "bfloat16", "shortlist": 8,
+    }  # fmt: skip
+    assert experiment.raw["statistics"]["resamples"] == 10000
+    assert experiment.tasks["arc_easy"].role == "search"
+    assert experiment.models["tiny"].n_layers == 4
+
+
+def test_given_values_win_over_defaults():
+    experiment = config.check(changed("stages.search", {"precision": "float32"}))
+    assert experiment.raw["stages"]["search"] == {
+        "limit": None, "precision": "float32", "shards": 1,
+    }  # fmt: skip
+
+
+def test_a_tasks_own_limit_counts_in_the_confirm_stage_only():
+    raw = changed("stages", {"search": {"limit": 20}, "confirm": {"limit": 30}})
+    raw["tasks"]["sst2"] = {"metric": "acc", "limit": 7}
+    experiment = config.check(raw)
+    limits = {
+        (stage, task): experiment.limit(stage, task)
+        for stage in ("search", "select", "confirm")
+        for task in ("arc_easy", "sst2")
+    }
+    assert limits == {
+        ("search", "arc_easy"): 20, ("search", "sst2"): 20,
+        ("select", "arc_easy"): None, ("select", "sst2"): None,
+        ("confirm", "arc_easy"): 30, ("confirm", "sst2"): 7,
+    }  # fmt: skip
+
+
+def test_a_data_file_of_a_package_is_below_resources_and_another_is_taken_as_it_is(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.touch()
+    raw = changed("data", {"pack": {"pypi": "some-data==1.0", "include": ["d/*"]}})
+    raw["tasks"] = {
+        "arc_easy": {"metric": "acc", "data": {"source": "pack", "file": "d/a.arrow"}},
+        "sst2": {"metric": "acc", "data": {"file": str(file), "split": "test"}},
+    }
+    tasks = config.check(raw).tasks
+    folder = config.data_folder("pack", config.check(raw).data["pack"])
+    assert tasks["arc_easy"].data_file == Path("resources/data") / folder / "d/a.arrow"
+    assert (tasks["sst2"].data_file, tasks["sst2"].split) == (file, "test")
+
+
+def test_the_folder_of_a_model_names_it_and_depends_on_its_source_only():
+    folder = config.check(MINIMAL).models["tiny"].folder
+    other = config.check(changed("models.tiny.source", {"path": "elsewhere"}))
+    described = config.check(changed("models.tiny.description", "words"))
+    assert folder.startswith("tiny-")
+    assert described.models["tiny"].folder == folder != other.models["tiny"].folder
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (changed("plns", []), 'config: unknown key "plns"; did you mean "plans"?'),
+        (changed("zzz", 1), 'config: unknown key "zzz"; allowed: experiment, device'),
+        (changed("models.tiny.layers", 4),
+         'config: models.tiny: unknown key "layers"; did you mean "n_layers"?'),
+        (changed("tasks.arc_easy.metrik", "acc"),
+         'config: tasks.arc_easy: unknown key "metrik"; did you mean "metric"?'),
+        (changed("tasks.arc_easy.data", {"fil": "x"}), 'unknown key "fil"; did you mean "file"?'),
+        (changed("stages.search", {"limt": 5}),
+         'config: stages.search: unknown key "limt"; did you mean "limit"?'),
+        (changed("stages.serch", {}),
+         'config: stages: unknown key "serch"; did you mean "search"?'),
+        (changed("statistics", {"marign": 1}), 'unknown key "marign"; did you mean "margin"?'),
+        (changed("plans", [{"generator": "block", "length": 2, "lenght": 3}]),
+         'config: plans.0: unknown key "lenght"; did you mean "length"?'),
+        (changed("models.tiny.source", {"pypy": "a==1"}),
+         'unknown key "pypy"; did you mean "pypi"?'),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_named_with_its_place_and_the_nearest(raw, message):
+    with pytest.raises(UserError) as error:
+        config.check(raw)
+    assert message in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [
+        (changed("tasks.arc_esy", {"metric": "acc"}),
+         ["config: tasks.arc_esy:", '"arc_esy"', "did you mean", "arc_easy"]),
+        (changed("tasks.mine", {"metric": "acc", "task": "boolq_passage"}),
+         ["config: tasks.mine:", "did you mean boolq_passages"]),
+    ],
+)  # fmt: skip
+def test_an_unknown_task_is_named_with_the_nearest(raw, parts):
+    with pytest.raises(UserError) as error:
+        config.check(raw)
+    assert all(part in one_line(error) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [
+        (without("tasks.arc_easy.metric"), ["tasks.arc_easy", "'metric' is a required"]),
+        (without("models"), ["'models' is a required"]),
+        (changed("models", {}), ["models"]),
+        (changed("tasks", None), ["tasks"]),
+        (changed("models.tiny.n_layers", 0), ["models.tiny.n_layers", "0"]),
+        (changed("models.tiny.n_layers", "30"), ["models.tiny.n_layers", "'30'"]),
+        (changed("device", "gpu"), ["device", "'gpu'", "cpu, cuda"]),
+        (changed("stages.confirm", {"precision": "fp32"}),
+         ["stages.confirm.precision", "'fp32'", "bfloat16, float16, float32"]),
+        (changed("stages.search", {"limit": 5}), ["stages.search.limit", "5"]),
+        (changed("plans", [{"generator": "laier"}]), ["plans.0.generator", "'laier'", "layer"]),
+        (changed("plans", [{"generator": "block"}]), ["plans.0", "'length'"]),
+        (changed("plans", [{"generator": "layer", "times": "2-3"}]), ["plans.0.times", "2-3"]),
+        (changed("experiment", "a/b"), ["experiment", "a/b"]),
+        (changed("tasks.arc_easy.role", "guard"), ["tasks", "role: search"]),
+        (changed("tasks.arc_easy.data", {"source": "pack", "file": "x"}),
+         ["tasks.arc_easy.data.source", '"pack"', "none"]),
+        (changed("tasks.arc_easy.data", {"file": "no/such.jsonl"}),
+         ["tasks.arc_easy.data.file", "no/such.jsonl", "does not exist"]),
+        (changed("models.tiny.source", {"pypi": "pack"}), ["models.tiny.source", "pack"]),
+        ([1, 2], ["config"]),
+        (None, ["config"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_its_place_and_what_is_allowed(raw, parts):
+    with pytest.raises(UserError) as error:
+        config.check(raw)
+    assert one_line(error).startswith("config: ")
+    assert all(part in str(error.value) for part in parts)
+
+
+@pytest.mark.parametrize("text", [None, "experiment: [", "a: b: c"])
+def test_a_file_that_is_absent_or_no_yaml_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as error:
+        config.load(path)
+    assert str(path) in one_line(error)
+
+
+def test_a_file_means_what_its_contents_mean(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    assert config.load(path) == config.check(MINIMAL)

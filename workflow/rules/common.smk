@@ -1,0 +1,125 @@
+import atexit
+import fcntl
+import json
+import sys
+from pathlib import Path
+
+from frankenlab import config as configuration
+from frankenlab import fingerprints, grid, planning, shards, task_index
+from frankenlab.errors import UserError
+from frankenlab.files import write_if_changed
+
+try:
+    EXPERIMENT = configuration.check(config)
+    GRIDS = {
+        model.name: grid.expand(EXPERIMENT.raw["plans"], model.n_layers)
+        for model in EXPERIMENT.models.values()
+    }
+except UserError as error:
+    raise SystemExit(str(error)) from None
+
+SETTINGS = EXPERIMENT.raw
+RESULTS = f"results/{EXPERIMENT.name}"
+LOGS = f"{RESULTS}/logs"
+STORE = "results/store"
+LEDGER = "results/ledger.jsonl"
+SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
+REFERENCE = EXPERIMENT.reference_quantization
+SHARDS = range(SETTINGS["stages"]["search"]["shards"])
+
+
+wildcard_constraints:
+    model="|".join(map(re.escape, EXPERIMENT.models)),
+    quantization="|".join(map(re.escape, SETTINGS["quantizations"])),
+    task="|".join(map(re.escape, EXPERIMENT.tasks)),
+    stage="search|select|confirm",
+    shard=r"\d+",
+
+
+def quantizations(stage):
+    """The grid is searched at the reference; what is left of it is run at all quantizations."""
+    return [REFERENCE] if stage == "search" else SETTINGS["quantizations"]
+
+
+def stage_tasks(stage):
+    return list(EXPERIMENT.tasks) if stage == "confirm" else EXPERIMENT.search_tasks
+
+
+def stage_shards(stage):
+    return SHARDS if stage == "search" else [0]
+
+
+def model_manifest(model):
+    return f"resources/models/{EXPERIMENT.models[model].folder}/manifest.json"
+
+
+def data_manifest(name):
+    return f"resources/data/{configuration.data_folder(name, EXPERIMENT.data[name])}/manifest.json"
+
+
+def task_data(task):
+    """What holds a task's documents: a package's manifest, a local file, or nothing (the hub)."""
+    given = SETTINGS["tasks"][task].get("data")
+    if given is None:
+        return []
+    return data_manifest(given["source"]) if "source" in given else given["file"]
+
+
+def stamp(name, content):
+    """A small file that changes when, and only when, `content` does.
+
+    As an input it makes a job stale exactly then: a comment or a fresh checkout changes nothing,
+    and results that were copied without Snakemake's own metadata still carry it.
+    """
+    path = f"{RESULTS}/stamps/{name}.json"
+    write_if_changed(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def script_stamp(name, **settings):
+    """Stamp of a script with all of the package that it reaches, and the settings it reads."""
+    code = fingerprints.code_fingerprint(SCRIPTS / f"{name}.py")
+    return stamp(f"scripts/{name}", {"code": code, "settings": settings})
+
+
+def task_stamp(stage, task):
+    """What a task is in a stage: prompt, data, documents, precision."""
+    settings = EXPERIMENT.tasks[task]
+    return stamp(
+        f"tasks/{stage}.{task}",
+        {
+            "config": SETTINGS["tasks"][task],
+            "yaml": task_index.task_fingerprint(
+                task_index.task_file(settings.task, configuration.TASKS_FOLDER)
+            ),
+            "limit": EXPERIMENT.limit(stage, task),
+            "precision": SETTINGS["stages"][stage]["precision"],
+            "engine": SETTINGS["engine"],
+            "libraries": fingerprints.library_versions(),
+        },
+    )
+
+
+def shard_stamp(model, shard):
+    """The plans of one shard of a model's grid."""
+    members = shards.members(GRIDS[model].plans, len(SHARDS), int(shard))
+    plans = [[item.plan.text, item.group] for item in members]
+    return stamp(f"shards/{model}.{shard}", plans)
+
+
+if GRIDS and workflow.is_main_process:
+    for _model, _grid in GRIDS.items():
+        if _grid.folded:
+            print(f"notice: {_model}: {len(_grid.folded)} duplicate plans folded", file=sys.stderr)
+    if workflow.dryrun:
+        atexit.register(lambda: print(planning.summary(EXPERIMENT)))
+
+
+onstart:
+    # Snakemake's own lock outlives a kill; this one ends with the process.
+    Path("results").mkdir(exist_ok=True)
+    lock = open("results/.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SystemExit("another workflow is running on this results folder; wait for it or stop it")

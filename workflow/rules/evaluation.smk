@@ -1,0 +1,44 @@
+rule evaluate_task:
+    input:
+        frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
+        model=lambda w: model_manifest(w.model),
+        data=lambda w: task_data(w.task),
+        task=lambda w: task_stamp(w.stage, w.task),
+        stamp=script_stamp("evaluate_task"),
+    output:
+        f"{RESULTS}/scores/{{stage}}/{{model}}/{{quantization}}/{{task}}.{{shard}}.parquet",
+    log:
+        f"{LOGS}/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.tsv"
+    params:
+        store=STORE,
+        ledger=LEDGER,
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+    script:
+        "../scripts/evaluate_task.py"
+
+
+rule measure_cost:
+    input:
+        frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/confirm.0.json",
+        model=lambda w: model_manifest(w.model),
+        stamp=script_stamp(
+            "measure_cost", cost=SETTINGS["cost"], precision=SETTINGS["stages"]["search"]["precision"]
+        ),
+    output:
+        f"{RESULTS}/costs/{{model}}/{{quantization}}.parquet",
+    log:
+        f"{LOGS}/measure_cost/{{model}}.{{quantization}}.log",
+    # All cores: another job beside it would be measured too.
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+    script:
+        "../scripts/measure_cost.py"

@@ -1,0 +1,40 @@
+def plans_file(wildcards):
+    """Where a stage's plans are written down."""
+    if wildcards.stage == "search":
+        return shard_stamp(wildcards.model, wildcards.shard)
+    folder = "shortlist" if wildcards.stage == "select" else "frozen"
+    return f"{RESULTS}/{folder}/{wildcards.model}.json"
+
+
+rule construct_frankens:
+    input:
+        plans=plans_file,
+        model=lambda w: model_manifest(w.model),
+        stamp=script_stamp("construct_frankens"),
+    output:
+        f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
+    log:
+        f"{LOGS}/construct_frankens/{{model}}.{{quantization}}.{{stage}}.{{shard}}.log",
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    script:
+        "../scripts/construct_frankens.py"
+
+
+rule materialize_franken:
+    input:
+        frozen=f"{RESULTS}/frozen/{{model}}.json",
+        model=lambda w: model_manifest(w.model),
+        stamp=script_stamp("materialize_franken"),
+    output:
+        directory(f"{RESULTS}/checkpoints/{{model}}/{{plan}}"),
+    log:
+        f"{LOGS}/materialize_franken/{{model}}.{{plan}}.log",
+    wildcard_constraints:
+        plan="[^/]+",
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    script:
+        "../scripts/materialize_franken.py"

@@ -1,0 +1,104 @@
+FIGURES = ["layer_effects", "repetition_effect", "quality_cost"]
+CONFIRM_FIGURES = ["confirm_forest", "quality_speed"]
+
+
+def figure(name, category, labels):
+    """A picture as PNG in Snakemake's report; its SVG lies beside it."""
+    return report(
+        f"{RESULTS}/figures/{{model}}/{{quantization}}/{name}.png",
+        caption=f"../report/{name.split('.')[0]}.rst",
+        category=category,
+        subcategory="{model}, {quantization}",
+        labels=labels,
+    )
+
+
+rule plot_search:
+    input:
+        f"{RESULTS}/tables/comparisons.parquet",
+        stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
+    output:
+        [figure(f"block_map.{t}", "Search", {"figure": "block map", "task": t}) for t in EXPERIMENT.search_tasks],
+        [figure(name, "Search", {"figure": name.replace("_", " ")}) for name in FIGURES],
+    log:
+        f"{LOGS}/plot_search/{{model}}.{{quantization}}.log",
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    script:
+        "../scripts/plot.py"
+
+
+rule plot_confirm:
+    input:
+        expand(
+            f"{RESULTS}/tables/{{name}}.parquet", name=["comparisons", "verdicts", "costs"]
+        ),
+        stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
+    output:
+        [figure(name, "Confirmation", {"figure": name.replace("_", " ")}) for name in CONFIRM_FIGURES],
+    log:
+        f"{LOGS}/plot_confirm/{{model}}.{{quantization}}.log",
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    script:
+        "../scripts/plot.py"
+
+
+rule provenance:
+    """Versions, hashes and settings of all that the page shows."""
+    input:
+        [model_manifest(model) for model in EXPERIMENT.models],
+        [data_manifest(name) for name in EXPERIMENT.data],
+        expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
+        stamp=script_stamp("provenance", config=SETTINGS),
+    output:
+        f"{RESULTS}/provenance.json",
+    log:
+        f"{LOGS}/provenance.log",
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    script:
+        "../scripts/provenance.py"
+
+
+rule render_notebook:
+    input:
+        notebook=stamp(
+            "notebooks/report",
+            json.loads(Path(workflow.basedir, "notebooks/report.ipynb").read_text()),
+        ),
+        tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
+        frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
+        search=expand(
+            f"{RESULTS}/figures/{{model}}/{REFERENCE}/{{name}}.png",
+            model=EXPERIMENT.models,
+            name=[*(f"block_map.{t}" for t in EXPERIMENT.search_tasks), *FIGURES],
+        ),
+        confirm=expand(
+            f"{RESULTS}/figures/{{model}}/{{quantization}}/{{name}}.png",
+            model=EXPERIMENT.models,
+            quantization=SETTINGS["quantizations"],
+            name=CONFIRM_FIGURES,
+        ),
+        provenance=f"{RESULTS}/provenance.json",
+        stamp=script_stamp("render_notebook"),
+    output:
+        html=report(
+            f"{RESULTS}/report/index.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"page": "the answer"},
+        ),
+    log:
+        f"{LOGS}/render_notebook.log",
+        notebook=f"{RESULTS}/report/report.ipynb",
+    params:
+        notebook=str(Path(workflow.basedir, "notebooks/report.ipynb")),
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    script:
+        "../scripts/render_notebook.py"

@@ -1,0 +1,28 @@
+"""Compares every plan of a stage with the base; `snakemake` is Snakemake's."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from frankenlab.analysis import Rules, comparisons, concatenated, with_shapes
+from frankenlab.files import atomic_path
+from frankenlab.job import job
+
+with job(snakemake) as experiment:
+    rules = Rules(**experiment.raw["statistics"])
+    groups = {
+        item["plan"]: item["group"]
+        for path in snakemake.input.frankens
+        for item in json.loads(Path(path).read_text())["frankens"]
+    }
+    scores = concatenated(pd.read_parquet(path) for path in snakemake.input.scores)
+    # Each shard has the base.
+    scores = scores.drop_duplicates(["quantization", "task", "plan", "document"])
+    tables = [
+        comparisons(rows, experiment.tasks[task].metric, experiment.tasks[task].role, groups, rules)
+        for (_, task), rows in scores.groupby(["quantization", "task"], sort=False, observed=True)
+    ]
+    depths = {model.name: model.n_layers for model in experiment.models.values()}
+    with atomic_path(snakemake.output[0]) as temporary:
+        with_shapes(concatenated(tables), depths).to_parquet(temporary, index=False)

@@ -1,0 +1,28 @@
+"""Writes the manifest of a shard's or a stage's frankens; `snakemake` is Snakemake's."""
+
+import json
+from pathlib import Path
+
+from frankenlab.files import write_json
+from frankenlab.frankens import manifest
+from frankenlab.job import job
+from frankenlab.models import model_info
+from frankenlab.plans import BASE, parse
+
+
+def listed(stage: str, content: list | dict) -> list[tuple[str, str]]:
+    """(plan, group) of every plan that a stage runs."""
+    if stage == "search":
+        return [tuple(item) for item in content]
+    if stage == "select":
+        return [(BASE, "base"), *((item["plan"], item["group"]) for item in content["plans"])]
+    controls = [(plan, "control") for plan in content["controls"]]
+    return [(BASE, "base"), (content["frozen"], content["group"]), *controls]
+
+
+with job(snakemake):
+    info = model_info(Path(snakemake.input.model).parent)
+    content = json.loads(Path(snakemake.input.plans).read_text())
+    plans = [(parse(text, info.n_layers), g) for text, g in listed(snakemake.wildcards.stage, content)]
+    where = snakemake.wildcards
+    write_json(snakemake.output[0], manifest(where.model, where.quantization, info, plans))

@@ -1,0 +1,21 @@
+"""Freezes one franken of a model, with its controls; `snakemake` is Snakemake's."""
+
+import pandas as pd
+
+from frankenlab.analysis import freeze
+from frankenlab.files import write_json
+from frankenlab.job import job
+
+with job(snakemake) as experiment:
+    model = experiment.models[snakemake.wildcards.model]
+    reference = experiment.reference_quantization
+    table = pd.read_parquet(snakemake.input[0])
+    frozen = freeze(
+        table[table["quantization"] == reference],
+        model.name,
+        model.n_layers,
+        reference,
+        experiment.raw["stages"]["confirm"]["controls"],
+        experiment.raw["statistics"]["seed"],
+    )
+    write_json(snakemake.output[0], frozen)

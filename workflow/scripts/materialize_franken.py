@@ -1,0 +1,16 @@
+"""Writes the frozen franken, or any plan, as a standalone checkpoint; `snakemake` is Snakemake's."""
+
+import json
+from pathlib import Path
+
+from frankenlab.export import materialize
+from frankenlab.job import job
+from frankenlab.plans import parse
+
+with job(snakemake) as experiment:
+    model = experiment.models[snakemake.wildcards.model]
+    text = snakemake.wildcards.plan
+    if text == "frozen":
+        text = json.loads(Path(snakemake.input.frozen).read_text())["frozen"]
+    target = Path(snakemake.output[0])
+    materialize(Path(snakemake.input.model).parent, parse(text, model.n_layers), target)

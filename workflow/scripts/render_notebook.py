@@ -1,0 +1,21 @@
+"""Runs the report's notebook and renders it as one page; `snakemake` is Snakemake's."""
+
+from pathlib import Path
+
+from frankenlab.job import job
+from frankenlab.report import render_html, run_notebook
+
+with job(snakemake) as experiment:
+    results = Path(snakemake.input.provenance).resolve().parent
+    run_notebook(
+        snakemake.params.notebook,
+        snakemake.log.notebook,
+        {
+            "experiment": experiment.name,
+            "tables": str(results / "tables"),
+            "figures": str(results / "figures"),
+            "frozen": str(results / "frozen"),
+            "provenance": str(results / "provenance.json"),
+        },
+    )
+    render_html(snakemake.log.notebook, snakemake.output.html, f"Frankenlab: {experiment.name}")
