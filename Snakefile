@@ -12,7 +12,9 @@ if "models" not in config:
 report: "workflow/report/workflow.rst"
 
 
-container: None
+# Used with --software-deployment-method apptainer only; otherwise jobs run in the environment that
+# `make` built. Python alone: `make` inside it adds the pinned packages.
+container: "docker://python:3.11"
 
 
 include: "workflow/rules/common.smk"

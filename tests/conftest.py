@@ -1,6 +1,7 @@
 """Fixtures and small helpers that several test files share."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny import CORPUS, make_tiny_model
@@ -46,6 +49,13 @@ PLANS = ("base", "0:3,1:4", "0:1,1x3,2:4", "0:3,1:3@attn,3", "0:2@mlp,0:4", "3,0
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real: needs the real model and data (fetched once)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tiny models are slower on two threads than on one: waiting for each other takes longer."""
+    real = item.get_closest_marker("real") is not None
+    torch.set_num_threads(os.cpu_count() or 1 if real else 1)
 
 
 @pytest.fixture(scope="session")
@@ -152,12 +162,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def task_settings(folder: Path, task: str = "arc_easy", n: int = 12, **changes) -> TaskSettings:
-    """Settings of an lm-eval task with `n` synthetic rows in a file of `folder`; a guard task
+def task_settings(folder: Path, name: str = "arc_easy", n: int = 12, **changes) -> TaskSettings:
+    """Settings of one of `TASKS` with `n` synthetic rows in a file of `folder`; a guard task
     unless `changes` say otherwise, so that few rows are enough."""
-    make_row, metric = TASKS[task]
-    file = write_rows(folder / f"{task}-{n}.jsonl", [make_row(i) for i in range(n)])
-    given = {"name": task, "task": task, "role": "guard", "metric": metric, "data_file": file}
+    make_row, metric = TASKS[name]
+    file = write_rows(folder / f"{name}-{n}.jsonl", [make_row(i) for i in range(n)])
+    given = {"name": name, "task": name, "role": "guard", "metric": metric, "data_file": file}
     return TaskSettings(**(given | changes))
 
 
@@ -182,6 +192,16 @@ def scores_of(directory: Path, plans: Sequence[Plan], task: EvaluationTask, stor
         store,
         **more,
     )
+
+
+def aggregate(table: pd.DataFrame, metric: str, kind: str) -> float:
+    """A metric over the documents of a table of scores, by the rule that `metrics` documents."""
+    if kind == "mean":
+        return table[metric].mean()
+    weights = table[f"{metric}_weight"]
+    values = np.log(table[metric]) if kind == "perplexity" else table[metric]
+    mean = (weights * values).sum() / weights.sum()
+    return math.exp(mean) if kind == "perplexity" else mean
 
 
 class Wrapped:

@@ -5,7 +5,7 @@ little, and documents flip at random around that.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -59,49 +59,38 @@ class SyntheticPlan:
     harm: float
 
 
-def loop(start: int, stop: int, times: int, group: str, layers: int = LAYERS) -> SyntheticPlan:
+def loop(start: int, stop: int, times: int, group: str) -> SyntheticPlan:
     """The plan that runs layers `start` to `stop` `times` times."""
-    centre = (start + stop) / 2 / layers
+    centre = (start + stop) / 2 / LAYERS
     length = stop - start
     edge = 90 * np.exp(-centre * 9) + 25 * np.exp(-(1 - centre) * 9)
     harm = (times - 1) ** 0.8 * (
         0.6 * length**0.7 + edge - 4 * np.exp(-((centre - 0.62) ** 2) / 0.02)
     )
-    parts = [
-        f"0:{start}" * (start > 0),
-        f"{start}:{stop}x{times}",
-        f"{stop}:{layers}" * (stop < layers),
-    ]
-    return SyntheticPlan(
-        ",".join(part for part in parts if part),
-        group,
-        start,
-        stop,
-        times,
-        layers + (times - 1) * length,
-        -float(harm),
-    )
+    parts = [f"0:{start}"] * (start > 0) + [f"{start}:{stop}x{times}"]
+    text = ",".join(parts + [f"{stop}:{LAYERS}"] * (stop < LAYERS))
+    depth = LAYERS + (times - 1) * length
+    return SyntheticPlan(text, group, start, stop, times, depth, -float(harm))
 
 
-def make_plans(step: int = 1, layers: int = LAYERS, seed: int = 0) -> list[SyntheticPlan]:
+def make_plans(step: int = 1, seed: int = 0) -> list[SyntheticPlan]:
     """Single layers ×2 and ×3, blocks of start and length in multiples of `step`, a repetition
     series, SOLAR-like up-scaling and random controls."""
     rng = np.random.default_rng(seed)
-    plans = [SyntheticPlan("base", "base", None, None, None, layers, 0.0)]
-    plans += [loop(i, i + 1, times, "layer", layers) for i in range(layers) for times in (2, 3)]
+    plans = [SyntheticPlan("base", "base", None, None, None, LAYERS, 0.0)]
+    plans += [loop(i, i + 1, times, "layer") for i in range(LAYERS) for times in (2, 3)]
     plans += [
-        loop(start, start + length, 2, "block", layers)
-        for length in range(2, layers, step)
-        for start in range(0, layers - length + 1, step)
+        loop(start, start + length, 2, "block")
+        for length in range(2, LAYERS, step)
+        for start in range(0, LAYERS - length + 1, step)
     ]
-    plans += [loop(18, 21, times, "block", layers) for times in (3, 4)]
-    plans += [loop(8, 12, times, "block", layers) for times in (3, 4)]
-    plans.append(SyntheticPlan(f"0:24,6:{layers}", "depth_up_scaling", 6, 24, 2, layers + 18, -9.0))
+    plans += [loop(*block, times, "block") for block in ((18, 21), (8, 12)) for times in (3, 4)]
+    plans.append(SyntheticPlan(f"0:24,6:{LAYERS}", "depth_up_scaling", 6, 24, 2, LAYERS + 18, -9.0))
     for extra in (1, 3, 6, 10):
-        doubled = set(rng.choice(layers, extra, replace=False).tolist())
-        text = ",".join(f"{i}x2" if i in doubled else str(i) for i in range(layers))
+        doubled = set(rng.choice(LAYERS, extra, replace=False).tolist())
+        text = ",".join(f"{i}x2" if i in doubled else str(i) for i in range(LAYERS))
         harm = -float(rng.uniform(1.5, 4)) * extra
-        plans.append(SyntheticPlan(text, "random_block", None, None, None, layers + extra, harm))
+        plans.append(SyntheticPlan(text, "random_block", None, None, None, LAYERS + extra, harm))
     return list({plan.text: plan for plan in plans}.values())
 
 
@@ -328,9 +317,7 @@ def make_tables(
             parts["comparisons"].append(confirmed)
             parts["verdicts"].append(verdict_rows(confirmed, frozen.text))
             parts["pairs"].append(pair_rows(confirmed, frozen.text))
-            parts["costs"].append(
-                cost_rows([base, replace(frozen, group="frozen"), *controls], model, quantization)
-            )
+            parts["costs"].append(cost_rows([base, frozen, *controls], model, quantization))
             parts["ledger"].append(
                 confirmed[["model", "task", "plan", "quantization", "n"]]
                 .rename(columns={"n": "documents"})
@@ -378,7 +365,7 @@ def make_provenance(models: tuple[str, ...] = (MODEL,)) -> dict:
         "machine": {"processor": "x86_64", "cpu_count": 2, "torch_threads": 2},
         "engine": "torch",
         "precisions": {"search": "bfloat16", "select": "bfloat16", "confirm": "float32"},
-        "grid": {"plans": 499, "duplicates_folded": 31},
+        "grid": {"plans": 499, "duplicates_folded": 31, "generators": {"base": 1, "block": 437}},
     }
 
 

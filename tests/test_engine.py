@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
-from conftest import PLANS, VARIANTS, load_hf, one_line, parse_all
+from conftest import PLANS, VARIANTS, load_hf, load_task, one_line, parse_all
 from tiny import make_tiny_model
 
 from frankenlab.batches import TokenRequest, make_batch, token_tree
 from frankenlab.engines import torch as torch_engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
+from frankenlab.models import load_tokenizer
 from frankenlab.plans import Plan, base, parse
 
 TOKENS = torch.randint(2, 384, (60,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -142,13 +143,13 @@ def test_scores_are_log_probabilities_of_the_targets_however_the_head_is_chunked
     assert greedy.any() and not greedy.all()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.5), ("float16", 0.06)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.1), ("float16", 0.01)])
 def test_smaller_precisions_are_the_same_model_but_for_rounding(tiny, dtype, tolerance):
     exact = logprobs(TorchEngine(tiny(), "float32"), base(4))
     engine = TorchEngine(tiny(), dtype)
     rounded = logprobs(engine, base(4)).float()
     assert engine.layers[0].qkv.dtype == torch_engine.DTYPES[dtype]
-    assert 0 < (rounded - exact).abs().max() < tolerance
+    assert 0 < (rounded - exact).abs().mean() < tolerance
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="only a machine without CUDA lacks it")
@@ -171,20 +172,14 @@ def test_rotary_frequencies_that_depend_on_the_length_are_refused(tmp_path):
 
 @pytest.mark.real
 def test_the_identity_plan_is_the_real_model(real_model, real_config):
-    """On a passage of 300 tokens, for the most likely tokens and for the text's own."""
-    from frankenlab.models import load_tokenizer
-
-    tokens = load_tokenizer(real_model).encode(_passages(real_config))[:300]
+    """Every log-probability of every next token of 300 tokens of text."""
+    task = load_task(real_config.tasks["boolq_passages"])
+    text = " ".join(text for document in task.documents(range(4)) for (text,) in document.requests)
+    tokens = load_tokenizer(real_model).encode(text)[:300]
+    assert len(tokens) == 300
     with torch.inference_mode():
         expected = load_hf(real_model)(torch.tensor([tokens])).logits[0].log_softmax(-1)
         engine = TorchEngine(real_model, "float32")
         hidden = hidden_states(engine, base(engine.n_layers), tokens)
         found = engine.logits(hidden).log_softmax(-1)
     assert (found - expected).abs().max() < 1e-4
-
-
-def _passages(experiment) -> str:
-    from conftest import load_task
-
-    task = load_task(experiment.tasks["boolq_passages"])
-    return " ".join(text for d in task.documents(range(4)) for (text,) in d.requests)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic_tables as synthetic
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -188,7 +187,7 @@ def test_confirm_forest_says_every_verdict_with_its_interval(tables):
 
 def test_quality_speed_shows_the_range_of_repeats(tables):
     figure = figures.quality_speed(tables["comparisons"], tables["costs"], MODEL, "none")
-    frozen = tables["costs"].set_index("group").loc["frozen"]
+    frozen = tables["costs"].set_index("group").loc["block"]
     ends = {
         tuple(segment[:, 0])
         for collection in figure.axes[0].collections
@@ -244,9 +243,7 @@ def test_pictures_are_whole_and_legible_and_state_n_interval_and_model(name, num
     assert len(found) == number
     for picture in found:
         figure = picture.draw()
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        renderer = canvas.get_renderer()
+        renderer = figure.canvas.get_renderer()
         whole = figure.get_tightbbox(renderer).transformed(figure.dpi_scale_trans)
         assert inside(whole, figure.bbox), picture.stem
         boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in drawn_texts(figure)]

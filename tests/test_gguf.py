@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from frankenlab.directories import read_manifest
 from frankenlab.errors import UserError
+from frankenlab.fetching import fetch_model
 from frankenlab.files import sha256_file
 from frankenlab.gguf import (
     SPLITTINGS,
@@ -24,7 +25,7 @@ from frankenlab.gguf import (
     reference_encode,
     save_tokenizer,
 )
-from frankenlab.models import fetch_model, load_tokenizer, model_info
+from frankenlab.models import load_tokenizer, model_info
 from frankenlab.sources import source_from_config
 
 NAMES = {
@@ -276,6 +277,19 @@ def test_text_is_split_as_the_metadata_say(tmp_path, pre, expected):
     assert tokenizer.decode(tokenizer.encode("café 12 \U0001f642"), skip_special_tokens=True) == (
         "café 12 \U0001f642"
     )
+
+
+@pytest.mark.parametrize(("pre", "whole"), [("gpt-2", False), ("llama-bpe", True)])
+def test_llama3_takes_a_piece_that_is_a_token_without_merging(tmp_path, pre, whole):
+    base = tiny_gguf(tmp_path)
+    tokens = [*base.metadata["tokenizer.ggml.tokens"], "qqq"]
+    kinds = [*base.metadata["tokenizer.ggml.token_type"], 1]
+    gguf = changed(base, pre=pre, tokens=tokens, token_type=kinds)
+    save_tokenizer(gguf, tmp_path)
+    expected = [384] if whole else [tokens.index("q")] * 3
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.encode("qqq", add_special_tokens=False) == expected
+    assert reference_encode("qqq", gguf) == expected
 
 
 def test_every_known_splitting_agrees_with_the_reference_on_awkward_text(tmp_path):

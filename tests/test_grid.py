@@ -24,7 +24,7 @@ def frankens(*generators, n_layers=4) -> list[Plan]:
         ({"generator": "layer", "layer": [0, 3], "times": 3}, ["0x3,1:4", "0:4,3x2"]),
         ({"generator": "layer", "layer": 1, "times": "2:4"}, ["0:2,1:4", "0:2,1x2,2:4"]),
         ({"generator": "block", "length": 3}, ["0:3,0:4", "0:4,1:4"]),
-        ({"generator": "block", "length": [2, 4], "start": [0, 2]}, ["0:2,0:4", "0:4,2:4", "0:4x2"]),
+        ({"generator": "block", "length": [2, 4], "start": [0, 3]}, ["0:2,0:4", "0:4x2"]),
         ({"generator": "rys", "min_length": 3}, ["0:3,0:4", "0:4x2", "0:4,1:4"]),
         ({"generator": "depth_up_scaling", "drop": 1}, ["0:3,1:4"]),
         ({"generator": "depth_up_scaling", "drop": [3, 0]}, ["0,3", "0:4x2"]),

@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from frankenlab.errors import UserError
+from frankenlab.fetching import fetch_model
 from frankenlab.models import (
     check_llama_shaped,
-    fetch_model,
     load_tokenizer,
     model_info,
     weights_hash,

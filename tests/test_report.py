@@ -116,14 +116,18 @@ def test_the_second_sentence_has_effects_and_relative_costs():
             "plan": ["base", "0:3,1:4"],
             "relative_depth": [1.0, 1.5],
             "decode_tokens_per_second": [20.0, 14.0],
+            "decode_low": [16.0, 12.0],
+            "decode_high": [24.0, 16.0],
             "prefill_tokens_per_second": [1000.0, 650.0],
+            "prefill_low": [1000.0, 600.0],
+            "prefill_high": [1000.0, 700.0],
         }
     )
     tables = {"verdicts": verdicts("improved", "equivalent"), "costs": costs}
     assert report.answer(tables, [freeze()], 0.9)[1] == (
         "For m the frozen plan is 0:3,1:4, which runs 1.50 times the layers and has 0.70 times "
-        "the base's decode and 0.65 times its prefill speed: search0 +2.0 points [−1.0, +5.0] "
-        "(n = 100); brackets are 90\N{NO-BREAK SPACE}% intervals."
+        "the base's decode speed (0.50 to 1.00 over repeats) and 0.65 times the base's prefill "
+        "speed (0.60 to 0.70 over repeats): search0 +2.0 points [−1.0, +5.0] (n = 100); brackets are 90\N{NO-BREAK SPACE}% intervals."
     )
 
 
@@ -190,6 +194,8 @@ def test_without_controls_or_verdicts_the_answer_says_so():
     sentences = report.answer({"verdicts": verdicts("improved", "equivalent")}, [freeze()])
     assert "not compared with controls" in sentences[2]
     assert "no comparison with the base was left inconclusive" in sentences[2]
+    unrecorded = report.answer({"verdicts": verdicts("improved", "equivalent")}, [])
+    assert len(unrecorded) == 3 and "was not recorded" in unrecorded[1]
     assert report.answer({}, []) == ["No answer yet: no franken was confirmed on fresh documents."]
 
 

@@ -105,7 +105,7 @@ def _plans(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from frankenlab.models import fetch_model
+    from frankenlab.fetching import fetch_model
     from frankenlab.sources import fetch_data
 
     experiment = config.load(options.config)

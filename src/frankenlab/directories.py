@@ -29,6 +29,9 @@ TWIN = ".manifest.json"
 # To be raised when the same key is turned into different files: directories made before are stale.
 FORMAT = 1
 
+# Unpickling runs code, and so does importing: never taken, whatever a configuration includes.
+NEVER = re.compile(r"\.(bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|h5|msgpack|py|pyc|so)$", re.I)
+
 
 def make_directory(
     target: str | os.PathLike,

@@ -86,7 +86,8 @@ def _write_weights(source: Path, plan: Plan, target: Path) -> None:
         shard.clear()
 
     for name, tensor in _tensors(where, plan):
-        shard[name] = tensor.contiguous()
+        # Occurrences of one layer share memory, which safetensors refuses to save.
+        shard[name] = tensor.clone(memory_format=torch.contiguous_format)
         size += tensor.nbytes
         total += tensor.nbytes
         if size >= SHARD_BYTES:

@@ -1,13 +1,11 @@
-"""Models on disk: fetched, converted, and checked to be of the one shape that is worked with.
+"""Models on disk: checked to be of the one shape that is worked with.
 
 A model is always a Hugging Face directory that `AutoModelForCausalLM` and `AutoTokenizer` load
 without special arguments: float weights in safetensors, decoder layers as in LLaMA.
 """
 
 import json
-import logging
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,23 +13,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from frankenlab.directories import is_safe_name, make_directory
+from frankenlab.directories import NEVER, is_safe_name
 from frankenlab.errors import UserError
-from frankenlab.files import content_hash, write_json
-from frankenlab.gguf import SAMPLES, convert_gguf, read_gguf
-from frankenlab.sources import NEVER, Source, fetch_files, source_key
-
-log = logging.getLogger(__name__)
+from frankenlab.files import content_hash
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "merges.txt"),
-)
-# What a Hugging Face model directory consists of; everything else in a repository stays there.
-MODEL_FILES = (
-    *("config.json", "generation_config.json", "chat_template.jinja", "LICENSE*", "NOTICE*"),
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-    *TOKENIZER_FILES,
 )
 # Files of a model that change nothing about what it computes from a text.
 WITHOUT_EFFECT = ("LICENSE", "NOTICE", "generation_config.json", "chat_template.jinja")
@@ -78,117 +66,6 @@ class ModelInfo:
         return self.parameters_embeddings + layers + self.hidden_size + self.parameters_head
 
 
-def fetch_model(
-    source: Source,
-    target_dir: str | os.PathLike,
-    n_layers: int | None,
-    description: str,
-    verify: bool = False,
-) -> dict[str, Any]:
-    """Makes `target_dir` a Hugging Face directory with the model of `source`.
-
-    A GGUF file is converted. Other files come as distributed (those of a local directory as
-    links), but that config.json says `rope_theta` also where older readers look for it. A
-    directory that is complete (with `verify`, by its hashes too) is kept.
-
-    Args:
-        n_layers: the depth that the configuration declares; None takes any.
-        description: what the model is, in the user's words, for manifest and report.
-
-    Returns:
-        The manifest (see `directories.make_directory`), with `made`: how the weights came about.
-
-    Raises:
-        UserError: the source cannot be had, or is not a model that can be worked with.
-    """
-    facts = {"kind": "model", "key": source_key(source), "source": source.text}
-    facts["description"] = description
-
-    def fill(directory: Path) -> Mapping[str, Any]:
-        try:
-            return _fill_model(source, directory)
-        except UserError as error:
-            # A temporary directory means nothing to a user.
-            raise UserError(str(error).replace(str(directory), source.text)) from error
-
-    manifest = make_directory(target_dir, facts, fill, verify=verify, refresh=source.kind == "path")
-    _check_depth(manifest["n_layers"], n_layers, source.text)
-    return manifest
-
-
-def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
-    if source.kind == "path" and Path(source.location).expanduser().is_dir() and not source.file:
-        # Named as the user knows it, and before its pickles and leftovers drop out of sight.
-        check_llama_shaped(Path(source.location).expanduser())
-    with tempfile.TemporaryDirectory(prefix=".source-", dir=directory) as folder:
-        facts = fetch_files(source, Path(folder), MODEL_FILES, "model")
-        ggufs = sorted(Path(folder).rglob("*.gguf"))
-        if ggufs:
-            log.info("%s: converting to a Hugging Face directory", source.text)
-            made = convert_gguf(read_gguf(ggufs[0]), directory)
-            made = f"weights as distributed: {made}; not the original checkpoint"
-        else:
-            made = "files as distributed"
-            for path in Path(folder).iterdir():
-                path.rename(directory / path.name)
-    if _add_rope_theta(directory):
-        made += "; rope_theta added to config.json"
-    if _insist_on_tokenizer_json(directory):
-        made += "; tokenizer_class in tokenizer_config.json changed to what tokenizer.json is"
-    log.info("%s: checking the model", source.text)
-    info = model_info(directory)
-    largest = max(load_tokenizer(directory).get_vocab().values())
-    if largest >= info.vocab_size:
-        sizes = f"the tokenizer has id {largest}, the model only {info.vocab_size} embeddings"
-        raise UserError(f"{source.text}: {sizes}")
-    return {"made": made, "n_layers": info.n_layers, **facts}
-
-
-def _add_rope_theta(directory: Path) -> bool:
-    """Copies what transformers 5 keeps in `rope_parameters` to the keys of transformers 4, where
-    alone other tools (exllamav2 for one) look, silently taking a default if there is nothing."""
-    path = directory / "config.json"
-    config = _read_json(path)
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" not in rope or "rope_theta" in config:
-        return False
-    config["rope_theta"] = rope["rope_theta"]
-    if rope.get("rope_type", "default") != "default":
-        config["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-    write_json(path, config)
-    return True
-
-
-def _insist_on_tokenizer_json(directory: Path) -> bool:
-    """Sees to it that `AutoTokenizer` splits text as tokenizer.json, the original, does.
-
-    transformers 5 goes by the name of the class, and some classes bring a splitting of their own:
-    GPT2Tokenizer splits spaces before digits otherwise than the tokenizer.json of SmolLM2 does.
-    """
-    if not (directory / "tokenizer.json").is_file():
-        return False
-    from tokenizers import Tokenizer
-
-    original = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    expected = [original.encode(text, add_special_tokens=False).ids for text in SAMPLES]
-
-    def difference() -> str | None:
-        tokenizer = load_tokenizer(directory)
-        found = [tokenizer.encode(text, add_special_tokens=False) for text in SAMPLES]
-        return next((t for t, a, b in zip(SAMPLES, found, expected, strict=True) if a != b), None)
-
-    if difference() is None:
-        return False
-    path = directory / "tokenizer_config.json"
-    write_json(path, {**_read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"})
-    if (text := difference()) is not None:
-        raise UserError(
-            f"{directory}: the tokenizer that transformers loads splits {text!r} otherwise than "
-            "its tokenizer.json"
-        )
-    return True
-
-
 def check_llama_shaped(directory: str | os.PathLike, n_layers: int | None = None) -> None:
     """Checks a model directory by its config.json and the headers of its safetensors.
 
@@ -199,7 +76,7 @@ def check_llama_shaped(directory: str | os.PathLike, n_layers: int | None = None
         UserError: it is not LLaMA-shaped, or not `n_layers` deep; says what is allowed.
     """
     config, _ = _inspect(Path(directory))
-    _check_depth(config.num_hidden_layers, n_layers, str(directory))
+    check_depth(config.num_hidden_layers, n_layers, str(directory))
 
 
 def model_info(directory: str | os.PathLike) -> ModelInfo:
@@ -257,7 +134,7 @@ def weights_hash(manifest: Mapping[str, Any]) -> str:
     return content_hash({n: f["sha256"] for n, f in files if not n.startswith(WITHOUT_EFFECT)})
 
 
-def _check_depth(found: int, declared: int | None, where: str) -> None:
+def check_depth(found: int, declared: int | None, where: str) -> None:
     if declared is not None and found != declared:
         raise UserError(
             f"{where}: the model has {found} layers, the configuration declares n_layers: "
@@ -267,7 +144,7 @@ def _check_depth(found: int, declared: int | None, where: str) -> None:
 
 def _inspect(directory: Path) -> tuple[Any, dict[str, tuple[list[int], str]]]:
     """The transformers config and the headers (name → shape, dtype) of a model that passes."""
-    raw = _read_json(directory / "config.json")
+    raw = read_json(directory / "config.json")
     found = raw.get("model_type")
     architectures = raw.get("architectures") or [ARCHITECTURES.get(found)]
     if found not in ARCHITECTURES or architectures != [ARCHITECTURES[found]]:
@@ -301,7 +178,7 @@ def _weight_files(directory: Path) -> list[Path]:
     if (directory / "model.safetensors").is_file():
         names = ["model.safetensors"]
     elif index.is_file():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
     else:
         names = []
     if not names:
@@ -387,7 +264,7 @@ def _head_dim(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:

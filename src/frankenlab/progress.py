@@ -24,7 +24,11 @@ class Progress:
         self.total, self.title, self.unit = total, title, unit
         self.done = 0
         self.started = self.last_line = time.monotonic()
-        self.bar = tqdm(total=total, desc=title, unit=f" {unit}") if sys.stderr.isatty() else None
+        terminal = sys.__stderr__
+        shows = terminal is not None and terminal.isatty()
+        self.bar = tqdm(total=total, desc=title, unit=f" {unit}", file=terminal) if shows else None
+        # Under a bar the log gets its lines too, unless it is the same terminal.
+        self.logs = self.bar is None or sys.stderr is not terminal
 
     def advance(self, count: int, detail: str = "") -> None:
         """`count` more units are done; `detail` says where the work stands."""
@@ -32,14 +36,14 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(detail, refresh=False)
             self.bar.update(count)
-        elif time.monotonic() - self.last_line >= LINE_EVERY:
+        if self.logs and time.monotonic() - self.last_line >= LINE_EVERY:
             self._line(detail)
 
     def close(self) -> None:
         """Ends the bar, or writes the last line."""
         if self.bar is not None:
             self.bar.close()
-        else:
+        if self.logs:
             self._line("done")
 
     def _line(self, detail: str) -> None:

@@ -13,9 +13,7 @@ from frankenlab.plans import BASE, Plan, base
 
 def members(plans: Iterable[GridPlan], count: int, shard: int) -> list[GridPlan]:
     """The plans of one of `count` shards; the base is in each, as every comparison is with it."""
-    return [
-        item for item in plans if item.plan.text == BASE or shard_of(item.plan, count) == shard
-    ]
+    return [item for item in plans if item.plan.text == BASE or shard_of(item.plan, count) == shard]
 
 
 def shard_of(plan: Plan, count: int) -> int:

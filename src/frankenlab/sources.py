@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from frankenlab.directories import is_safe_name, make_directory
+from frankenlab.directories import NEVER, is_safe_name, make_directory
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash, sha256_file
 
@@ -30,8 +30,7 @@ log = logging.getLogger(__name__)
 Use = Literal["model", "data"]
 
 DATA_FILES = ("*.arrow", "*.parquet", "*.json", "*.jsonl", "*.csv", "*.tsv", "*.txt", "*.gz")
-# Unpickling runs code, and so does importing: never taken, whatever a configuration includes.
-NEVER = re.compile(r"\.(bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|h5|msgpack|py|pyc|so)$", re.I)
+
 
 # Real data compresses about tenfold; beyond these an archive is an attack or a mistake.
 MAX_RATIO = 200

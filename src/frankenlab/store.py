@@ -74,8 +74,14 @@ class Store:
         wanted = pa.array(sorted(plans), pa.string())
         tables = [SCHEMA.empty_table()]
         for path in sorted(self.folder.glob("part-*.parquet")):
+            # Read apart from parsing: what cannot be opened now (too many open files, say) is not
+            # damaged, and must not be removed.
             try:
-                table = pq.read_table(path, schema=SCHEMA)
+                contents = path.read_bytes()
+            except FileNotFoundError:
+                continue  # damaged, and removed by another job
+            try:
+                table = pq.read_table(pa.BufferReader(contents), schema=SCHEMA)
             except (pa.ArrowException, OSError, ValueError) as error:
                 logger.warning("%s: unreadable, its rows are computed again (%s)", path, error)
                 path.unlink(missing_ok=True)

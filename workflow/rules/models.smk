@@ -3,11 +3,13 @@ rule download_model:
         manifest="resources/models/{folder}/manifest.json",
     log:
         f"{LOGS}/download_model/{{folder}}.log",
-    params:
-        model=lambda w: next(m.name for m in EXPERIMENT.models.values() if m.folder == w.folder),
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        model=lambda w: next(
+            m.name for m in EXPERIMENT.models.values() if m.folder == w.folder
+        ),
     script:
         "../scripts/download_model.py"
 
@@ -17,14 +19,14 @@ rule download_data:
         manifest="resources/data/{folder}/manifest.json",
     log:
         f"{LOGS}/download_data/{{folder}}.log",
+    resources:
+        mem_mb=2000,
+        runtime=60,
     params:
         name=lambda w: next(
             name
             for name, source in EXPERIMENT.data.items()
             if configuration.data_folder(name, source) == w.folder
         ),
-    resources:
-        mem_mb=2000,
-        runtime=60,
     script:
         "../scripts/download_data.py"

@@ -2,23 +2,15 @@ FIGURES = ["layer_effects", "repetition_effect", "quality_cost"]
 CONFIRM_FIGURES = ["confirm_forest", "quality_speed"]
 
 
-def figure(name, category, labels):
-    """A picture as PNG in Snakemake's report; its SVG lies beside it."""
-    return report(
-        f"{RESULTS}/figures/{{model}}/{{quantization}}/{name}.png",
-        caption=f"../report/{name.split('.')[0]}.rst",
-        category=category,
-        subcategory="{model}, {quantization}",
-        labels=labels,
-    )
-
-
 rule plot_search:
     input:
         f"{RESULTS}/tables/comparisons.parquet",
         stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
     output:
-        [figure(f"block_map.{t}", "Search", {"figure": "block map", "task": t}) for t in EXPERIMENT.search_tasks],
+        [
+            figure(f"block_map.{t}", "Search", {"figure": "block map", "task": t})
+            for t in EXPERIMENT.search_tasks
+        ],
         [figure(name, "Search", {"figure": name.replace("_", " ")}) for name in FIGURES],
     log:
         f"{LOGS}/plot_search/{{model}}.{{quantization}}.log",
@@ -32,11 +24,15 @@ rule plot_search:
 rule plot_confirm:
     input:
         expand(
-            f"{RESULTS}/tables/{{name}}.parquet", name=["comparisons", "verdicts", "costs"]
+            f"{RESULTS}/tables/{{name}}.parquet",
+            name=["comparisons", "verdicts", "costs"],
         ),
         stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
     output:
-        [figure(name, "Confirmation", {"figure": name.replace("_", " ")}) for name in CONFIRM_FIGURES],
+        [
+            figure(name, "Confirmation", {"figure": name.replace("_", " ")})
+            for name in CONFIRM_FIGURES
+        ],
     log:
         f"{LOGS}/plot_confirm/{{model}}.{{quantization}}.log",
     resources:
@@ -95,10 +91,10 @@ rule render_notebook:
     log:
         f"{LOGS}/render_notebook.log",
         notebook=f"{RESULTS}/report/report.ipynb",
-    params:
-        notebook=str(Path(workflow.basedir, "notebooks/report.ipynb")),
     resources:
         mem_mb=2000,
         runtime=20,
+    params:
+        notebook=str(Path(workflow.basedir, "notebooks/report.ipynb")),
     script:
         "../scripts/render_notebook.py"

@@ -1,4 +1,4 @@
-"""Compares every plan of a stage with the base; `snakemake` is Snakemake's."""
+"""Compares every plan of a stage with the base."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Writes the manifest of a shard's or a stage's frankens; `snakemake` is Snakemake's."""
+"""Writes the manifest of a shard's or a stage's frankens."""
 
 import json
 from pathlib import Path
@@ -23,6 +23,7 @@ def listed(stage: str, content: list | dict) -> list[tuple[str, str]]:
 with job(snakemake):
     info = model_info(Path(snakemake.input.model).parent)
     content = json.loads(Path(snakemake.input.plans).read_text())
-    plans = [(parse(text, info.n_layers), g) for text, g in listed(snakemake.wildcards.stage, content)]
+    named = listed(snakemake.wildcards.stage, content)
+    plans = [(parse(text, info.n_layers), group) for text, group in named]
     where = snakemake.wildcards
     write_json(snakemake.output[0], manifest(where.model, where.quantization, info, plans))

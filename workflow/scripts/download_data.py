@@ -1,4 +1,4 @@
-"""Fetches a package or folder of data sets; `snakemake` is Snakemake's."""
+"""Fetches a package or folder of data sets."""
 
 from pathlib import Path
 

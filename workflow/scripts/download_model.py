@@ -1,9 +1,9 @@
-"""Fetches a model as a Hugging Face directory; `snakemake` is Snakemake's."""
+"""Fetches a model as a Hugging Face directory."""
 
 from pathlib import Path
 
+from frankenlab.fetching import fetch_model
 from frankenlab.job import job
-from frankenlab.models import fetch_model
 
 with job(snakemake) as experiment:
     model = experiment.models[snakemake.params.model]

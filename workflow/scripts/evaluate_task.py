@@ -1,4 +1,4 @@
-"""Scores the frankens of a shard on a task in a stage; `snakemake` is Snakemake's."""
+"""Scores the frankens of a shard on a task in a stage."""
 
 import json
 from pathlib import Path

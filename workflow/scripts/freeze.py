@@ -1,4 +1,4 @@
-"""Freezes one franken of a model, with its controls; `snakemake` is Snakemake's."""
+"""Freezes one franken of a model, with its controls."""
 
 import pandas as pd
 

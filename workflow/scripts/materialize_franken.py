@@ -1,4 +1,4 @@
-"""Writes the frozen franken, or any plan, as a standalone checkpoint; `snakemake` is Snakemake's."""
+"""Writes the frozen franken, or any plan, as a standalone checkpoint."""
 
 import json
 from pathlib import Path

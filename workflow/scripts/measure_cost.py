@@ -1,4 +1,4 @@
-"""Measures speed and memory of the confirmed plans, each alone; `snakemake` is Snakemake's."""
+"""Measures speed and memory of the confirmed plans, each alone."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,7 @@ from frankenlab.job import job
 with job(snakemake) as experiment:
     frankens = json.loads(Path(snakemake.input.frankens).read_text())
     precision = experiment.raw["stages"]["search"]["precision"]
-    engine = TorchEngine(
-        Path(snakemake.input.model).parent, precision, experiment.raw["device"]
-    )
+    engine = TorchEngine(Path(snakemake.input.model).parent, precision, experiment.raw["device"])
     speeds = measure(
         engine,
         plans_of(frankens),

@@ -1,4 +1,4 @@
-"""Draws the pictures that a rule declares, as PNG and SVG; `snakemake` is Snakemake's."""
+"""Draws the pictures that a rule declares, as PNG and SVG."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Records what the results were made with; `snakemake` is Snakemake's."""
+"""Records what the results were made with."""
 
 from frankenlab.files import write_json
 from frankenlab.job import job

@@ -1,4 +1,4 @@
-"""Runs the report's notebook and renders it as one page; `snakemake` is Snakemake's."""
+"""Runs the report's notebook and renders it as one page."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Picks the plans that go from search to select; `snakemake` is Snakemake's."""
+"""Picks the plans that go from search to select."""
 
 import pandas as pd
 

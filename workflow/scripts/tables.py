@@ -1,4 +1,4 @@
-"""Writes the tables that people open; `snakemake` is Snakemake's."""
+"""Writes the tables that people open."""
 
 import json
 from pathlib import Path

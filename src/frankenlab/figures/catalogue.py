@@ -85,7 +85,7 @@ def _confirm_pictures(
         )
     ]
     costs = tables.get("costs")
-    if costs is not None and len(rows_of(costs, model=model, quantization=quantization)):
+    if costs is not None:
         pictures.append(
             Picture(
                 f"{where}/quality_speed",

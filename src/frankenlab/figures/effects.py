@@ -18,7 +18,7 @@ from frankenlab.figures.style import (
     cut_below,
     effect_label,
     heading,
-    key_title,
+    key,
     limits,
     native,
     rows_of,
@@ -85,7 +85,7 @@ def _cut(axes: Axes, x: np.ndarray, rows: pd.DataFrame) -> None:
         corner_note(axes, f"▼ {count} below the axis, worst {worst}")
 
 
-def _key(levels: Levels) -> list[Line2D]:
+def _fillings(levels: Levels) -> list[Line2D]:
     """The legend's part on filled and hollow markers."""
     return [
         Line2D(
@@ -146,13 +146,8 @@ def layer_effects(
         )
         for place, times in enumerate(counts)
     ]
-    figure.legend(
-        handles=[*handles, *_key(levels)],
-        loc="outside lower center",
-        ncols=4,
-        title=key_title(f"bars: {levels.interval}, paired with the base", rows["unit"]),
-        title_fontsize=8,
-    )
+    text = f"bars: {levels.interval}, paired with the base"
+    key(figure, [*handles, *_fillings(levels)], 4, text, rows["unit"])
     return figure
 
 
@@ -220,11 +215,6 @@ def repetition_effect(
         )
         for place, (start, length) in enumerate(shown)
     ]
-    figure.legend(
-        handles=[*handles, *_key(levels)],
-        loc="outside lower center",
-        ncols=4,
-        title=key_title(f"bars: {levels.interval}, paired with the base", rows["unit"]),
-        title_fontsize=8,
-    )
+    text = f"bars: {levels.interval}, paired with the base"
+    key(figure, [*handles, *_fillings(levels)], 4, text, rows["unit"])
     return figure

@@ -14,7 +14,7 @@ from frankenlab.figures.style import (
     Levels,
     blank,
     heading,
-    key_title,
+    key,
     rows_of,
     shorten,
     signed,
@@ -134,15 +134,7 @@ def confirm_forest(
         )
     ]
     handles.append(Patch(**BAND, label="equivalence margin"))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=3,
-        title=key_title(
-            f"thin: {levels.interval}, thick: 90 %, both paired with the base; "
-            f"verdicts after Holm's correction, α = {levels.alpha:g}",
-            rows["unit"],
-        ),
-        title_fontsize=8,
-    )
+    text = f"thin: {levels.interval}, thick: 90 %, both paired with the base; "
+    text += f"verdicts after Holm's correction, α = {levels.alpha:g}"
+    key(figure, handles, 3, text, rows["unit"])
     return figure

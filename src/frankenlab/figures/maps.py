@@ -12,12 +12,12 @@ from matplotlib.patches import Patch
 
 from frankenlab.figures.style import (
     DEFAULT_LEVELS,
-    MEANINGS,
     UNITS,
     WIDTH,
     Levels,
     blank,
     heading,
+    key,
     native,
     rows_of,
     signed,
@@ -171,11 +171,5 @@ def block_map(
     ]
     handles.append(Patch(**ABOVE, label="better, may be chance"))
     handles.append(Patch(**HATCH, label="not tried"))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=4,
-        title=MEANINGS.get(first["unit"]),
-        title_fontsize=8,
-    )
+    key(figure, handles, 4, "", [first["unit"]])
     return figure

@@ -18,7 +18,7 @@ from frankenlab.figures.style import (
     cut_below,
     effect_label,
     heading,
-    key_title,
+    key,
     limits,
     native,
     rows_of,
@@ -106,6 +106,7 @@ def _cloud(axes: Axes, rows: pd.DataFrame) -> None:
         elinewidth=1.4,
         zorder=1,
     )
+    size = 3.2 if len(rows) > 150 else 4.5
     for group, part in rows[~is_base].groupby("group", sort=False):
         marker, color, _ = LOOKS[group]
         # Few of a kind would drown in the hundreds of blocks.
@@ -125,7 +126,7 @@ def _cloud(axes: Axes, rows: pd.DataFrame) -> None:
             part["effect"],
             linestyle="none",
             marker=marker,
-            markersize=5.5 if few else 3.2,
+            markersize=5.5 if few else size,
             color=color,
             markeredgecolor="black" if few else "white",
             markeredgewidth=0.4,
@@ -211,17 +212,9 @@ def quality_cost(
             label="Pareto front",
         )
     )
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=4,
-        title=key_title(
-            f"bars: {levels.interval}, paired with the base; the best of many looks better "
-            "than it is",
-            rows["unit"],
-        ),
-        title_fontsize=8,
-    )
+    text = f"bars: {levels.interval}, paired with the base; "
+    text += "the best of many looks better than it is"
+    key(figure, handles, 4, text, rows["unit"])
     return figure
 
 
@@ -274,32 +267,28 @@ def quality_speed(
         )
         for plan in order
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=2,
-        title=key_title(
-            f"vertical bars: {levels.interval}; horizontal: slowest to fastest repeat",
-            rows["unit"],
-        ),
-        title_fontsize=8,
-    )
+    text = f"vertical bars: {levels.interval}; horizontal: slowest to fastest repeat"
+    key(figure, handles, 2, text, rows["unit"])
     return figure
 
 
 def _plan_looks(plans: list[str], groups: pd.Series) -> dict[str, dict[str, str]]:
-    """Marker, colour and words of each plan: the base a star, the others each their own."""
+    """Marker, colour and words of each plan: base a star, frozen a circle, controls others.
+
+    `groups` gives the group of each plan; that of the frozen one is the generator that made it.
+    """
     markers = cycle("XsD^vPh")
     colors = cycle((COLORS[3], COLORS[1], COLORS[2], COLORS[4]))
     looks = {}
     for plan in plans:
         if plan == "base":
             looks[plan] = {"marker": "*", "color": "black", "words": "base"}
-        elif groups[plan] == "frozen":
-            looks[plan] = {"marker": "o", "color": COLORS[0]}
-        else:
+        elif groups[plan] == "control":
             looks[plan] = {"marker": next(markers), "color": next(colors)}
-        looks[plan].setdefault("words", f"{groups[plan]} {shorten(plan, 34)}")
+        else:
+            looks[plan] = {"marker": "o", "color": COLORS[0]}
+        word = "control" if groups[plan] == "control" else "frozen"
+        looks[plan].setdefault("words", f"{word} {shorten(plan, 34)}")
     return looks
 
 
@@ -321,6 +310,7 @@ def _speed_panel(axes: Axes, rows: pd.DataFrame, way: str, looks: dict) -> None:
             elinewidth=1,
             capsize=2,
         )
+    axes.margins(0.08, 0.14)
     axes.grid(color="0.92", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     zero_line(axes)

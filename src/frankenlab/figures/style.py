@@ -1,6 +1,6 @@
 """What all figures share: palette, levels, texts with units, and saving."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -143,7 +144,7 @@ def floor_of(rows: pd.DataFrame) -> float | None:
     effect, low = rows["effect"].to_numpy(float), rows["low"].to_numpy(float)
     half = (rows["high"].to_numpy(float) - low) / 2
     ordinary = min(np.quantile(effect, 0.1), -3 * np.quantile(half, 0.75), -effect.max())
-    floor = low[effect >= 1.5 * ordinary].min()
+    floor = low[effect >= 2 * ordinary].min()
     return float(floor) if effect.min() < floor else None
 
 
@@ -199,9 +200,19 @@ def effect_label(unit: str) -> str:
     return f"change against the base\n({UNITS.get(unit, unit)})"
 
 
-def key_title(text: str, units: Iterable[str]) -> str:
-    """The legend's title: `text`, then the meaning of those units that need one."""
-    return "\n".join([text, *(MEANINGS[unit] for unit in sorted(set(units) & set(MEANINGS)))])
+def key(
+    figure: Figure, handles: Sequence[Artist], columns: int, text: str, units: Iterable[str]
+) -> None:
+    """The legend under a figure, headed by `text` and the meaning of units that need one."""
+    meanings = [MEANINGS[unit] for unit in sorted(set(units) & set(MEANINGS))]
+    legend = figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=columns,
+        title="\n".join(filter(None, [text, *meanings])),
+        title_fontsize=8,
+    )
+    legend.get_title().set_multialignment("center")
 
 
 def corner_note(axes: Axes, text: str) -> None:

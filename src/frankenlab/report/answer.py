@@ -110,6 +110,8 @@ def _frozen_sentence(
             f"{cost_words(tables, **key)}: "
             + ", ".join(effects or ["no search task was confirmed"])
         )
+    if not named:
+        return "Which plans were frozen, and what they cost, was not recorded."
     more = len(named) - MOST_NAMED
     tail = f"; {more} more below" if more > 0 else ""
     text = f"{'; '.join(parts)}{tail}; brackets are {_percent(confidence)} intervals."
@@ -129,12 +131,15 @@ def cost_words(tables: Mapping[str, pd.DataFrame], model: str, quantization: str
     layers = "" if depth is None else f"runs {depth:.2f} times the layers and "
     if mine.empty or base.empty:
         return f"{layers}was not timed"
-    prefill, decode = (
-        mine[f"{way}_tokens_per_second"].iloc[0] / base[f"{way}_tokens_per_second"].iloc[0]
-        for way in ("prefill", "decode")
-    )
-    speeds = f"{decode:.2f} times the base's decode and {prefill:.2f} times its prefill speed"
-    return f"{layers}has {speeds}"
+    return f"{layers}has {' and '.join(_speed(mine, base, way) for way in ('decode', 'prefill'))}"
+
+
+def _speed(mine: pd.DataFrame, base: pd.DataFrame, way: str) -> str:
+    """One of the speeds relative to the base's, with the extremes that the repeats allow."""
+    own, other = mine.iloc[0], base.iloc[0]
+    ratio = own[f"{way}_tokens_per_second"] / other[f"{way}_tokens_per_second"]
+    low, high = own[f"{way}_low"] / other[f"{way}_high"], own[f"{way}_high"] / other[f"{way}_low"]
+    return f"{ratio:.2f} times the base's {way} speed ({low:.2f} to {high:.2f} over repeats)"
 
 
 def _control_sentence(

@@ -131,6 +131,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
     Raises:
         UserError: a parameter that the notebook does not have, or a cell that failed.
     """
+    # Slow to import, and not needed by the notebooks, which import this package.
     import papermill
 
     source = nbformat.read(notebook, as_version=4)
@@ -167,7 +168,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
 
 def render_html(executed: str | Path, html: str | Path, title: str) -> None:
     """Renders an executed notebook as one HTML page that loads nothing, without its code."""
-    from nbconvert import HTMLExporter
+    from nbconvert import HTMLExporter  # slow to import
 
     notebook = nbformat.read(executed, as_version=4)
     exporter = HTMLExporter(

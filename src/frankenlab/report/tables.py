@@ -172,7 +172,7 @@ def verdicts_html(tables: Mapping[str, pd.DataFrame]) -> str:
                 "unit": row.unit,
                 "p (Holm)": _p(row.p_holm),
                 "verdict": row.verdict,
-                "n needed": _count(row.documents_needed),
+                "n needed": _count(row.documents_needed) if row.verdict == "inconclusive" else "–",
             }
             for row in rows.itertuples()
         ]
@@ -195,11 +195,14 @@ def costs_html(tables: Mapping[str, pd.DataFrame]) -> str:
         median, low, high = (f"{value:,.{digits}f}" for value in values)
         return f"{median} [{low}, {high}]"
 
+    def named(group: str) -> str:
+        return "control" if group == "control" else "frozen"
+
     def records(rows: pd.DataFrame) -> list[dict[str, str]]:
         return [
             {
-                "plan": row.plan if row.plan == "base" else f"{row.group} {row.plan}",
-                "layers": f"{row.depth} ({row.relative_depth:.2f}×)",
+                "plan": row.plan if row.plan == "base" else f"{named(row.group)} {row.plan}",
+                "layers": f"{row.depth:g} ({row.relative_depth:.2f}×)",
                 "parameters": f"{row.parameters / 1e6:,.1f} M",
                 "KV cache a token": f"{row.kv_bytes_per_token / 1024:,.1f} KiB",
                 "prefill tokens/s": speed(row, "prefill", 0),
@@ -344,6 +347,7 @@ def made_html(provenance: Mapping[str, Any], frozen: Sequence[Mapping[str, Any]]
         "precision": _flat(provenance.get("precisions", {})),
         "grid": f"{grid.get('plans', '?')} plans, {grid.get('duplicates_folded', 0)} other "
         "spellings of them folded",
+        "made by": _flat(grid.get("generators", {})),
         "machine": _flat(provenance.get("machine", {})),
     }
     parts = [_definitions(facts)]

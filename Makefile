@@ -1,0 +1,31 @@
+# The two commands of the README are `make run` and `make test`; both install what they need.
+PYTHON ?= python3
+BIN := .venv/bin
+CONFIG ?= config/config.yaml
+
+.PHONY: run test lint plan
+
+run: .venv/.installed
+	$(BIN)/snakemake --configfile $(CONFIG)
+	@echo "the page: $$($(BIN)/python -c 'import yaml; print("results/" + yaml.safe_load(open("$(CONFIG)"))["experiment"])')/report/index.html"
+
+test: .venv/.installed
+	$(BIN)/python -m pytest
+
+# The grid and what it costs, without running it.
+plan: .venv/.installed
+	$(BIN)/frankenlab plans --config $(CONFIG)
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+# torch first: asked for by another package, pip may take a build of several gigabytes.
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$$(sed -n 's/^ *"\(torch==[^"]*\)",*$$/\1/p' pyproject.toml)"
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@

@@ -1,0 +1,168 @@
+"""The workflow end to end on a tiny model, and what makes which of its jobs stale.
+
+The tests share one finished run; each that changes something changes it back.
+"""
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from laboratory import Laboratory
+
+SEARCH_TABLE = "results/tiny/comparisons/search.tiny.parquet"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    laboratory.snakemake()
+    return laboratory
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_run_ends_with_the_page_the_tables_and_the_pictures(lab: Laboratory) -> None:
+    page = (lab.results / "report" / "index.html").read_text()
+    assert "free lunch" in page.lower() and "data:image/svg+xml" in page
+    verdicts = pd.read_csv(lab.results / "tables" / "verdicts.csv")
+    assert set(verdicts["task"]) == {"animals", "liquids", "passages"}
+    assert set(verdicts["group"]) == {"frozen", "control"}
+    for name in ("block_map.animals", "layer_effects", "confirm_forest", "quality_speed"):
+        for suffix in ("png", "svg"):
+            assert (lab.results / "figures" / "tiny" / "none" / f"{name}.{suffix}").is_file()
+
+
+def test_stages_share_no_document(lab: Laboratory) -> None:
+    for task in ("animals", "liquids"):
+        seen = [
+            set(pd.read_parquet(lab.results / f"scores/{stage}/tiny/none/{task}.0.parquet")["key"])
+            for stage in ("search", "select", "confirm")
+        ]
+        assert sum(map(len, seen)) == len(set.union(*seen))
+
+
+def test_the_ledger_counts_one_look_a_task(lab: Laboratory) -> None:
+    looks = pd.read_csv(lab.results / "tables" / "ledger.csv")
+    assert Counter(looks["task"]) == Counter(["animals", "liquids", "passages"])
+
+
+def test_nothing_is_stale_after_a_run(lab: Laboratory) -> None:
+    assert lab.jobs() == Counter()
+
+
+def test_a_comment_or_a_fresh_checkout_makes_nothing_stale(lab: Laboratory) -> None:
+    for source in (lab.folder / "src").rglob("*.py"):
+        source.write_text(source.read_text() + "\n# a comment\n")
+    for part in ("src", "workflow", "config", "notebooks", "profiles", "Snakefile"):
+        root = lab.folder / part
+        for path in [root, *root.rglob("*")]:
+            os.utime(path)
+    assert lab.jobs() == Counter()
+
+
+def test_an_added_plan_evaluates_one_plan(lab: Laboratory) -> None:
+    before = lab.stored_rows()
+    lab.config["plans"].append({"generator": "explicit", "plans": ["0:4x2"]})
+    jobs = lab.jobs()
+    assert jobs["evaluate_task"] == 2 + 2 + 3  # search, and select and confirm behind it
+    lab.snakemake(SEARCH_TABLE)
+    added = lab.stored_rows().iloc[len(before) :]
+    new = lab.stored_rows().merge(before[["plan", "requests"]], how="left", indicator=True)
+    new = new[new["_merge"] == "left_only"]
+    assert set(new["plan"]) == {"0:4x2"}
+    assert len(added) == len(new) == 2 * 20
+    lab.config["plans"].pop()
+    lab.snakemake()
+    assert len(lab.stored_rows()) == len(before) + 2 * 20
+
+
+def test_a_changed_prompt_reruns_its_task_and_changing_it_back_costs_nothing(
+    lab: Laboratory,
+) -> None:
+    before = lab.stored_rows()
+    lab.write_task("liquids", " a")
+    dry = lab.snakemake("--dry-run", "--quiet", "reason").stdout
+    stale = [line for line in dry.splitlines() if "output: results/tiny/scores/search" in line]
+    assert len(stale) == 1 and "liquids" in stale[0]
+    lab.snakemake("results/tiny/scores/search/tiny/none/liquids.0.parquet")
+    changed = lab.stored_rows()
+    assert len(changed) > len(before)
+    assert set(Counter(changed["task"]) - Counter(before["task"])) == {"liquids"}
+    lab.write_task("liquids")
+    lab.snakemake()
+    assert len(lab.stored_rows()) == len(changed)
+    assert lab.jobs() == Counter()
+
+
+def test_changed_code_reruns_what_it_affects(lab: Laboratory) -> None:
+    figures = lab.folder / "src" / "frankenlab" / "figures" / "maps.py"
+    original = figures.read_text()
+    figures.write_text(original + "\nCHANGED = 1\n")
+    assert set(lab.jobs()) == {"plot_search", "plot_confirm", "render_notebook"}
+    figures.write_text(original)
+
+    engine = lab.folder / "src" / "frankenlab" / "engines" / "torch.py"
+    original = engine.read_text()
+    engine.write_text(original + "\nCHANGED = 1\n")
+    assert lab.jobs()["evaluate_task"] == 2 + 2 + 3
+    engine.write_text(original)
+    assert lab.jobs() == Counter()
+
+
+def test_results_copied_without_metadata_are_recognised(lab: Laboratory, tmp_path: Path) -> None:
+    other = object.__new__(Laboratory)
+    other.folder, other.config = tmp_path / "copy", lab.config
+    shutil.copytree(
+        lab.folder, other.folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake")
+    )
+    assert other.jobs() == Counter()
+    edit(other.folder / "src/frankenlab/sweep.py", "total, pending = 0.0", "total, pending = 0.5")
+    assert other.jobs()["evaluate_task"] == 2 + 2 + 3
+
+
+def test_a_changed_number_of_shards_recomputes_nothing(lab: Laboratory) -> None:
+    before = len(lab.stored_rows())
+    lab.config["stages"]["search"]["shards"] = 3
+    lab.snakemake(SEARCH_TABLE)
+    del lab.config["stages"]["search"]["shards"]
+    lab.snakemake()
+    assert len(lab.stored_rows()) == before
+
+
+def test_a_dry_run_ends_with_the_summary_of_the_grid(lab: Laboratory) -> None:
+    text = lab.snakemake("--dry-run", "--forceall").stdout
+    assert "evaluate_task" in text
+    summary = text[text.index("experiment tiny") :]
+    assert "layer passes" in summary and "duplicates folded" in summary
+    assert "predicted" in summary
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"plns": []}, 'config: unknown key "plns"; did you mean "plans"?'),
+        ({"plans": [{"generator": "layer", "layer": 4}]}, "the model has 4 layers"),
+        ({"plans": []}, "the grid is empty"),
+    ],
+)
+def test_a_wrong_config_ends_in_one_line(lab: Laboratory, change: dict, message: str) -> None:
+    right = lab.config
+    lab.config = right | change
+    done = lab.snakemake("--dry-run", check=False)
+    lab.config = right
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if message in line]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_of_any_plan_on_request(lab: Laboratory) -> None:
+    target = "results/tiny/checkpoints/tiny/0:3,1:4"
+    lab.snakemake(target)
+    assert (lab.folder / target / "model.safetensors").is_file()
