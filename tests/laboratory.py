@@ -116,13 +116,14 @@ class Laboratory:
         counts = {x[0]: int(x[1]) for x in lines if len(x) == 2 and x[1].isdigit()}
         return Counter({rule: n for rule, n in counts.items() if rule not in ("total", "all")})
 
-    def stored_rows(self) -> pd.DataFrame:
-        """Every row ever scored, with the task it belongs to."""
-        frames = []
+    def scored(self) -> Counter:
+        """(task, plan, requests) -> how often it was ever scored."""
+        rows: Counter = Counter()
         for path in (self.folder / "results" / "store").glob("*/part-*.parquet"):
-            identity = json.loads((path.parent / "identity.json").read_text())
-            frames.append(pd.read_parquet(path).assign(task=identity["task"]))
-        return pd.concat(frames, ignore_index=True)
+            task = json.loads((path.parent / "identity.json").read_text())["task"]
+            part = pd.read_parquet(path, columns=["plan", "requests"])
+            rows.update((task, *row) for row in part.itertuples(index=False, name=None))
+        return rows
 
     def _task(self, role: str, metric: str, file: str) -> dict[str, Any]:
         return {"role": role, "metric": metric, "data": {"file": file}}

@@ -127,7 +127,8 @@ def test_the_second_sentence_has_effects_and_relative_costs():
     assert report.answer(tables, [freeze()], 0.9)[1] == (
         "For m the frozen plan is 0:3,1:4, which runs 1.50 times the layers and has 0.70 times "
         "the base's decode speed (0.50 to 1.00 over repeats) and 0.65 times the base's prefill "
-        "speed (0.60 to 0.70 over repeats): search0 +2.0 points [−1.0, +5.0] (n = 100); brackets are 90\N{NO-BREAK SPACE}% intervals."
+        "speed (0.60 to 0.70 over repeats): search0 +2.0 points [−1.0, +5.0] "
+        "(n = 100); brackets are 90\N{NO-BREAK SPACE}% intervals."
     )
 
 

@@ -68,36 +68,32 @@ def test_a_comment_or_a_fresh_checkout_makes_nothing_stale(lab: Laboratory) -> N
 
 
 def test_an_added_plan_evaluates_one_plan(lab: Laboratory) -> None:
-    before = lab.stored_rows()
+    before = lab.scored()
     lab.config["plans"].append({"generator": "explicit", "plans": ["0:4x2"]})
-    jobs = lab.jobs()
-    assert jobs["evaluate_task"] == 2 + 2 + 3  # search, and select and confirm behind it
+    assert lab.jobs()["evaluate_task"] == 2 + 2 + 3  # search, and select and confirm behind it
     lab.snakemake(SEARCH_TABLE)
-    added = lab.stored_rows().iloc[len(before) :]
-    new = lab.stored_rows().merge(before[["plan", "requests"]], how="left", indicator=True)
-    new = new[new["_merge"] == "left_only"]
-    assert set(new["plan"]) == {"0:4x2"}
-    assert len(added) == len(new) == 2 * 20
+    assert {plan for _, plan, _ in lab.scored() - before} == {"0:4x2"}
+    assert (lab.scored() - before).total() == 2 * 20
     lab.config["plans"].pop()
-    lab.snakemake()
-    assert len(lab.stored_rows()) == len(before) + 2 * 20
+    lab.snakemake(SEARCH_TABLE)
+    assert (lab.scored() - before).total() == 2 * 20
+    assert lab.jobs() == Counter()
 
 
 def test_a_changed_prompt_reruns_its_task_and_changing_it_back_costs_nothing(
     lab: Laboratory,
 ) -> None:
-    before = lab.stored_rows()
+    before = lab.scored()
     lab.write_task("liquids", " a")
     dry = lab.snakemake("--dry-run", "--quiet", "reason").stdout
     stale = [line for line in dry.splitlines() if "output: results/tiny/scores/search" in line]
     assert len(stale) == 1 and "liquids" in stale[0]
     lab.snakemake("results/tiny/scores/search/tiny/none/liquids.0.parquet")
-    changed = lab.stored_rows()
-    assert len(changed) > len(before)
-    assert set(Counter(changed["task"]) - Counter(before["task"])) == {"liquids"}
+    changed = lab.scored()
+    assert {task for task, _, _ in changed - before} == {"liquids"}
     lab.write_task("liquids")
-    lab.snakemake()
-    assert len(lab.stored_rows()) == len(changed)
+    lab.snakemake(SEARCH_TABLE)
+    assert lab.scored() == changed
     assert lab.jobs() == Counter()
 
 
@@ -128,12 +124,12 @@ def test_results_copied_without_metadata_are_recognised(lab: Laboratory, tmp_pat
 
 
 def test_a_changed_number_of_shards_recomputes_nothing(lab: Laboratory) -> None:
-    before = len(lab.stored_rows())
+    before = lab.scored()
     lab.config["stages"]["search"]["shards"] = 3
     lab.snakemake(SEARCH_TABLE)
     del lab.config["stages"]["search"]["shards"]
-    lab.snakemake()
-    assert len(lab.stored_rows()) == before
+    lab.snakemake(SEARCH_TABLE)
+    assert lab.scored() == before
 
 
 def test_a_dry_run_ends_with_the_summary_of_the_grid(lab: Laboratory) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from frankenlab.errors import UserError
@@ -33,7 +33,7 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
 
     Raises:
         UserError: a scaled `block`, which no LLaMA layer computes (its MLP would see the scaled
-            attention); the target exists.
+            attention); the target exists, or cannot be written.
     """
     source, target = Path(source), Path(target)
     check_llama_shaped(source, plan.n_layers)
@@ -47,15 +47,26 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
         raise UserError(f"{target}: exists already; name a new directory")
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    _write_weights(source, plan, partial)
+    try:
+        partial.mkdir(parents=True)
+        _write_checkpoint(source, plan, partial)
+        partial.rename(target)
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{target}: cannot be written: {reason}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_checkpoint(source: Path, plan: Plan, target: Path) -> None:
+    """Fills the empty directory `target`."""
+    _write_weights(source, plan, target)
     for name in COMPANIONS:
         if (source / name).is_file():
-            shutil.copy(source / name, partial / name)
+            shutil.copy(source / name, target / name)
     config = json.loads((source / "config.json").read_text())
-    (partial / "config.json").write_text(json.dumps(_config(config, plan), indent=2) + "\n")
-    check_llama_shaped(partial, len(plan.steps))
-    partial.rename(target)
+    (target / "config.json").write_text(json.dumps(_config(config, plan), indent=2) + "\n")
+    check_llama_shaped(target, len(plan.steps))
 
 
 def _config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:

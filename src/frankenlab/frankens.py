@@ -53,9 +53,10 @@ def franken(plan: Plan, group: str, info: ModelInfo, bytes_per_value: int = 2) -
 
 def part_parameters(info: ModelInfo) -> dict[str, int]:
     """Parameters of a layer's two parts, each with its norm; biases go with their matrix."""
-    hidden = info.hidden_size
-    mlp = 3 * hidden * info.intermediate_size + hidden
-    return {"attn": info.parameters_per_layer - mlp, "mlp": mlp}
+    return {
+        "attn": info.parameters_per_layer - info.parameters_mlp,
+        "mlp": info.parameters_mlp,
+    }
 
 
 def parts(step: Step) -> tuple[str, ...]:

@@ -40,8 +40,8 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 class ModelInfo:
     """The shape of a model: sizes in elements, `parameters_*` as counts.
 
-    `parameters_head` is 0 where the head shares the embeddings' weights (`tied_embeddings`);
-    `dtype` is how most of the weights are stored.
+    `parameters_mlp` is the MLP of one layer with its norm; `parameters_head` is 0 where the head
+    shares the embeddings' weights (`tied_embeddings`); `dtype` is how most weights are stored.
     """
 
     architecture: str
@@ -55,6 +55,7 @@ class ModelInfo:
     max_position_embeddings: int
     tied_embeddings: bool
     parameters_per_layer: int
+    parameters_mlp: int
     parameters_embeddings: int
     parameters_head: int
     dtype: str
@@ -91,6 +92,8 @@ def model_info(directory: str | os.PathLike) -> ModelInfo:
     for name, (_, dtype) in headers.items():
         dtypes[dtype] += sizes[name]
     layer = sum(size for name, size in sizes.items() if name.startswith("model.layers.0."))
+    mlp_parts = ("model.layers.0.mlp.", "model.layers.0.post_attention_layernorm.")
+    mlp = sum(size for name, size in sizes.items() if name.startswith(mlp_parts))
     return ModelInfo(
         architecture=config.model_type,
         n_layers=config.num_hidden_layers,
@@ -103,6 +106,7 @@ def model_info(directory: str | os.PathLike) -> ModelInfo:
         max_position_embeddings=config.max_position_embeddings,
         tied_embeddings=config.tie_word_embeddings,
         parameters_per_layer=layer,
+        parameters_mlp=mlp,
         parameters_embeddings=sizes["model.embed_tokens.weight"],
         parameters_head=0 if config.tie_word_embeddings else sizes["lm_head.weight"],
         dtype=DTYPES[dtypes.most_common(1)[0][0]],
