@@ -12,9 +12,9 @@ run: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest
 
-# The grid and what it costs, without running it.
+# The grid and what it costs, without running it; TOKENS_PER_SECOND is the base's on your machine.
 plan: .venv/.installed
-	$(BIN)/frankenlab plans --config $(CONFIG)
+	$(BIN)/frankenlab plans --config $(CONFIG) $(if $(TOKENS_PER_SECOND),--tokens-per-second $(TOKENS_PER_SECOND))
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

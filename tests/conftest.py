@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import resource
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
 from tiny import CORPUS, make_tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -25,8 +31,11 @@ from frankenlab.evaluation import evaluate
 from frankenlab.models import load_tokenizer, model_info
 from frankenlab.plans import Plan, parse
 from frankenlab.store import Store
-from frankenlab.task_index import TaskSettings
+from frankenlab.task_index import TaskSettings, task_file
 from frankenlab.tasks import EvaluationTask
+
+# Forked processes would warn on stderr that the tokenizers' threads are gone.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -180,18 +189,69 @@ def encoder_of(directory: Path) -> Encoder:
 
 
 def scores_of(directory: Path, plans: Sequence[Plan], task: EvaluationTask, store: Store, **more):
-    """The table of `evaluate` on all of a task's documents, in float32. `more` may name an
-    `engine` (an object) and is else handed on."""
-    engine = more.pop("engine", None)
-    return evaluate(
-        lambda: engine or TorchEngine(directory, "float32"),
-        encoder_of(directory),
-        plans,
-        task,
-        task.documents(task.indices(None)),
-        store,
-        **more,
+    """The table of `evaluate` on all of a task's documents, in float32. `more` may hold another
+    `engine` (a function that makes it) and is else handed on."""
+    make_engine = more.pop("engine", lambda: TorchEngine(directory, "float32"))
+    documents = task.documents(task.indices(None))
+    return evaluate(make_engine, encoder_of(directory), plans, task, documents, store, **more)
+
+
+def reference_config(settings: TaskSettings, folder: Path) -> dict[str, Any]:
+    """A task as lm-eval alone would load it: its YAML, the file read by `datasets` itself."""
+    file = settings.data_file
+    kind = file.name.removesuffix(".gz").rpartition(".")[2]
+    data = {"data_files": {settings.split: str(file)}, "cache_dir": str(folder / "cache")}
+    return load_yaml(task_file(settings.task, TASKS_FOLDER)) | {
+        "dataset_path": {"jsonl": "json"}.get(kind, kind),
+        "dataset_name": None,
+        "dataset_kwargs": data,
+        "training_split": None,
+        "validation_split": settings.split,
+        "test_split": None,
+        **settings.overrides,
+    }
+
+
+def harness_results(
+    directory: Path, settings: Sequence[TaskSettings], folder: Path, limit: int
+) -> dict[str, tuple[dict[str, float], list[list[tuple[float, bool]]]]]:
+    """What lm-eval itself finds for a model directory, in float32.
+
+    Returns:
+        Task name -> its metrics by name, and for each document the (log-likelihood, is greedy) of
+        each request, in lm-eval's order (is greedy None for rolling requests, which have none).
+    """
+    harness = HFLM(
+        pretrained=load_hf(directory), tokenizer=load_tokenizer(directory), batch_size=16
     )
+    found = simple_evaluate(
+        harness,
+        tasks=[reference_config(task, folder) for task in settings],
+        task_manager=TaskManager(include_defaults=False),
+        limit=limit,
+        bootstrap_iters=0,
+        verbosity="ERROR",
+    )
+    results = {}
+    for task in settings:
+        metrics = {name.removesuffix(",none"): v for name, v in found["results"][task.task].items()}
+        samples = sorted(found["samples"][task.task], key=lambda sample: sample["doc_id"])
+        answers = [[answer for (answer,) in sample["resps"]] for sample in samples]
+        pairs = [[a if isinstance(a, tuple) else (a, None) for a in one] for one in answers]
+        results[task.name] = metrics, pairs
+    return results
+
+
+def assert_same_scores(
+    table: pd.DataFrame, answers: list[list[tuple[float, bool | None]]], tolerance: float
+) -> None:
+    """The rows of one plan, in order, hold those log-likelihoods and greedy flags."""
+    assert len(table) == len(answers)
+    for row, expected in zip(table.itertuples(), answers, strict=True):
+        values = [value for value, _ in expected]
+        assert row.loglikelihoods == pytest.approx(values, abs=tolerance), row.document
+        for found, (_, greedy) in zip(row.is_greedy, expected, strict=True):
+            assert greedy is None or found == greedy
 
 
 def aggregate(table: pd.DataFrame, metric: str, kind: str) -> float:
@@ -224,10 +284,35 @@ class Wrapped:
         return self.engine.score(hidden, placed)
 
 
-def child_environment() -> dict[str, str]:
-    """For subprocesses: this package and these helpers importable, no network."""
-    paths = [str(ROOT / "src"), str(ROOT / "tests"), *filter(None, sys.path)]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+def with_file_limit(limit: int, work: Callable[[], int], log: Path) -> tuple[int, str]:
+    """Runs `work` in a process of its own whose files the kernel keeps within `limit` bytes.
+
+    Returns:
+        Its exit status and what it wrote on stderr.
+    """
+
+    def limited() -> int:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        return work()
+
+    _, status = os.waitpid(fork(limited, log), 0)
+    return os.waitstatus_to_exitcode(status), log.read_text()
+
+
+def fork(work: Callable[[], int], log: Path) -> int:
+    """Process id of a copy of this process that does `work` and exits with what it returns."""
+    pid = os.fork()
+    if pid == 0:
+        status = 70
+        try:
+            sys.stderr = log.open("w", buffering=1)
+            status = work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
 
 
 def one_line(error: pytest.ExceptionInfo | str) -> str:

@@ -3,16 +3,14 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import PLANS, VARIANTS, child_environment, load_hf, one_line, parse_all
+from conftest import PLANS, VARIANTS, load_hf, one_line, parse_all, with_file_limit
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from frankenlab import export
+from frankenlab import cli, export
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
 from frankenlab.export import materialize
@@ -149,23 +147,13 @@ def test_a_failure_halfway_leaves_nothing_and_the_next_try_works(tiny, tmp_path,
     assert os.listdir(tmp_path) == ["out"]
 
 
-FULL = """
-import resource, sys
-from frankenlab import cli
-import frankenlab.export
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-
 def test_a_full_disk_is_one_line_and_leaves_nothing(tiny, tmp_path):
     """For real: the kernel refuses to write a file of more than 50,000 bytes."""
-    arguments = ["materialize", str(tiny()), "--plan", "base", "--output", str(tmp_path / "out")]
-    command = [sys.executable, "-c", FULL, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=child_environment())
-    assert done.returncode == 2
-    assert "File too large" in one_line(done.stderr)
-    assert os.listdir(tmp_path) == []
+    target = tmp_path / "folder" / "out"
+    command = ["materialize", str(tiny()), "--plan", "base", "--output", str(target)]
+    status, message = with_file_limit(50_000, lambda: cli.main(command), tmp_path / "log")
+    assert status == 2 and "File too large" in one_line(message)
+    assert os.listdir(target.parent) == []
 
 
 def test_what_a_killed_export_leaves_is_replaced(tiny, tmp_path):

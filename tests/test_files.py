@@ -4,11 +4,10 @@ import errno
 import json
 import os
 import stat
-import subprocess
 import sys
 
 import pytest
-from conftest import child_environment, one_line
+from conftest import one_line, with_file_limit
 
 from frankenlab import files
 from frankenlab.errors import UserError
@@ -70,27 +69,21 @@ def test_other_faults_of_the_file_system_keep_their_own_error(tmp_path, monkeypa
     assert os.listdir(tmp_path) == []
 
 
-WRITER = """
-import resource, sys
-from frankenlab.errors import UserError
-from frankenlab.files import write_if_changed, write_json
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-write = {"json": write_json, "text": write_if_changed}[sys.argv[2]]
-try:
-    write(sys.argv[1], "x" * 5000)
-except UserError as error:
-    sys.exit(str(error))
-"""
-
-
-@pytest.mark.parametrize("kind", ["json", "text"])
-def test_a_file_that_reaches_the_limit_is_not_there(tmp_path, kind):
+@pytest.mark.parametrize("write", [write_json, write_if_changed])
+def test_a_file_that_reaches_the_limit_is_not_there(tmp_path, write):
     """For real: the kernel refuses to write more than 1000 bytes."""
-    command = [sys.executable, "-c", WRITER, str(tmp_path / "file"), kind]
-    done = subprocess.run(command, capture_output=True, text=True, env=child_environment())
-    assert done.returncode == 1
-    assert "file too large" in one_line(done.stderr)
-    assert os.listdir(tmp_path) == []
+
+    def work() -> int:
+        try:
+            write(tmp_path / "folder" / "file", "x" * 5000)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 2
+        return 0
+
+    status, message = with_file_limit(1000, work, tmp_path / "log")
+    assert status == 2 and "file too large" in one_line(message)
+    assert os.listdir(tmp_path / "folder") == []
 
 
 def test_unchanged_text_keeps_the_modification_time(tmp_path):

@@ -13,7 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import yaml
-from conftest import TASKS, aggregate, arc_row, load_task, one_line, task_settings, write_rows
+from conftest import (
+    TASKS,
+    aggregate,
+    arc_row,
+    load_task,
+    one_line,
+    reference_config,
+    task_settings,
+    write_rows,
+)
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -148,17 +157,7 @@ def test_a_documents_prompt_does_not_depend_on_stage_or_limit_and_is_lm_evals(tm
 def test_requests_are_lm_evals_own(tmp_path, name):
     settings = task_settings(tmp_path, name, n=14)
     task = load_task(settings)
-    config = load_yaml(task_file(name, TASKS_FOLDER)) | {
-        "dataset_path": "json",
-        "dataset_name": None,
-        "dataset_kwargs": {
-            "data_files": {"validation": str(settings.data_file)},
-            "cache_dir": str(tmp_path / "cache"),
-        },
-        "training_split": None,
-        "validation_split": "validation",
-        "test_split": None,
-    }
+    config = reference_config(settings, tmp_path)
     (reference,) = TaskManager(include_defaults=False).load([config])["tasks"].values()
     reference.build_all_requests()
     documents = task.documents(task.indices(None))

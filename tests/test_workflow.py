@@ -57,6 +57,17 @@ def test_nothing_is_stale_after_a_run(lab: Laboratory) -> None:
     assert lab.jobs() == Counter()
 
 
+def test_results_copied_without_metadata_are_recognised(lab: Laboratory, tmp_path: Path) -> None:
+    other = object.__new__(Laboratory)
+    other.folder, other.config = tmp_path / "copy", lab.config
+    shutil.copytree(
+        lab.folder, other.folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake")
+    )
+    assert other.jobs() == Counter()
+    edit(other.folder / "src/frankenlab/sweep.py", "total, pending = 0.0", "total, pending = 0.5")
+    assert other.jobs()["evaluate_task"] == 2 + 2 + 3
+
+
 def test_a_comment_or_a_fresh_checkout_makes_nothing_stale(lab: Laboratory) -> None:
     for source in (lab.folder / "src").rglob("*.py"):
         source.write_text(source.read_text() + "\n# a comment\n")
@@ -110,17 +121,6 @@ def test_changed_code_reruns_what_it_affects(lab: Laboratory) -> None:
     assert lab.jobs()["evaluate_task"] == 2 + 2 + 3
     engine.write_text(original)
     assert lab.jobs() == Counter()
-
-
-def test_results_copied_without_metadata_are_recognised(lab: Laboratory, tmp_path: Path) -> None:
-    other = object.__new__(Laboratory)
-    other.folder, other.config = tmp_path / "copy", lab.config
-    shutil.copytree(
-        lab.folder, other.folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake")
-    )
-    assert other.jobs() == Counter()
-    edit(other.folder / "src/frankenlab/sweep.py", "total, pending = 0.0", "total, pending = 0.5")
-    assert other.jobs()["evaluate_task"] == 2 + 2 + 3
 
 
 def test_a_changed_number_of_shards_recomputes_nothing(lab: Laboratory) -> None:

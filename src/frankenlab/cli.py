@@ -1,6 +1,7 @@
 """The steps of the workflow by hand."""
 
 import argparse
+import difflib
 import logging
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--task", action="append", required=True, help="a task of the config")
     evaluate.add_argument("--config", type=Path, default=config.DEFAULT)
     evaluate.add_argument("--stage", choices=("search", "select", "confirm"), help="default: all")
-    evaluate.add_argument("--limit", type=int, help="most documents a task")
+    evaluate.add_argument("--limit", type=_positive, help="most documents a task")
     evaluate.add_argument("--dtype", default="bfloat16", choices=config.PRECISIONS)
     evaluate.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     evaluate.add_argument("--store", type=Path, default=Path("results/store"))
@@ -70,12 +71,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     settings = config.load(options.config).tasks
     for name in options.task:
         if name not in settings:
-            raise UserError(f'task "{name}": not in {options.config}: {", ".join(settings)}')
+            near = difflib.get_close_matches(name, settings, 1)
+            hint = f'did you mean "{near[0]}"?' if near else f"it has {', '.join(settings)}"
+            raise UserError(f'task "{name}": not in {options.config}; {hint}')
     n_layers = model_info(options.model).n_layers
     plans = _distinct([parse(text, n_layers) for text in options.plan])
+    scorer = evaluation.Scorer.for_directory(options.model, options.dtype, options.device)
     tables = [
         evaluation.evaluate_task(
-            evaluation.Scorer.for_directory(options.model, options.dtype, options.device),
+            scorer,
             plans,
             settings[name],
             stage=options.stage,
@@ -90,8 +94,15 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _distinct(plans: Sequence[Plan]) -> list[Plan]:
     unique = list(dict.fromkeys(plans))
     if len(unique) < len(plans):
-        print(f"notice: {len(plans) - len(unique)} plans listed twice are folded", file=sys.stderr)
+        twice = ", ".join(plan.text for plan in unique if plans.count(plan) > 1)
+        print(f"notice: listed more than once, folded: {twice}", file=sys.stderr)
     return unique
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
 
 
 def _plans(options: argparse.Namespace) -> None:

@@ -111,9 +111,17 @@ def evaluate_task(
         stage: "search", "select" or "confirm"; None takes all documents in lm-eval's order.
         limit: most documents.
         seed: of the experiment, for the stamp; scoring draws nothing at random.
+
+    Raises:
+        UserError: as `EvaluationTask` and `evaluate`; the stage has none of the task's documents.
     """
     task = EvaluationTask(settings, TASKS_FOLDER)
     documents = task.documents(task.indices(stage, limit))
+    if not documents:
+        raise UserError(
+            f'task "{settings.name}": it has no documents in the {stage} stage; '
+            "a guard task is only confirmed"
+        )
     encoder = Encoder(
         load_tokenizer(scorer.directory), model_info(scorer.directory).max_position_embeddings
     )

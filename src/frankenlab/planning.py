@@ -1,5 +1,6 @@
 """What a grid will cost, before it runs."""
 
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from frankenlab.config import RESOURCES, Experiment, ModelSettings
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash, write_json
 from frankenlab.grid import Grid, expand
+from frankenlab.models import model_info
 from frankenlab.plans import base
 from frankenlab.sweep import layer_passes, plan_trie
 from frankenlab.task_index import TaskSettings
@@ -19,16 +21,30 @@ BYTES_PER_ROW = 60
 # Tokens of a document before its data is there to be counted.
 ASSUMED_TOKENS = 60
 
-# Share of the matrix product's speed that a forward pass of small batches reaches.
-EFFICIENCY = 0.3
+# Scored positions of such a document: four answers of a few tokens.
+ASSUMED_SCORED = 15
+
+# Share of the matrix product's speed that the layers reach on small batches, and what a logit
+# costs on a CPU beyond its product (log-sum-exp, arg max), in seconds. Both measured.
+EFFICIENCY = 0.35
+LOGIT_SECONDS = 4e-9
+
+# Start of a job: imports, lm-eval's task, loading the model.
+JOB_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """A stage of one model and quantization: `tokens` once per document, trees merged."""
+    """A stage of one model and quantization, over all its tasks.
 
+    `tokens` counts each document once, its requests merged; `scored` the positions of them whose
+    next token is scored.
+    """
+
+    tasks: int
     documents: int
     tokens: int
+    scored: int
     plans: int
     passes: float
     passes_unshared: float
@@ -55,9 +71,9 @@ def summary(experiment: Experiment, tokens_per_second: float | None = None) -> s
             for stage in ("search", "select", "confirm"):
                 cost = stage_cost(experiment, model, grid, stage)
                 disk += cost.rows * BYTES_PER_ROW
-                speed = _speed(experiment, model, stage, tokens_per_second)
-                known = known and speed is not None
-                predicted = cost.tokens * cost.passes / model.n_layers / speed if speed else 0.0
+                predicted = stage_seconds(experiment, model, stage, cost, tokens_per_second)
+                known = known and predicted is not None
+                predicted = predicted or 0.0
                 seconds += predicted
                 lines.append(_stage_line(quantization, stage, cost, predicted))
     total = f"predicted: {_duration(seconds)} of scoring" if known else "predicted time: unknown"
@@ -85,19 +101,21 @@ def stage_cost(experiment: Experiment, model: ModelSettings, grid: Grid, stage: 
     tasks = [t for t in experiment.tasks.values() if stage == "confirm" or t.role == "search"]
     counted = [document_tokens(experiment, model, task, stage) for task in tasks]
     return StageCost(
-        documents=sum(documents for documents, _, _ in counted),
-        tokens=sum(tokens for _, tokens, _ in counted),
+        tasks=len(tasks),
+        documents=sum(documents for documents, _, _, _ in counted),
+        tokens=sum(tokens for _, tokens, _, _ in counted),
+        scored=sum(scored for _, _, scored, _ in counted),
         plans=count,
         passes=passes,
         passes_unshared=unshared,
-        assumed=any(assumed for _, _, assumed in counted),
+        assumed=any(assumed for _, _, _, assumed in counted),
     )
 
 
 def document_tokens(
     experiment: Experiment, model: ModelSettings, task: TaskSettings, stage: str
-) -> tuple[int, int, bool]:
-    """(documents, tokens, whether they are assumed) of a task in a stage.
+) -> tuple[int, int, int, bool]:
+    """(documents, tokens, scored positions, whether they are assumed) of a task in a stage.
 
     Counted once model and data are there, and remembered; before that, as many documents as the
     limit allows with `ASSUMED_TOKENS` each.
@@ -109,12 +127,9 @@ def document_tokens(
         directory = RESOURCES / "models" / model.folder
         if not _there(directory, task):
             documents = limit or 1000
-            return documents, documents * ASSUMED_TOKENS, True
+            return documents, documents * ASSUMED_TOKENS, documents * ASSUMED_SCORED, True
         write_json(remembered, _count(directory, task, stage, limit))
-    import json
-
-    documents, tokens = json.loads(remembered.read_text())
-    return documents, tokens, False
+    return *json.loads(remembered.read_text()), False
 
 
 def _there(directory: Path, task: TaskSettings) -> bool:
@@ -127,39 +142,44 @@ def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -
     from frankenlab.batches import token_tree
     from frankenlab.config import TASKS_FOLDER
     from frankenlab.encoding import Encoder
-    from frankenlab.models import load_tokenizer, model_info
+    from frankenlab.models import load_tokenizer
     from frankenlab.tasks import EvaluationTask
 
     loaded = EvaluationTask(task, TASKS_FOLDER)
     encoder = Encoder(load_tokenizer(directory), model_info(directory).max_position_embeddings)
     documents = loaded.documents(loaded.indices(stage, limit))
-    trees = (
+    trees = [
         token_tree(part for request in encoder.encode(document, loaded.rolling) for part in request)
         for document in documents
-    )
-    return [len(documents), sum(map(len, trees))]
+    ]
+    scored = sum(len({node for node, _ in tree.scored}) for tree in trees)
+    return [len(documents), sum(map(len, trees)), scored]
 
 
-def _speed(
-    experiment: Experiment, model: ModelSettings, stage: str, given: float | None
+def stage_seconds(
+    experiment: Experiment,
+    model: ModelSettings,
+    stage: str,
+    cost: StageCost,
+    tokens_per_second: float | None,
 ) -> float | None:
-    """Tokens per second of the base; None where neither it nor the model's size is known."""
-    if given is not None:
-        return given
-    parameters = _parameters(model)
-    if parameters is None:
-        return None
-    precision = experiment.raw["stages"][stage]["precision"]
-    return EFFICIENCY * matrix_speed(precision, experiment.raw["device"]) / (2 * parameters)
+    """Predicted time of a stage; None where neither a speed nor the model's shape is known.
 
-
-def _parameters(model: ModelSettings) -> int | None:
-    from frankenlab.models import model_info
-
+    Args:
+        tokens_per_second: as in `summary`.
+    """
+    start = JOB_SECONDS * cost.tasks
+    if tokens_per_second is not None:
+        return start + cost.tokens * cost.passes / model.n_layers / tokens_per_second
     try:
-        return model_info(RESOURCES / "models" / model.folder).parameters
+        info = model_info(RESOURCES / "models" / model.folder)
     except UserError:
         return None
+    device = experiment.raw["device"]
+    speed = matrix_speed(experiment.raw["stages"][stage]["precision"], device)
+    layers = cost.tokens * cost.passes * 2 * info.parameters_per_layer / (EFFICIENCY * speed)
+    logit = 2 * info.hidden_size / speed + (LOGIT_SECONDS if device == "cpu" else 0.0)
+    return start + layers + cost.scored * cost.plans * info.vocab_size * logit
 
 
 _measured: dict[tuple[str, str], float] = {}
