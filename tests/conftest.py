@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -33,6 +34,9 @@ from frankenlab.plans import Plan, parse
 from frankenlab.store import Store
 from frankenlab.task_index import TaskSettings, task_file
 from frankenlab.tasks import EvaluationTask
+
+# Bars of loading a tiny model would drown the messages that tests look for.
+transformers.utils.logging.disable_progress_bar()
 
 # Forked processes would warn on stderr that the tokenizers' threads are gone.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -189,10 +193,10 @@ def encoder_of(directory: Path) -> Encoder:
 
 
 def scores_of(directory: Path, plans: Sequence[Plan], task: EvaluationTask, store: Store, **more):
-    """The table of `evaluate` on all of a task's documents, in float32. `more` may hold another
-    `engine` (a function that makes it) and is else handed on."""
+    """The table of `evaluate` on a task's documents, in float32. `more` may hold a `limit` and
+    another `engine` (a function that makes it), and is else handed on."""
     make_engine = more.pop("engine", lambda: TorchEngine(directory, "float32"))
-    documents = task.documents(task.indices(None))
+    documents = task.documents(task.indices(None, more.pop("limit", None)))
     return evaluate(make_engine, encoder_of(directory), plans, task, documents, store, **more)
 
 
@@ -213,8 +217,12 @@ def reference_config(settings: TaskSettings, folder: Path) -> dict[str, Any]:
 
 
 def harness_results(
-    directory: Path, settings: Sequence[TaskSettings], folder: Path, limit: int
-) -> dict[str, tuple[dict[str, float], list[list[tuple[float, bool]]]]]:
+    directory: Path,
+    settings: Sequence[TaskSettings],
+    folder: Path,
+    limit: int,
+    softmax_dtype: str | None = None,
+) -> dict[str, tuple[dict[str, float], list[list[tuple[float, bool | None]]]]]:
     """What lm-eval itself finds for a model directory, in float32.
 
     Returns:
@@ -222,7 +230,10 @@ def harness_results(
         each request, in lm-eval's order (is greedy None for rolling requests, which have none).
     """
     harness = HFLM(
-        pretrained=load_hf(directory), tokenizer=load_tokenizer(directory), batch_size=16
+        pretrained=load_hf(directory),
+        tokenizer=load_tokenizer(directory),
+        batch_size=8,
+        softmax_dtype=softmax_dtype,
     )
     found = simple_evaluate(
         harness,

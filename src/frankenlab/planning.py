@@ -6,14 +6,15 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from frankenlab.config import RESOURCES, Experiment, ModelSettings
+from frankenlab.config import RESOURCES, TASKS_FOLDER, Experiment, ModelSettings
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash, write_json
+from frankenlab.fingerprints import code_fingerprint
 from frankenlab.grid import Grid, expand
 from frankenlab.models import model_info
 from frankenlab.plans import base
 from frankenlab.sweep import layer_passes, plan_trie
-from frankenlab.task_index import TaskSettings
+from frankenlab.task_index import TaskSettings, task_file, task_fingerprint
 
 # A row of the store, compressed: plan text, two hashes, a few floats.
 BYTES_PER_ROW = 60
@@ -121,8 +122,7 @@ def document_tokens(
     limit allows with `ASSUMED_TOKENS` each.
     """
     limit = experiment.limit(stage, task.name)
-    key = content_hash([model.folder, str(task), stage, limit])
-    remembered = RESOURCES / "counts" / f"{key}.json"
+    remembered = RESOURCES / "counts" / f"{_count_key(model, task, stage, limit)}.json"
     if not remembered.is_file():
         directory = RESOURCES / "models" / model.folder
         if not _there(directory, task):
@@ -130,6 +130,20 @@ def document_tokens(
             return documents, documents * ASSUMED_TOKENS, documents * ASSUMED_SCORED, True
         write_json(remembered, _count(directory, task, stage, limit))
     return *json.loads(remembered.read_text()), False
+
+
+def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int | None) -> str:
+    """Of everything that a count depends on: also the data file's state and the code."""
+    file = task.data_file
+    state = file.stat() if file is not None and file.is_file() else None
+    return content_hash(
+        [
+            *(model.folder, str(task), stage, limit),
+            state and [state.st_size, state.st_mtime_ns],
+            task_fingerprint(task_file(task.task, TASKS_FOLDER)),
+            code_fingerprint("frankenlab.planning"),
+        ]
+    )
 
 
 def _there(directory: Path, task: TaskSettings) -> bool:
@@ -140,7 +154,6 @@ def _there(directory: Path, task: TaskSettings) -> bool:
 def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -> list[int]:
     # Imported here: lm-eval and transformers take seconds, and a count is made only once.
     from frankenlab.batches import token_tree
-    from frankenlab.config import TASKS_FOLDER
     from frankenlab.encoding import Encoder
     from frankenlab.models import load_tokenizer
     from frankenlab.tasks import EvaluationTask
