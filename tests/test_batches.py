@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from frankenlab.batches import (
-    MIN_ROW,
+    MAX_SHARED_ROW,
     Batch,
     TokenRequest,
     TokenTree,
@@ -111,7 +111,7 @@ def test_a_token_sees_itself_and_its_ancestors_only(seed, long):
     trees = []
     for number in range(12):
         mark = (MARK + number,)  # a first token of its own shows where a document stands
-        tail = (5,) * (generator.randrange(2 * MIN_ROW) if long and number % 5 == 0 else 0)
+        tail = (5,) * (generator.randrange(MAX_SHARED_ROW) if long and number % 5 == 0 else 0)
         requests = [
             TokenRequest(mark + r.context + tail, r.continuation)
             for r in random_requests(100 * seed + number)
@@ -146,13 +146,18 @@ def test_a_batchs_targets_are_its_trees(seed):
             assert [tokens[i] for i in at] == [tree.tokens[tree.scored[i][0]] for i in of_tree]
 
 
-def test_short_documents_share_rows_and_rows_are_as_long_as_they_need():
-    trees = [token_tree([request("x" * n, "y")]) for n in (30, 30, 30, 30, 100, 5)]
-    batch = make_batch(trees, range(6))
-    rows, length = batch.tokens.shape
-    assert rows == 2 and length <= MIN_ROW
-    long = make_batch([token_tree([request("x" * 301, "y")])], [0])
-    assert long.tokens.shape == (1, 304)
+@pytest.mark.parametrize("lengths", [[30] * 20, [100, 60, 31, 30, 30, 5], [200] + [8] * 30])
+def test_short_documents_share_rows_with_little_padding(lengths):
+    trees = [token_tree([request("x" * n, "y")]) for n in lengths]
+    batch = make_batch(trees, range(len(trees)))
+    assert batch.tokens.shape[0] < len(lengths)
+    assert batch.tokens.numel() < 1.25 * sum(lengths)
+
+
+@pytest.mark.parametrize("length", [1, 8, 301])
+def test_a_document_alone_gets_a_row_of_its_length(length):
+    batch = make_batch([token_tree([request("x" * length, "y")])], [0])
+    assert batch.tokens.shape == (1, -(-length // 8) * 8)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -123,6 +123,17 @@ def test_changed_code_reruns_what_it_affects(lab: Laboratory) -> None:
     assert lab.jobs() == Counter()
 
 
+def test_a_truncated_table_is_made_again_without_scoring(lab: Laboratory) -> None:
+    before = lab.scored()
+    path = lab.results / "scores/search/tiny/none/animals.0.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    done = lab.snakemake(SEARCH_TABLE)
+    assert "animals.0.parquet is truncated; it is made again" in done.stderr
+    assert path.stat().st_size == len(whole)
+    assert lab.scored() == before
+
+
 def test_a_changed_number_of_shards_recomputes_nothing(lab: Laboratory) -> None:
     before = lab.scored()
     lab.config["stages"]["search"]["shards"] = 3

@@ -14,9 +14,12 @@ import torch
 # Rows are padded to a multiple of this: fewer distinct shapes, so fewer kernels to choose.
 LENGTH_MULTIPLE = 8
 
-# Short documents share rows up to this length: little padding, and attention over the masked
-# neighbours still costs little beside the matrix products.
-MIN_ROW = 128
+# Short documents share rows up to this length.
+MAX_SHARED_ROW = 256
+
+# Length of a row at which attention over it, masked or not, costs as much as its matrix products
+# (about: it depends on the model's width). Longer rows waste less padding and more attention.
+ATTENTION_LENGTH = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +160,15 @@ def make_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
 
 
 def _pack(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], int, int]:
-    """First-fit decreasing: the (row, start) of each tree, the number of rows, their length."""
-    width = max(MIN_ROW, _padded(max(lengths)))
+    """The (row, start) of each tree, the number of rows, their length: the cheapest width."""
+    longest = _padded(max(lengths))
+    widths = range(longest, max(longest, MAX_SHARED_ROW) + 1, LENGTH_MULTIPLE)
+    packings = [_first_fit(lengths, width) for width in widths]
+    return min(packings, key=lambda p: p[1] * p[2] * (1 + p[2] / ATTENTION_LENGTH))
+
+
+def _first_fit(lengths: Sequence[int], width: int) -> tuple[list[tuple[int, int]], int, int]:
+    """First-fit decreasing into rows of `width`."""
     filled: list[int] = []
     places = [(0, 0)] * len(lengths)
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -168,7 +178,7 @@ def _pack(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], int, int]:
             filled.append(0)
         places[index] = (row, filled[row])
         filled[row] += need
-    return places, len(filled), _padded(max(filled))
+    return places, len(filled), _padded(max(filled, default=1))
 
 
 def _fill_ancestors(visible: torch.Tensor, parents: Sequence[int]) -> None:

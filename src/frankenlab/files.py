@@ -13,6 +13,7 @@ from typing import Any
 from frankenlab.errors import UserError
 
 CHUNK = 1 << 20
+PARQUET_MAGIC = b"PAR1"
 
 
 @contextmanager
@@ -94,3 +95,18 @@ def content_hash(value: Any, length: int = 16) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def remove_truncated(folder: str | os.PathLike) -> list[Path]:
+    """Removes Parquet files that lost their end (a copy cut short, a broken disk); names them.
+
+    A whole Parquet file ends with the same four bytes that it starts with.
+    """
+    removed = []
+    for path in sorted(Path(folder).rglob("*.parquet")):
+        with path.open("rb") as handle:
+            handle.seek(max(0, path.stat().st_size - len(PARQUET_MAGIC)))
+            if handle.read() != PARQUET_MAGIC:
+                path.unlink()
+                removed.append(path)
+    return removed

@@ -7,7 +7,7 @@ from pathlib import Path
 from frankenlab import config as configuration
 from frankenlab import fingerprints, grid, planning, shards, task_index
 from frankenlab.errors import UserError
-from frankenlab.files import write_if_changed
+from frankenlab.files import remove_truncated, write_if_changed
 
 try:
     EXPERIMENT = configuration.check(config)
@@ -157,6 +157,8 @@ def print_summary():
 
 if workflow.is_main_process:
     atexit.register(print_summary)
+    for _path in remove_truncated(RESULTS):
+        print(f"warning: {_path} is truncated; it is made again", file=sys.stderr)
     for _model, _grid in GRIDS.items():
         for _text, _group in _grid.folded:
             print(
