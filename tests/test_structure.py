@@ -11,7 +11,17 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 FLOORS = (
     {"errors", "fingerprints", "statistics", "progress"},
     {"files"},
-    {"plans", "directories", "task_index", "store", "ledger", "figures", "report", "batches"},
+    {
+        "plans",
+        "exl2",
+        "directories",
+        "task_index",
+        "store",
+        "ledger",
+        "figures",
+        "report",
+        "batches",
+    },
     {"sources", "models", "tasks", "grid"},
     {"config", "gguf", "frankens", "engines", "encoding", "shards", "analysis"},
     {"fetching", "sweep", "generation", "export"},
