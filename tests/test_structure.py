@@ -21,10 +21,11 @@ FLOORS = (
         "figures",
         "report",
         "batches",
+        "converter",
     },
     {"sources", "models", "tasks", "grid"},
     {"config", "gguf", "frankens", "engines", "encoding", "shards", "analysis"},
-    {"fetching", "sweep", "generation", "export"},
+    {"fetching", "sweep", "generation", "export", "conversion"},
     {"evaluation", "efficiency", "planning"},
     {"provenance", "job", "cli"},
 )
