@@ -10,7 +10,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
     {"errors", "fingerprints", "statistics", "progress"},
-    {"files"},
+    {"files", "quantization"},
     {
         "plans",
         "exl2",
@@ -23,10 +23,21 @@ FLOORS = (
         "batches",
         "converter",
     },
-    {"sources", "models", "tasks", "grid"},
-    {"config", "gguf", "frankens", "engines", "encoding", "shards", "analysis"},
+    {"sources", "models", "tasks", "grid", "memory"},
+    {
+        "config",
+        "gguf",
+        "frankens",
+        "engines",
+        "encoding",
+        "shards",
+        "analysis",
+        "calibration",
+        "layerwise",
+    },
     {"fetching", "sweep", "generation", "export", "conversion"},
-    {"evaluation", "efficiency", "planning"},
+    {"evaluation", "efficiency", "capacity"},
+    {"planning"},
     {"provenance", "job", "cli"},
 )
 
