@@ -4,10 +4,14 @@ A document's requests (the choices of one question, say) share most of their tok
 merged into one tree, whose tokens stand depth first in a row, each with its own position; a
 mask lets a token see itself and its ancestors only. That is the tree attention of speculative
 decoding (Miao et al. 2024, SpecInfer) used for scoring.
+
+An engine whose kernels know no such mask takes causal batches instead: one row per way from a
+root of a tree to a leaf, with ordinary causal attention.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -51,6 +55,18 @@ class TokenTree:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def paths(self) -> list[list[int]]:
+        """Nodes on the way from a root to each leaf, in the order of the leaves."""
+        inner = set(self.parents)
+        ways = []
+        for leaf in (node for node in range(len(self)) if node not in inner):
+            way, node = [], leaf
+            while node >= 0:
+                way.append(node)
+                node = self.parents[node]
+            ways.append(way[::-1])
+        return ways
+
 
 def token_tree(requests: Iterable[TokenRequest]) -> TokenTree:
     """Merges requests into a tree: common prefixes are stored once.
@@ -81,7 +97,8 @@ def token_tree(requests: Iterable[TokenRequest]) -> TokenTree:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of token trees, several a row where they fit, padded on the right to one length.
+    """Rows of token trees, several a row where they fit, or of causal sequences, padded on the
+    right to one length.
 
     Attributes:
         documents: the caller's number of each document in the batch.
@@ -131,32 +148,80 @@ def make_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
     tokens = torch.zeros((n_rows, length), dtype=torch.int64)
     positions = torch.zeros((n_rows, length), dtype=torch.int64)
     visible = torch.eye(length, dtype=torch.bool).repeat(n_rows, 1, 1)
-    scored_index: dict[int, int] = {}
-    targets: list[int] = []
-    target_positions: list[int] = []
-    requests = []
+    where = []
     for tree, (row, start) in zip(trees, places, strict=True):
         stop = start + len(tree)
         tokens[row, start:stop] = torch.tensor(tree.tokens)
         positions[row, start:stop] = torch.tensor(tree.depths)
         _fill_ancestors(visible[row, start:stop, start:stop], tree.parents)
-        offset = len(targets)
-        for node, target in tree.scored:
-            flat = row * length + start + node
-            target_positions.append(scored_index.setdefault(flat, len(scored_index)))
-            targets.append(target)
-        requests.append(tuple(tuple(offset + i for i in indices) for indices in tree.requests))
+        where.append(range(row * length + start, row * length + stop))
     return Batch(
         documents=tuple(documents),
         tokens=tokens,
         positions=positions,
         visible=visible,
-        positions_scored=torch.tensor(list(scored_index), dtype=torch.int64),
-        targets=torch.tensor(targets, dtype=torch.int64),
-        target_positions=torch.tensor(target_positions, dtype=torch.int64),
-        requests=tuple(requests),
+        **_scored(trees, where),
         n_tokens=sum(len(tree) for tree in trees),
     )
+
+
+def make_causal_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
+    """One row per way from a root to a leaf, from position 0 on; a token sees all before it.
+
+    A node that several ways share is scored in the first of them.
+    """
+    ways = [tree.paths() for tree in trees]
+    rows = [(tree, way) for tree, own in zip(trees, ways, strict=True) for way in own]
+    length = _padded(max(len(way) for _, way in rows))
+    tokens = torch.zeros((len(rows), length), dtype=torch.int64)
+    for row, (tree, way) in enumerate(rows):
+        tokens[row, : len(way)] = torch.tensor([tree.tokens[node] for node in way])
+    where: list[dict[int, int]] = []
+    row = 0
+    for own in ways:
+        where.append({})
+        for way in own:
+            for column, node in enumerate(way):
+                where[-1].setdefault(node, row * length + column)
+            row += 1
+    return Batch(
+        documents=tuple(documents),
+        tokens=tokens,
+        positions=torch.arange(length).expand(len(rows), length),
+        visible=torch.ones((length, length), dtype=torch.bool)
+        .tril()
+        .expand(len(rows), length, length),
+        **_scored(trees, where),
+        n_tokens=sum(len(way) for _, way in rows),
+    )
+
+
+def causal_length(tree: TokenTree) -> int:
+    """Tokens that the tree takes in a causal batch, without padding."""
+    return sum(map(len, tree.paths()))
+
+
+def _scored(
+    trees: Sequence[TokenTree], where: Sequence[Mapping[int, int] | Sequence[int]]
+) -> dict[str, Any]:
+    """The fields of a batch about what is scored; `where[t][n]` is the flat index of node n of
+    tree t."""
+    scored_index: dict[int, int] = {}
+    targets: list[int] = []
+    target_positions: list[int] = []
+    requests = []
+    for tree, places in zip(trees, where, strict=True):
+        offset = len(targets)
+        for node, target in tree.scored:
+            target_positions.append(scored_index.setdefault(places[node], len(scored_index)))
+            targets.append(target)
+        requests.append(tuple(tuple(offset + i for i in indices) for indices in tree.requests))
+    return {
+        "positions_scored": torch.tensor(list(scored_index), dtype=torch.int64),
+        "targets": torch.tensor(targets, dtype=torch.int64),
+        "target_positions": torch.tensor(target_positions, dtype=torch.int64),
+        "requests": tuple(requests),
+    }
 
 
 def _pack(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], int, int]:

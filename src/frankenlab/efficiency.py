@@ -14,17 +14,14 @@ from typing import Any
 
 import torch
 
-from frankenlab.engines.torch import TorchEngine
-from frankenlab.generation import Decoder
+from frankenlab.engines import Engine
 from frankenlab.plans import Plan
 
 PROMPT_TOKENS = 256
 DECODED_TOKENS = 16
 
 
-def measure(
-    engine: TorchEngine, plans: Sequence[Plan], repeats: int, seed: int
-) -> list[dict[str, Any]]:
+def measure(engine: Engine, plans: Sequence[Plan], repeats: int, seed: int) -> list[dict[str, Any]]:
     """Speed of each plan alone: tokens per second of reading a prompt and of decoding.
 
     Returns:
@@ -33,8 +30,7 @@ def measure(
         `peak_memory_bytes`, the process's highest memory (on CUDA the device's).
     """
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = engine.embedding.shape[0]
-    prompt = torch.randint(vocabulary, (PROMPT_TOKENS,), generator=generator).tolist()
+    prompt = torch.randint(engine.vocabulary, (PROMPT_TOKENS,), generator=generator).tolist()
     speeds: list[dict[str, list[float]]] = [{"prefill": [], "decode": []} for _ in plans]
     peaks = [0] * len(plans)
     for turn in range(repeats + 1):
@@ -56,9 +52,9 @@ def measure(
     ]
 
 
-def _time_once(engine: TorchEngine, plan: Plan, prompt: Sequence[int]) -> tuple[float, float]:
+def _time_once(engine: Engine, plan: Plan, prompt: Sequence[int]) -> tuple[float, float]:
     """(tokens per second reading the prompt, tokens per second decoding)."""
-    decoder = Decoder(engine, plan)
+    decoder = engine.decoder(plan, len(prompt) + DECODED_TOKENS)
     logits, seconds = _timed(engine.device, lambda: decoder.feed(prompt))
     token = int(logits.argmax())
 

@@ -11,15 +11,23 @@ from typing import Any
 import pandas as pd
 import torch
 
-from frankenlab.batches import TokenTree, group_by_length, make_batch, token_tree
+from frankenlab.batches import (
+    TokenTree,
+    causal_length,
+    group_by_length,
+    make_batch,
+    make_causal_batch,
+    token_tree,
+)
 from frankenlab.config import TASKS_FOLDER
 from frankenlab.directories import complete_manifest
 from frankenlab.encoding import Encoder
 from frankenlab.engines import Engine
+from frankenlab.engines.exllamav2 import Exllamav2Engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
 from frankenlab.files import atomic_path, content_hash, sha256_file
-from frankenlab.fingerprints import code_fingerprint, library_versions
+from frankenlab.fingerprints import NUMERIC_LIBRARIES, code_fingerprint, library_versions
 from frankenlab.models import load_tokenizer, model_info, weights_hash
 from frankenlab.plans import Plan
 from frankenlab.progress import Progress
@@ -28,13 +36,15 @@ from frankenlab.sweep import RequestScore, plan_trie, sweep
 from frankenlab.task_index import TaskSettings
 from frankenlab.tasks import Document, EvaluationTask
 
-# Everything that a log-likelihood depends on; the rest of the package may change freely.
-SCORING_MODULES = (
-    "frankenlab.sweep",
-    "frankenlab.encoding",
-    "frankenlab.tasks",
-    "frankenlab.engines.torch",
-)
+# Everything that a log-likelihood depends on, with the engine that makes it; the rest of the
+# package may change freely.
+SCORING_MODULES = ("frankenlab.sweep", "frankenlab.encoding", "frankenlab.tasks")
+
+# Of an engine: its module, and the libraries beside those of every score.
+ENGINES = {
+    "torch": ("frankenlab.engines.torch", ()),
+    "exllamav2": ("frankenlab.engines.exllamav2", ("exllamav2",)),
+}
 
 DEFAULT_TOKEN_BUDGET = 2048
 
@@ -52,7 +62,8 @@ class Scorer:
         directory: Hugging Face directory; model: its name in tables.
         weights: hash of its weights, config and tokenizer.
         quantization: "none" or an EXL2 bitrate.
-        precision: dtype of weights and arithmetic.
+        engine: one of `ENGINES`.
+        precision: dtype of weights and arithmetic; exllamav2's is float16.
     """
 
     directory: Path
@@ -82,18 +93,29 @@ class Scorer:
             "engine": self.engine,
             "precision": self.precision,
             "task": task,
-            "code": scoring_fingerprint(),
-            "libraries": library_versions(),
+            "code": scoring_fingerprint(self.engine),
+            "libraries": library_versions((*NUMERIC_LIBRARIES, *ENGINES[self.engine][1])),
         }
 
     def load_engine(self) -> Engine:
-        """Loads the model; takes seconds and the memory of its weights."""
-        return TorchEngine(self.directory, self.precision, self.device)
+        """Loads the model; takes seconds and the memory of its weights.
+
+        Raises:
+            UserError: as the engine's; exllamav2 at another precision than its own.
+        """
+        if self.engine == "torch":
+            return TorchEngine(self.directory, self.precision, self.device)
+        if self.precision != Exllamav2Engine.precision:
+            raise UserError(
+                f'precision "{self.precision}": engine exllamav2 computes in '
+                f"{Exllamav2Engine.precision} only"
+            )
+        return Exllamav2Engine(self.directory, self.device)
 
 
-def scoring_fingerprint() -> str:
-    """Hash of the code that makes log-likelihoods."""
-    return code_fingerprint(*SCORING_MODULES)
+def scoring_fingerprint(engine: str = "torch") -> str:
+    """Hash of the code that makes an engine's log-likelihoods."""
+    return code_fingerprint(*SCORING_MODULES, ENGINES[engine][0])
 
 
 def evaluate_task(
@@ -209,7 +231,8 @@ def _score_missing(
     total = sum(len(names) * len(plans) for names, plans in missing)
     progress = Progress(total, title, "plan-documents")
     for names, plans in missing:
-        lengths = [len(trees[name]) for name in names]
+        length = len if engine.token_trees else causal_length
+        lengths = [length(trees[name]) for name in names]
         queue = deque(_Work(g, plans) for g in group_by_length(lengths, token_budget))
         done_documents = 0
         while queue:
@@ -236,7 +259,8 @@ def _score(
     engine: Engine, work: _Work, names: Sequence[str], trees: Mapping[str, TokenTree]
 ) -> Iterator[tuple[Plan, list[Row]]]:
     batch_names = [names[i] for i in work.documents]
-    batch = make_batch([trees[name] for name in batch_names], work.documents)
+    make = make_batch if engine.token_trees else make_causal_batch
+    batch = make([trees[name] for name in batch_names], work.documents)
     for plan, scores in sweep(engine, plan_trie(work.plans), batch):
         yield plan, [_row(plan, n, s) for n, s in zip(batch_names, scores, strict=True)]
 
@@ -339,7 +363,7 @@ def _stamped(
         "weights": scorer.weights,
         "data": content_hash(sorted(scores["key"].unique())),
         "seed": seed,
-        "code": scoring_fingerprint(),
+        "code": scoring_fingerprint(scorer.engine),
     }
     for name in reversed(stamps):
         scores.insert(0, name, pd.Categorical([stamps[name]] * len(scores)))

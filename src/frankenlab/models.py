@@ -1,7 +1,8 @@
 """Models on disk: checked to be of the one shape that is worked with.
 
-A model is always a Hugging Face directory that `AutoModelForCausalLM` and `AutoTokenizer` load
-without special arguments: float weights in safetensors, decoder layers as in LLaMA.
+A model is a Hugging Face directory that `AutoModelForCausalLM` and `AutoTokenizer` load without
+special arguments (float weights in safetensors, decoder layers as in LLaMA), or an EXL2 directory
+made of one.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 from frankenlab.directories import NEVER, is_safe_name
 from frankenlab.errors import UserError
+from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.files import content_hash
 
 TOKENIZER_FILES = (
@@ -30,10 +32,11 @@ ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
 }
 ALLOWED = (
-    "allowed: a Llama, Mistral or Qwen2 model with full attention and unquantized weights in "
-    "safetensors"
+    "allowed: a Llama, Mistral or Qwen2 model with full attention and unquantized or EXL2 weights "
+    "in safetensors"
 )
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+EXL2 = "EXL2"
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", EXL2: "exl2"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class ModelInfo:
     """The shape of a model: sizes in elements, `parameters_*` as counts.
 
     `parameters_mlp` is the MLP of one layer with its norm; `parameters_head` is 0 where the head
-    shares the embeddings' weights (`tied_embeddings`); `dtype` is how most weights are stored.
+    shares the embeddings' weights (`tied_embeddings`); `dtype` is how most weights are stored,
+    "exl2" where they are quantized.
     """
 
     architecture: str
@@ -68,7 +72,8 @@ class ModelInfo:
 
 
 def check_llama_shaped(directory: str | os.PathLike, n_layers: int | None = None) -> None:
-    """Checks a model directory by its config.json and the headers of its safetensors.
+    """Checks a model directory by its config.json and the headers of its safetensors; an EXL2
+    directory as `Exl2Directory` does.
 
     Every tensor that transformers would build must be there in the right shape, and no other:
     so an added norm, a router of experts or a wrong number of layers is found.
@@ -94,6 +99,9 @@ def model_info(directory: str | os.PathLike) -> ModelInfo:
     layer = sum(size for name, size in sizes.items() if name.startswith("model.layers.0."))
     mlp_parts = ("model.layers.0.mlp.", "model.layers.0.post_attention_layernorm.")
     mlp = sum(size for name, size in sizes.items() if name.startswith(mlp_parts))
+    # Quantized, the head of tied embeddings has weights of its own.
+    own_head = EXL2 in dtypes and "lm_head.weight" in sizes
+    tied = config.tie_word_embeddings and not own_head
     return ModelInfo(
         architecture=config.model_type,
         n_layers=config.num_hidden_layers,
@@ -104,11 +112,11 @@ def model_info(directory: str | os.PathLike) -> ModelInfo:
         head_dim=_head_dim(config),
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
-        tied_embeddings=config.tie_word_embeddings,
+        tied_embeddings=tied,
         parameters_per_layer=layer,
         parameters_mlp=mlp,
         parameters_embeddings=sizes["model.embed_tokens.weight"],
-        parameters_head=0 if config.tie_word_embeddings else sizes["lm_head.weight"],
+        parameters_head=0 if tied else sizes["lm_head.weight"],
         dtype=DTYPES[dtypes.most_common(1)[0][0]],
     )
 
@@ -154,10 +162,11 @@ def _inspect(directory: Path) -> tuple[Any, dict[str, tuple[list[int], str]]]:
     if found not in ARCHITECTURES or architectures != [ARCHITECTURES[found]]:
         named = ", ".join(map(str, architectures)) if architectures != [None] else found
         raise UserError(f"{directory}: the architecture is {named}; {ALLOWED}")
-    if raw.get("quantization_config"):
+    quantized = is_exl2(directory)
+    if raw.get("quantization_config") and not quantized:
         method = raw["quantization_config"].get("quant_method", "some method")
         raise UserError(f"{directory}: the weights are quantized ({method}); {ALLOWED}")
-    files = _weight_files(directory)
+    files = [] if quantized else _weight_files(directory)
 
     # Only transformers knows the defaults of the values that a config.json leaves out.
     from transformers import AutoConfig
@@ -171,9 +180,21 @@ def _inspect(directory: Path) -> tuple[Any, dict[str, tuple[list[int], str]]]:
     window = getattr(config, "sliding_window", None) if found != "llama" else None
     if window and window < config.max_position_embeddings:
         raise UserError(f"{directory}: attention slides over a window of {window}; {ALLOWED}")
+    if quantized:
+        return config, _exl2_headers(directory)
     headers = _read_headers(files)
     _check_tensors(directory, config, headers)
     return config, headers
+
+
+def _exl2_headers(directory: Path) -> dict[str, tuple[list[int], str]]:
+    """The tensors that the directory stands for, "EXL2" as the dtype of the quantized ones."""
+    exl2 = Exl2Directory(directory)
+    shapes = {name: list(shape) for name, shape in exl2.shapes.others.items()}
+    for name, (outputs, inputs) in exl2.shapes.linears.items():
+        shapes |= {f"{name}.weight": [outputs, inputs], f"{name}.bias": [outputs]}
+    weights = {f"{name}.weight" for name in exl2.linears}
+    return {name: (shapes[name], EXL2 if name in weights else "F16") for name in exl2.names}
 
 
 def _weight_files(directory: Path) -> list[Path]:

@@ -1,11 +1,27 @@
 """Engines run a model one step at a time; the sweep does not know which one it has."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 
 from frankenlab.batches import Batch
-from frankenlab.plans import Step
+from frankenlab.plans import Plan, Step
+
+
+class Decoder(Protocol):
+    """A plan decoding one sequence, with a KV cache for every occurrence of a layer.
+
+    Attributes:
+        length: tokens read so far; capacity: most that it can read.
+    """
+
+    length: int
+    capacity: int
+
+    def feed(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Reads tokens; logits [vocabulary] for the token that follows the last of them."""
+        ...
 
 
 class Engine(Protocol):
@@ -13,9 +29,16 @@ class Engine(Protocol):
 
     `Placed` is whatever the engine makes of a batch once (device copies, rotary tables, masks);
     hidden states are tensors [rows, length, hidden size].
+
+    Attributes:
+        token_trees: the engine takes batches of `make_batch`, else of `make_causal_batch`.
+        vocabulary: number of token ids.
     """
 
+    token_trees: bool
     n_layers: int
+    vocabulary: int
+    device: torch.device
 
     def place(self, batch: Batch) -> Any:
         """Moves a batch to the device and precomputes what all steps need."""
@@ -32,3 +55,18 @@ class Engine(Protocol):
     def score(self, hidden: torch.Tensor, placed: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """(float64 [targets] log-probability, bool [targets] whether greedy decoding picks it)."""
         ...
+
+    def decoder(self, plan: Plan, capacity: int) -> Decoder:
+        """For one sequence of at most `capacity` tokens."""
+        ...
+
+
+def check_capacity(decoder: Decoder, new: int) -> None:
+    """
+    Raises:
+        ValueError: `new` tokens more do not fit in the decoder's caches.
+    """
+    if decoder.length + new > decoder.capacity:
+        raise ValueError(
+            f"{decoder.length} tokens and {new} more; the caches hold {decoder.capacity}"
+        )

@@ -1,30 +1,30 @@
-"""The torch engine: any LLaMA-shaped Hugging Face directory, on CPU or CUDA.
+"""The torch engine: any LLaMA-shaped Hugging Face or EXL2 directory, on CPU or CUDA.
 
 The forward pass is that of transformers' `LlamaForCausalLM` (Touvron et al. 2023, LLaMA), cut
 into steps. Queries, keys and values are one matrix product, and so are the MLP's gate and up
 projections.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from frankenlab.batches import Batch
+from frankenlab.engines import check_capacity
+from frankenlab.engines.devices import usable_device
+from frankenlab.engines.scoring import score_targets
 from frankenlab.errors import UserError
+from frankenlab.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.exl2.tensor_files import TensorFiles
 from frankenlab.models import check_llama_shaped
-from frankenlab.plans import Step
+from frankenlab.plans import Plan, Step
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-
-# Scored positions whose logits are in memory at once: 128 rows of a 50k vocabulary stay in a
-# CPU's last-level cache.
-HEAD_CHUNK = 128
 
 # RoPE variants whose frequencies depend on the length of the sequence at hand.
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -59,32 +59,40 @@ class Placed:
 
 
 class KeyValues:
-    """Keys and values of one occurrence, [rows, heads, tokens so far, head dim]."""
+    """Keys and values of one occurrence, [rows, heads, capacity, head dim] once there are any."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.length = capacity, 0
         self.keys: torch.Tensor | None = None
         self.values: torch.Tensor | None = None
 
     def extend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends new tokens; gives all keys and values so far."""
-        if self.keys is not None and self.values is not None:
-            keys = torch.cat((self.keys, keys), dim=2)
-            values = torch.cat((self.values, values), dim=2)
-        self.keys, self.values = keys, values
-        return keys, values
+        if self.keys is None or self.values is None:
+            rows, heads, _, dim = keys.shape
+            self.keys = keys.new_zeros((rows, heads, self.capacity, dim))
+            self.values = torch.zeros_like(self.keys)
+        stop = self.length + keys.shape[2]
+        self.keys[:, :, self.length : stop] = keys
+        self.values[:, :, self.length : stop] = values
+        self.length = stop
+        return self.keys[:, :, :stop], self.values[:, :, :stop]
 
 
 class TorchEngine:
     """See `frankenlab.engines.Engine`.
 
     Args:
-        directory: a Hugging Face directory with safetensors weights.
+        directory: a Hugging Face directory with safetensors weights, or an EXL2 directory, which
+            is dequantized while it is loaded: beside the model it takes the memory of a layer.
         dtype: "bfloat16", "float16" or "float32".
         device: as torch names it.
 
     Raises:
         UserError: the directory is not LLaMA-shaped, or the device is absent.
     """
+
+    token_trees = True
 
     def __init__(self, directory: str | Path, dtype: str = "bfloat16", device: str = "cpu") -> None:
         check_llama_shaped(directory)
@@ -104,8 +112,9 @@ class TorchEngine:
         self.embedding = weights.get("model.embed_tokens.weight")
         self.layers = [_layer(weights, index) for index in range(self.n_layers)]
         self.norm = weights.get("model.norm.weight")
-        tied = config.tie_word_embeddings
+        tied = config.tie_word_embeddings and not weights.has_own_head
         self.head = self.embedding if tied else weights.get("lm_head.weight")
+        self.vocabulary: int = self.head.shape[0]
 
     def place(self, batch: Batch) -> Placed:
         """Mask and rotary tables of a batch."""
@@ -150,27 +159,13 @@ class TorchEngine:
         return after if step.scale == 1 else hidden + step.scale * (after - hidden)
 
     def score(self, hidden: torch.Tensor, placed: Placed) -> tuple[torch.Tensor, torch.Tensor]:
-        """The head runs at scored positions only, a chunk of them at a time."""
-        batch = placed.batch
-        assert batch is not None, "place() a batch to score it"
-        rows = hidden.flatten(0, 1)[batch.positions_scored.to(self.device)]
-        order = torch.argsort(batch.target_positions, stable=True)
-        positions = batch.target_positions[order]
-        logprobs = torch.empty(len(order), dtype=torch.float64)
-        greedy = torch.empty(len(order), dtype=torch.bool)
-        for start in range(0, len(rows), HEAD_CHUNK):
-            chunk = self.logits(rows[start : start + HEAD_CHUNK]).float()
-            low, high = torch.searchsorted(
-                positions, torch.tensor([start, start + HEAD_CHUNK])
-            ).tolist()
-            where = order[low:high]
-            local = (positions[low:high] - start).to(self.device)
-            targets = batch.targets[where].to(self.device)
-            normalizer = torch.logsumexp(chunk, dim=-1)
-            scores = chunk[local, targets] - normalizer[local]
-            logprobs[where] = scores.double().cpu()
-            greedy[where] = (chunk.argmax(dim=-1)[local] == targets).cpu()
-        return logprobs, greedy
+        """See `score_targets`."""
+        assert placed.batch is not None, "place() a batch to score it"
+        return score_targets(self.logits, hidden, placed.batch)
+
+    def decoder(self, plan: Plan, capacity: int) -> "TorchDecoder":
+        """For one sequence of at most `capacity` tokens."""
+        return TorchDecoder(self, plan, capacity)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., hidden size] -> [..., vocabulary]: final norm and head."""
@@ -213,11 +208,34 @@ class TorchEngine:
         return F.rms_norm(hidden, weight.shape, weight, self.norm_eps)
 
 
-def usable_device(name: str) -> torch.device:
-    """The device, or a UserError where CUDA is asked for and absent."""
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f'device "{name}": torch finds no CUDA device here; "cpu" works everywhere')
-    return torch.device(name)
+@dataclass
+class TorchDecoder:
+    """See `frankenlab.engines.Decoder`; `caches` are the keys and values of each step (an `mlp`
+    step has none)."""
+
+    engine: TorchEngine
+    plan: Plan
+    capacity: int
+    length: int = 0
+    caches: list[KeyValues | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.caches = [KeyValues(self.capacity) if s.attends else None for s in self.plan.steps]
+
+    def feed(self, tokens: Sequence[int]) -> torch.Tensor:
+        check_capacity(self, len(tokens))
+        stop = self.length + len(tokens)
+        positions = torch.arange(self.length, stop)
+        visible = torch.arange(stop) <= positions[:, None]
+        with torch.inference_mode():
+            placed = self.engine.place_tokens(
+                torch.tensor([list(tokens)]), positions[None], visible[None]
+            )
+            hidden = self.engine.embed(placed)
+            for step, cache in zip(self.plan.steps, self.caches, strict=True):
+                hidden = self.engine.run(step, hidden, placed, cache)
+            self.length = stop
+            return self.engine.logits(hidden[0, -1])
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -238,21 +256,28 @@ def _rotary(config: PreTrainedConfig) -> LlamaRotaryEmbedding:
 
 
 class _Weights:
-    """Tensors of a directory's safetensors files by name, cast on the way to the device."""
+    """Tensors of a directory by their Hugging Face names, cast on the way to the device.
+
+    `has_own_head`: an EXL2 directory of tied embeddings has a quantized head beside them.
+    """
 
     def __init__(self, directory: Path, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
-        self.files = [
-            safe_open(path, framework="pt") for path in sorted(directory.glob("*.safetensors"))
-        ]
-        self.where = {name: file for file in self.files for name in file.keys()}  # noqa: SIM118
+        self.exl2 = Exl2Directory(directory) if is_exl2(directory) else None
+        self.files = TensorFiles(() if self.exl2 else sorted(directory.glob("*.safetensors")))
+        self.has_own_head = self.exl2 is not None and "lm_head.weight" in self.exl2
+
+    def __contains__(self, name: str) -> bool:
+        return name in (self.exl2 or self.files)
 
     def get(self, name: str) -> torch.Tensor:
-        return self.where[name].get_tensor(name).to(device=self.device, dtype=self.dtype)
+        if self.exl2:
+            return self.exl2.get(name, self.dtype, self.device)
+        return self.files.get(name).to(device=self.device, dtype=self.dtype)
 
     def stacked(self, names: Iterator[str]) -> torch.Tensor | None:
         """The tensors one below the other; None where the model has none of them."""
-        found = [self.get(name) for name in names if name in self.where]
+        found = [self.get(name) for name in names if name in self]
         return torch.cat(found) if found else None
 
 

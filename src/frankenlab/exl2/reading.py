@@ -59,6 +59,7 @@ class Exl2Directory:
         config: config.json.
         declaration: what it says about the quantization.
         names: of the tensors that `get` gives.
+        weight_files: the safetensors files that hold them.
 
     Raises:
         UserError: one line with the directory, the tensor and the reason.
@@ -70,7 +71,8 @@ class Exl2Directory:
         try:
             self.declaration = read_declaration(self.config)
             self.shapes = ModelShapes.from_config(self.config)
-            self._files = TensorFiles(_weight_files(self.path))
+            self.weight_files = _weight_files(self.path)
+            self._files = TensorFiles(self.weight_files)
             self._linears = {
                 name for name in self.shapes.linears if f"{name}.q_weight" in self._files
             }
