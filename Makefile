@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= config/config.yaml
 
-.PHONY: run test lint plan
+.PHONY: run test lint plan gpu-check
 
 run: .venv/.installed
 	$(BIN)/snakemake --configfile $(CONFIG)
@@ -21,6 +21,16 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+# On a machine with a GPU, with or without a network, by the Python that has its torch:
+# make gpu-check MODEL=<Hugging Face directory> [WHEELS=<folder>] [DATA=<texts>] [OUT=<report>]
+GPU_PYTHON ?= python3
+OUT ?= benchmarks/gpu-check.md
+
+gpu-check:
+	$(GPU_PYTHON) benchmarks/gpu_check.py --out $(OUT) $(if $(MODEL),--model $(MODEL)) \
+	  $(if $(GGUF),--gguf $(GGUF)) $(if $(PIECES),--pieces $(PIECES)) \
+	  $(if $(WHEELS),--wheels $(WHEELS)) $(if $(DATA),--texts $(DATA)) $(if $(STEPS),--steps $(STEPS))
 
 # torch first: asked for by another package, pip may take a build of several gigabytes.
 .venv/.installed: pyproject.toml

@@ -1,0 +1,159 @@
+"""Does EXL2 work on this machine's GPU, is it right, and how fast is it?
+
+One command, which needs no network: it compiles exllamav2's extension, compares its dequantized
+weights with ours bit for bit, converts a model with exllamav2's own converter, compares both
+engines' log-probabilities, and times them. A step that fails is a line in the table; the others
+go on, and the exit status is 1.
+
+    python benchmarks/gpu_check.py --model DIR --texts FILE --out benchmarks/gpu-check.md
+
+Where packages are missing, --wheels names a folder of wheels to take them from; a GGUF that
+travelled in parts is put together by --pieces. What was made is kept in --scratch, so that a
+second command goes on with other --steps.
+"""
+
+import argparse
+import importlib.util
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SOURCE = HERE.parent / "src"
+STEP_NAMES = ("extension", "fixture", "large", "convert", "reconstruct", "sweep", "speed")
+
+
+def arguments(given: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--model", type=Path, help="a Hugging Face directory of LLaMA's shape")
+    parser.add_argument("--gguf", type=Path, help="the model as a GGUF, instead of --model")
+    parser.add_argument(
+        "--pieces", type=Path, nargs="+", help="the GGUF in parts, in their order; joined as --gguf"
+    )
+    parser.add_argument(
+        "--texts", type=Path, help="text, Arrow or Parquet file; else exllamav2's own texts"
+    )
+    parser.add_argument("--wheels", type=Path, help="folder of wheels of packages that are missing")
+    parser.add_argument("--out", type=Path, default=Path("gpu-check.md"), help="the report")
+    parser.add_argument("--scratch", type=Path, default=Path("/tmp/frankenlab-gpu-check"))
+    parser.add_argument("--steps", nargs="+", choices=STEP_NAMES, default=list(STEP_NAMES))
+    parser.add_argument("--bits", type=float, nargs="+", default=[4.0, 6.0])
+    parser.add_argument("--calibration-rows", type=int, default=100)
+    parser.add_argument("--row-length", type=int, default=2048, help="tokens of a row")
+    parser.add_argument(
+        "--limit", type=float, default=3600, help="seconds after which no step is begun"
+    )
+    found = parser.parse_args(given)
+    if found.pieces and not found.gguf:
+        found.gguf = found.scratch / "joined.gguf"
+    return found
+
+
+def prepare(given: argparse.Namespace) -> None:
+    """Paths and settings that this process and the converter's must share."""
+    site = given.scratch / "site"
+    paths = [str(SOURCE), str(HERE), str(site)]
+    sys.path[:0] = paths
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(given.scratch / "extensions"))
+    # Without flash-attn, exllamav2's attention by torch's SDPA sees the future (0.2.9 to 0.3.2).
+    os.environ["EXLLAMA_NO_SDPA"] = "1"
+    if given.wheels:
+        install_missing(given.wheels, site)
+
+
+def install_missing(wheels: Path, site: Path) -> None:
+    """Unpacks those wheels whose packages cannot be imported here."""
+    missing = [
+        wheel
+        for wheel in sorted(wheels.glob("*.whl"))
+        if importlib.util.find_spec(wheel.name.partition("-")[0]) is None
+    ]
+    if missing:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+        subprocess.run([*pip, "--target", str(site), *map(str, missing)], check=True)
+        importlib.invalidate_caches()
+
+
+def gpu_name() -> str | None:
+    """The first GPU and its architecture, for which the extension is compiled; None: no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", f"{major}.{minor}")
+    os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    return f"{torch.cuda.get_device_name()}, {memory:.0f} GiB, sm_{major}{minor}"
+
+
+def run(given: argparse.Namespace, gpu: str, command: str) -> int:
+    """Runs the steps; writes the report after each, so that a kill leaves what was found."""
+    from gpu_report import Result, render, run_step
+    from gpu_steps import STEPS, Setup
+
+    started = time.monotonic()
+    results: list[Result] = []
+    model: Path | None = given.model
+
+    def load_model(rows: list[tuple[str, str]]) -> None:
+        nonlocal model
+        from gpu_models import join_pieces, model_directory
+
+        if given.pieces:
+            join_pieces(given.pieces, given.gguf)
+        model = model_directory(given.gguf or given.model, given.scratch)
+        rows.append(("model", model.name))
+
+    def record(result: Result) -> None:
+        print(f"{result.step}: {result.status} ({result.seconds:.1f} s)", flush=True)
+        results.append(result)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(render(results, gpu, command))
+
+    def too_late(rows: list[tuple[str, str]]) -> None:
+        raise TimeoutError(f"not begun: {given.limit:.0f} s had passed")
+
+    if given.gguf:
+        record(run_step("model", "The model that was carried here", load_model))
+    setup = Setup(
+        model,
+        given.texts,
+        given.scratch,
+        bits=tuple(given.bits),
+        calibration_rows=given.calibration_rows,
+        row_length=given.row_length,
+    )
+    for name in (step for step in STEP_NAMES if step in given.steps):
+        title, work = STEPS[name]
+        late = time.monotonic() - started > given.limit
+        record(
+            run_step(name, title, too_late if late else lambda rows, work=work: work(setup, rows))
+        )
+    print(f"\n{given.out.read_text()}", flush=True)
+    return int(any(result.error for result in results))
+
+
+def main(given: Sequence[str] = sys.argv[1:]) -> int:
+    found = arguments(given)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    prepare(found)
+    gpu = gpu_name()
+    if gpu is None:
+        print("gpu-check: torch finds no CUDA device here, so there is nothing to check")
+        return 1
+    shown = Path(__file__).resolve().relative_to(HERE.parent)
+    return run(found, gpu, f"python {shown} {shlex.join(given)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""Both engines and exllamav2 itself on the same weights and tokens: whether equal, and how fast."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_models import random_documents, requests_from_tokens
+
+from frankenlab.batches import Batch, TokenRequest, group_by_length, make_batch, token_tree
+from frankenlab.engines.torch import TorchEngine
+from frankenlab.errors import UserError
+from frankenlab.exl2.format import QuantizedLinear, dequantize
+from frankenlab.exl2.reading import Exl2Directory
+from frankenlab.plans import Plan, parse
+from frankenlab.sweep import plan_trie, sweep
+
+Rows = list[tuple[str, str]]
+
+# Tokens of a batch: exllamav2 makes its buffers for 2048.
+BATCH_TOKENS = 2048
+ROWS, LENGTH = 8, 256
+# Nats that one log-probability may differ between the engines: fp16 against float32 on a model
+# whose weights are the same. Greater ones are another computation, not another rounding.
+LARGEST_DIFFERENCE, MEAN_DIFFERENCE = 0.5, 0.02
+TIMED_SECONDS = 3.0
+
+
+def reconstruct(linear: QuantizedLinear, device: str) -> torch.Tensor:
+    """[in, padded out] float16, by exllamav2's CUDA kernel."""
+    from exllamav2.ext import exllamav2_ext, make_q_matrix, none_tensor
+
+    # The extension works in place: shuffled codes, scaled scales.
+    tensors = {name: tensor.to(device).clone() for name, tensor in linear.tensors().items()}
+    tensors["q_perm"] = torch.argsort(tensors["q_invperm"]).to(torch.int32)
+    handle = make_q_matrix(tensors, none_tensor)
+    shape = (linear.in_features, linear.q_weight.shape[1])
+    result = torch.empty(shape, dtype=torch.float16, device=device)
+    exllamav2_ext.reconstruct(handle, result)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    exllamav2_ext.free_q_matrix(handle)
+    return result
+
+
+def compare_reconstructions(
+    directory: Path, device: str, rows: Rows, names: Sequence[str] | None = None
+) -> None:
+    """Bit for bit; every layer is compared before any difference is an error."""
+    exl2 = Exl2Directory(directory)
+    names = sorted(exl2.linears) if names is None else names
+    worst, different, weights = 0.0, [], 0
+    for name in names:
+        linear = exl2.linear(name)
+        moved = QuantizedLinear(**{k: t.to(device) for k, t in linear.tensors().items()})
+        ours = dequantize(moved, linear.q_weight.shape[1])
+        theirs = reconstruct(linear, device).T.contiguous()
+        weights += ours.numel()
+        if not torch.equal(ours.view(torch.int16), theirs.view(torch.int16)):
+            count = int((ours.view(torch.int16) != theirs.view(torch.int16)).sum())
+            worst = max(worst, float((ours.float() - theirs.float()).abs().max()))
+            different.append(f"{name} ({count} weights)")
+    rows.append(
+        (
+            f"{directory.name}: `reconstruct` and our dequantizer",
+            f"{len(names)} linear layers, {weights:,} weights, "
+            + (f"{len(different)} layers differ" if different else "every bit the same"),
+        )
+    )
+    if different:
+        raise UserError(
+            f"{directory.name}: {len(different)} of {len(names)} layers differ, by at most "
+            f"{worst:.2e}; the first is {different[0]}"
+        )
+
+
+def small_plans(n_layers: int) -> list[Plan]:
+    """Base, repeated blocks, a loop and a repeated attention."""
+    half, end = n_layers // 2, n_layers
+    texts = ["base", f"0:{end},{half}:{end}", f"0:{half + 1},{half}:{end}", f"0,0x2,1:{end}"]
+    texts += [f"0:{half},{half}@attn,{half}:{end}", f"0:{end},{end - 1}@mlp"]
+    return [parse(text, n_layers) for text in texts]
+
+
+def grid_plans(n_layers: int, count: int = 16) -> list[Plan]:
+    """Blocks (i, j) run twice, all over the depth: what a search is made of."""
+    step = max(n_layers // 6, 1)
+    pairs = [(i, j) for i in range(0, n_layers, step) for j in range(i + 1, n_layers + 1, step)]
+    pairs = pairs[:: max(len(pairs) // count, 1)][:count]
+    return [parse(f"0:{j},{i}:{n_layers}", n_layers) for i, j in pairs]
+
+
+def engine_makers(directory: Path, device: str) -> dict[str, Callable[[], Any]]:
+    """Name -> a function that loads the engine; imported when it is asked for, so that a machine
+    on which exllamav2 fails still has the others."""
+
+    def exllamav2() -> Any:
+        from frankenlab.engines.exllamav2 import Exllamav2Engine
+
+        return Exllamav2Engine(directory, device=device)
+
+    return {
+        "torch float32": lambda: TorchEngine(directory, "float32", device),
+        "torch bf16": lambda: TorchEngine(directory, "bfloat16", device),
+        "exllamav2": exllamav2,
+    }
+
+
+def batches_of(requests: Sequence[Sequence[TokenRequest]], budget: int) -> list[Batch]:
+    trees = [token_tree(document) for document in requests]
+    groups = group_by_length([len(tree) for tree in trees], budget)
+    return [make_batch([trees[i] for i in group], group) for group in groups]
+
+
+def scores_of(
+    engine: Any, plans: Sequence[Plan], batches: Sequence[Batch]
+) -> dict[str, torch.Tensor]:
+    """Plan text -> all log-probabilities, in one order for every engine."""
+    found: dict[str, list[float]] = {plan.text: [] for plan in plans}
+    trie = plan_trie(plans)
+    for batch in batches:
+        for plan, documents in sweep(engine, trie, batch):
+            found[plan.text] += [r.loglikelihood for document in documents for r in document]
+    return {text: torch.tensor(values) for text, values in found.items()}
+
+
+def compare_engines(
+    directory: Path,
+    requests: Sequence[Sequence[TokenRequest]],
+    plans: Sequence[Plan],
+    device: str,
+    rows: Rows,
+) -> None:
+    """Every log-probability of every plan, against torch in float32 on the same weights."""
+    batches = batches_of(requests, BATCH_TOKENS)
+    scores = {}
+    for name, make in engine_makers(directory, device).items():
+        engine = make()
+        scores[name] = scores_of(engine, plans, batches)
+        del engine
+        free_memory()
+    exact = scores.pop("torch float32")
+    count = sum(len(values) for values in exact.values())
+    verdict = ""
+    for name, found in scores.items():
+        gaps = {text: (found[text] - exact[text]).abs() for text in exact}
+        every = torch.cat(list(gaps.values()))
+        mean, largest = float(every.mean()), float(every.max())
+        worst = max(gaps, key=lambda text: float(gaps[text].max()))  # noqa: B023
+        rows.append(
+            (
+                f"{directory.name}: {name} against torch float32, {len(plans)} plans, "
+                f"{count} log-probabilities",
+                f"mean difference {mean:.2e}, largest {largest:.2e} (plan {worst})",
+            )
+        )
+        # Written so that NaN is a difference.
+        same = largest <= LARGEST_DIFFERENCE and mean <= MEAN_DIFFERENCE
+        if name == "exllamav2" and not same:
+            verdict = f"mean {mean:.3f}, largest {largest:.3f} (plan {worst})"
+    if verdict:
+        raise UserError(
+            f"{directory.name}: exllamav2's log-probabilities are not torch's: {verdict}"
+        )
+
+
+def compare_speed(directory: Path, device: str, rows: Rows) -> None:
+    """Tokens per second: exllamav2's own forward, and the sweep by both engines."""
+    exl2 = Exl2Directory(directory)
+    vocabulary, n_layers = exl2.config["vocab_size"], exl2.shapes.n_layers
+    length = min(LENGTH, exl2.config["max_position_embeddings"])
+    documents = random_documents(vocabulary, 4 * ROWS, length)
+    for what, speed in own_forward(directory, documents, device):
+        rows.append((f"{directory.name}: {what}", f"{speed:,.0f} tokens/s"))
+    batches = batches_of(requests_from_tokens(documents, branch=0), BATCH_TOKENS)
+    tokens = sum(batch.n_tokens for batch in batches)
+    makers = engine_makers(directory, device)
+    for name in ("exllamav2", "torch bf16"):
+        engine = makers[name]()
+        for plans in ([parse("base", n_layers)], grid_plans(n_layers)):
+            seconds = timed(_sweeps(engine, plans, batches), device)
+            what = "base alone" if len(plans) == 1 else f"{len(plans)} plans, tokens x plans"
+            speed = f"{tokens * len(plans) / seconds:,.0f} tokens/s"
+            rows.append((f"{directory.name}: sweep by {name}, {what}", speed))
+        if device.startswith("cuda"):
+            peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+            rows.append((f"{directory.name}: sweep by {name}, peak GPU memory", peak))
+        del engine
+        free_memory()
+
+
+def _sweeps(engine: Any, plans: Sequence[Plan], batches: Sequence[Batch]) -> Callable[[], Any]:
+    return lambda: scores_of(engine, plans, batches)
+
+
+def own_forward(
+    directory: Path, documents: Sequence[Sequence[int]], device: str
+) -> list[tuple[str, float]]:
+    """exllamav2's `model.forward` on the same tokens, in batches as large as it takes."""
+    from exllamav2 import ExLlamaV2, ExLlamaV2Config
+
+    config = ExLlamaV2Config()
+    config.model_dir = str(directory)
+    config.prepare()
+    config.no_sdpa = True
+    model = ExLlamaV2(config)
+    model.load()
+    found = []
+    ids = torch.tensor(documents).split(ROWS)
+    for what, last in (("every position's logits", False), ("logits of the last position", True)):
+
+        def work(last: bool = last) -> None:
+            for part in ids:
+                model.forward(part, cache=None, last_id_only=last)
+
+        tokens = sum(part.numel() for part in ids)
+        found.append((f"exllamav2's own forward, {what}", tokens / timed(work, device)))
+    model.unload()
+    free_memory()
+    return found
+
+
+def timed(work: Callable[[], Any], device: str) -> float:
+    """Seconds of one run: the median of as many as fit into a few seconds, after one to warm up."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    seconds: list[float] = []
+    work()
+    wait()
+    while not seconds or (sum(seconds) < TIMED_SECONDS and len(seconds) < 20):
+        started = time.perf_counter()
+        work()
+        wait()
+        seconds.append(time.perf_counter() - started)
+    return sorted(seconds)[len(seconds) // 2]
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
