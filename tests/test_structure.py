@@ -10,7 +10,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
     {"errors", "fingerprints", "statistics", "progress"},
-    {"files", "quantization"},
+    {"files", "quantization", "schema"},
     {
         "plans",
         "exl2",
@@ -21,7 +21,6 @@ FLOORS = (
         "figures",
         "report",
         "batches",
-        "converter",
     },
     {"sources", "models", "tasks", "grid", "memory"},
     {

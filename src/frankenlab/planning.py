@@ -6,13 +6,15 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from frankenlab.capacity import TEXT_METRICS, Cell, cells, quantizing_seconds, sizes_of
 from frankenlab.config import RESOURCES, TASKS_FOLDER, Experiment, ModelSettings
-from frankenlab.errors import UserError
 from frankenlab.files import content_hash, write_json
 from frankenlab.fingerprints import code_fingerprint
 from frankenlab.grid import Grid, expand
+from frankenlab.memory import GB
 from frankenlab.models import model_info
 from frankenlab.plans import base
+from frankenlab.quantization import NONE
 from frankenlab.sweep import layer_passes, plan_trie
 from frankenlab.task_index import TaskSettings, task_file, task_fingerprint
 
@@ -25,10 +27,16 @@ ASSUMED_TOKENS = 60
 # Scored positions of such a document: four answers of a few tokens.
 ASSUMED_SCORED = 15
 
+# Tokens of a text that is scored whole: between a paragraph and an article.
+ASSUMED_TEXT_TOKENS = 1000
+
 # Share of the matrix product's speed that the layers reach on small batches, and what a logit
 # costs on a CPU beyond its product (log-sum-exp, arg max), in seconds. Both measured.
 EFFICIENCY = 0.35
 LOGIT_SECONDS = 4e-9
+
+# float32 products, to 16-bit ones on tensor cores: a half on some GPUs, an eighth on others.
+FLOAT32_SPEED = 0.25
 
 # Start of a job: imports, lm-eval's task, loading the model.
 JOB_SECONDS = 10.0
@@ -56,31 +64,39 @@ class StageCost:
         return self.documents * self.plans
 
 
+@dataclass
+class _Totals:
+    """What the lines of a summary add up to; `known` ends with the first unknown time."""
+
+    scoring: float = 0.0
+    quantizing: float = 0.0
+    scores: int = 0
+    models: int = 0
+    known: bool = True
+
+
 def summary(experiment: Experiment, tokens_per_second: float | None = None) -> str:
-    """The grid in numbers, with predicted time and disk.
+    """The grid in numbers, with predicted time, memory and disk.
 
     Args:
-        tokens_per_second: of the base reading prompts, in the search stage's precision; None
-            measures a matrix product on this machine.
+        tokens_per_second: of the base reading prompts, in the search stage's precision; None takes
+            the config's `planning.gpu_tflops` for a GPU that is not here, and else measures a
+            matrix product on this machine.
     """
-    lines = [f"experiment {experiment.name}"]
-    seconds, disk, known = 0.0, 0, True
+    lines, totals = [f"experiment {experiment.name}"], _Totals()
     for model in experiment.models.values():
         grid = expand(experiment.raw["plans"], model.n_layers)
         lines += _grid_lines(model, grid)
-        for quantization in experiment.raw["quantizations"]:
-            for stage in ("search", "select", "confirm"):
-                cost = stage_cost(experiment, model, grid, stage)
-                disk += cost.rows * BYTES_PER_ROW
-                predicted = stage_seconds(experiment, model, stage, cost, tokens_per_second)
-                known = known and predicted is not None
-                predicted = predicted or 0.0
-                seconds += predicted
+        lines += _cell_lines(experiment, model, totals)
+        for stage in ("search", "select", "confirm"):
+            cost = stage_cost(experiment, model, grid, stage)
+            predicted = stage_seconds(experiment, model, stage, cost, tokens_per_second)
+            totals.known = totals.known and predicted is not None
+            for quantization in experiment.stage_quantizations(stage, model.name):
+                totals.scores += cost.rows * BYTES_PER_ROW
+                totals.scoring += predicted or 0.0
                 lines.append(_stage_line(quantization, stage, cost, predicted))
-    total = f"predicted: {_duration(seconds)} of scoring" if known else "predicted time: unknown"
-    hint = "" if known else " (give --tokens-per-second, or download the model first)"
-    lines.append(f"{total}{hint}, {disk / 1e6:.1f} MB of scores")
-    return "\n".join(lines)
+    return "\n".join([*lines, _total_line(experiment, totals)])
 
 
 def stage_cost(experiment: Experiment, model: ModelSettings, grid: Grid, stage: str) -> StageCost:
@@ -119,7 +135,7 @@ def document_tokens(
     """(documents, tokens, scored positions, whether they are assumed) of a task in a stage.
 
     Counted once model and data are there, and remembered; before that, as many documents as the
-    limit allows with `ASSUMED_TOKENS` each.
+    limit allows with as many tokens each as the assumptions above say.
     """
     limit = experiment.limit(stage, task.name)
     remembered = RESOURCES / "counts" / f"{_count_key(model, task, stage, limit)}.json"
@@ -127,6 +143,9 @@ def document_tokens(
         directory = RESOURCES / "models" / model.folder
         if not _there(directory, task):
             documents = limit or 1000
+            if task.metric in TEXT_METRICS:
+                tokens = documents * ASSUMED_TEXT_TOKENS
+                return documents, tokens, tokens, True
             return documents, documents * ASSUMED_TOKENS, documents * ASSUMED_SCORED, True
         write_json(remembered, _count(directory, task, stage, limit))
     return *json.loads(remembered.read_text()), False
@@ -184,15 +203,25 @@ def stage_seconds(
     start = JOB_SECONDS * cost.tasks
     if tokens_per_second is not None:
         return start + cost.tokens * cost.passes / model.n_layers / tokens_per_second
-    try:
-        info = model_info(RESOURCES / "models" / model.folder)
-    except UserError:
+    sizes, device = sizes_of(model), experiment.raw["device"]
+    speed = _speed(experiment, experiment.raw["stages"][stage]["precision"])
+    if sizes is None or speed is None:
         return None
-    device = experiment.raw["device"]
-    speed = matrix_speed(experiment.raw["stages"][stage]["precision"], device)
-    layers = cost.tokens * cost.passes * 2 * info.parameters_per_layer / (EFFICIENCY * speed)
-    logit = 2 * info.hidden_size / speed + (LOGIT_SECONDS if device == "cpu" else 0.0)
-    return start + layers + cost.scored * cost.plans * info.vocab_size * logit
+    layers = cost.tokens * cost.passes * 2 * sizes.layer_weights / (EFFICIENCY * speed)
+    logit = 2 * sizes.hidden / speed + (LOGIT_SECONDS if device == "cpu" else 0.0)
+    return start + layers + cost.scored * cost.plans * sizes.vocab * logit
+
+
+def _speed(experiment: Experiment, precision: str) -> float | None:
+    """Operations a second of a matrix product where the experiment runs."""
+    tflops = experiment.raw["planning"].get("gpu_tflops")
+    if experiment.raw["device"] == "cpu":
+        return matrix_speed(precision, "cpu")
+    if tflops is not None:
+        return tflops * 1e12 * (FLOAT32_SPEED if precision == "float32" else 1.0)
+    import torch
+
+    return matrix_speed(precision, "cuda") if torch.cuda.is_available() else None
 
 
 _measured: dict[tuple[str, str], float] = {}
@@ -203,9 +232,8 @@ def matrix_speed(precision: str, device: str) -> float:
     if (precision, device) not in _measured:
         import torch
 
-        where = device if torch.cuda.is_available() else "cpu"
-        a = torch.randn(2048, 1024, dtype=getattr(torch, precision), device=where)
-        b = torch.randn(1024, 1024, dtype=a.dtype, device=where)
+        a = torch.randn(2048, 1024, dtype=getattr(torch, precision), device=device)
+        b = torch.randn(1024, 1024, dtype=a.dtype, device=device)
         times = []
         for _ in range(5):
             start = time.perf_counter()
@@ -228,12 +256,66 @@ def _grid_lines(model: ModelSettings, grid: Grid) -> list[str]:
     ]
 
 
-def _stage_line(quantization: str, stage: str, cost: StageCost, seconds: float) -> str:
+def _cell_lines(experiment: Experiment, model: ModelSettings, totals: _Totals) -> list[str]:
+    """Size, memory and making of each quantization."""
+    rows = cells(experiment, model)
+    seconds = quantizing_seconds(experiment, model)
+    if not rows or seconds is None:
+        return ["  size and memory: unknown before the download (models.*.shapes would tell)"]
+    measure, quantize = seconds
+    lines = []
+    if model.to_quantize:
+        totals.quantizing += measure
+        lines.append(
+            f"  measured once for EXL2 by {experiment.quantizer}: about {_duration(measure)}"
+        )
+    if model.to_quantize and NONE.text not in model.quantizations:
+        totals.models += next(row.disk for row in rows if row.quantization == NONE.text)
+    for row in rows:
+        making = row.evaluated and row.quantization in model.to_quantize
+        totals.quantizing += quantize * making
+        totals.models += row.disk * row.evaluated
+        made = f", about {_duration(quantize)} to make" if making else ""
+        lines.append(_cell_line(experiment, row) + made)
+    return lines
+
+
+def _cell_line(experiment: Experiment, cell: Cell) -> str:
+    fits = {True: ": fits", False: ": DOES NOT FIT", None: ""}[cell.fits]
+    limit = f" of {experiment.raw['gpu_memory_gb']:g} GB" if fits else ""
+    aside = "" if cell.evaluated else " (not evaluated)"
+    return (
+        f"  {cell.quantization}{aside}: {cell.disk / GB:.1f} GB on disk, {cell.engine} needs "
+        f"{cell.memory}{limit}{fits}"
+    )
+
+
+def _stage_line(quantization: str, stage: str, cost: StageCost, seconds: float | None) -> str:
     note = " (assumed: data not downloaded yet)" if cost.assumed else ""
+    time_ = "time unknown" if seconds is None else f"about {_duration(seconds)}"
     return (
         f"  {quantization} {stage}: {cost.plans} plans x {cost.documents} documents, "
-        f"{cost.tokens} tokens{note}, about {_duration(seconds)}"
+        f"{cost.tokens} tokens{note}, {time_}"
     )
+
+
+def _total_line(experiment: Experiment, totals: _Totals) -> str:
+    hint = ""
+    if totals.known:
+        scoring = f"predicted: {_duration(totals.scoring)} of scoring"
+        if experiment.raw["device"] == "cuda" and "gpu_tflops" in experiment.raw["planning"]:
+            tflops = experiment.raw["planning"]["gpu_tflops"]
+            hint = f" ({EFFICIENCY:.0%} of {tflops:g} TFLOP/s assumed)"
+    else:
+        scoring = "predicted time: unknown"
+        hint = " (give --tokens-per-second, planning.gpu_tflops and models.*.shapes, or download)"
+    parts = [f"{scoring}{hint}"]
+    if totals.quantizing:
+        parts.append(f"{_duration(totals.quantizing)} of quantizing")
+    parts.append(f"{totals.scores / 1e6:.1f} MB of scores")
+    if totals.models:
+        parts.append(f"{totals.models / GB:.1f} GB of models")
+    return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:
