@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from gpu_models import random_documents, requests_from_tokens
 
-from frankenlab.batches import Batch, TokenRequest, group_by_length, make_batch, token_tree
+from frankenlab.batches import (
+    Batch,
+    TokenRequest,
+    causal_length,
+    group_by_length,
+    make_batch,
+    make_causal_batch,
+    token_tree,
+)
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
 from frankenlab.exl2.format import QuantizedLinear, dequantize
@@ -19,9 +27,10 @@ from frankenlab.sweep import plan_trie, sweep
 
 Rows = list[tuple[str, str]]
 
-# Tokens of a batch: exllamav2 makes its buffers for 2048.
-BATCH_TOKENS = 2048
-ROWS, LENGTH = 8, 256
+# Rows and tokens of a row that speed is measured with, and tokens of a batch: as many as our
+# engine makes exllamav2's buffers for.
+ROWS, LENGTH = 32, 256
+BATCH_TOKENS = ROWS * LENGTH
 # Nats that one log-probability may differ between the engines: fp16 against float32 on a model
 # whose weights are the same. Greater ones are another computation, not another rounding.
 LARGEST_DIFFERENCE, MEAN_DIFFERENCE = 0.5, 0.02
@@ -99,7 +108,7 @@ def engine_makers(directory: Path, device: str) -> dict[str, Callable[[], Any]]:
     def exllamav2() -> Any:
         from frankenlab.engines.exllamav2 import Exllamav2Engine
 
-        return Exllamav2Engine(directory, device=device)
+        return Exllamav2Engine(directory, device, BATCH_TOKENS)
 
     return {
         "torch float32": lambda: TorchEngine(directory, "float32", device),
@@ -108,22 +117,28 @@ def engine_makers(directory: Path, device: str) -> dict[str, Callable[[], Any]]:
     }
 
 
-def batches_of(requests: Sequence[Sequence[TokenRequest]], budget: int) -> list[Batch]:
+def batches_of(engine: Any, requests: Sequence[Sequence[TokenRequest]]) -> list[Batch]:
+    """Batches as the engine takes them: token trees, or causal rows."""
     trees = [token_tree(document) for document in requests]
-    groups = group_by_length([len(tree) for tree in trees], budget)
-    return [make_batch([trees[i] for i in group], group) for group in groups]
+    length, make = (len, make_batch) if engine.token_trees else (causal_length, make_causal_batch)
+    groups = group_by_length([length(tree) for tree in trees], BATCH_TOKENS)
+    return [make([trees[i] for i in group], group) for group in groups]
 
 
 def scores_of(
     engine: Any, plans: Sequence[Plan], batches: Sequence[Batch]
 ) -> dict[str, torch.Tensor]:
-    """Plan text -> all log-probabilities, in one order for every engine."""
-    found: dict[str, list[float]] = {plan.text: [] for plan in plans}
+    """Plan text -> all log-probabilities, document after document."""
+    found: dict[str, dict[int, list[float]]] = {plan.text: {} for plan in plans}
     trie = plan_trie(plans)
     for batch in batches:
         for plan, documents in sweep(engine, trie, batch):
-            found[plan.text] += [r.loglikelihood for document in documents for r in document]
-    return {text: torch.tensor(values) for text, values in found.items()}
+            for number, scores in zip(batch.documents, documents, strict=True):
+                found[plan.text][number] = [score.loglikelihood for score in scores]
+    return {
+        text: torch.tensor([value for number in sorted(by) for value in by[number]])
+        for text, by in found.items()
+    }
 
 
 def compare_engines(
@@ -134,11 +149,11 @@ def compare_engines(
     rows: Rows,
 ) -> None:
     """Every log-probability of every plan, against torch in float32 on the same weights."""
-    batches = batches_of(requests, BATCH_TOKENS)
     scores = {}
     for name, make in engine_makers(directory, device).items():
         engine = make()
-        scores[name] = scores_of(engine, plans, batches)
+        scores[name] = scores_of(engine, plans, batches_of(engine, requests))
+        close(engine)
         del engine
         free_memory()
     exact = scores.pop("torch float32")
@@ -171,14 +186,15 @@ def compare_speed(directory: Path, device: str, rows: Rows) -> None:
     exl2 = Exl2Directory(directory)
     vocabulary, n_layers = exl2.config["vocab_size"], exl2.shapes.n_layers
     length = min(LENGTH, exl2.config["max_position_embeddings"])
-    documents = random_documents(vocabulary, 4 * ROWS, length)
+    documents = random_documents(vocabulary, 2 * ROWS, length)
+    tokens = len(documents) * length
     for what, speed in own_forward(directory, documents, device):
         rows.append((f"{directory.name}: {what}", f"{speed:,.0f} tokens/s"))
-    batches = batches_of(requests_from_tokens(documents, branch=0), BATCH_TOKENS)
-    tokens = sum(batch.n_tokens for batch in batches)
+    requests = requests_from_tokens(documents, branch=0)
     makers = engine_makers(directory, device)
     for name in ("exllamav2", "torch bf16"):
         engine = makers[name]()
+        batches = batches_of(engine, requests)
         for plans in ([parse("base", n_layers)], grid_plans(n_layers)):
             seconds = timed(_sweeps(engine, plans, batches), device)
             what = "base alone" if len(plans) == 1 else f"{len(plans)} plans, tokens x plans"
@@ -187,6 +203,7 @@ def compare_speed(directory: Path, device: str, rows: Rows) -> None:
         if device.startswith("cuda"):
             peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
             rows.append((f"{directory.name}: sweep by {name}, peak GPU memory", peak))
+        close(engine)
         del engine
         free_memory()
 
@@ -199,14 +216,9 @@ def own_forward(
     directory: Path, documents: Sequence[Sequence[int]], device: str
 ) -> list[tuple[str, float]]:
     """exllamav2's `model.forward` on the same tokens, in batches as large as it takes."""
-    from exllamav2 import ExLlamaV2, ExLlamaV2Config
+    from frankenlab.engines.exllamav2_loading import load
 
-    config = ExLlamaV2Config()
-    config.model_dir = str(directory)
-    config.prepare()
-    config.no_sdpa = True
-    model = ExLlamaV2(config)
-    model.load()
+    model = load(directory, device, BATCH_TOKENS)
     found = []
     ids = torch.tensor(documents).split(ROWS)
     for what, last in (("every position's logits", False), ("logits of the last position", True)):
@@ -234,6 +246,12 @@ def timed(work: Callable[[], Any], device: str) -> float:
         wait()
         seconds.append(time.perf_counter() - started)
     return sorted(seconds)[len(seconds) // 2]
+
+
+def close(engine: Any) -> None:
+    """exllamav2's memory is not freed with its objects."""
+    if hasattr(engine, "close"):
+        engine.close()
 
 
 def free_memory() -> None:

@@ -47,6 +47,8 @@ GROUP = 128  # inputs of a group, as exllamav2 takes them at 4 bits and more
 # Standard deviation of code − 2^(b−1) over uniform codes, times that of (s + 1)² over uniform s.
 SPREAD = {bits: ((4**bits - 1) / 12) ** 0.5 * 123.5 for bits in (4, 5)}
 
+SHORTEST = 24  # tokens of a document
+
 TEXT_FILES = (".txt", ".utf8", ".md")
 TEXT_COLUMNS = ("passage", "text", "question")
 
@@ -131,19 +133,21 @@ def requests_from_tokens(
 
 
 def tokenized(texts: Sequence[str], directory: Path, count: int, longest: int) -> list[list[int]]:
-    """Documents of different lengths, from a fourth of `longest` tokens up."""
+    """Documents of different lengths up to `longest`, each of SHORTEST tokens at least."""
     from frankenlab.models import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
     documents: list[list[int]] = []
     for text in texts:
-        length = longest // 4 + (37 * len(documents)) % (longest - longest // 4)
+        length = SHORTEST + (37 * len(documents)) % (longest - SHORTEST)
         tokens = tokenizer.encode(text, add_special_tokens=False)[:length]
-        if len(tokens) >= 24:
+        if len(tokens) >= SHORTEST:
             documents.append(tokens)
         if len(documents) == count:
             return documents
-    raise UserError(f"the texts make {len(documents)} documents of 24 tokens; {count} are needed")
+    raise UserError(
+        f"the texts make {len(documents)} documents of {SHORTEST} tokens; {count} are needed"
+    )
 
 
 def random_documents(vocabulary: int, count: int, length: int) -> list[list[int]]:

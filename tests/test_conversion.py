@@ -13,8 +13,7 @@ import torch
 from conftest import one_line
 from safetensors.torch import load_file
 
-from frankenlab import conversion
-from frankenlab.conversion import attainable, exllamav2_usable, measure, quantize
+from frankenlab.conversion import attainable, exllamav2_usable, inputs, measure, quantize
 from frankenlab.directories import complete_manifest
 from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory
@@ -128,7 +127,10 @@ def test_rows_are_as_many_as_the_texts_fill_and_no_longer_than_the_context(tmp_p
     [
         ("crash", "CUDA out of memory. (exit status 1)"),
         ("internal-error", "Measurement/inference error (2) (exit status 1)"),
-        ("says-error-exits-0", "ended before it had quantized the head"),
+        (
+            "says-error-exits-0",
+            "ended before it had quantized the head (Error: 7 is not a supported option",
+        ),
         ("nan-perplexity", "calibration perplexity is nan"),
         ("inf-perplexity", "calibration perplexity is inf"),
         ("no-declaration", "without writing quantization_config"),
@@ -199,7 +201,7 @@ def test_models_that_the_format_cannot_hold(tmp_path, tiny, monkeypatch):
     narrow = tmp_path / "narrow"
     shutil.copytree(tiny("one-key-head"), narrow)
     assert "self_attn.k_proj': 8 outputs; exllamav2 takes multiples of 32" in refuse(narrow)
-    monkeypatch.setattr(conversion, "check_llama_shaped", lambda directory: None)
+    monkeypatch.setattr(inputs, "check_llama_shaped", lambda directory: None)
     odd = tmp_path / "odd"
     shutil.copytree(MODEL, odd)
     assert "340 inputs cannot be stored as EXL2" in refuse(odd, intermediate_size=340)
@@ -241,9 +243,9 @@ def test_a_job_of_other_arguments_never_goes_on(tmp_path, measured):
 
 
 def test_why_exllamav2_cannot_be_used(monkeypatch):
-    monkeypatch.setattr(conversion.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(inputs.importlib.util, "find_spec", lambda name: None)
     assert "pip install 'frankenlab[exl2]'" in exllamav2_usable()
-    monkeypatch.setattr(conversion.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(inputs.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "no CUDA device" in exllamav2_usable()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -269,7 +271,7 @@ def converted(tmp_path_factory):
 def test_exllamav2_itself_converts_the_tiny_model(converted):
     directory, about, manifest = converted
     assert about["quantizer"] == manifest["quantizer"] == "exllamav2 0.3.2"
-    assert about["low"] < 3 and about["high"] > 7.5
+    assert about["attainable"][0] < 3 and about["attainable"][1] > 7.5
     assert manifest["bits_per_weight"] == pytest.approx(FIXTURE_BITS, rel=0.01)
     exl2, original = Exl2Directory(directory), load_file(MODEL / "model.safetensors")
     assert exl2.names == set(original)

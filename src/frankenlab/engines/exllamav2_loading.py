@@ -63,7 +63,7 @@ def as_exllamav2_reads(config: Mapping[str, Any]) -> dict[str, Any]:
     that exllamav2 knows, and nothing that it would misread."""
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     theta = rope.pop("rope_theta", None) or config.get("rope_theta")
-    kind = _rope_type(config)
+    kind = rope_type(config)
     kept = {k: v for k, v in config.items() if v is not None and k not in LEFT_OUT}
     kept["architectures"] = [ARCHITECTURES[config["model_type"]]]
     if theta is not None:
@@ -95,7 +95,7 @@ def _checked(directory: Path) -> Exl2Directory:
                 f"{directory}: tensor '{name}' has {outputs} outputs, and exllamav2 takes only "
                 f"multiples of {ALIGNMENT}; engine torch runs it"
             )
-    if (kind := _rope_type(exl2.config)) not in ROPE_TYPES:
+    if (kind := rope_type(exl2.config)) not in ROPE_TYPES:
         raise UserError(
             f'{directory}: rope type "{kind}" is not computed by exllamav2 as the model needs it; '
             f"{', '.join(ROPE_TYPES)} are"
@@ -103,7 +103,8 @@ def _checked(directory: Path) -> Exl2Directory:
     return exl2
 
 
-def _rope_type(config: Mapping[str, Any]) -> str:
+def rope_type(config: Mapping[str, Any]) -> str:
+    """The RoPE variant of a config.json of transformers 4 or 5."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return rope.get("rope_type") or rope.get("type") or "default"
 

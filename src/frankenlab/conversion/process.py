@@ -84,7 +84,9 @@ class Job:
 
     def failure(self, reason: str) -> UserError:
         """An error that names the log; the directory stays, with the log in it."""
-        said = " ".join(reason.split())[:LONGEST_REASON]
+        own = _own_error(self.log.read_text() if self.log.is_file() else "")
+        said = " ".join((reason if own is None or own in reason else f"{reason} ({own})").split())
+        said = said[:LONGEST_REASON]
         return UserError(f"{self.title}: exllamav2's converter failed: {said}; see {self.log}")
 
     def finished(self) -> None:
@@ -194,5 +196,11 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
 def _last_words(text: str) -> str:
     """What the converter gave as its reason: its own error line, else its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line.lstrip("# ") for line in lines[-10:] if line.startswith("##")]
-    return (errors or lines or ["it printed nothing"])[-1]
+    return _own_error(text) or (lines or ["it printed nothing"])[-1]
+
+
+def _own_error(text: str) -> str | None:
+    """The last line, of the last few, that exllamav2 marks as an error."""
+    lines = [line.strip() for line in text.splitlines()[-10:]]
+    errors = [line.lstrip("#* ") for line in lines if line.startswith(("##", "** Error"))]
+    return errors[-1] if errors else None

@@ -1,0 +1,92 @@
+"""On a GPU: exllamav2 with its real extension, on the tiny model.
+
+They need neither the network nor lm-evaluation-harness:
+`python -m pytest --noconftest -m gpu tests/test_gpu.py` runs them on a bare GPU machine.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
+
+from gpu_measure import compare_engines, compare_reconstructions, small_plans  # noqa: E402
+from gpu_models import (  # noqa: E402
+    TINY_EXL2,
+    TINY_HF,
+    random_documents,
+    random_exl2,
+    requests_from_tokens,
+)
+
+from frankenlab.conversion import exllamav2_usable, measure, quantize  # noqa: E402
+from frankenlab.plans import parse  # noqa: E402
+
+WHY_NOT = exllamav2_usable()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
+
+# Widths of 64 and more, several groups, keys and values for fewer heads.
+SMALL = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+    "hidden_act": "silu",
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "tie_word_embeddings": False,
+}
+TEXTS = [f"{n}. The river runs past the old mill, and its water is cold. " * 20 for n in range(40)]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return random_exl2(tmp_path_factory.mktemp("small") / "small", SMALL, "cuda")
+
+
+def test_dequantized_weights_are_those_of_the_kernel(small):
+    compare_reconstructions(TINY_EXL2, "cuda", [])
+    compare_reconstructions(small, "cuda", [])
+
+
+def test_both_engines_give_the_same_log_probabilities(small):
+    for directory, vocabulary, n_layers in ((TINY_EXL2, 512, 2), (small, 1000, 3)):
+        requests = requests_from_tokens(random_documents(vocabulary, 6, 80))
+        compare_engines(directory, requests, small_plans(n_layers), "cuda", [])
+
+
+def test_decoding_with_the_cache_is_computing_from_scratch(small):
+    from frankenlab.engines.exllamav2 import Exllamav2Engine
+
+    engine = Exllamav2Engine(small, "cuda")
+    tokens = random_documents(1000, 1, 24)[0]
+    for text in ("base", "0:3,1:3", "0:2,1@attn,2"):
+        plan = parse(text, 3)
+        decoder = engine.decoder(plan, 64)
+        decoder.feed(tokens[:16])
+        slow = torch.stack([decoder.feed([token]) for token in tokens[16:]]).float()
+        again = [engine.decoder(plan, 64).feed(tokens[:end]) for end in range(17, 25)]
+        assert (slow - torch.stack(again).float()).abs().max() < 0.05, text
+    engine.close()
+
+
+def test_exllamav2_converts_the_tiny_model(tmp_path):
+    measure(TINY_HF, tmp_path / "m.json", tmp_path / "w", TEXTS, rows=4, length=256)
+    manifest = quantize(
+        *(TINY_HF, tmp_path / "exl2", 3.9513, 6, tmp_path / "m.json", tmp_path / "w", TEXTS),
+        {"kind": "model", "key": "tiny"},
+        rows=8,
+        length=256,
+    )
+    assert manifest["quantizer"] == "exllamav2 0.3.2"
+    compare_reconstructions(tmp_path / "exl2", "cuda", [])
