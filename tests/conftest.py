@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from exllamav2_stand_in import standing_in
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -27,6 +28,7 @@ from frankenlab import cli, config
 from frankenlab.batches import TokenRequest
 from frankenlab.config import TASKS_FOLDER
 from frankenlab.encoding import Encoder
+from frankenlab.engines import Engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluation import evaluate
 from frankenlab.models import load_tokenizer, model_info
@@ -69,6 +71,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tiny models are slower on two threads than on one: waiting for each other takes longer."""
     real = item.get_closest_marker("real") is not None
     torch.set_num_threads(os.cpu_count() or 1 if real else 1)
+
+
+@pytest.fixture(scope="module")
+def exllamav2_on_cpu():
+    """exllamav2 runs in this process, on a stand-in for its compiled extension."""
+    with standing_in():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -278,8 +287,9 @@ def aggregate(table: pd.DataFrame, metric: str, kind: str) -> float:
 class Wrapped:
     """An engine that hands everything on; the base of the spies and saboteurs of the tests."""
 
-    def __init__(self, engine: TorchEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.token_trees = engine.token_trees
         self.n_layers = engine.n_layers
 
     def place(self, batch):

@@ -28,7 +28,7 @@ class _OnCpu(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if func is torch.device:
-            return torch.device("meta" if args[:1] == ("meta",) else "cpu")
+            return func("cpu") if _is_cuda(args[0]) else func(*args, **kwargs)
         if func is torch.Tensor.cuda:
             return args[0]
         if _is_cuda(kwargs.get("device")):

@@ -8,6 +8,7 @@ from conftest import PLANS, VARIANTS, load_hf, load_task, one_line, parse_all
 from tiny import make_tiny_model
 
 from frankenlab.batches import TokenRequest, make_batch, token_tree
+from frankenlab.engines import scoring
 from frankenlab.engines import torch as torch_engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
@@ -118,7 +119,7 @@ def test_scores_are_log_probabilities_of_the_targets_however_the_head_is_chunked
     tiny, monkeypatch, chunk
 ):
     """Several targets of one position, in an order that is not that of the positions."""
-    monkeypatch.setattr(torch_engine, "HEAD_CHUNK", chunk)
+    monkeypatch.setattr(scoring, "CPU_CHUNK", chunk)
     engine = TorchEngine(tiny(), "float32")
     expected = logprobs(engine, base(4))
     best = expected.argmax(-1).tolist()

@@ -486,10 +486,10 @@ def test_everything_that_makes_a_score_is_in_the_identity_of_its_store(tiny, tmp
         replace(scorer, engine="exllamav2").identity("arc_easy"),
         scorer.identity("sst2"),
     ]
-    monkeypatch.setattr(evaluation, "scoring_fingerprint", lambda: "edited")
+    monkeypatch.setattr(evaluation, "scoring_fingerprint", lambda engine: "edited")
     different.append(scorer.identity("arc_easy"))
     monkeypatch.undo()
-    monkeypatch.setattr(evaluation, "library_versions", lambda: {"torch": "9"})
+    monkeypatch.setattr(evaluation, "library_versions", lambda names: {"torch": "9"})
     different.append(scorer.identity("arc_easy"))
     texts = {json.dumps(identity, sort_keys=True) for identity in different}
     assert len(texts) == len(different) == 8

@@ -14,7 +14,6 @@ from frankenlab import cli, export
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
 from frankenlab.export import materialize
-from frankenlab.generation import Decoder
 from frankenlab.plans import Plan, parse
 
 TOKENS = torch.randint(2, 384, (40,), generator=torch.Generator().manual_seed(5)).tolist()
@@ -25,7 +24,7 @@ SCALED = ("0:2,1@attn*0.25,1@mlp*2,2:4", "0:4,2:4@attn*-0.5")
 
 def virtual_logits(directory, plan: Plan) -> torch.Tensor:
     """For the token after each of `TOKENS`, [tokens, vocabulary]."""
-    decoder = Decoder(TorchEngine(directory, "float32"), plan)
+    decoder = TorchEngine(directory, "float32").decoder(plan, len(TOKENS))
     return torch.stack([decoder.feed([token]) for token in TOKENS])
 
 

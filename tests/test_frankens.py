@@ -11,7 +11,6 @@ from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
 from frankenlab.export import materialize
 from frankenlab.frankens import franken, layer_tensors, manifest, part_parameters, plans_of
-from frankenlab.generation import Decoder
 from frankenlab.models import model_info
 from frankenlab.plans import parse
 
@@ -57,9 +56,9 @@ def test_parts_are_counted_by_occurrence_and_stored_once(tiny):
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_kv_cache_is_as_large_as_what_decoding_keeps(tiny, variant, text):
     plan, n_tokens = parse(text, 4), 7
-    decoder = Decoder(TorchEngine(tiny(variant), "bfloat16"), plan)
+    decoder = TorchEngine(tiny(variant), "bfloat16").decoder(plan, n_tokens)
     decoder.feed([5] * n_tokens)
-    kept = [t for c in decoder.caches for t in (c.keys, c.values) if t is not None]
+    kept = [t for c in decoder.caches if c is not None for t in (c.keys, c.values)]
     assert {t.dtype for t in kept} == {torch.bfloat16}
     made = franken(plan, "explicit", model_info(tiny(variant)))
     assert made.kv_bytes_per_token * n_tokens == sum(t.nbytes for t in kept)

@@ -6,7 +6,7 @@ from conftest import PLANS, VARIANTS, load_hf
 
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.export import materialize
-from frankenlab.generation import Decoder, generate
+from frankenlab.generation import generate
 from frankenlab.plans import parse
 
 TOKENS = torch.randint(2, 384, (30,), generator=torch.Generator().manual_seed(7)).tolist()
@@ -15,7 +15,7 @@ TEXTS = [*PLANS, "0:2,1*0.5,1@attn*2,2:4", "1@mlp,2@mlp"]
 
 def logits_after(engine, plan, pieces) -> torch.Tensor:
     """Logits after the last of the pieces, fed one after the other."""
-    decoder = Decoder(engine, plan)
+    decoder = engine.decoder(plan, sum(map(len, pieces)))
     for piece in pieces:
         logits = decoder.feed(piece)
     assert decoder.length == sum(map(len, pieces))
@@ -55,11 +55,11 @@ def test_generated_tokens_are_those_of_the_exported_model(tiny, tmp_path, varian
 
 def test_every_attending_occurrence_keeps_keys_and_values_of_its_own(tiny):
     plan = parse("0:2,1,1@attn,1@mlp,2", 4)
-    decoder = Decoder(TorchEngine(tiny(), "float32"), plan)
+    decoder = TorchEngine(tiny(), "float32").decoder(plan, 10)
     decoder.feed(TOKENS[:9])
     decoder.feed(TOKENS[9:10])
     attending = [c for s, c in zip(plan.steps, decoder.caches, strict=True) if s.attends]
-    assert len(attending) == 5 and sum(c.keys is not None for c in decoder.caches) == 5
+    assert len(attending) == 5 and sum(c is not None for c in decoder.caches) == 5
     assert all(c.keys.shape == c.values.shape == (1, 2, 10, 8) for c in attending)
     keys = [c.keys for c in attending]
     assert all(not torch.allclose(keys[0], other) for other in keys[1:])
@@ -71,3 +71,11 @@ def test_as_many_tokens_as_asked_for_are_generated(tiny, n_new):
     engine, plan = TorchEngine(tiny(), "float32"), parse("0:3,1:4", 4)
     longest = generate(engine, plan, TOKENS[:1], 5)
     assert generate(engine, plan, TOKENS[:1], n_new) == longest[:n_new]
+
+
+def test_a_decoder_reads_no_more_than_its_caches_hold(tiny):
+    decoder = TorchEngine(tiny(), "float32").decoder(parse("base", 4), 10)
+    decoder.feed(TOKENS[:8])
+    with pytest.raises(ValueError, match="8 tokens and 3 more; the caches hold 10"):
+        decoder.feed(TOKENS[8:11])
+    assert decoder.length == 8

@@ -1,7 +1,10 @@
 """Tiny random models with a real tokenizer, for every test that needs a model on disk."""
 
+import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
@@ -13,6 +16,11 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+
+from frankenlab.exl2.declaration import Declaration
+from frankenlab.exl2.format import Codes, pack
+from frankenlab.exl2.shapes import HEAD, ModelShapes
+from frankenlab.exl2.writing import stored_tensors, write_exl2
 
 CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
 
@@ -139,3 +147,80 @@ def make_tiny_model(
     )
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def make_tiny_exl2(
+    directory: str | Path,
+    bits: int = 6,
+    tied_head: bool = False,
+    edit: Callable[[dict[str, Any]], None] | None = None,
+    shard_bytes: int = 1 << 30,
+    architecture: str = "llama",
+    inner: int = 384,
+    heads: int = 4,
+    kv_heads: int = 2,
+    n_layers: int = 3,
+    rope: str = "default",
+) -> Path:
+    """Saves a random EXL2 model without a tokenizer, its codes rounded to the nearest.
+
+    Weights are small enough that float16 is exact to a few thousandths of a log-probability.
+
+    Args:
+        tied_head: the embeddings are the head; else it is quantized, whatever the config says.
+        edit: changes config.json before the tensors are made for it.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True)
+    made = CONFIGS[architecture](
+        vocab_size=384,
+        hidden_size=128,
+        intermediate_size=inner,
+        num_hidden_layers=n_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=512,
+        rope_parameters=ROPES[rope],
+        tie_word_embeddings=tied_head,
+        architectures=[f"{architecture.capitalize()}ForCausalLM"],
+        **({"sliding_window": None} if architecture == "mistral" else {}),
+    )
+    config = json.loads(made.to_json_string(use_diff=False))
+    if edit:
+        edit(config)
+    shapes, draw = ModelShapes.from_config(config), torch.Generator().manual_seed(11)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, shape in shapes.others.items():
+        value = torch.randn(shape, generator=draw)
+        tensors[name] = 1 + 0.2 * value if name.endswith("norm.weight") else value
+    for name, shape in shapes.linears.items():
+        if name == HEAD and tied_head:
+            continue
+        weight = torch.randn(shape, generator=draw) * 1.4 / shape[1] ** 0.5
+        bias = torch.randn(shape[0], generator=draw) * 0.3 if name in shapes.biased else None
+        linear = pack(_nearest_codes(weight, bits, draw, bias))
+        tensors |= stored_tensors(name, linear)
+    declared = Declaration("tests", "1.0", float(bits), bits, {})
+    write_exl2(directory, config, declared, tensors.items(), shard_bytes)
+    return directory
+
+
+def _nearest_codes(
+    weight: torch.Tensor, bits: int, draw: torch.Generator, bias: torch.Tensor | None
+) -> Codes:
+    """Groups of 32 inputs in a random order."""
+    order = torch.randperm(weight.shape[1], generator=draw)
+    rows = weight.T[order].unflatten(0, (-1, 32))
+    needed = rows.abs().amax(1) / ((1 << (bits - 1)) - 1)
+    scale_max = (needed.amax(1) * 1.01).half()
+    scales = (needed / scale_max.float()[:, None] * 256).sqrt().ceil().clamp(1, 16) - 1
+    steps = (scales + 1) ** 2 * (scale_max.float() / 256)[:, None]
+    values = (rows / steps[:, None]).round() + (1 << (bits - 1))
+    return Codes(
+        values=values.clamp(0, (1 << bits) - 1).flatten(0, 1).to(torch.uint8),
+        scales=scales.to(torch.uint8),
+        scale_max=scale_max,
+        groups=((bits, 32),) * len(rows),
+        order=order,
+        bias=None if bias is None else bias.half(),
+    )

@@ -9,7 +9,7 @@ depends on it.
 import ast
 import hashlib
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGE = "frankenlab"
@@ -20,8 +20,15 @@ NUMERIC_LIBRARIES = ("torch", "transformers", "tokenizers", "lm-eval")
 
 
 def library_versions(names: tuple[str, ...] = NUMERIC_LIBRARIES) -> dict[str, str]:
-    """Installed versions, read without importing the libraries."""
-    return {name: version(name) for name in names}
+    """Installed versions, read without importing the libraries; "none" of one that is not there."""
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
 
 
 def code_fingerprint(*sources: str | Path, length: int = 16) -> str:
