@@ -9,7 +9,7 @@ go on, and the exit status is 1.
 
 Where packages are missing, --wheels names a folder of wheels to take them from; a GGUF that
 travelled in parts is put together by --pieces. What was made is kept in --scratch, so that a
-second command goes on with other --steps.
+second command goes on with other --steps, and --earlier puts both into one report.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -51,6 +52,10 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--limit", type=float, default=3600, help="seconds after which no step is begun"
     )
+    parser.add_argument(
+        "--earlier", type=Path, help="the .json of an earlier report, to go on with"
+    )
+    parser.add_argument("--commit", help="of the code, where this is no checkout")
     found = parser.parse_args(given)
     if found.pieces and not found.gguf:
         found.gguf = found.scratch / "joined.gguf"
@@ -97,12 +102,15 @@ def gpu_name() -> str | None:
 
 
 def run(given: argparse.Namespace, gpu: str, command: str) -> int:
-    """Runs the steps; writes the report after each, so that a kill leaves what was found."""
-    from gpu_report import Result, render, run_step
+    """Runs the steps; 1 if any failed."""
+    from gpu_measure import free_memory
+    from gpu_report import Report, run_step
     from gpu_steps import STEPS, Setup
 
     started = time.monotonic()
-    results: list[Result] = []
+    report = Report(given.out, gpu, [command], given.commit)
+    if given.earlier:
+        report.take(given.earlier)
     model: Path | None = given.model
 
     def load_model(rows: list[tuple[str, str]]) -> None:
@@ -111,20 +119,14 @@ def run(given: argparse.Namespace, gpu: str, command: str) -> int:
 
         if given.pieces:
             join_pieces(given.pieces, given.gguf)
-        model = model_directory(given.gguf or given.model, given.scratch)
+        model = model_directory(given.gguf, given.scratch)
         rows.append(("model", model.name))
-
-    def record(result: Result) -> None:
-        print(f"{result.step}: {result.status} ({result.seconds:.1f} s)", flush=True)
-        results.append(result)
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(render(results, gpu, command))
 
     def too_late(rows: list[tuple[str, str]]) -> None:
         raise TimeoutError(f"not begun: {given.limit:.0f} s had passed")
 
     if given.gguf:
-        record(run_step("model", "The model that was carried here", load_model))
+        report.record(run_step("model", "The model that was carried here", load_model))
     setup = Setup(
         model,
         given.texts,
@@ -136,11 +138,11 @@ def run(given: argparse.Namespace, gpu: str, command: str) -> int:
     for name in (step for step in STEP_NAMES if step in given.steps):
         title, work = STEPS[name]
         late = time.monotonic() - started > given.limit
-        record(
-            run_step(name, title, too_late if late else lambda rows, work=work: work(setup, rows))
-        )
-    print(f"\n{given.out.read_text()}", flush=True)
-    return int(any(result.error for result in results))
+        step = too_late if late else partial(work, setup)
+        report.record(run_step(name, title, step))
+        free_memory()
+    print(f"\n{report.page()}", flush=True)
+    return int(any(result.error for result in report.results))
 
 
 def main(given: Sequence[str] = sys.argv[1:]) -> int:

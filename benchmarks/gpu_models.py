@@ -140,7 +140,7 @@ def tokenized(texts: Sequence[str], directory: Path, count: int, longest: int) -
     documents: list[list[int]] = []
     for text in texts:
         length = SHORTEST + (37 * len(documents)) % (longest - SHORTEST)
-        tokens = tokenizer.encode(text, add_special_tokens=False)[:length]
+        tokens = tokenizer.encode(text[: 20 * length], add_special_tokens=False)[:length]
         if len(tokens) >= SHORTEST:
             documents.append(tokens)
         if len(documents) == count:

@@ -1,10 +1,11 @@
 """What the GPU check found, as a markdown page."""
 
+import json
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -45,16 +46,50 @@ def run_step(step: str, title: str, work: Callable[[list[tuple[str, str]]], None
     return result
 
 
-def render(results: Sequence[Result], gpu: str, command: str) -> str:
-    """The page: machine, steps, figures."""
+@dataclass
+class Report:
+    """All steps of one or several commands on a machine.
+
+    Attributes:
+        path: of the page; the same with `.json` holds the results for a later command.
+        commit: of the code, where the checkout itself cannot tell.
+    """
+
+    path: Path
+    gpu: str
+    commands: list[str]
+    commit: str | None = None
+    results: list[Result] = field(default_factory=list)
+
+    def take(self, earlier: Path) -> None:
+        """Takes over what an earlier command found."""
+        found = json.loads(earlier.read_text())
+        self.commands = [*found["commands"], *self.commands]
+        self.results = [Result(**result) for result in found["results"]]
+
+    def record(self, result: Result) -> None:
+        """Adds a step, in place of an earlier outcome of it, and writes the page: a kill later on
+        costs nothing that was found."""
+        print(f"{result.step}: {result.status} ({result.seconds:.1f} s)", flush=True)
+        self.results = [r for r in self.results if r.step != result.step] + [result]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(self.page())
+        kept = {"commands": self.commands, "results": [asdict(r) for r in self.results]}
+        self.path.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
+
+    def page(self) -> str:
+        """Markdown: machine, steps, figures."""
+        return render(self.results, self.gpu, self.commands, self.commit or commit())
+
+
+def render(results: Sequence[Result], gpu: str, commands: Sequence[str], commit: str) -> str:
     lines = [
         "# EXL2 on a GPU",
         "",
-        f"`{command}`",
-        "",
+        *(line for command in commands for line in (f"`{command}`", "")),
         "| | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in machine(gpu)),
+        *(f"| {name} | {value} |" for name, value in machine(gpu, commit)),
         "",
         "| step | what | seconds | outcome |",
         "|---|---|---|---|",
@@ -67,7 +102,7 @@ def render(results: Sequence[Result], gpu: str, command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def machine(gpu: str) -> list[tuple[str, str]]:
+def machine(gpu: str, commit: str) -> list[tuple[str, str]]:
     """GPU, versions, commit."""
     import torch
 
@@ -78,7 +113,7 @@ def machine(gpu: str) -> list[tuple[str, str]]:
         except PackageNotFoundError:
             rows.append((name, "not installed"))
     rows.append(("CUDA of torch", str(torch.version.cuda)))
-    rows.append(("commit", commit()))
+    rows.append(("commit", commit))
     return rows
 
 

@@ -86,6 +86,20 @@ def test_a_step_that_fails_is_a_line_and_the_others_go_on(tmp_path, monkeypatch)
     assert "not begun" in run(tmp_path, monkeypatch, "--steps", "speed", "--limit", "-1")[1]
 
 
+def test_a_second_command_goes_on_with_the_first_ones_report(tmp_path, monkeypatch):
+    def says(word):
+        return lambda setup, rows: rows.append(("said", word))
+
+    steps = {name: (f"title of {name}", says("first")) for name in gpu_steps.STEPS}
+    monkeypatch.setattr(gpu_steps, "STEPS", steps)
+    run(tmp_path, monkeypatch, "--steps", "extension", "fixture", "--commit", "abc123")
+    first = (tmp_path / "report" / "gpu-check.json").rename(tmp_path / "first.json")
+    monkeypatch.setattr(gpu_steps, "STEPS", {k: (t, says("second")) for k, (t, _) in steps.items()})
+    _, report = run(tmp_path, monkeypatch, "--steps", "fixture", "speed", "--earlier", first)
+    assert report.count("| said | first |") == 1 and report.count("| said | second |") == 2
+    assert "--commit abc123" in report and report.count("`python benchmarks/gpu_check.py") == 2
+
+
 def test_the_steps_have_one_list_of_names():
     assert tuple(gpu_steps.STEPS) == gpu_check.STEP_NAMES
 
