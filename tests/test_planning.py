@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import (
     arc_row,
     boolq_row,
@@ -14,7 +15,7 @@ from conftest import (
     write_rows,
 )
 
-from frankenlab import cli, config, planning
+from frankenlab import capacity, cli, config, planning
 from frankenlab.batches import token_tree
 from frankenlab.errors import UserError
 from frankenlab.fetching import fetch_model
@@ -68,7 +69,7 @@ def cost_of(experiment, stage):
 def test_before_anything_is_there_the_limits_are_assumed(experiment):
     cost = cost_of(experiment, "confirm")
     assert cost.assumed and (cost.tasks, cost.documents) == (2, 50)
-    assert cost.tokens == 50 * planning.ASSUMED_TOKENS
+    assert cost.tokens == 25 * planning.ASSUMED_TOKENS + 25 * planning.ASSUMED_TEXT_TOKENS
     assert "assumed" in summary(experiment) and not Path("resources/counts").exists()
 
 
@@ -132,7 +133,9 @@ def test_time_is_tokens_times_passes_over_speed(experiment):
 def test_time_is_unknown_where_neither_speed_nor_model_is(experiment):
     assert "predicted time: unknown" in summary(experiment)
     assert "--tokens-per-second" in summary(experiment)
-    assert "unknown" not in summary(experiment, tokens_per_second=1000.0)
+    assert "time unknown" in summary(experiment)
+    assert "time unknown" not in summary(experiment, tokens_per_second=1000.0)
+    assert "size and memory: unknown" in summary(experiment, tokens_per_second=1000.0)
 
 
 def test_time_of_a_model_that_is_there_follows_from_its_size_and_the_machine(fetched, monkeypatch):
@@ -143,6 +146,54 @@ def test_time_of_a_model_that_is_there_follows_from_its_size_and_the_machine(fet
 
     slow, fast = seconds(1e6), seconds(1e12)
     assert slow > 100 * fast > 0
+
+
+SHAPES = {"hidden_size": 256, "intermediate_size": 768, "n_heads": 4, "vocab_size": 512}
+
+
+def quantized(experiment, quantizations, **keys) -> config.Experiment:
+    """The experiment with known shapes, quantized on the passages of its guard task."""
+    raw = {**experiment.raw, "quantizations": quantizations, **keys}
+    raw["models"] = {"tiny": {**experiment.raw["models"]["tiny"], "shapes": SHAPES}}
+    return config.check({**raw, "exl2": {"calibration": {"file": "boolq.jsonl"}}})
+
+
+def test_the_grid_is_searched_at_the_first_quantization_only(experiment):
+    text = summary(quantized(experiment, ["exl2-4.0", "none"]), tokens_per_second=1000.0)
+    assert "search at exl2-4.0: 11 plans" in text
+    assert "confirm at exl2-4.0, none: 4 plans" in text and "about 2 min each" in text
+    both, one = (
+        summary(quantized(experiment, names), tokens_per_second=1000.0).splitlines()[-1]
+        for names in (["none", "exl2-4.0"], ["none"])
+    )
+    assert both != one and "of quantizing" in both and "of quantizing" not in one
+
+
+def test_each_bitrate_is_listed_with_its_size_and_the_time_to_make_it(experiment, monkeypatch):
+    billions = 4 * (4 * 256 * 256 + 3 * 256 * 768) / 1e9
+    rates = {"reference": capacity.QuantizerRate(600 / billions, 300 / billions)}
+    monkeypatch.setattr(capacity, "RATES", rates)
+    text = summary(quantized(experiment, ["none", "exl2-4.0", "exl2-3.0"]), 1000.0)
+    assert "measured once for EXL2 by reference: about 10 min" in text
+    assert text.count("about 5 min to make") == 2 and "20 min of quantizing" in text
+    assert "  exl2-4.0: 0.0 GB on disk, torch needs at most 1." in text
+    assert "FIT" not in text and "fits" not in text
+
+
+def test_a_gpu_that_is_not_here_has_the_speed_that_the_config_says(experiment):
+    def seconds(precision: str = "float16", **keys) -> float | None:
+        stages = {"search": {"precision": precision, "limit": 30}}
+        raised = quantized(experiment, ["none"], device="cuda", stages=stages, **keys)
+        cost, model = cost_of(raised, "search"), raised.models["tiny"]
+        found = stage_seconds(raised, model, "search", cost, None)
+        return found and found - planning.JOB_SECONDS
+
+    one, ten = seconds(planning={"gpu_tflops": 1e-3}), seconds(planning={"gpu_tflops": 1e-2})
+    assert one == pytest.approx(10 * ten)
+    wide = seconds("float32", planning={"gpu_tflops": 1e-3})
+    assert wide == pytest.approx(one / planning.FLOAT32_SPEED)
+    if not torch.cuda.is_available():
+        assert seconds() is None
 
 
 def test_the_machines_speed_is_measured_once(monkeypatch):

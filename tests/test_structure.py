@@ -34,7 +34,7 @@ FLOORS = (
         "calibration",
         "layerwise",
     },
-    {"fetching", "sweep", "generation", "export", "conversion"},
+    {"fetching", "sweep", "generation", "export", "conversion", "quantizer"},
     {"evaluation", "efficiency", "capacity"},
     {"planning"},
     {"provenance", "job", "cli"},

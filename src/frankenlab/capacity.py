@@ -7,7 +7,6 @@ from frankenlab.config import RESOURCES, Experiment, ModelSettings
 from frankenlab.errors import UserError
 from frankenlab.grid import Grid, expand
 from frankenlab.memory import (
-    DECODED_TOKENS,
     GB,
     Load,
     Memory,
@@ -15,6 +14,7 @@ from frankenlab.memory import (
     disk_bytes,
     live_states,
     memory,
+    pass_tokens,
 )
 from frankenlab.models import read_json
 from frankenlab.quantization import NONE
@@ -22,6 +22,12 @@ from frankenlab.sweep import plan_trie
 
 # Tokens of a batch with its padding, to those that count against the budget.
 PADDING = 1.25
+
+# Tokens that a timed run reads and decodes (`efficiency`), and some room.
+TIMED_TOKENS = 512
+
+# Tokens of the longest text that is scored whole, assumed: a long article of wikitext.
+LONGEST_TEXT = 16384
 
 # Metrics of tasks that score whole texts, in windows as long as the model's context.
 TEXT_METRICS = ("word_perplexity", "byte_perplexity", "bits_per_byte")
@@ -75,9 +81,9 @@ def cells(experiment: Experiment, model: ModelSettings) -> list[Cell]:
     if sizes is None:
         return []
     others = [*experiment.quantizations, NONE.text] if model.stored == NONE else []
-    grid = expand(experiment.raw["plans"], model.n_layers)
+    loads = _loads(experiment, sizes, expand(experiment.raw["plans"], model.n_layers))
     names = dict.fromkeys([*model.quantizations, *others])
-    return [_cell(experiment, model, name, sizes, grid) for name in names]
+    return [_cell(experiment, model, name, sizes, loads) for name in names]
 
 
 def check_fits(experiment: Experiment, model: str, quantization: str) -> None:
@@ -113,7 +119,11 @@ def quantizing_seconds(experiment: Experiment, model: ModelSettings) -> tuple[fl
 
 
 def _cell(
-    experiment: Experiment, model: ModelSettings, quantization: str, sizes: Sizes, grid: Grid
+    experiment: Experiment,
+    model: ModelSettings,
+    quantization: str,
+    sizes: Sizes,
+    loads: Sequence[tuple[str, Load]],
 ) -> Cell:
     weights = model.weights_at(quantization)
     head_bits = model.head_bits or experiment.raw["exl2"]["head_bits"]
@@ -129,7 +139,7 @@ def _cell(
             experiment.precision(stage, model.name, quantization),
             device,
         )
-        for stage, load in _loads(experiment, sizes, grid)
+        for stage, load in loads
     ]
     most = max(needs, key=lambda need: need.total)
     return Cell(
@@ -153,15 +163,17 @@ def _loads(experiment: Experiment, sizes: Sizes, grid: Grid) -> list[tuple[str, 
         "select": stages["select"]["shortlist"] + 2,
         "confirm": stages["confirm"]["controls"] + 3,
     }
+    budget = experiment.raw["token_budget"]
+    passed = pass_tokens(budget, sizes.context)
     loads = []
     for stage, alive in states.items():
         tasks = (t for t in experiment.tasks.values() if stage == "confirm" or t.role == "search")
         texts = any(task.metric in TEXT_METRICS for task in tasks)
-        budget = experiment.raw["token_budget"]
-        row = max(budget, sizes.context if texts else 0)
-        loads.append((stage, Load(max(int(PADDING * budget), row), row, alive)))
+        tokens = max(int(PADDING * budget), LONGEST_TEXT if texts else 0)
+        row = min(passed if texts else budget, sizes.context)
+        loads.append((stage, Load(tokens, row, passed, alive)))
     occurrences = max(sum(step.attends for step in plan.steps) for plan in plans)
-    timed = Load(DECODED_TOKENS, DECODED_TOKENS, 2, occurrences)
+    timed = Load(TIMED_TOKENS, TIMED_TOKENS, passed, 2, occurrences * TIMED_TOKENS)
     return [*loads, ("search", timed)]
 
 
@@ -169,6 +181,6 @@ def _too_large(experiment: Experiment, cell: Cell, rows: Sequence[Cell]) -> str:
     fitting = ", ".join(row.quantization for row in rows if row.fits)
     advice = f"these fit: {fitting}" if fitting else "no quantization of the config fits"
     return (
-        f"model {cell.model} at {cell.quantization} needs {cell.memory} in {cell.engine}, "
+        f"model {cell.model} at {cell.quantization} needs up to {cell.memory} in {cell.engine}, "
         f"gpu_memory_gb is {experiment.raw['gpu_memory_gb']:g}; {advice}"
     )

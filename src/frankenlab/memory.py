@@ -13,10 +13,11 @@ from frankenlab.quantization import NONE, Quantization
 
 GB = 1e9
 
-# Scored positions whose logits are in memory at once, and tokens that a timed run reads and
-# decodes with its cache, rounded up to the pages that caches come in.
-LOGIT_ROWS = 128
-DECODED_TOKENS = 512
+# Scored positions whose logits are in memory at once (`engines.scoring`).
+LOGIT_ROWS = {"cpu": 128, "cuda": 1024}
+
+# Most tokens of one sequence that exllamav2 is loaded for; attention over more takes too much.
+LONGEST_PASS = 8192
 
 # CUDA's context and kernels, and what an allocator loses between its blocks.
 OVERHEAD = {"cpu": int(0.5 * GB), "cuda": int(1.2 * GB)}
@@ -106,15 +107,25 @@ class Load:
 
     Attributes:
         tokens: of a batch, padding included.
-        row: tokens of its longest row.
+        row: tokens of the longest sequence in it.
+        passed: tokens that exllamav2 takes at a time (`pass_tokens`).
         states: hidden states alive at once (`live_states`).
-        occurrences: layers with a cache, 0 where there is none.
+        cached: (occurrence, token) pairs whose keys and values are kept.
     """
 
     tokens: int
     row: int
+    passed: int
     states: int
-    occurrences: int = 0
+    cached: int = 0
+
+
+def pass_tokens(token_budget: int, context: int) -> int:
+    """Tokens for which exllamav2 is to be loaded: a batch, or a window of a text if that is longer.
+
+    Its buffers, and without flash-attn the scores of its attention, are as large as a pass.
+    """
+    return max(token_budget, min(context, LONGEST_PASS))
 
 
 def disk_bytes(sizes: Sizes, weights: Quantization, head_bits: int) -> int:
@@ -153,11 +164,12 @@ def memory(
         if weights != NONE and sizes.tied:
             stored += value * sizes.head_weights
         working = max(_torch_working(sizes, load, value), value * sizes.layer_weights)
-    logits = LOGIT_ROWS * sizes.vocab * (value + 4 + 4)
+    # As they come, as float32, and their exponentials.
+    logits = LOGIT_ROWS[device] * sizes.vocab * (value + 4 + 4)
     return Memory(
         weights=stored,
         states=load.states * load.tokens * sizes.hidden * value,
-        cache=2 * load.occurrences * DECODED_TOKENS * sizes.keys * value,
+        cache=2 * load.cached * sizes.keys * value,
         working=working + logits,
         overhead=OVERHEAD[device],
     )
@@ -173,17 +185,18 @@ def _exl2_weights(sizes: Sizes, weights: Quantization, head_bits: int) -> int:
 def _torch_working(sizes: Sizes, load: Load, value: int) -> int:
     """The widest point of a layer: gate and up, their product, and the two ends of the residual;
     beside them the mask, once as bool and once as numbers."""
-    tokens = load.tokens * (3 * sizes.inner + 4 * sizes.hidden + 2 * sizes.keys) * value
-    return tokens + load.tokens * load.row * (1 + value)
+    widths = 3 * sizes.inner + 4 * sizes.hidden + 2 * sizes.keys
+    return load.tokens * widths * value + load.tokens**2 * (1 + value)
 
 
 def _exllamav2_working(sizes: Sizes, load: Load) -> int:
-    """Its scratch space has the largest matrix in float16, for batches are multiplied with that;
-    without flash-attn a layer's scores, their masked copy and their softmax are in memory."""
-    largest = max(*(math.prod(shape) for shape in sizes.layer), sizes.head_weights)
-    widest = 3 * max(sizes.inner, sizes.hidden) + 3 * sizes.hidden + 2 * sizes.keys
-    scores = 3 * sizes.heads * load.tokens * load.row
-    return 2 * (largest + load.tokens * widest + scores)
+    """Its scratch space (mlp.py, `scratch_space_fixed`) with the largest matrix in float16, for
+    batches are multiplied with that; what attention makes of a pass, scores included (without
+    flash-attn there are a masked copy and a softmax of them); and the passes put together."""
+    largest = max(math.prod(shape) for shape in sizes.layer)
+    mlp = load.passed * (sizes.hidden + 2 * sizes.inner) + largest
+    attention = load.passed * (5 * sizes.hidden + 2 * sizes.keys + 3 * sizes.heads * load.row)
+    return 2 * (max(mlp, sizes.head_weights) + attention + 2 * load.tokens * sizes.hidden)
 
 
 def live_states(trie: Any) -> int:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +93,10 @@ def summary(experiment: Experiment, tokens_per_second: float | None = None) -> s
             cost = stage_cost(experiment, model, grid, stage)
             predicted = stage_seconds(experiment, model, stage, cost, tokens_per_second)
             totals.known = totals.known and predicted is not None
-            for quantization in experiment.stage_quantizations(stage, model.name):
-                totals.scores += cost.rows * BYTES_PER_ROW
-                totals.scoring += predicted or 0.0
-                lines.append(_stage_line(quantization, stage, cost, predicted))
+            quantizations = experiment.stage_quantizations(stage, model.name)
+            totals.scores += cost.rows * BYTES_PER_ROW * len(quantizations)
+            totals.scoring += (predicted or 0.0) * len(quantizations)
+            lines.append(_stage_line(quantizations, stage, cost, predicted))
     return "\n".join([*lines, _total_line(experiment, totals)])
 
 
@@ -285,17 +286,20 @@ def _cell_line(experiment: Experiment, cell: Cell) -> str:
     limit = f" of {experiment.raw['gpu_memory_gb']:g} GB" if fits else ""
     aside = "" if cell.evaluated else " (not evaluated)"
     return (
-        f"  {cell.quantization}{aside}: {cell.disk / GB:.1f} GB on disk, {cell.engine} needs "
-        f"{cell.memory}{limit}{fits}"
+        f"  {cell.quantization}{aside}: {cell.disk / GB:.1f} GB on disk, {cell.engine} needs at "
+        f"most {cell.memory}{limit}{fits}"
     )
 
 
-def _stage_line(quantization: str, stage: str, cost: StageCost, seconds: float | None) -> str:
+def _stage_line(
+    quantizations: Sequence[str], stage: str, cost: StageCost, seconds: float | None
+) -> str:
     note = " (assumed: data not downloaded yet)" if cost.assumed else ""
-    time_ = "time unknown" if seconds is None else f"about {_duration(seconds)}"
+    each = " each" if len(quantizations) > 1 else ""
+    took = "time unknown" if seconds is None else f"about {_duration(seconds)}{each}"
     return (
-        f"  {quantization} {stage}: {cost.plans} plans x {cost.documents} documents, "
-        f"{cost.tokens} tokens{note}, {time_}"
+        f"  {stage} at {', '.join(quantizations)}: {cost.plans} plans x {cost.documents} "
+        f"documents, {cost.tokens} tokens{note}, {took}"
     )
 
 
