@@ -19,8 +19,8 @@ with job(snakemake) as experiment:
         model=where.model,
         weights=weights_hash(read_manifest(directory)),
         quantization=where.quantization,
-        engine=experiment.raw["engine"],
-        precision=experiment.raw["stages"][where.stage]["precision"],
+        engine=experiment.engine(where.model, where.quantization),
+        precision=experiment.precision(where.stage, where.model, where.quantization),
         device=experiment.raw["device"],
         token_budget=experiment.raw["token_budget"],
     )
