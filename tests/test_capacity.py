@@ -8,8 +8,9 @@ from conftest import ROOT, one_line, write_rows
 from frankenlab import capacity, config, efficiency
 from frankenlab.errors import UserError
 from frankenlab.fetching import fetch_model
-from frankenlab.memory import GB
+from frankenlab.memory import GB, disk_bytes
 from frankenlab.planning import summary
+from frankenlab.quantization import NONE
 
 LLAMA = ROOT / "config" / "experiments" / "llama.yaml"
 
@@ -128,6 +129,15 @@ def test_the_llama_experiment_evaluates_only_what_fits_its_gpu(llama):
 def test_the_llama_experiment_names_commits_of_the_hub(llama):
     assert {"llama-7b", "llama-13b", "llama-30b"} < set(llama.models)
     assert all(model.source.kind == "hub" for model in llama.models.values())
+
+
+def test_the_llama_experiments_shapes_give_the_published_numbers_of_parameters(llama):
+    published = {
+        "llama-7b": 6_738_415_616, "llama-13b": 13_015_864_320, "llama-30b": 32_528_943_616,
+        "llama-2-7b": 6_738_415_616, "llama-2-13b": 13_015_864_320, "llama-3-8b": 8_030_261_248,
+    }  # fmt: skip
+    found = {name: disk_bytes(model.sizes, NONE, 6) // 2 for name, model in llama.models.items()}
+    assert found == published
 
 
 def test_the_llama_experiments_summary_has_sizes_times_and_what_fits(llama, monkeypatch, tmp_path):
