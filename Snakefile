@@ -19,6 +19,7 @@ container: "docker://python:3.11"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/models.smk"
+include: "workflow/rules/quantization.smk"
 include: "workflow/rules/frankens.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/analysis.smk"

@@ -35,7 +35,8 @@ FLOORS = (
         "layerwise",
     },
     {"fetching", "sweep", "generation", "export", "conversion", "quantizer"},
-    {"evaluation", "efficiency", "capacity"},
+    {"efficiency", "capacity", "quantizing"},
+    {"evaluation"},
     {"planning"},
     {"provenance", "job", "cli"},
 )

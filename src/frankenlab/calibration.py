@@ -1,5 +1,6 @@
 """Calibration text of a quantizer, kept apart from every document that is evaluated."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,3 +57,22 @@ def calibration_rows(
         f"calibration: {len(texts)} texts have {len(tokens)} tokens, {rows} rows of {length} need "
         f"{needed}; use more texts, or fewer or shorter rows"
     )
+
+
+def check_disjoint(texts: Sequence[str], documents: Sequence[object], where: str) -> None:
+    """Sees that no document shares a calibration text: what the weights have seen proves nothing.
+
+    Args:
+        documents: JSON-able; a text may stand anywhere in one.
+
+    Raises:
+        UserError: one does.
+    """
+    for document in documents:
+        written = json.dumps(document, ensure_ascii=False)
+        found = next((t for t in texts if json.dumps(t, ensure_ascii=False)[1:-1] in written), None)
+        if found is not None:
+            raise UserError(
+                f'{where}: a document holds a text that the weights were calibrated on ("'
+                f'{found[:40]}…"); lower its limit or exl2.calibration.texts, or take another file'
+            )

@@ -10,6 +10,7 @@ import yaml
 
 from frankenlab.errors import UserError
 from frankenlab.exl2.shapes import ModelShapes
+from frankenlab.files import content_hash
 from frankenlab.memory import Sizes
 from frankenlab.quantization import NONE, Quantization
 from frankenlab.schema import check_schema, with_defaults
@@ -150,6 +151,17 @@ class Experiment:
         if chosen == "auto":
             return "exllamav2" if self.raw["device"] == "cuda" else "reference"
         return chosen
+
+    def weights_folder(self, model: str, quantization: str = NONE.text) -> Path:
+        """Where a model's weights are, as distributed or quantized; shared by all experiments."""
+        if Quantization.parse(quantization) == NONE:
+            return RESOURCES / "models" / self.models[model].folder
+        return self.quantized_folder(model) / quantization
+
+    def quantized_folder(self, model: str) -> Path:
+        """Of a model's measurement and bitrates, apart for every way of making them."""
+        made = [self.quantizer, self.raw["exl2"]["head_bits"], str(self.calibration)]
+        return RESOURCES / "exl2" / self.models[model].folder / content_hash(made)
 
     def limit(self, stage: str, task: str) -> int | None:
         """Most documents of a task in a stage."""

@@ -19,8 +19,10 @@ from frankenlab.batches import (
     make_causal_batch,
     token_tree,
 )
-from frankenlab.config import TASKS_FOLDER
-from frankenlab.directories import complete_manifest
+from frankenlab.calibration import check_disjoint
+from frankenlab.capacity import check_fits
+from frankenlab.config import TASKS_FOLDER, Experiment
+from frankenlab.directories import complete_manifest, read_manifest
 from frankenlab.encoding import Encoder
 from frankenlab.engines import Engine
 from frankenlab.engines.exllamav2 import Exllamav2Engine
@@ -28,6 +30,7 @@ from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
 from frankenlab.files import atomic_path, content_hash, sha256_file
 from frankenlab.fingerprints import NUMERIC_LIBRARIES, code_fingerprint, library_versions
+from frankenlab.memory import pass_tokens
 from frankenlab.models import load_tokenizer, model_info, weights_hash
 from frankenlab.plans import Plan
 from frankenlab.progress import Progress
@@ -76,6 +79,28 @@ class Scorer:
     token_budget: int = DEFAULT_TOKEN_BUDGET
 
     @classmethod
+    def for_stage(
+        cls, experiment: Experiment, model: str, quantization: str, stage: str
+    ) -> "Scorer":
+        """A model of an experiment, with the arithmetic of a stage.
+
+        Raises:
+            UserError: it does not fit the memory that the config names.
+        """
+        check_fits(experiment, model, quantization)
+        directory = experiment.weights_folder(model, quantization)
+        return cls(
+            directory=directory,
+            model=model,
+            weights=weights_hash(read_manifest(directory)),
+            quantization=quantization,
+            engine=experiment.engine(model, quantization),
+            precision=experiment.precision(stage, model, quantization),
+            device=experiment.raw["device"],
+            token_budget=experiment.raw["token_budget"],
+        )
+
+    @classmethod
     def for_directory(cls, directory: str | Path, precision: str, device: str) -> "Scorer":
         """Any Hugging Face directory; without a manifest its files are hashed (a second a GB)."""
         directory = Path(directory)
@@ -110,7 +135,8 @@ class Scorer:
                 f'precision "{self.precision}": engine exllamav2 computes in '
                 f"{Exllamav2Engine.precision} only"
             )
-        return Exllamav2Engine(self.directory, self.device)
+        context = model_info(self.directory).max_position_embeddings
+        return Exllamav2Engine(self.directory, self.device, pass_tokens(self.token_budget, context))
 
 
 def scoring_fingerprint(engine: str = "torch") -> str:
@@ -126,6 +152,7 @@ def evaluate_task(
     limit: int | None,
     store_root: str | Path,
     seed: int = 0,
+    calibration: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Scores of plans on a task's documents, stamped with what made them: see `evaluate`.
 
@@ -133,9 +160,11 @@ def evaluate_task(
         stage: "search", "select" or "confirm"; None takes all documents in lm-eval's order.
         limit: most documents.
         seed: of the experiment, for the stamp; scoring draws nothing at random.
+        calibration: texts that the weights were quantized with.
 
     Raises:
-        UserError: as `EvaluationTask` and `evaluate`; the stage has none of the task's documents.
+        UserError: as `EvaluationTask` and `evaluate`; the stage has none of the task's documents,
+            or one with a calibration text in it.
     """
     task = EvaluationTask(settings, TASKS_FOLDER)
     documents = task.documents(task.indices(stage, limit))
@@ -144,6 +173,7 @@ def evaluate_task(
             f'task "{settings.name}": it has no documents in the {stage} stage; '
             "a guard task is only confirmed"
         )
+    check_disjoint(calibration, [d.requests for d in documents], f'task "{settings.name}"')
     encoder = Encoder(
         load_tokenizer(scorer.directory), model_info(scorer.directory).max_position_embeddings
     )

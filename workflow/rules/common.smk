@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from frankenlab import config as configuration
-from frankenlab import fingerprints, grid, planning, shards, task_index
+from frankenlab import capacity, fingerprints, grid, planning, shards, task_index
 from frankenlab.errors import UserError
 from frankenlab.files import remove_truncated, write_if_changed
 
@@ -24,21 +24,17 @@ LOGS = f"{RESULTS}/logs"
 STORE = "results/store"
 LEDGER = "results/ledger.jsonl"
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
-REFERENCE = EXPERIMENT.reference_quantization
+EXL2 = "resources/exl2/{folder}/{key}"
 SHARDS = range(SETTINGS["stages"]["search"]["shards"])
 
 
 wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
-    quantization="|".join(map(re.escape, SETTINGS["quantizations"])),
+    quantization="|".join(map(re.escape, EXPERIMENT.quantizations)),
+    key="[0-9a-f]+",
     task="|".join(map(re.escape, EXPERIMENT.tasks)),
     stage="search|select|confirm",
     shard=r"\d+",
-
-
-def quantizations(stage):
-    """The grid is searched at the reference; what is left of it is run at all quantizations."""
-    return [REFERENCE] if stage == "search" else SETTINGS["quantizations"]
 
 
 def stage_tasks(stage):
@@ -50,7 +46,24 @@ def stage_shards(stage):
 
 
 def model_manifest(model):
-    return f"resources/models/{EXPERIMENT.models[model].folder}/manifest.json"
+    return f"{EXPERIMENT.weights_folder(model)}/manifest.json"
+
+
+def weights_manifest(model, quantization):
+    """Of a model as distributed ("none") or quantized."""
+    return f"{EXPERIMENT.weights_folder(model, quantization)}/manifest.json"
+
+
+def model_in(folder):
+    return next(m.name for m in EXPERIMENT.models.values() if m.folder == folder)
+
+
+def calibration_data():
+    """What holds the quantizer's text: a package's manifest or a local file."""
+    if EXPERIMENT.calibration is None:
+        return []
+    given = SETTINGS["exl2"]["calibration"]
+    return data_manifest(given["source"]) if "source" in given else given["file"]
 
 
 def data_manifest(name):
@@ -82,19 +95,19 @@ def script_stamp(name, **settings):
     return stamp(f"scripts/{name}", {"code": code, "settings": settings})
 
 
-def task_stamp(stage, task):
-    """What a task is in a stage: prompt, data, documents, precision."""
+def task_stamp(stage, task, model, quantization):
+    """What a task is in a stage: prompt, data, documents; and the arithmetic of these weights."""
     settings = EXPERIMENT.tasks[task]
     return stamp(
-        f"tasks/{stage}.{task}",
+        f"tasks/{stage}.{task}.{model}.{quantization}",
         {
             "config": SETTINGS["tasks"][task],
             "yaml": task_index.task_fingerprint(
                 task_index.task_file(settings.task, configuration.TASKS_FOLDER)
             ),
             "limit": EXPERIMENT.limit(stage, task),
-            "precision": SETTINGS["stages"][stage]["precision"],
-            "engine": SETTINGS["engine"],
+            "precision": EXPERIMENT.precision(stage, model, quantization),
+            "engine": EXPERIMENT.engine(model, quantization),
             "libraries": fingerprints.library_versions(),
         },
     )
@@ -128,7 +141,7 @@ def scores(stage, model, quantization, task):
 def stage_scores(stage, model):
     return [
         path
-        for quantization in quantizations(stage)
+        for quantization in EXPERIMENT.stage_quantizations(stage, model)
         for task in stage_tasks(stage)
         for path in scores(stage, model, quantization, task)
     ]
@@ -136,7 +149,7 @@ def stage_scores(stage, model):
 
 def stage_frankens(stage, model):
     return expand(
-        f"{RESULTS}/frankens/{model}/{REFERENCE}/{stage}.{{shard}}.json",
+        f"{RESULTS}/frankens/{model}/{EXPERIMENT.models[model].reference}/{stage}.{{shard}}.json",
         shard=stage_shards(stage),
     )
 
@@ -158,7 +171,9 @@ def print_summary():
 if workflow.is_main_process:
     atexit.register(print_summary)
     for _path in remove_truncated(RESULTS):
-        print(f"warning: {_path} is truncated; it is made again", file=sys.stderr)
+        print(f"warning: {_path} is truncated: removed, to be made again", file=sys.stderr)
+    for _line in capacity.too_large(EXPERIMENT):
+        print(f"warning: {_line}; it will be refused", file=sys.stderr)
     for _model, _grid in GRIDS.items():
         for _text, _group in _grid.folded:
             print(

@@ -1,9 +1,11 @@
 rule evaluate_task:
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
-        model=lambda w: model_manifest(w.model),
+        model=lambda w: weights_manifest(w.model, w.quantization),
         data=lambda w: task_data(w.task),
-        task=lambda w: task_stamp(w.stage, w.task),
+        # Its text must be in no document.
+        calibration=lambda w: calibration_data() if w.quantization != "none" else [],
+        task=lambda w: task_stamp(w.stage, w.task, w.model, w.quantization),
         stamp=script_stamp("evaluate_task"),
     output:
         f"{RESULTS}/scores/{{stage}}/{{model}}/{{quantization}}/{{task}}.{{shard}}.parquet",
@@ -26,11 +28,12 @@ rule evaluate_task:
 rule measure_cost:
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/confirm.0.json",
-        model=lambda w: model_manifest(w.model),
+        model=lambda w: weights_manifest(w.model, w.quantization),
         stamp=script_stamp(
             "measure_cost",
             cost=SETTINGS["cost"],
-            precision=SETTINGS["stages"]["search"]["precision"],
+            precisions=[EXPERIMENT.precision("search", *cell) for cell in EXPERIMENT.cells],
+            engines=[EXPERIMENT.engine(*cell) for cell in EXPERIMENT.cells],
         ),
     output:
         f"{RESULTS}/costs/{{model}}/{{quantization}}.parquet",

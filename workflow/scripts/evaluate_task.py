@@ -4,26 +4,15 @@ import json
 from pathlib import Path
 
 from frankenlab import ledger
-from frankenlab.directories import read_manifest
 from frankenlab.evaluation import Scorer, evaluate_task, write_scores
 from frankenlab.frankens import plans_of
 from frankenlab.job import job
-from frankenlab.models import weights_hash
+from frankenlab.quantizing import evaluation_excludes
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards
-    directory = Path(snakemake.input.model).parent
     frankens = json.loads(Path(snakemake.input.frankens).read_text())
-    scorer = Scorer(
-        directory=directory,
-        model=where.model,
-        weights=weights_hash(read_manifest(directory)),
-        quantization=where.quantization,
-        engine=experiment.engine(where.model, where.quantization),
-        precision=experiment.precision(where.stage, where.model, where.quantization),
-        device=experiment.raw["device"],
-        token_budget=experiment.raw["token_budget"],
-    )
+    scorer = Scorer.for_stage(experiment, where.model, where.quantization, where.stage)
     scores = evaluate_task(
         scorer,
         plans_of(frankens),
@@ -32,6 +21,7 @@ with job(snakemake) as experiment:
         limit=experiment.limit(where.stage, where.task),
         store_root=snakemake.params.store,
         seed=experiment.raw["statistics"]["seed"],
+        calibration=evaluation_excludes(experiment, where.quantization),
     )
     write_scores(scores, snakemake.output[0])
     if where.stage == "confirm":

@@ -1,0 +1,45 @@
+rule measure_exl2:
+    """What every bit width costs every layer: once a model, for all its bitrates."""
+    input:
+        model=lambda w: model_manifest(model_in(w.folder)),
+        data=calibration_data(),
+        stamp=script_stamp("measure_exl2", device=SETTINGS["device"]),
+    output:
+        f"{EXL2}/measurement.json",
+    log:
+        f"{LOGS}/measure_exl2/{{folder}}.{{key}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_exl2/{{folder}}.{{key}}.tsv"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=8000,
+        runtime=720,
+        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+    params:
+        model=lambda w: model_in(w.folder),
+    script:
+        "../scripts/measure_exl2.py"
+
+
+rule quantize_exl2:
+    """An EXL2 directory at one bitrate, shared by all experiments."""
+    input:
+        model=lambda w: model_manifest(model_in(w.folder)),
+        data=calibration_data(),
+        measurement=f"{EXL2}/measurement.json",
+        stamp=script_stamp("quantize_exl2", device=SETTINGS["device"]),
+    output:
+        manifest=f"{EXL2}/{{quantization}}/manifest.json",
+    log:
+        f"{LOGS}/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.tsv"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=8000,
+        runtime=720,
+        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+    params:
+        model=lambda w: model_in(w.folder),
+    script:
+        "../scripts/quantize_exl2.py"

@@ -1,0 +1,12 @@
+"""Quantizes a model to EXL2 at one bitrate."""
+
+from pathlib import Path
+
+from frankenlab.job import job
+from frankenlab.quantizing import quantize
+
+with job(snakemake) as experiment:
+    quantization = snakemake.wildcards.quantization
+    measurement = Path(snakemake.input.measurement)
+    work = measurement.parent / f".making-{quantization}"
+    quantize(experiment, snakemake.params.model, quantization, measurement, work)
