@@ -158,7 +158,7 @@ def print_summary():
 if workflow.is_main_process:
     atexit.register(print_summary)
     for _path in remove_truncated(RESULTS):
-        print(f"warning: {_path} is truncated; it is made again", file=sys.stderr)
+        print(f"warning: {_path} is truncated: removed, to be made again", file=sys.stderr)
     for _model, _grid in GRIDS.items():
         for _text, _group in _grid.folded:
             print(

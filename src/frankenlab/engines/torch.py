@@ -22,9 +22,9 @@ from frankenlab.plans import Step
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
-# Scored positions whose logits are in memory at once: 128 rows of a 50k vocabulary stay in a
-# CPU's last-level cache.
-HEAD_CHUNK = 128
+# Scored positions whose logits are in memory at once: 100 MB of a 50k vocabulary. Fewer make the
+# head's matrix product slower.
+HEAD_CHUNK = 512
 
 # RoPE variants whose frequencies depend on the length of the sequence at hand.
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
@@ -166,10 +166,10 @@ class TorchEngine:
             where = order[low:high]
             local = (positions[low:high] - start).to(self.device)
             targets = batch.targets[where].to(self.device)
-            normalizer = torch.logsumexp(chunk, dim=-1)
-            scores = chunk[local, targets] - normalizer[local]
+            found = chunk[local, targets]
+            scores = found - torch.logsumexp(chunk, dim=-1)[local]
             logprobs[where] = scores.double().cpu()
-            greedy[where] = (chunk.argmax(dim=-1)[local] == targets).cpu()
+            greedy[where] = _is_argmax(chunk, local, targets, found).cpu()
         return logprobs, greedy
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -218,6 +218,20 @@ def usable_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f'device "{name}": torch finds no CUDA device here; "cpu" works everywhere')
     return torch.device(name)
+
+
+def _is_argmax(
+    logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, found: torch.Tensor
+) -> torch.Tensor:
+    """Whether logits[rows].argmax(-1) == targets, where `found` is logits[rows, targets].
+
+    Finding the highest value is ten times cheaper than finding its place, so the place is looked
+    up only for the targets that have that value: another token may have it too, and come first.
+    """
+    greedy = found == logits.amax(dim=-1)[rows]
+    tied = greedy.nonzero()[:, 0]
+    greedy[tied] = logits[rows[tied]].argmax(dim=-1) == targets[tied]
+    return greedy
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
