@@ -30,6 +30,13 @@ rule all:
     default_target: True
     input:
         f"{RESULTS}/report/index.html",
+        # Otherwise a table that was lost would be missed only by the next change.
+        [
+            path
+            for model in EXPERIMENT.models
+            for stage in ("search", "select", "confirm")
+            for path in stage_scores(stage, model)
+        ],
 
 
 rule fetch:

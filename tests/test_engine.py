@@ -119,7 +119,7 @@ def test_scores_are_log_probabilities_of_the_targets_however_the_head_is_chunked
     tiny, monkeypatch, chunk
 ):
     """Several targets of one position, in an order that is not that of the positions."""
-    monkeypatch.setattr(scoring, "CPU_CHUNK", chunk)
+    monkeypatch.setattr(scoring, "CHUNK", chunk)
     engine = TorchEngine(tiny(), "float32")
     expected = logprobs(engine, base(4))
     best = expected.argmax(-1).tolist()

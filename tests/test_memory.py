@@ -5,7 +5,7 @@ from conftest import ROOT, one_line
 from safetensors import safe_open
 from tiny import make_tiny_model
 
-from frankenlab.engines.scoring import CPU_CHUNK, GPU_CHUNK
+from frankenlab.engines.scoring import CHUNK
 from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.memory import (
@@ -98,10 +98,10 @@ def test_each_load_is_in_its_own_part():
 
 
 def test_logits_are_of_as_many_rows_as_the_head_runs_on():
-    assert LOGIT_ROWS == {"cpu": CPU_CHUNK, "cuda": GPU_CHUNK}
+    assert LOGIT_ROWS == CHUNK
     more = need(config={**LLAMA_7B, "vocab_size": 64000}, load=Load(1, 1, 1, 1))
     less = need(load=Load(1, 1, 1, 1))
-    assert more.working - less.working >= GPU_CHUNK * 32000 * 4
+    assert more.working - less.working >= CHUNK * 32000 * 4
 
 
 def test_a_pass_of_exllamav2_holds_a_batch_and_a_window_but_no_endless_one():

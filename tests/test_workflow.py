@@ -125,11 +125,12 @@ def test_changed_code_reruns_what_it_affects(lab: Laboratory) -> None:
 
 def test_a_truncated_table_is_made_again_without_scoring(lab: Laboratory) -> None:
     before = lab.scored()
-    path = lab.results / "scores/search/tiny/none/animals.0.parquet"
+    table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
+    path = lab.folder / table
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    done = lab.snakemake(SEARCH_TABLE)
-    assert "animals.0.parquet is truncated; it is made again" in done.stderr
+    done = lab.snakemake(table)
+    assert "animals.0.parquet is truncated: removed, to be made again" in done.stderr
     assert path.stat().st_size == len(whole)
     assert lab.scored() == before
 

@@ -14,7 +14,7 @@ from frankenlab.quantization import NONE, Quantization
 GB = 1e9
 
 # Scored positions whose logits are in memory at once (`engines.scoring`).
-LOGIT_ROWS = {"cpu": 128, "cuda": 1024}
+LOGIT_ROWS = 512
 
 # Most tokens of one sequence that exllamav2 is loaded for; attention over more takes too much.
 LONGEST_PASS = 8192
@@ -165,7 +165,7 @@ def memory(
             stored += value * sizes.head_weights
         working = max(_torch_working(sizes, load, value), value * sizes.layer_weights)
     # As they come, as float32, and their exponentials.
-    logits = LOGIT_ROWS[device] * sizes.vocab * (value + 4 + 4)
+    logits = LOGIT_ROWS * sizes.vocab * (value + 4 + 4)
     return Memory(
         weights=stored,
         states=load.states * load.tokens * sizes.hidden * value,

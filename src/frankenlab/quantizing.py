@@ -55,9 +55,8 @@ def quantize(
         "calibration": {"texts": len(texts), "hash": content_hash(texts)},
     }
     # Another measurement chooses other options.
-    facts["key"] = content_hash(
-        [*(weights_hash(read_manifest(directory)), bits, head_bits), facts, sha256_file(measurement)]
-    )
+    made_of = [weights_hash(read_manifest(directory)), sha256_file(measurement)]
+    facts["key"] = content_hash([*made_of, bits, head_bits, facts])
     if _uses_exllamav2(experiment):
         return conversion.quantize(
             directory, target, bits, head_bits, measurement, work, texts, facts

@@ -11,23 +11,19 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers import AutoConfig
 
 from frankenlab.batches import Batch
 from frankenlab.engines import check_capacity
 from frankenlab.engines.devices import usable_device
+from frankenlab.engines.rotary import Rotary, rotate
 from frankenlab.engines.scoring import score_targets
-from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.exl2.tensor_files import TensorFiles
 from frankenlab.models import check_llama_shaped
 from frankenlab.plans import Plan, Step
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-
-# RoPE variants whose frequencies depend on the length of the sequence at hand.
-LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class TorchEngine:
             config.hidden_size // self.n_heads
         )
         self.norm_eps: float = config.rms_norm_eps
-        self.rotary = _rotary(config).to(self.device)
+        self.rotary = Rotary(config, self.device)
         weights = _Weights(Path(directory), self.dtype, self.device)
         self.embedding = weights.get("model.embed_tokens.weight")
         self.layers = [_layer(weights, index) for index in range(self.n_layers)]
@@ -128,8 +124,7 @@ class TorchEngine:
         batch: Batch | None = None,
     ) -> Placed:
         """`tokens`, `positions`: int64 [rows, length]; `visible`: bool [rows, length, keys]."""
-        probe = torch.empty(0, dtype=self.dtype, device=self.device)
-        cos, sin = self.rotary(probe, positions.to(self.device))
+        cos, sin = self.rotary.tables(positions, self.dtype)
         mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
         mask.masked_fill_(~visible.to(self.device), float("-inf"))
         return Placed(
@@ -178,7 +173,7 @@ class TorchEngine:
         qkv = F.linear(self._norm(hidden, layer.input_norm), layer.qkv, layer.qkv_bias)
         qkv = qkv.view(rows, length, -1, self.head_dim)
         rotated, values = qkv.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=2)
-        rotated = _rotate(rotated, placed.cos, placed.sin)
+        rotated = rotate(rotated, placed.cos, placed.sin)
         queries, keys = rotated.split((self.n_heads, self.n_kv_heads), dim=2)
         queries, keys, values = (x.transpose(1, 2) for x in (queries, keys, values))
         if cache is not None:
@@ -236,23 +231,6 @@ class TorchDecoder:
                 hidden = self.engine.run(step, hidden, placed, cache)
             self.length = stop
             return self.engine.logits(hidden[0, -1])
-
-
-def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding on [rows, length, heads, head dim], halves rotated."""
-    low, high = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-high, low), dim=-1) * sin
-
-
-def _rotary(config: PreTrainedConfig) -> LlamaRotaryEmbedding:
-    """transformers' own frequencies, so that every static scaling (llama3, yarn, …) is right."""
-    kind = (config.rope_parameters or {}).get("rope_type", "default")
-    if kind in LENGTH_DEPENDENT_ROPE:
-        raise UserError(
-            f'rope type "{kind}": its frequencies depend on the length of each input, which shared '
-            "prefixes do not allow; default, linear, llama3 and yarn work"
-        )
-    return LlamaRotaryEmbedding(config=config)
 
 
 class _Weights:
