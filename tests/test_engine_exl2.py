@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import load_hf, one_line
-from test_engine import logprobs
+from conftest import one_line
+from test_engine import TOKENS, logprobs
 from tiny import make_tiny_exl2
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -24,7 +24,7 @@ FIXTURE, ORIGINAL = DATA / "llama-tiny-exl2", DATA / "llama-tiny-hf"
 TIED_WITH_A_HEAD = {"edit": lambda config: config.update(tie_word_embeddings=True)}
 VARIANTS = {
     "plain": {},
-    "two-files": {"shard_bytes": 200_000},
+    "several-files": {"shard_bytes": 200_000},
     "head-is-the-embeddings": {"tied_head": True},
     "tied-with-a-head-of-its-own": TIED_WITH_A_HEAD,
     "qwen2": {"architecture": "qwen2"},
@@ -55,8 +55,6 @@ def as_hugging_face(directory: Path, folder: Path) -> torch.nn.Module:
 def test_the_torch_engine_is_the_dequantized_model(tmp_path, variant):
     directory = make_tiny_exl2(tmp_path / "exl2", **VARIANTS[variant])
     model = as_hugging_face(directory, tmp_path / "hf")
-    from test_engine import TOKENS
-
     with torch.inference_mode():
         expected = model(torch.tensor([TOKENS])).logits[0].log_softmax(-1)
     found = logprobs(TorchEngine(directory, "float32"), base(3))
@@ -80,8 +78,8 @@ def test_smaller_precisions_are_the_same_model_but_for_rounding(dtype):
     assert 0 < difference.abs().mean() < 0.05
 
 
-def test_at_most_one_layer_is_in_memory_twice(tmp_path, monkeypatch):
-    """Every tensor is asked for once, and its parts are dropped with the layer that it is in."""
+def test_tensors_are_dequantized_once_and_layer_by_layer(tmp_path, monkeypatch):
+    """So that no more than a layer's parts are in memory beside the model."""
     directory = make_tiny_exl2(tmp_path / "exl2", n_layers=4)
     asked, get = [], Exl2Directory.get
 
@@ -138,9 +136,3 @@ def test_other_quantizations_are_still_refused(tmp_path):
     with pytest.raises(UserError) as error:
         check_llama_shaped(directory)
     assert "quantized (gptq)" in one_line(error) and "EXL2" in str(error.value)
-
-
-def test_transformers_is_not_asked_to_load_it():
-    """transformers knows no EXL2, so nothing may go that way unnoticed."""
-    with pytest.raises(Exception, match="(?i)exl2|quant"):
-        load_hf(FIXTURE)

@@ -75,7 +75,7 @@ class Exllamav2Engine:
         self._layers = list(zip(layers[::2], layers[1::2], strict=True))
         config = self.model.config
         self.n_layers: int = config.num_hidden_layers
-        self.max_length: int = config.max_seq_len
+        self.max_length: int = config.original_max_seq_len
         self.vocabulary: int = config.vocab_size
         self._mlp_kernel = config.intermediate_size % ACTIVATION_WIDTH == 0
         self._check_causal()
@@ -96,11 +96,8 @@ class Exllamav2Engine:
 
     def embed(self, placed: Placed) -> torch.Tensor:
         """float16 [rows, length, hidden size]"""
-        from exllamav2.device import set_device_streams
-
-        # The stream is the thread's, and all that follows runs on it.
-        set_device_streams()
         with _surfacing_memory():
+            _use_its_stream()
             return self._embedding.forward(placed.tokens).to(self.device)
 
     def run(self, step: Step, hidden: torch.Tensor, placed: Placed) -> torch.Tensor:
@@ -197,6 +194,7 @@ class Exllamav2Decoder:
                 slots += 1
             self.attentions.append(attention)
         with _surfacing_memory():
+            _use_its_stream()
             self.cache = _cache(engine.model, slots, capacity, engine.device)
 
     @property
@@ -232,6 +230,13 @@ def _cache(model: Any, slots: int, capacity: int, device: torch.device) -> Any:
         return ExLlamaV2Cache(model, max_seq_len=capacity, fixed_device=device)
     finally:
         model.config.num_hidden_layers = layers
+
+
+def _use_its_stream() -> None:
+    """exllamav2 works on a CUDA stream of its own; so does, from here on, all of this thread."""
+    from exllamav2.device import set_device_streams
+
+    set_device_streams()
 
 
 @contextmanager

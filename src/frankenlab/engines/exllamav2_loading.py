@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from frankenlab.batches import LENGTH_MULTIPLE
 from frankenlab.errors import UserError
 from frankenlab.exl2.format import ALIGNMENT
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
@@ -45,12 +46,16 @@ def load(directory: Path, device: str, max_tokens: int) -> Any:
         try:
             config = library.ExLlamaV2Config(str(stage))
             config.max_input_len = max_tokens
+            # Its rotary tables end there, and rows are padded beyond the context.
+            config.max_seq_len += -config.max_seq_len % LENGTH_MULTIPLE
             # Without flash-attn and xformers it would take torch's attention without any mask.
             config.no_sdpa = True
             model = library.ExLlamaV2(config)
             # Nothing on the devices before the one asked for, all of the model there.
             split = [0.0] * int(device.partition(":")[2] or 0) + [99999.0]
             model.load(split)
+            # It loads on one stream and runs on another.
+            torch.cuda.synchronize()
         except torch.OutOfMemoryError as error:
             raise UserError(f"{directory}: it does not fit into the memory of {device}") from error
         except (AssertionError, ValueError) as error:
