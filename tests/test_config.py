@@ -51,7 +51,7 @@ def test_defaults_are_filled_in_at_every_depth_and_the_input_is_left_alone():
     raw = deepcopy(MINIMAL)
     experiment = config.check(raw)
     assert raw == MINIMAL
-    assert experiment.name == "small" and experiment.reference_quantization == "none"
+    assert experiment.name == "small" and experiment.quantizations == ["none"]
     assert experiment.raw["stages"]["select"] == {
         "limit": None, "precision": "bfloat16", "shortlist": 8,
     }  # fmt: skip

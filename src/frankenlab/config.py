@@ -111,11 +111,6 @@ class Experiment:
         return [name for name, task in self.tasks.items() if task.role == "search"]
 
     @property
-    def reference_quantization(self) -> str:
-        """Where the franken is searched, selected and frozen: the first of the list."""
-        return self.raw["quantizations"][0]
-
-    @property
     def quantizations(self) -> list[str]:
         """Every quantization of any model, in the order of the config."""
         return list(dict.fromkeys(q for m in self.models.values() for q in m.quantizations))

@@ -8,13 +8,12 @@ from frankenlab.job import job
 
 with job(snakemake) as experiment:
     model = experiment.models[snakemake.wildcards.model]
-    reference = experiment.reference_quantization
     table = pd.read_parquet(snakemake.input[0])
     frozen = freeze(
-        table[table["quantization"] == reference],
+        table[table["quantization"] == model.reference],
         model.name,
         model.n_layers,
-        reference,
+        model.reference,
         experiment.raw["stages"]["confirm"]["controls"],
         experiment.raw["statistics"]["seed"],
     )
