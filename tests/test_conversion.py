@@ -1,6 +1,7 @@
 """exllamav2's converter as a job: what it makes, and every way in which it fails."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -259,8 +260,10 @@ def converted(tmp_path_factory):
     root = tmp_path_factory.mktemp("converted")
     call = {"rows": 2, "length": 64, "converter": STAND_IN}
     about = measure(MODEL, root / "measurement.json", root / "measuring", TEXTS, **call)
+    # In two layers the steps are coarse; only one choice is as small as this.
+    bits = about["attainable"][0] + 0.005
     manifest = quantize(
-        *(MODEL, root / "exl2", FIXTURE_BITS, 6, root / "measurement.json", root / "work"),
+        *(MODEL, root / "exl2", bits, 6, root / "measurement.json", root / "work"),
         *(TEXTS, FACTS),
         **call,
     )
@@ -272,9 +275,10 @@ def test_exllamav2_itself_converts_the_tiny_model(converted):
     directory, about, manifest = converted
     assert about["quantizer"] == manifest["quantizer"] == "exllamav2 0.3.2"
     assert about["attainable"][0] < 3 and about["attainable"][1] > 7.5
-    assert manifest["bits_per_weight"] == pytest.approx(FIXTURE_BITS, rel=0.01)
+    assert manifest["bits_per_weight"] == pytest.approx(about["attainable"][0], abs=1e-4)
+    assert math.isfinite(manifest["calibration_perplexity"])
     exl2, original = Exl2Directory(directory), load_file(MODEL / "model.safetensors")
     assert exl2.names == set(original)
     for name, tensor in original.items():
         error = (exl2.get(name, torch.float32) - tensor.float()).norm() / tensor.float().norm()
-        assert error < (0.25 if name.removesuffix(".weight") in exl2.linears else 1e-9), name
+        assert error < (0.45 if name.removesuffix(".weight") in exl2.linears else 1e-9), name

@@ -83,11 +83,13 @@ def check_job(model: Path, converter: Sequence[str]) -> dict[str, Any]:
     if (kind := rope_type(config)) not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
         raise UserError(f'{model}: rope type "{kind}"; exllamav2 computes {known} as it should be')
-    for name, (outputs, inputs) in ModelShapes.from_config(config).linears.items():
+    linears = ModelShapes.from_config(config).linears
+    for name, (_, inputs) in linears.items():
         try:
             check_inputs(name, inputs)
         except UserError as error:
             raise UserError(f"{model}: {error}") from None
+    for name, (outputs, _) in linears.items():
         # Of the head alone exllamav2 drops the columns that it pads with.
         if outputs % ALIGNMENT and name != HEAD:
             raise UserError(

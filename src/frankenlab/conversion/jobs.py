@@ -250,8 +250,8 @@ def _read_back(result: Path, bits: float, low: float, high: float) -> dict[str, 
     if abs(found - bits) > TOLERANCE * bits:
         raise UserError(
             f"exllamav2 made {found:.3f} bits per weight where {bits} were asked for, more than "
-            f"{TOLERANCE:.0%} off; the shapes allow {low:.2f} to {high:.2f} in steps: ask for "
-            f"{math.ceil(found * 1000) / 1000}"
+            f"{TOLERANCE:.0%} off; the shapes allow {low:.2f} to {high:.2f}, in coarse steps where "
+            "there are few layers: ask for another bitrate"
         )
     return {
         "quantizer": directory.declaration.quantizer,
