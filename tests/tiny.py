@@ -192,11 +192,14 @@ def make_tiny_exl2(
     tensors: dict[str, torch.Tensor] = {}
     for name, shape in shapes.others.items():
         value = torch.randn(shape, generator=draw)
-        tensors[name] = 1 + 0.2 * value if name.endswith("norm.weight") else value
+        if name.endswith("norm.weight"):
+            tensors[name] = 1 + 0.2 * value
+        else:
+            tensors[name] = value * (0.1 if tied_head else 1.0)
     for name, shape in shapes.linears.items():
         if name == HEAD and tied_head:
             continue
-        weight = torch.randn(shape, generator=draw) * 1.4 / shape[1] ** 0.5
+        weight = torch.randn(shape, generator=draw) * 0.7 / shape[1] ** 0.5
         bias = torch.randn(shape[0], generator=draw) * 0.3 if name in shapes.biased else None
         linear = pack(_nearest_codes(weight, bits, draw, bias))
         tensors |= stored_tensors(name, linear)
