@@ -111,7 +111,7 @@ def calibrate(
         if tokens >= rows * length * TOKEN_MARGIN:
             break
         if text.strip():
-            tokens += len(tokenizer.encode(text, add_special_tokens=False))
+            tokens += len(tokenizer.encode(text, add_special_tokens=False, verbose=False))
             kept.append(text)
     filled = min(rows, int(tokens / TOKEN_MARGIN / length))
     if not filled:
