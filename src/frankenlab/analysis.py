@@ -144,7 +144,7 @@ def comparisons(
         "unit": UNITS[measured.kind],
         "n": len(measured.documents),
         "n_units": n_units,
-        "base_value": _value(base, measured, metric),
+        "base_value": metric_value(base, measured, metric),
     }
     rows = [_base_row(measured, metric)]
     if others:
@@ -351,7 +351,7 @@ def _base_row(measured: Outcomes, metric: str) -> dict[str, Any]:
 
 def _values(scores: np.ndarray, measured: Outcomes, metric: str) -> dict[str, float]:
     """Value and standard error in the metric's own unit (for a perplexity by the delta method)."""
-    value = _value(scores, measured, metric)
+    value = metric_value(scores, measured, metric)
     by_unit = statistics.by_cluster(scores[None], measured.units)
     weights = statistics.by_cluster(measured.weights, measured.units)
     error = float(statistics.standard_error(by_unit, weights)[0])
@@ -360,7 +360,8 @@ def _values(scores: np.ndarray, measured: Outcomes, metric: str) -> dict[str, fl
     return {"value": value, "value_stderr": error}
 
 
-def _value(scores: np.ndarray, measured: Outcomes, metric: str) -> float:
+def metric_value(scores: np.ndarray, measured: Outcomes, metric: str) -> float:
+    """The metric of one plan's scores [documents], in its own unit."""
     rate = float(scores.sum() / measured.weights.sum())
     if measured.kind == "mean":
         return rate
