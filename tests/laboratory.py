@@ -56,7 +56,7 @@ class Laboratory:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy2(source, target)
-        make_tiny_model(folder / "tiny-model", n_layers=4)
+        make_tiny_model(folder / "tiny-model", n_layers=4, hidden=64)
         self._write_data()
         self.write_task("animals")
         self.write_task("liquids")
