@@ -10,8 +10,8 @@ from frankenlab.errors import UserError
 # How far below the bits that are asked for a model may stay, as a share.
 TOLERANCE = 0.01
 # States of the search: what it keeps for each part of the budget. A hundredth of it, the
-# tolerance, is 40 states wide.
-BUCKETS = 4096
+# tolerance, is 20 states wide.
+BUCKETS = 2048
 
 
 def allocate(
@@ -86,11 +86,15 @@ def _best_per_bucket(
     size: torch.Tensor, error: torch.Tensor, limit: int, budget: int
 ) -> torch.Tensor:
     """Numbers of the states to keep: below the limit, and the least error of their bucket."""
-    order = (size <= limit).nonzero().flatten()
-    # Stable sorts: equal errors are resolved the same way on every run.
-    order = order[error[order].argsort(stable=True)]
-    order = order[(size[order] * BUCKETS // budget).argsort(stable=True)]
-    bucket = size[order] * BUCKETS // budget
+    states = (size <= limit).nonzero().flatten()
+    bucket = size[states] * BUCKETS // budget
+    least = torch.full((BUCKETS + 1,), float("inf"), dtype=error.dtype)
+    least.scatter_reduce_(0, bucket, error[states], "amin")
+    best = error[states] == least[bucket]
+    states, bucket = states[best], bucket[best]
+    # Of equally good states the first is taken, on every run.
+    order = bucket.argsort(stable=True)
+    bucket = bucket[order]
     first = torch.ones_like(bucket, dtype=torch.bool)
     first[1:] = bucket[1:] != bucket[:-1]
-    return order[first]
+    return states[order][first]
