@@ -238,12 +238,14 @@ def test_shared_slots_would_be_noticed(engine):
 
 def test_decoders_leave_the_engine_as_it_was(engine):
     expected = all_logprobs(engine, base(3))
-    decoders = [engine.decoder(plan, 12) for plan in plans_of(3)]
+    decoders = []
+    for plan in plans_of(3):
+        decoders.append(engine.decoder(plan, 12))
+        assert engine.model.config.num_hidden_layers == engine.n_layers == 3
     for token in TOKENS[:12]:
         logits = [decoder.feed([token]) for decoder in decoders]
     assert torch.equal(all_logprobs(engine, base(3)), expected)
     assert (logits[0].float().log_softmax(-1) - expected[11]).abs().max() < TOLERANCE
-    assert engine.model.config.num_hidden_layers == engine.n_layers == 3
 
 
 def test_greedy_tokens_are_those_of_recomputing(engine):
