@@ -10,7 +10,7 @@ run: .venv/.installed
 	@echo "the page: $$($(BIN)/python -c 'import yaml; print("results/" + yaml.safe_load(open("$(CONFIG)"))["experiment"])')/report/index.html"
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The grid and what it costs, without running it; TOKENS_PER_SECOND is the base's on your machine.
 plan: .venv/.installed

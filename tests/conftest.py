@@ -68,9 +68,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tiny models are slower on two threads than on one: waiting for each other takes longer."""
+    """Tiny models are slower on two threads than on one: waiting for each other takes longer. The
+    real one gets the cores, unless tests run side by side."""
     real = item.get_closest_marker("real") is not None
-    torch.set_num_threads(os.cpu_count() or 1 if real else 1)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max((os.cpu_count() or 1) // workers, 1) if real else 1)
 
 
 @pytest.fixture(scope="module")
