@@ -140,9 +140,10 @@ class Laboratory:
                 for i in range(150)
             ]
             self._write_lines(f"{name}.jsonl", docs)
-        texts = [" ".join(draw.choices(NOUNS, k=draw.randrange(5, 30))) for _ in range(40)]
         (self.folder / "config" / "tasks" / "passages.yaml").write_text(ROLLING_TASK)
-        self._write_lines("passages.jsonl", [{"passage": text} for text in texts])
+        for name in ("passages", "calibration"):
+            texts = [" ".join(draw.choices(NOUNS, k=draw.randrange(5, 30))) for _ in range(40)]
+            self._write_lines(f"{name}.jsonl", [{"passage": text} for text in texts])
 
     def _write_lines(self, name: str, docs: list[dict[str, Any]]) -> None:
         (self.folder / name).write_text("".join(json.dumps(doc) + "\n" for doc in docs))
