@@ -1,5 +1,9 @@
 TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
 
+# Models of several quantizations have tables and a picture of what those change.
+BITS_MODELS = [m.name for m in EXPERIMENT.models.values() if len(m.quantizations) > 1]
+TABLES += ["bits", "quantizations"] if BITS_MODELS else []
+
 
 rule aggregate:
     """Every plan of a stage against the base, document by document."""
@@ -66,11 +70,15 @@ rule tables:
             for path in stage_scores("confirm", model)
         ],
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
-        costs=expand(
-            f"{RESULTS}/costs/{{model}}/{{quantization}}.parquet",
-            model=EXPERIMENT.models,
-            quantization=SETTINGS["quantizations"],
-        ),
+        costs=[
+            f"{RESULTS}/costs/{model}/{quantization}.parquet"
+            for model, quantization in EXPERIMENT.cells
+        ],
+        weights=[
+            weights_manifest(*cell)
+            for cell in EXPERIMENT.cells
+            if cell[0] in BITS_MODELS
+        ],
         stamp=script_stamp("tables", statistics=SETTINGS["statistics"]),
     output:
         **{
@@ -90,5 +98,6 @@ rule tables:
         runtime=30,
     params:
         ledger=LEDGER,
+        models=BITS_MODELS,
     script:
         "../scripts/tables.py"

@@ -42,6 +42,28 @@ rule plot_confirm:
         "../scripts/plot.py"
 
 
+rule plot_bits:
+    """Pictures of a model at all of its quantizations."""
+    input:
+        f"{RESULTS}/tables/bits.parquet",
+        stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
+    output:
+        report(
+            f"{RESULTS}/figures/{{model}}/bits.png",
+            caption="../report/bits.rst",
+            category="Bits and duplication",
+            subcategory="{model}",
+            labels={"figure": "bits"},
+        ),
+    log:
+        f"{LOGS}/plot_bits/{{model}}.log",
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    script:
+        "../scripts/plot.py"
+
+
 rule provenance:
     """Versions, hashes and settings of all that the page shows."""
     input:
@@ -68,17 +90,20 @@ rule render_notebook:
         ),
         tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
-        search=expand(
-            f"{RESULTS}/figures/{{model}}/{REFERENCE}/{{name}}.png",
-            model=EXPERIMENT.models,
-            name=[*(f"block_map.{t}" for t in EXPERIMENT.search_tasks), *FIGURES],
-        ),
-        confirm=expand(
-            f"{RESULTS}/figures/{{model}}/{{quantization}}/{{name}}.png",
-            model=EXPERIMENT.models,
-            quantization=SETTINGS["quantizations"],
-            name=CONFIRM_FIGURES,
-        ),
+        search=[
+            f"{RESULTS}/figures/{model.name}/{model.reference}/{name}.png"
+            for model in EXPERIMENT.models.values()
+            for name in [
+                *(f"block_map.{t}" for t in EXPERIMENT.search_tasks),
+                *FIGURES,
+            ]
+        ],
+        confirm=[
+            f"{RESULTS}/figures/{model}/{quantization}/{name}.png"
+            for model, quantization in EXPERIMENT.cells
+            for name in CONFIRM_FIGURES
+        ],
+        bits=expand(f"{RESULTS}/figures/{{model}}/bits.png", model=BITS_MODELS),
         provenance=f"{RESULTS}/provenance.json",
         stamp=script_stamp("render_notebook"),
     output:

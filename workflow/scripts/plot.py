@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from frankenlab.figures import Levels, pictures, save
+from frankenlab.figures import Levels, bits_picture, pictures, save
 from frankenlab.job import job
 from frankenlab.report import load_tables
 
@@ -10,8 +10,12 @@ with job(snakemake) as experiment:
     where = snakemake.wildcards
     tables = load_tables(Path(snakemake.input[0]).parent)
     levels = Levels.of(experiment.raw)
-    known = {p.stem: p for p in pictures(tables, where.model, where.quantization, levels)}
+    if "quantization" in where.keys():  # noqa: SIM118 (Snakemake's wildcards are no mapping)
+        found = pictures(tables, where.model, where.quantization, levels)
+    else:
+        found = [bits_picture(tables, where.model, levels)]
+    known = {picture.stem: picture for picture in found}
+    figures = Path(snakemake.input[0]).parents[1] / "figures"
     for output in map(Path, snakemake.output):
         stem = output.with_suffix("")
-        picture = known["/".join(stem.parts[-3:])]
-        save(picture.draw(), stem)
+        save(known[stem.relative_to(figures).as_posix()].draw(), stem)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from frankenlab import analysis, ledger
+from frankenlab import analysis, bits, ledger
+from frankenlab.directories import read_manifest
 from frankenlab.files import atomic_path
+from frankenlab.footprints import Footprint, weights_row
 from frankenlab.job import job
 
 
@@ -20,20 +22,65 @@ def all_pairs(scores: pd.DataFrame, experiment, rules: analysis.Rules) -> pd.Dat
     return analysis.concatenated(found)
 
 
+def all_bits(
+    scores: pd.DataFrame, experiment, models: list[str], frozen: dict[str, str], rules
+) -> pd.DataFrame:
+    """Every plan of the models at every bitrate, task by task."""
+    found = []
+    for name in models:
+        model = experiment.models[name]
+        sizes = {
+            q: Footprint.of_directory(experiment.weights_folder(name, q))
+            for q in model.quantizations
+        }
+        own = scores[scores["model"] == name]
+        for task, rows in own.groupby("task", sort=False, observed=True):
+            settings = experiment.tasks[task]
+            found.append(
+                bits.bits(
+                    rows,
+                    settings.metric,
+                    settings.role,
+                    frozen[name],
+                    model.reference,
+                    sizes,
+                    model.n_layers,
+                    rules,
+                )
+            )
+    return bits.corrected(analysis.concatenated(found), rules)
+
+
+def all_weights(experiment, models: list[str]) -> pd.DataFrame:
+    """What the models' weights are at each quantization, and who made them."""
+    folders = {
+        (name, q): experiment.weights_folder(name, q)
+        for name, q in experiment.cells
+        if name in models
+    }
+    return pd.DataFrame(
+        weights_row(*cell, folder, read_manifest(folder)) for cell, folder in folders.items()
+    )
+
+
 with job(snakemake) as experiment:
     rules = analysis.Rules(**experiment.raw["statistics"])
-    frozen = [json.loads(Path(path).read_text()) for path in snakemake.input.frozen]
+    freezes = [json.loads(Path(path).read_text()) for path in snakemake.input.frozen]
+    frozen = {freeze["model"]: freeze["frozen"] for freeze in freezes}
     compared = analysis.concatenated(map(pd.read_parquet, snakemake.input.comparisons))
     scores = analysis.concatenated(map(pd.read_parquet, snakemake.input.scores))
     made = {
         "comparisons": compared,
         "pairs": all_pairs(scores, experiment, rules),
-        "verdicts": analysis.verdicts(compared, {f["model"]: f["frozen"] for f in frozen}, rules),
+        "verdicts": analysis.verdicts(compared, frozen, rules),
         "costs": analysis.concatenated(map(pd.read_parquet, snakemake.input.costs)),
         "ledger": ledger.table(
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
     }
+    if models := snakemake.params.models:
+        made["bits"] = all_bits(scores, experiment, models, frozen, rules)
+        made["quantizations"] = all_weights(experiment, models)
     for name, table in made.items():
         path = Path(snakemake.output[name])
         with atomic_path(path) as temporary:

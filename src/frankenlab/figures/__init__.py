@@ -1,6 +1,7 @@
 """Pictures of the analysis: pure functions from its tables to matplotlib figures, and `save`."""
 
-from frankenlab.figures.catalogue import Picture, pictures
+from frankenlab.figures.bits import bits
+from frankenlab.figures.catalogue import Picture, bits_picture, pictures
 from frankenlab.figures.effects import layer_effects, repetition_effect
 from frankenlab.figures.forest import confirm_forest
 from frankenlab.figures.maps import block_map
@@ -10,6 +11,8 @@ from frankenlab.figures.style import Levels, save
 __all__ = [
     "Levels",
     "Picture",
+    "bits",
+    "bits_picture",
     "block_map",
     "confirm_forest",
     "layer_effects",

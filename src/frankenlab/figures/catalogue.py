@@ -7,6 +7,7 @@ from functools import partial
 import pandas as pd
 from matplotlib.figure import Figure
 
+from frankenlab.figures.bits import bits
 from frankenlab.figures.effects import layer_effects, repetition_effect
 from frankenlab.figures.forest import confirm_forest
 from frankenlab.figures.maps import block_map
@@ -16,7 +17,8 @@ from frankenlab.figures.style import DEFAULT_LEVELS, Levels, rows_of
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure to be: `stem` is its path without suffix, `<model>/<quantization>/<name>`."""
+    """A figure to be: `stem` is its path without suffix, `<model>/<quantization>/<name>`, or
+    `<model>/<name>` where it is about several quantizations."""
 
     stem: str
     title: str
@@ -125,3 +127,27 @@ def pictures(
         if table is not None and len(rows_of(table, **wanted)):
             found += make(table)
     return found
+
+
+def bits_picture(
+    tables: Mapping[str, pd.DataFrame], model: str, levels: Levels = DEFAULT_LEVELS
+) -> Picture | None:
+    """The picture of a model at all of its quantizations; None where it has but one.
+
+    Takes the table `bits` by name.
+    """
+    table = tables.get("bits")
+    if table is None or rows_of(table, model=model)["quantization"].nunique() < 2:
+        return None
+    return Picture(
+        f"{model}/bits",
+        f"Quality against the bytes of weights: {model}",
+        "Stars, joined: the base at each quantization. Arrows: from it to the franken and the "
+        "controls at the same quantization. A franken above the line is better than what the base "
+        "would be at as many bytes, as far as the line can be trusted between its stars; the "
+        "tests are in the table below. Left, what is read to decode a token; right, what a "
+        "standalone checkpoint holds in memory (a franken that shares its base's weights holds no "
+        "more than the base). Keys and values come on top. "
+        f"Bars: {levels.interval}s, of frankens against the base at the same quantization.",
+        partial(bits, table, model, levels=levels),
+    )
