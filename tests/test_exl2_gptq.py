@@ -166,6 +166,20 @@ def test_inputs_that_are_few_or_never_seen_still_work():
     assert torch.isfinite(measure_errors([random_weight(32, 96)], silent, OPTIONS)).all()
 
 
+def test_a_hessian_that_rounding_left_indefinite_is_damped_more():
+    hessian = hessian_of(correlated(500, 64))
+    below = 3 * DAMPING * hessian.diagonal().mean() * torch.eye(64)
+    shifted = hessian - torch.linalg.eigvalsh(hessian)[0] * torch.eye(64) - below
+    inputs = prepare_inputs("w", shifted)
+    ordered = shifted[inputs.order][:, inputs.order]
+    found = torch.linalg.inv(inputs.factor.T @ inputs.factor)
+    more = 10 * DAMPING * shifted.diagonal().mean() * torch.eye(64)
+    torch.testing.assert_close(found, ordered + more)
+    with pytest.raises(UserError) as error:
+        prepare_inputs("model.layers.3.mlp.up_proj", torch.diag(torch.tensor([2.0, -1.999])))
+    assert "'model.layers.3.mlp.up_proj.weight'" in one_line(error)
+
+
 def test_inputs_that_are_not_finite_are_refused():
     hessian = hessian_of(correlated(50, 32))
     hessian[3, 3] = float("inf")
