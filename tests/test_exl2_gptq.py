@@ -186,6 +186,7 @@ def test_inputs_that_are_not_finite_are_refused():
     with pytest.raises(UserError) as error:
         prepare_inputs("model.layers.0.mlp.down_proj", hessian)
     assert "'model.layers.0.mlp.down_proj.weight'" in one_line(error)
+    assert "makes its inputs infinite" in str(error.value)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-9, 1e-4, 0.02, 30.0])

@@ -123,6 +123,36 @@ def test_the_directory_reads_back_and_answers_like_the_model(models, rows, name,
     assert not list((tmp_path / "work").glob("gptq-*"))
 
 
+def test_every_layer_is_quantized_on_what_the_stored_layers_before_it_give(
+    models, rows, tmp_path, monkeypatch
+):
+    entered, run = [], LayerwiseModel.run_head
+
+    def spy(self, hidden, visit):
+        entered.append(hidden)
+        run(self, hidden, visit)
+
+    monkeypatch.setattr(LayerwiseModel, "run_head", spy)
+    quantize(models["two"], tmp_path / "exl2", 4.0, 6, rows, FACTS, tmp_path / "work")
+    made, layers = (
+        Exl2Directory(tmp_path / "exl2"),
+        LayerwiseModel(models["two"], torch.device("cpu")),
+    )
+
+    def take_stored(shared) -> None:
+        for name, module in zip(shared.names, shared.modules, strict=True):
+            weight = made.get(f"{name}.weight", torch.float32)
+            module.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+    hidden = layers.embed(rows)
+    unquantized = hidden
+    for index in range(2):
+        hidden = layers.run_layer(index, hidden, take_stored)
+        unquantized = layers.run_layer(index, unquantized, lambda _: None)
+    torch.testing.assert_close(entered[0], hidden)
+    assert (entered[0] - unquantized).abs().max() > 0.1
+
+
 def test_targets_are_met_and_a_measurement_serves_them_all(models, rows, tmp_path, monkeypatch):
     """2 and 30 layers, several bitrates; the model is measured once."""
     for name in ("two", "thirty"):
