@@ -19,10 +19,11 @@ from frankenlab.engines import exllamav2_loading as loading
 from frankenlab.engines.exllamav2 import Exllamav2Engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
-from frankenlab.evaluation import Scorer, evaluate_task
+from frankenlab.evaluation import evaluate_task
 from frankenlab.exl2.format import QuantizedLinear
 from frankenlab.generation import generate
 from frankenlab.plans import Plan, base, parse
+from frankenlab.scorer import Scorer
 from frankenlab.store import Store
 from frankenlab.sweep import plan_trie, sweep
 

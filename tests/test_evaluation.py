@@ -37,9 +37,10 @@ from conftest import (
 from frankenlab import evaluation, files
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
-from frankenlab.evaluation import Scorer, evaluate_task, write_scores
+from frankenlab.evaluation import evaluate_task, write_scores
 from frankenlab.export import materialize
 from frankenlab.plans import base, looped
+from frankenlab.scorer import Scorer
 from frankenlab.store import Row, Store
 
 MANY = [looped(i, j, k, 4) for i in range(4) for j in range(i + 1, 5) for k in (2, 3)]
@@ -486,10 +487,10 @@ def test_everything_that_makes_a_score_is_in_the_identity_of_its_store(tiny, tmp
         replace(scorer, engine="exllamav2").identity("arc_easy"),
         scorer.identity("sst2"),
     ]
-    monkeypatch.setattr(evaluation, "scoring_fingerprint", lambda engine: "edited")
+    monkeypatch.setattr("frankenlab.scorer.scoring_fingerprint", lambda engine: "edited")
     different.append(scorer.identity("arc_easy"))
     monkeypatch.undo()
-    monkeypatch.setattr(evaluation, "library_versions", lambda names: {"torch": "9"})
+    monkeypatch.setattr("frankenlab.scorer.library_versions", lambda names: {"torch": "9"})
     different.append(scorer.identity("arc_easy"))
     texts = {json.dumps(identity, sort_keys=True) for identity in different}
     assert len(texts) == len(different) == 8

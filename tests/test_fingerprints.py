@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from frankenlab import evaluation, fingerprints
+from frankenlab import fingerprints, scorer
 from frankenlab.fingerprints import code_fingerprint, library_versions
 
 TOP = '''"""A module."""
@@ -130,10 +130,10 @@ def real_package(tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_scores_are_stale_when_code_that_makes_them_changes(real_package, file, stale):
-    before = evaluation.scoring_fingerprint()
+    before = scorer.scoring_fingerprint()
     with (real_package / file).open("a") as handle:
         handle.write("\nMORE = 1\n")
-    assert (evaluation.scoring_fingerprint() != before) is stale
+    assert (scorer.scoring_fingerprint() != before) is stale
 
 
 def test_versions_are_those_of_the_imported_libraries():

@@ -37,6 +37,7 @@ FLOORS = (
     },
     {"bits", "fetching", "sweep", "generation", "export", "conversion", "quantizer"},
     {"efficiency", "capacity", "quantizing"},
+    {"scorer"},
     {"evaluation"},
     {"planning"},
     {"provenance", "job", "cli"},

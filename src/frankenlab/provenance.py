@@ -10,11 +10,11 @@ from typing import Any
 from frankenlab import __version__
 from frankenlab.config import RESOURCES, Experiment, data_folder
 from frankenlab.directories import read_manifest
-from frankenlab.evaluation import scoring_fingerprint
 from frankenlab.files import content_hash
 from frankenlab.fingerprints import code_fingerprint, library_versions
 from frankenlab.grid import expand
 from frankenlab.models import weights_hash
+from frankenlab.scorer import scoring_fingerprint
 
 LIBRARIES = (
     *("torch", "transformers", "tokenizers", "datasets", "lm-eval", "snakemake", "numpy"),

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 from frankenlab import ledger
-from frankenlab.evaluation import Scorer, evaluate_task, write_scores
+from frankenlab.evaluation import evaluate_task, write_scores
 from frankenlab.frankens import plans_of
 from frankenlab.job import job
 from frankenlab.quantizing import evaluation_excludes
+from frankenlab.scorer import Scorer
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from frankenlab.efficiency import measure
-from frankenlab.evaluation import Scorer
 from frankenlab.files import atomic_path
 from frankenlab.frankens import plans_of
 from frankenlab.job import job
+from frankenlab.scorer import Scorer
 
 with job(snakemake) as experiment:
     frankens = json.loads(Path(snakemake.input.frankens).read_text())
