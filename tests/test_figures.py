@@ -5,6 +5,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic_bits
 import synthetic_tables as synthetic
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
@@ -235,6 +236,25 @@ def drawn_texts(figure: Figure) -> list[Text]:
     ]
 
 
+def assert_whole_and_legible(picture: figures.Picture, model: str) -> None:
+    """Nothing is cut off, no text lies over another, and the basics are said."""
+    figure = picture.draw()
+    renderer = figure.canvas.get_renderer()
+    whole = figure.get_tightbbox(renderer).transformed(figure.dpi_scale_trans)
+    assert inside(whole, figure.bbox), picture.stem
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in drawn_texts(figure)]
+    assert [words for words, box in boxes if not inside(box, figure.bbox)] == [], picture.stem
+    overlapping = [
+        (one, two)
+        for (one, box), (two, other) in combinations(boxes, 2)
+        if min(box.x1, other.x1) - max(box.x0, other.x0) > 1
+        and min(box.y1, other.y1) - max(box.y0, other.y0) > 1
+    ]
+    assert overlapping == [], picture.stem
+    words = texts(figure)
+    assert "n = " in words and "95 % interval" in words and model in words, picture.stem
+
+
 @pytest.mark.parametrize(("name", "number"), [("tables", 7), ("hard_tables", 8)])
 def test_pictures_are_whole_and_legible_and_state_n_interval_and_model(name, number, request):
     data = request.getfixturevalue(name)
@@ -242,21 +262,58 @@ def test_pictures_are_whole_and_legible_and_state_n_interval_and_model(name, num
     found = figures.pictures(data, model, "none")
     assert len(found) == number
     for picture in found:
-        figure = picture.draw()
-        renderer = figure.canvas.get_renderer()
-        whole = figure.get_tightbbox(renderer).transformed(figure.dpi_scale_trans)
-        assert inside(whole, figure.bbox), picture.stem
-        boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in drawn_texts(figure)]
-        assert [words for words, box in boxes if not inside(box, figure.bbox)] == [], picture.stem
-        overlapping = [
-            (one, two)
-            for (one, box), (two, other) in combinations(boxes, 2)
-            if min(box.x1, other.x1) - max(box.x0, other.x0) > 1
-            and min(box.y1, other.y1) - max(box.y0, other.y0) > 1
-        ]
-        assert overlapping == [], picture.stem
-        words = texts(figure)
-        assert "n = " in words and "95 % interval" in words and model in words, picture.stem
+        assert_whole_and_legible(picture, model)
+
+
+@pytest.fixture(scope="module")
+def bits_tables():
+    return synthetic_bits.make_bits()
+
+
+@pytest.mark.parametrize(
+    ("model", "quantizations", "count"),
+    [
+        (MODEL, ("none", "exl2-4.0"), 5),
+        (MODEL, ("exl2-4.0", "exl2-4.25", "exl2-4.5", "exl2-5.0", "exl2-6.0"), 2),
+        (LONG, synthetic_bits.QUANTIZATIONS, 1),
+    ],
+)
+def test_the_picture_of_bits_is_whole_and_legible(model, quantizations, count):
+    tasks = synthetic.TASKS[-count:]
+    tables = synthetic_bits.make_bits((model,), quantizations, tasks)
+    assert_whole_and_legible(figures.bits_picture(tables, model), model)
+
+
+def test_bits_draws_the_base_through_its_bitrates_and_frankens_beside_it(bits_tables):
+    figure = figures.bits(bits_tables["bits"], MODEL)
+    table = bits_tables["bits"][bits_tables["bits"]["task"] == "arc_easy"]
+    axes = figure.axes[0]
+    stars = next(line for line in axes.lines if line.get_marker() == "*")
+    base = table[table["plan"] == "base"].sort_values("read_bytes")
+    assert stars.get_xdata().tolist() == base["read_bytes"].tolist()
+    assert stars.get_ydata().tolist() == base["shift"].fillna(0).tolist()
+    drawn = {
+        (line.get_xdata()[0], round(line.get_ydata()[0], 9))
+        for line in axes.lines
+        if line.get_marker() == "o"
+    }
+    frozen = table[table["group"] == "frozen"].set_index("quantization")
+    level = base.set_index("quantization")["shift"].fillna(0)
+    assert drawn == {
+        (row.read_bytes, round(level[quantization] + row.effect, 9))
+        for quantization, row in frozen.iterrows()
+    }
+    words = texts(figure).split("\n")
+    assert {"3.0", "4.0", "6.0", "none"} <= set(words)
+
+
+def test_one_quantization_has_no_picture_of_bits(bits_tables):
+    table = bits_tables["bits"]
+    alone = {"bits": table[table["quantization"] == "none"]}
+    assert figures.bits_picture(alone, MODEL) is None and figures.bits_picture({}, MODEL) is None
+    assert figures.bits_picture(bits_tables, "another") is None
+    picture = figures.bits_picture(bits_tables, MODEL)
+    assert picture.stem == f"{MODEL}/bits"
 
 
 def test_pictures_are_named_by_model_quantization_and_task(tables):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import nbformat
 import pandas as pd
 import pytest
+import synthetic_bits
 import synthetic_tables as synthetic
 from docutils.core import publish_parts
 from jinja2 import Environment, StrictUndefined
@@ -317,9 +318,139 @@ def test_the_notebook_copes_with_missing_tables_pictures_and_provenance(tmp_path
     report.render_html(tmp_path / "executed.ipynb", tmp_path / "page.html", "t")
     words = " ".join(Page((tmp_path / "page.html").read_text()).words)
     assert words.count("Not drawn: ") == 14, "six of each searched model and one of each confirmed"
+    assert "Bits and duplication" not in words
     assert "No provenance was recorded" in words and "was not timed" in words
     for name in names:
         assert f"{name} · quantization 4.0bpw" in words
+
+
+def bits_rows(*rows: tuple, reference: str = "none") -> pd.DataFrame:
+    """Frozen rows of one model: (task, quantization, bits, interaction verdict, read verdict)."""
+    columns = ["task", "quantization", "bits_per_weight", "interaction_verdict", "read_verdict"]
+    table = pd.DataFrame(rows, columns=columns)
+    sign = {"improved": 1.0, "harmed": -1.0}
+    difference = table["interaction_verdict"].map(sign).fillna(-0.2)
+    own = table["quantization"] == reference
+    lower = table["read_verdict"].notna()
+    return table.assign(
+        model="m",
+        reference=reference,
+        plan="0:3,1:4",
+        group="frozen",
+        unit="points",
+        n=200,
+        relative_compute=1.5,
+        effect=difference.where(~own, 0.0) - 2,
+        interaction=difference.where(~own),
+        interaction_low=difference.where(~own) - 0.5,
+        interaction_high=difference.where(~own) + 0.5,
+        interaction_p=pd.Series(0.01 * (table.index + 1)).where(~own),
+        read_bytes=100,
+        read_rival=pd.Series("exl2-6.0", index=table.index).where(lower),
+        read_rival_bytes=120.0,
+        read_effect=table["read_verdict"].map(sign).fillna(0.1).where(lower),
+        read_low=-2.0,
+        read_high=3.0,
+        read_p=0.3,
+        memory_rival=pd.Series("exl2-6.0", index=table.index).where(lower),
+        memory_verdict=table["read_verdict"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "read", "first", "second"),
+    [
+        ("harmed", "harmed", "Yes:", "No:"),
+        ("improved", "improved", "No, it costs less, in 1 of 1 comparison:", "Yes:"),
+        ("equivalent", "equivalent", "No, or by less than the margin:", "No:"),
+        ("inconclusive", "inconclusive", "Not told:", "Not as far as these documents tell:"),
+    ],
+)
+def test_the_sentences_on_bits_open_with_their_answers(verdict, read, first, second):
+    table = bits_rows(("t", "none", 16, None, None), ("t", "exl2-4.0", 4, verdict, read))
+    sentences = report.bits_answer({"bits": table})
+    assert len(sentences) == 2
+    assert f"when it is quantized? {first} " in sentences[0]
+    assert f"costs the same? {second} " in sentences[1]
+
+
+def test_the_sentences_on_bits_count_name_and_say_what_was_compared():
+    table = bits_rows(
+        ("a", "none", 16, None, None),
+        ("a", "exl2-4.0", 4, "harmed", "harmed"),
+        ("b", "none", 16, None, None),
+        ("b", "exl2-4.0", 4, "inconclusive", "improved"),
+    )
+    first, second = report.bits_answer({"bits": table}, 0.9)
+    assert "Yes, in 1 of 2 comparisons: over 2 comparisons of the frozen franken's change" in first
+    assert "it cost more at fewer bits in 1 and could not be told in 1 (after Holm" in first
+    assert (
+        "namely: a −2.0 points at none and −3.0 at exl2-4.0, a difference of −1.0 [−1.5, −0.5] "
+        "(n = 200); b −2.0" in first
+    )
+    assert first.endswith("brackets are 90\N{NO-BREAK SPACE}% intervals.")
+    assert "Yes, in 1 of 2 comparisons: against the base" in second
+    assert "it was better in 1 of 2 comparisons and worse in 1; by the memory of a" in second
+    assert (
+        "b at exl2-4.0 against the base at exl2-6.0, which reads 1.20 times the bytes, "
+        "+1.0 [−2.0, +3.0] points (n = 200)" in second
+    )
+    assert "up to 1.50 times the base's" in second
+
+
+def test_a_gain_at_more_bits_than_the_reference_is_a_cost_at_fewer():
+    rows = (("t", "exl2-4.0", 4, None, None), ("t", "none", 16, "improved", None))
+    first, second = report.bits_answer({"bits": bits_rows(*rows, reference="exl2-4.0")})
+    assert "quantized? Yes:" in first and "it cost more at fewer bits in 1" in first
+    assert "It cannot be asked here" in second
+
+
+def test_one_quantization_says_nothing_of_bits():
+    assert report.bits_answer({}) == []
+    assert report.bits_html({}, [], ".") == ""
+
+
+@pytest.fixture(scope="module")
+def bits_page(tmp_path_factory):
+    """A report of two models, one of them at several quantizations."""
+    folder = tmp_path_factory.mktemp("bits")
+    other = "floats-only"
+    parameters = synthetic.write_experiment(folder, (synthetic.MODEL, other), step=15)
+    tables = synthetic_bits.make_bits(tasks=synthetic.TASKS[1::3])
+    for name, table in tables.items():
+        table.to_parquet(folder / "tables" / f"{name}.parquet")
+    picture = figures.bits_picture(tables, synthetic.MODEL)
+    figures.save(picture.draw(), f"{parameters['figures']}/{picture.stem}")
+    report.run_notebook(NOTEBOOK, folder / "executed.ipynb", parameters)
+    report.render_html(folder / "executed.ipynb", folder / "page.html", "t")
+    return tables, Page((folder / "page.html").read_text())
+
+
+def test_the_page_answers_the_questions_on_bits_before_its_pictures(bits_page):
+    tables, found = bits_page
+    words = " ".join(" ".join(found.words).split())
+    sentences = [" ".join(sentence.split()) for sentence in report.bits_answer(tables)]
+    places = [words.index(part) for part in ("Bits and duplication", *sentences)]
+    assert places == sorted(places) and places[-1] < words.rindex("Not drawn:")
+    assert any("Quality against the bytes of weights" in alt for alt in found.alts)
+
+
+def test_the_page_shows_who_quantized_and_what_it_cost_the_base(bits_page):
+    tables, found = bits_page
+    words = " ".join(" ".join(found.words).split())
+    for part in (
+        "frankenlab-gptq 1f2e3d",
+        "rows 64, length 256, hash 77aa",
+        "2.31 to 8.08",
+        "weights as distributed: Q4_1, dequantized",
+    ):
+        assert part in words
+    table = tables["bits"].set_index(["task", "plan", "quantization"])
+    for quantization in synthetic_bits.QUANTIZATIONS:
+        row = table.loc[("boolq_passages", "base", quantization)]
+        assert f"{row['value']:.2f}" in words
+    row = table.loc[("sciq", synthetic_bits.FROZEN, "exl2-4.0")]
+    assert f"{row['read_rival']} ({row['read_rival_bytes'] / row['read_bytes']:.2f}×)" in words
 
 
 def small_notebook(path: Path, source: str) -> Path:

@@ -70,8 +70,9 @@ def bits(
     """
     cells = _cells(scores, metric)
     sizes = {name: size for name, size in footprints.items() if (BASE, name) in cells.scores}
-    keys = [key for name in sizes for key in cells.scores if key[1] == name]
-    plans = {text: parse(text, n_layers) for text, _ in keys}
+    texts = sorted({plan for plan, _ in cells.scores}, key=lambda t: (t != BASE, t != frozen, t))
+    plans = {text: parse(text, n_layers) for text in texts}
+    keys = [(text, name) for name in sizes for text in texts if (text, name) in cells.scores]
     rows = {key: _facts(cells, key, plans[key[0]], sizes[key[1]], metric) for key in keys}
     frankens = [key for key in keys if key[0] != BASE]
 

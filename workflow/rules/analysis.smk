@@ -1,8 +1,16 @@
 TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
 
-# Models of several quantizations have tables and a picture of what those change.
+# Models of several quantizations have a table and a picture of what those change.
 BITS_MODELS = [m.name for m in EXPERIMENT.models.values() if len(m.quantizations) > 1]
-TABLES += ["bits", "quantizations"] if BITS_MODELS else []
+TABLES += ["bits"] if BITS_MODELS else []
+
+# Where any weights are EXL2, a table says who made them.
+QUANTIZED = [
+    cell
+    for cell in EXPERIMENT.cells
+    if EXPERIMENT.models[cell[0]].weights_at(cell[1]).bits is not None
+]
+TABLES += ["quantizations"] if QUANTIZED else []
 
 
 rule aggregate:
@@ -74,11 +82,7 @@ rule tables:
             f"{RESULTS}/costs/{model}/{quantization}.parquet"
             for model, quantization in EXPERIMENT.cells
         ],
-        weights=[
-            weights_manifest(*cell)
-            for cell in EXPERIMENT.cells
-            if cell[0] in BITS_MODELS
-        ],
+        weights=[weights_manifest(*cell) for cell in EXPERIMENT.cells if QUANTIZED],
         stamp=script_stamp("tables", statistics=SETTINGS["statistics"]),
     output:
         **{

@@ -51,13 +51,9 @@ def all_bits(
     return bits.corrected(analysis.concatenated(found), rules)
 
 
-def all_weights(experiment, models: list[str]) -> pd.DataFrame:
+def all_weights(experiment) -> pd.DataFrame:
     """What the models' weights are at each quantization, and who made them."""
-    folders = {
-        (name, q): experiment.weights_folder(name, q)
-        for name, q in experiment.cells
-        if name in models
-    }
+    folders = {cell: experiment.weights_folder(*cell) for cell in experiment.cells}
     return pd.DataFrame(
         weights_row(*cell, folder, read_manifest(folder)) for cell, folder in folders.items()
     )
@@ -78,9 +74,10 @@ with job(snakemake) as experiment:
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
     }
-    if models := snakemake.params.models:
-        made["bits"] = all_bits(scores, experiment, models, frozen, rules)
-        made["quantizations"] = all_weights(experiment, models)
+    if "bits" in snakemake.output.keys():  # noqa: SIM118 (Snakemake's outputs are a list)
+        made["bits"] = all_bits(scores, experiment, snakemake.params.models, frozen, rules)
+    if "quantizations" in snakemake.output.keys():  # noqa: SIM118
+        made["quantizations"] = all_weights(experiment)
     for name, table in made.items():
         path = Path(snakemake.output[name])
         with atomic_path(path) as temporary:

@@ -183,7 +183,7 @@ def bits(table: pd.DataFrame, model: str, levels: Levels = DEFAULT_LEVELS) -> Fi
     figure.align_ylabels(grid[:, 0])
     title = "Bits and duplication: is a repeated layer worth its bytes?"
     figure.suptitle(
-        f"{title}\n{model} · bits per weight as asked, above each column · confirm stage",
+        f"{title}\n{model} · bits over the panels · confirm stage",
         fontsize=9,
     )
     handles = [Line2D([], [], label="base, through its quantizations", **BASE)]

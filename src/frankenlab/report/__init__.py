@@ -1,6 +1,7 @@
 """The report: its answer in three sentences, its tables, and the page made of the notebook."""
 
 from frankenlab.report.answer import against_controls, answer, outcome
+from frankenlab.report.bits import bits_answer, bits_html
 from frankenlab.report.page import render_html, run_notebook
 from frankenlab.report.tables import (
     answer_html,
@@ -24,6 +25,8 @@ __all__ = [
     "against_controls",
     "answer",
     "answer_html",
+    "bits_answer",
+    "bits_html",
     "cases",
     "costs_html",
     "documents_html",

@@ -79,7 +79,7 @@ def _verdict_sentence(own: pd.DataFrame) -> str:
         if each:
             count, word = each[0].split()
             each[0] = f"{count} {'was' if count == '1' else 'were'} {word}"
-        parts.append(f"of {number} {_listed(each)}" if each else f"no {role} task was confirmed")
+        parts.append(f"of {number} {listed(each)}" if each else f"no {role} task was confirmed")
     return f"{opening}: {'; '.join(parts)} (after Holm's correction, on fresh documents)."
 
 
@@ -204,7 +204,7 @@ def _needed_words(own: pd.DataFrame) -> str:
         f"{_about(row.needed)} documents of {row.Index} (had {row.had})"
         for row in most.itertuples()
     ]
-    return f"to decide what is inconclusive would take about {_listed(each)}"
+    return f"to decide what is inconclusive would take about {listed(each)}"
 
 
 def _about(number: float) -> str:
@@ -225,7 +225,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:g}\N{NO-BREAK SPACE}%"
 
 
-def _listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 

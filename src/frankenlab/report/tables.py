@@ -13,7 +13,7 @@ import yaml
 from frankenlab.errors import UserError
 from frankenlab.report.answer import against_controls, answer, signed
 
-NAMES = ("comparisons", "verdicts", "pairs", "costs", "ledger")
+NAMES = ("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations")
 # Plans can be long: these columns wrap, all others keep their line.
 PLAN_COLUMNS = ("plan", "frozen", "control")
 STAGES = ("search", "select", "confirm")
@@ -116,11 +116,12 @@ def html_table(frame: pd.DataFrame, note: str = "", left: Sequence[str] = ()) ->
     )
     return (
         f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        f"</div>{_note(note)}"
+        f"</div>{note_html(note)}"
     )
 
 
-def _note(text: str) -> str:
+def note_html(text: str) -> str:
+    """Small print under a table; nothing for nothing."""
     return f'<p class="note">{escape(text)}</p>' if text else ""
 
 
@@ -138,14 +139,16 @@ def _by_case(
         + html_table(pd.DataFrame(records(rows)), "", left)
         for (model, quantization), rows in table.groupby(["model", "quantization"], sort=False)
     ]
-    return "\n".join(parts) + _note(note)
+    return "\n".join(parts) + note_html(note)
 
 
-def _interval(row: Any) -> str:
+def interval_text(row: Any) -> str:
+    """ "+1.2 [−0.8, +3.1]" of a row with an effect and its limits."""
     return f"{signed(row.effect)} [{signed(row.low)}, {signed(row.high)}]"
 
 
-def _native(value: float, kind: str) -> str:
+def native_text(value: float, kind: str) -> str:
+    """A metric's value with the digits that its kind deserves."""
     return f"{value:.2f}" if kind == "perplexity" else f"{value:.3f}"
 
 
@@ -153,7 +156,8 @@ def _count(value: Any) -> str:
     return "–" if pd.isna(value) else f"{int(value):,}"
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p-value, not beyond a thousandth."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -166,11 +170,11 @@ def verdicts_html(tables: Mapping[str, pd.DataFrame]) -> str:
                 "task": f"{row.task} ({row.role})",
                 "plan": f"{row.group} {row.plan}",
                 "n": _count(row.n),
-                "metric: base → plan": f"{row.metric} {_native(row.base_value, row.kind)} → "
-                f"{_native(row.value, row.kind)}",
-                "change [interval]": _interval(row),
+                "metric: base → plan": f"{row.metric} {native_text(row.base_value, row.kind)} → "
+                f"{native_text(row.value, row.kind)}",
+                "change [interval]": interval_text(row),
                 "unit": row.unit,
-                "p (Holm)": _p(row.p_holm),
+                "p (Holm)": p_text(row.p_holm),
                 "verdict": row.verdict,
                 "n needed": _count(row.documents_needed) if row.verdict == "inconclusive" else "–",
             }
@@ -248,7 +252,7 @@ def top_plans(
         }
         for row in rows.itertuples():
             star = " *" if row.significant else ""
-            record[f"{row.task}, n = {row.n}"] = _interval(row) + star
+            record[f"{row.task}, n = {row.n}"] = interval_text(row) + star
         record["mean at select"] = signed(later[plan]) if plan in later.index else "–"
         records.append(record)
     return pd.DataFrame(records).fillna("–")
@@ -280,9 +284,9 @@ def pairs_html(tables: Mapping[str, pd.DataFrame], frozen: Sequence[Mapping[str,
                 "frozen": row.plan_a,
                 "control": row.plan_b,
                 "n": _count(row.n),
-                "frozen − control [interval]": _interval(row),
+                "frozen − control [interval]": interval_text(row),
                 "unit": row.unit,
-                "p": _p(row.p),
+                "p": p_text(row.p),
             }
             for row in rows.itertuples()
         ]
