@@ -271,6 +271,7 @@ def test_a_bitrate_outside_what_the_shapes_allow_is_refused_with_the_range(model
         found_low, found_high = map(float, one_line(error).rpartition("allow ")[2].split(" to "))
         assert low <= found_low < low + 0.01 and high - 0.01 < found_high <= high
     assert not (tmp_path / "x").exists() and not (tmp_path / "work").exists()
+    assert quantizer._range(2.211, 8.089) == "2.22 to 8.08"
 
 
 def test_what_cannot_be_quantized_is_refused_before_any_work(models, rows, tmp_path):
