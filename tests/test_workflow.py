@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from laboratory import Laboratory
 
-SEARCH_TABLE = "results/tiny/comparisons/search.tiny.parquet"
+SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,25 @@ QUANTIZED = [
 TABLES += ["quantizations"] if QUANTIZED else []
 
 
+def reference_comparisons(stage, model):
+    """What the franken is chosen by: another bitrate changes nothing in it."""
+    return f"{RESULTS}/comparisons/{stage}/{model}/{EXPERIMENT.models[model].reference}.parquet"
+
+
 rule aggregate:
     """Every plan of a stage against the base, document by document."""
     input:
-        scores=lambda w: stage_scores(w.stage, w.model),
+        scores=lambda w: [
+            path
+            for task in stage_tasks(w.stage)
+            for path in scores(w.stage, w.model, w.quantization, task)
+        ],
         frankens=lambda w: stage_frankens(w.stage, w.model),
         stamp=script_stamp("aggregate", statistics=SETTINGS["statistics"]),
     output:
-        f"{RESULTS}/comparisons/{{stage}}.{{model}}.parquet",
+        f"{RESULTS}/comparisons/{{stage}}/{{model}}/{{quantization}}.parquet",
     log:
-        f"{LOGS}/aggregate/{{stage}}.{{model}}.log",
+        f"{LOGS}/aggregate/{{stage}}.{{model}}.{{quantization}}.log",
     resources:
         mem_mb=4000,
         runtime=30,
@@ -32,7 +41,7 @@ rule aggregate:
 
 rule shortlist:
     input:
-        f"{RESULTS}/comparisons/search.{{model}}.parquet",
+        lambda w: reference_comparisons("search", w.model),
         stamp=script_stamp("shortlist", count=SETTINGS["stages"]["select"]["shortlist"]),
     output:
         f"{RESULTS}/shortlist/{{model}}.json",
@@ -47,7 +56,7 @@ rule shortlist:
 
 rule freeze:
     input:
-        f"{RESULTS}/comparisons/select.{{model}}.parquet",
+        lambda w: reference_comparisons("select", w.model),
         stamp=script_stamp(
             "freeze",
             controls=SETTINGS["stages"]["confirm"]["controls"],
@@ -67,11 +76,12 @@ rule freeze:
 rule tables:
     """The tables that people open: Parquet, and the same as CSV."""
     input:
-        comparisons=expand(
-            f"{RESULTS}/comparisons/{{stage}}.{{model}}.parquet",
-            stage=["search", "select", "confirm"],
-            model=EXPERIMENT.models,
-        ),
+        comparisons=[
+            f"{RESULTS}/comparisons/{stage}/{model}/{quantization}.parquet"
+            for stage in ["search", "select", "confirm"]
+            for model in EXPERIMENT.models
+            for quantization in EXPERIMENT.stage_quantizations(stage, model)
+        ],
         scores=[
             path
             for model in EXPERIMENT.models

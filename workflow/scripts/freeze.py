@@ -8,9 +8,8 @@ from frankenlab.job import job
 
 with job(snakemake) as experiment:
     model = experiment.models[snakemake.wildcards.model]
-    table = pd.read_parquet(snakemake.input[0])
     frozen = freeze(
-        table[table["quantization"] == model.reference],
+        pd.read_parquet(snakemake.input[0]),
         model.name,
         model.n_layers,
         model.reference,
