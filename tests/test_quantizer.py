@@ -52,6 +52,19 @@ def test_layer_by_layer_is_what_transformers_computes(models, rows, name, monkey
             module.register_forward_pre_hook(
                 lambda _, inputs, key=module_name: seen.update({key: inputs[0].flatten(0, 1)})
             )
+    # What o_proj and down_proj add to, and what they make of it.
+    sums = {}
+    for index, layer in enumerate(model.model.layers):
+        layer.post_attention_layernorm.register_forward_pre_hook(
+            lambda _, inputs, key=f"model.layers.{index}.self_attn.o_proj": sums.update(
+                {key: inputs[0].flatten(0, 1)}
+            )
+        )
+        layer.register_forward_hook(
+            lambda _, __, output, key=f"model.layers.{index}.mlp.down_proj": sums.update(
+                {key: output.flatten(0, 1)}
+            )
+        )
     expected = model(rows, output_hidden_states=True).hidden_states
     layers = LayerwiseModel(models[name], torch.device("cpu"))
     hidden = layers.embed(rows)
@@ -67,6 +80,8 @@ def test_layer_by_layer_is_what_transformers_computes(models, rows, name, monkey
     assert visited.keys() == seen.keys()
     for key, hessian in visited.items():
         x = seen[key]
+        if key in sums:
+            x = x / sums[key].square().mean(-1, keepdim=True).sqrt()
         torch.testing.assert_close(hessian, x.T @ x / len(x), rtol=1e-3, atol=1e-3)
 
 

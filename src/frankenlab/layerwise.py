@@ -20,12 +20,19 @@ from frankenlab.exl2.tensor_files import TensorFiles
 
 # Tokens that run through a layer at once.
 TOKENS = 4096
+# Hidden states as small as this are taken to be so large.
+TINY = 1e-6
 
 
 @dataclass(frozen=True)
 class Shared:
     """Linear layers that read the same inputs: full names without `.weight`, the modules, and the
-    mean of x xᵀ over all tokens, [in, in]. Weights that are replaced here are run with."""
+    mean of x xᵀ over all tokens, [in, in]. Weights that are replaced here are run with.
+
+    Where the output is added to the hidden states (o_proj, down_proj), x is divided by the root
+    mean square of that sum: the norms that read it do so, and without it a few tokens of huge
+    activations would be all that counts.
+    """
 
     names: tuple[str, ...]
     modules: tuple[nn.Linear, ...]
@@ -70,14 +77,16 @@ class LayerwiseModel:
             normed = _mapped(layer.input_layernorm, batches)
             _visit(visit, f"{prefix}.self_attn", attention, ("q_proj", "k_proj", "v_proj"), normed)
             mixed = _mapped(self._attending(attention), normed)
-            _visit(visit, f"{prefix}.self_attn", attention, ("o_proj",), mixed)
+            relative = _relative(batches, mixed, attention.o_proj)
+            _visit(visit, f"{prefix}.self_attn", attention, ("o_proj",), relative)
             batches = [x + attention.o_proj(y) for x, y in zip(batches, mixed, strict=True)]
-            del mixed
+            del mixed, relative
             normed = _mapped(layer.post_attention_layernorm, batches)
             _visit(visit, f"{prefix}.mlp", mlp, ("gate_proj", "up_proj"), normed)
             gated = _mapped(lambda x: mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x), normed)
             del normed
-            _visit(visit, f"{prefix}.mlp", mlp, ("down_proj",), gated)
+            relative = _relative(batches, gated, mlp.down_proj)
+            _visit(visit, f"{prefix}.mlp", mlp, ("down_proj",), relative)
             return torch.cat([x + mlp.down_proj(y) for x, y in zip(batches, gated, strict=True)])
 
     @torch.inference_mode()
@@ -126,6 +135,16 @@ def _mapped(
     function: Callable[[torch.Tensor], torch.Tensor], batches: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
     return [function(batch) for batch in batches]
+
+
+def _relative(
+    hidden: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], output: nn.Module
+) -> list[torch.Tensor]:
+    """The inputs, each token's over the root mean square of its hidden + output(inputs)."""
+    return [
+        y / (x + output(y)).square().mean(dim=-1, keepdim=True).sqrt().clamp(min=TINY)
+        for x, y in zip(hidden, inputs, strict=True)
+    ]
 
 
 def _visit(

@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 METHODS = ("gptq", "rtn")
 # What decides the numbers; the rest moves them around.
 NUMERIC_CODE = ("frankenlab.exl2.allocation", "frankenlab.exl2.gptq", "frankenlab.layerwise")
+# The linear layers whose outputs are added to the hidden states.
+ADDED = ("o_proj", "down_proj")
 # Files beside the weights that are as good for the quantized model.
 COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", "chat_template.jinja", "LICENSE")
 
@@ -232,14 +234,20 @@ def _identity(model: Path, rows: torch.Tensor) -> str:
 
 
 def _choose(shapes: ModelShapes, measurement: Mapping[str, Any], bits: float) -> dict[str, Option]:
-    """The option of each linear layer of the decoder: least relative error, summed."""
+    """The option of each linear layer of the decoder: the least change of the hidden states.
+
+    That is known for what is added to them (o_proj, down_proj). What comes before, with a relative
+    error, is taken to change what is added by as much.
+    """
     names = [name for name in shapes.linears if name != HEAD]
     sizes = [[option.size(*shapes.linears[name]) for option in OPTIONS] for name in names]
+    measured = measurement["linears"]
     errors = []
     for name in names:
-        measured = measurement["linears"][name]
-        energy = measured["energy"] or 1.0
-        errors.append([error / energy for error in measured["errors"]])
+        parent = name.rpartition(".")[0]
+        added = next(n for n in (f"{parent}.{last}" for last in ADDED) if n in measured)
+        share = measured[added]["energy"] / (measured[name]["energy"] or 1.0)
+        errors.append([error * share for error in measured[name]["errors"]])
     weights = sum(prod(shapes.linears[name]) for name in names)
     chosen = allocate(sizes, errors, weights, bits)
     return {name: OPTIONS[number] for name, number in zip(names, chosen, strict=True)}
