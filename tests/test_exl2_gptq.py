@@ -11,7 +11,14 @@ from frankenlab.errors import UserError
 from frankenlab.exl2 import gptq
 from frankenlab.exl2.allocation import allocate
 from frankenlab.exl2.format import check_linear, dequantize, group_scales, pack
-from frankenlab.exl2.gptq import DAMPING, measure_errors, prepare_inputs, quantize_linears
+from frankenlab.exl2.gptq import (
+    DAMPING,
+    MEASURED_OUTPUTS,
+    measure_errors,
+    prepare_inputs,
+    quantize_linears,
+    sample_outputs,
+)
 from frankenlab.exl2.options import (
     HEAD_OPTIONS,
     OPTIONS,
@@ -116,6 +123,20 @@ def test_gptq_is_never_worse_than_rounding_to_nearest(seed):
             ]
             errors.append([float(((d @ hessian) * d).sum()) for d in changes])
         assert all(passed < nearest for passed, nearest in zip(*errors, strict=True))
+
+
+def test_a_sample_of_the_outputs_tells_the_errors_of_all():
+    weight = random_weight(20 * MEASURED_OUTPUTS + 7, 160)
+    inputs = prepare_inputs("w", hessian_of(correlated(300, 160)))
+    sample, times = sample_outputs(weight)
+    assert MEASURED_OUTPUTS // 2 < len(sample) <= MEASURED_OUTPUTS
+    assert len(sample) * times == pytest.approx(len(weight))
+    estimated = times * measure_errors([sample], inputs, OPTIONS)
+    torch.testing.assert_close(
+        estimated, measure_errors([weight], inputs, OPTIONS), rtol=0.1, atol=0
+    )
+    small = random_weight(MEASURED_OUTPUTS, 160)
+    assert torch.equal(sample_outputs(small)[0], small)
 
 
 def test_layers_and_options_side_by_side_do_not_touch_each_other(monkeypatch):

@@ -26,7 +26,7 @@ from frankenlab.errors import UserError
 from frankenlab.exl2.allocation import allocate
 from frankenlab.exl2.declaration import Declaration
 from frankenlab.exl2.format import dequantize, pack
-from frankenlab.exl2.gptq import measure_errors, prepare_inputs, quantize_linears
+from frankenlab.exl2.gptq import measure_errors, prepare_inputs, quantize_linears, sample_outputs
 from frankenlab.exl2.options import HEAD_OPTIONS, OPTIONS, Option, attainable_bits, check_shapes
 from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.exl2.shapes import HEAD, ModelShapes
@@ -254,14 +254,15 @@ def _choose(shapes: ModelShapes, measurement: Mapping[str, Any], bits: float) ->
 
 
 def _measure_linears(shared: Shared) -> Results:
-    """Name -> float64 [1 + options]: the energy, then the errors."""
-    weights = [module.weight for module in shared.modules]
+    """Name -> float64 [1 + options]: the energy, then the errors, both of a sample of outputs and
+    scaled up."""
+    weights, times = zip(*(sample_outputs(m.weight) for m in shared.modules), strict=True)
     inputs = prepare_inputs(shared.names[0], shared.hessian)
     errors = measure_errors(weights, inputs, OPTIONS)
     found = {}
-    for name, weight, error in zip(shared.names, weights, errors, strict=True):
+    for name, weight, many, error in zip(shared.names, weights, times, errors, strict=True):
         energy = ((weight @ shared.hessian) * weight).sum(dtype=torch.float64)
-        found[name] = torch.cat([energy.reshape(1), error]).cpu()
+        found[name] = many * torch.cat([energy.reshape(1), error]).cpu()
     return found
 
 

@@ -24,6 +24,8 @@ ATTEMPTS = 5
 STRIP = 32
 # Weights, over all options, that are rounded at a time.
 AT_ONCE = 1 << 25
+# Outputs of a layer that its errors are measured on, at most.
+MEASURED_OUTPUTS = 96
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,17 @@ def prepare_inputs(name: str, hessian: torch.Tensor) -> Inputs:
                 return Inputs(order, inverse.flip(0, 1).contiguous())
         damping = damping * 10
     raise UserError(f"tensor '{name}.weight': the Hessian of its inputs cannot be inverted")
+
+
+def sample_outputs(weight: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Evenly spaced rows of a weight [out, in], and how many times as many there are in all.
+
+    No output's error depends on another's but through the largest scale of a group, so what is
+    measured on some of them, times that number, is close to what all would give.
+    """
+    step = -(-weight.shape[0] // MEASURED_OUTPUTS)
+    sample = weight[::step]
+    return sample, weight.shape[0] / len(sample)
 
 
 def measure_errors(
