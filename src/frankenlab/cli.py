@@ -29,12 +29,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     evaluate = commands.add_parser("evaluate", help="score plans on tasks: a row per document")
-    evaluate.add_argument("model", type=Path, metavar="MODEL_DIR", help="Hugging Face directory")
+    evaluate.add_argument("model", type=Path, metavar="MODEL_DIR", help="Hugging Face or EXL2")
     evaluate.add_argument("--plan", action="append", required=True, help='"0:20,10:30", "base"')
     evaluate.add_argument("--task", action="append", required=True, help="a task of the config")
     evaluate.add_argument("--config", type=Path, default=config.DEFAULT)
     evaluate.add_argument("--stage", choices=("search", "select", "confirm"), help="default: all")
     evaluate.add_argument("--limit", type=_positive, help="most documents a task")
+    evaluate.add_argument(
+        "--engine", default="torch", choices=("torch", "exllamav2"), help="exllamav2: float16, cuda"
+    )
     evaluate.add_argument("--dtype", default="bfloat16", choices=config.PRECISIONS)
     evaluate.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     evaluate.add_argument("--store", type=Path, default=Path("results/store"))
@@ -67,6 +70,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from frankenlab import evaluation
     from frankenlab.models import model_info
+    from frankenlab.models import model_info
+    from frankenlab.scorer import Scorer
 
     settings = config.load(options.config).tasks
     for name in options.task:
@@ -76,7 +81,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             raise UserError(f'task "{name}": not in {options.config}; {hint}')
     n_layers = model_info(options.model).n_layers
     plans = _distinct([parse(text, n_layers) for text in options.plan])
-    scorer = evaluation.Scorer.for_directory(options.model, options.dtype, options.device)
+    scorer = Scorer.for_directory(options.model, options.dtype, options.device, options.engine)
     tables = [
         evaluation.evaluate_task(
             scorer,

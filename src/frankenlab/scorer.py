@@ -73,13 +73,21 @@ class Scorer:
         )
 
     @classmethod
-    def for_directory(cls, directory: str | Path, precision: str, device: str) -> "Scorer":
-        """Any Hugging Face directory; without a manifest its files are hashed (a second a GB)."""
+    def for_directory(
+        cls, directory: str | Path, precision: str, device: str, engine: str = "torch"
+    ) -> "Scorer":
+        """Any Hugging Face or EXL2 directory; without a manifest its files are hashed (a second a
+        GB)."""
         directory = Path(directory)
         files = {p.name: {"sha256": sha256_file(p)} for p in directory.iterdir() if p.is_file()}
         manifest = complete_manifest(directory) or {"files": files}
         return cls(
-            directory, directory.name, weights_hash(manifest), precision=precision, device=device
+            directory,
+            directory.name,
+            weights_hash(manifest),
+            engine=engine,
+            precision=precision,
+            device=device,
         )
 
     def identity(self, task: str) -> dict[str, Any]:
