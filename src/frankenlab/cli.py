@@ -70,7 +70,6 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from frankenlab import evaluation
     from frankenlab.models import model_info
-    from frankenlab.models import model_info
     from frankenlab.scorer import Scorer
 
     settings = config.load(options.config).tasks
