@@ -12,7 +12,7 @@ from tiny import make_tiny_model
 from frankenlab import quantizer
 from frankenlab.directories import complete_manifest
 from frankenlab.errors import UserError
-from frankenlab.exl2.options import attainable_bits
+from frankenlab.exl2.options import OPTIONS, attainable_bits
 from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.exl2.shapes import HEAD, ModelShapes
 from frankenlab.layerwise import LayerwiseModel
@@ -196,6 +196,32 @@ def test_measured_errors_fall_with_the_bits_and_are_relative_to_the_outputs(mode
         errors = measured["errors"]
         assert errors[-1] < errors[4] < errors[0] < measured["energy"]
         assert errors[-1] < 1e-4 * measured["energy"]
+
+
+def test_bits_go_where_the_hidden_states_change_most(models):
+    shapes = ModelShapes.from_config(json.loads((models["thirty"] / "config.json").read_text()))
+    same = [4.0 ** -(index + 1) for index in range(len(OPTIONS))]
+
+    def energy(name: str) -> float:
+        """The MLPs of the first ten layers add a hundred times more than all else. What is
+        inside a block has outputs of other sizes, which say nothing."""
+        if name.endswith(("o_proj", "down_proj")):
+            return 10.0 if "mlp" in name and int(name.split(".")[2]) < 10 else 0.1
+        return 1000.0 if "v_proj" in name else 7.0
+
+    linears = {
+        name: {"energy": energy(name), "errors": [energy(name) * error for error in same]}
+        for name in shapes.linears
+        if name != HEAD
+    }
+    chosen = quantizer._choose(shapes, {"linears": linears}, 4.0)
+    numbers = {name: OPTIONS.index(option) for name, option in chosen.items()}
+    first = [n for name, n in numbers.items() if "mlp" in name and int(name.split(".")[2]) < 10]
+    others = [n for name, n in numbers.items() if "mlp" in name and int(name.split(".")[2]) >= 10]
+    assert min(first) > max(others)
+    values = [n for name, n in numbers.items() if "v_proj" in name]
+    keys = [n for name, n in numbers.items() if "k_proj" in name]
+    assert abs(sum(values) - sum(keys)) <= 15
 
 
 def test_rounding_to_nearest_has_the_same_options_and_larger_errors(models, rows, tmp_path):
