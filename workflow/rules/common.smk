@@ -171,7 +171,9 @@ def print_summary():
 if workflow.is_main_process:
     atexit.register(print_summary)
     for _path in remove_truncated(RESULTS):
-        print(f"warning: {_path} is truncated: removed, to be made again", file=sys.stderr)
+        print(
+            f"warning: {_path} is truncated: removed, to be made again", file=sys.stderr
+        )
     for _line in capacity.too_large(EXPERIMENT):
         print(f"warning: {_line}; it will be refused", file=sys.stderr)
     for _model, _grid in GRIDS.items():

@@ -32,7 +32,9 @@ rule measure_cost:
         stamp=script_stamp(
             "measure_cost",
             cost=SETTINGS["cost"],
-            precisions=[EXPERIMENT.precision("search", *cell) for cell in EXPERIMENT.cells],
+            precisions=[
+                EXPERIMENT.precision("search", *cell) for cell in EXPERIMENT.cells
+            ],
             engines=[EXPERIMENT.engine(*cell) for cell in EXPERIMENT.cells],
         ),
     output:
