@@ -13,11 +13,6 @@ QUANTIZED = [
 TABLES += ["quantizations"] if QUANTIZED else []
 
 
-def reference_comparisons(stage, model):
-    """What the franken is chosen by: another bitrate changes nothing in it."""
-    return f"{RESULTS}/comparisons/{stage}/{model}/{EXPERIMENT.models[model].reference}.parquet"
-
-
 rule aggregate:
     """Every plan of a stage against the base, document by document."""
     input:

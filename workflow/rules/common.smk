@@ -154,6 +154,11 @@ def stage_frankens(stage, model):
     )
 
 
+def reference_comparisons(stage, model):
+    """What the franken is chosen by: another bitrate changes nothing in it."""
+    return f"{RESULTS}/comparisons/{stage}/{model}/{EXPERIMENT.models[model].reference}.parquet"
+
+
 def plans_file(wildcards):
     """Where a stage's plans are written down."""
     if wildcards.stage == "search":
