@@ -92,6 +92,13 @@ def test_a_local_directory_comes_as_it_is_but_for_what_older_readers_need(
     assert torch.equal(logits(tmp_path / "m"), logits(original))
 
 
+def test_a_model_that_is_distributed_as_exl2_is_taken_as_it_is(tmp_path):
+    original = Path(__file__).parent / "data" / "llama-tiny-exl2"
+    manifest = fetch_model(source(path=str(original)), tmp_path / "m", 2, "")
+    assert "output.safetensors" in manifest["files"]
+    assert model_info(tmp_path / "m").dtype == "exl2"
+
+
 def test_a_local_model_that_changes_is_read_again(tmp_path, model):
     first = fetch_model(source(path=str(model)), tmp_path / "m", 4, "")
     edit_weights(model, lambda weights: weights["model.norm.weight"].mul_(2))

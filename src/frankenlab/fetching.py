@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 MODEL_FILES = (
     *("config.json", "generation_config.json", "chat_template.jinja", "LICENSE*", "NOTICE*"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *("output.safetensors", "output-*-of-*.safetensors"),  # of EXL2
     *TOKENIZER_FILES,
 )
 
