@@ -23,9 +23,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
 
 
 def quantized(lab: Laboratory) -> Path:
-    """The one EXL2 directory of the run."""
-    (found,) = (lab.folder / "resources" / "exl2").glob("*/*/exl2-*/")
-    return found
+    """The EXL2 directory of the first run."""
+    found = (lab.folder / "resources" / "exl2").glob("*/*/exl2-*/manifest.json")
+    return min(found, key=lambda path: path.stat().st_mtime).parent
 
 
 def test_a_run_quantizes_once_and_searches_the_reference_only(lab: Laboratory) -> None:
