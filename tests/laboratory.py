@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +93,31 @@ class Laboratory:
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Runs Snakemake on the config as it stands now."""
+        done = subprocess.run(**self._call(arguments), capture_output=True)
+        assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+        return done
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
+        """Starts it, as the leader of a process group like a command in a terminal."""
+        call = self._call(arguments, **environment)
+        return subprocess.Popen(
+            **call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+        )
+
+    def _call(self, arguments: Sequence[str], **environment: str) -> dict[str, Any]:
         config = self.folder / "tiny.yaml"
         text = yaml.safe_dump(self.config, sort_keys=False)
         if not config.is_file() or config.read_text() != text:
             config.write_text(text)
-        # The copied package, not the one that is installed.
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src")}
         command = [sys.executable, "-m", "snakemake", *arguments, *FAST]
-        done = subprocess.run(
-            [*command, "--configfile", config.name],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-        return done
+        # The copied package, not the one that is installed.
+        package = {"PYTHONPATH": str(self.folder / "src")}
+        return {
+            "args": [*command, "--configfile", config.name],
+            "cwd": self.folder,
+            "env": os.environ | package | environment,
+            "text": True,
+        }
 
     def jobs(self) -> Counter:
         """Rule -> how many jobs Snakemake would run now."""

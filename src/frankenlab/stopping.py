@@ -81,7 +81,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if _state.leaving:
         return
     if _state.shielded:
-        _state.waiting = number
+        _state.waiting = _state.waiting or number
         return
     _state.leaving = True
     _set_alarm(LEAVE_SECONDS)
@@ -97,15 +97,12 @@ def _set_alarm(seconds: float) -> None:
 @contextmanager
 def shielded() -> Iterator[None]:
     """Signals wait for the end of the block, or for the next item of an `interruptible` in it."""
-    before, _state.shielded = _state.shielded, True
-    if _state.leaving:
-        _set_alarm(0)
+    before = _state.shielded
+    _set_shield(True)
     try:
         yield
     finally:
-        _state.shielded = before
-        if _state.leaving:
-            _set_alarm(LEAVE_SECONDS)
+        _set_shield(before)
         _obey()
 
 
@@ -114,15 +111,22 @@ def interruptible(items: Iterable[T]) -> Iterator[T]:
     nothing else: an item that was handed out is in the caller's hands."""
     iterator, end = iter(items), object()
     while True:
-        before, _state.shielded = _state.shielded, False
+        before = _state.shielded
+        _set_shield(False)
         try:
             _obey()
             item = next(iterator, end)
         finally:
-            _state.shielded = before
+            _set_shield(before)
         if item is end:
             return
         yield item
+
+
+def _set_shield(on: bool) -> None:
+    _state.shielded = on
+    if _state.leaving:
+        _set_alarm(0 if on else LEAVE_SECONDS)
 
 
 def _obey() -> None:
