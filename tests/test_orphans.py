@@ -17,6 +17,7 @@ from frankenlab.clearing import LEFTOVER
 from frankenlab.directories import make_directory
 from frankenlab.errors import UserError
 from frankenlab.files import atomic_path
+from frankenlab.orphans import NoAnswer
 
 SQUEUE = """#!{python}
 import pathlib, sys
@@ -143,12 +144,18 @@ def test_without_slurm_there_are_none(tmp_path, monkeypatch):
 
 def test_a_controller_that_does_not_answer_is_one_line(slurm, project, monkeypatch):
     slurm.script("squeue", "#!/bin/sh\necho 'slurm_load_jobs error: Unable' >&2; exit 1\n")
-    with pytest.raises(UserError, match="^squeue failed: slurm_load_jobs error: Unable$"):
+    with pytest.raises(NoAnswer, match="^squeue failed: slurm_load_jobs error: Unable$"):
         orphans.orphans(project)
     slurm.script("squeue", "#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr(orphans, "QUERY_SECONDS", 0.2)
-    with pytest.raises(UserError, match="^squeue does not answer"):
+    with pytest.raises(NoAnswer, match="^squeue does not answer"):
         orphans.orphans(project)
+
+
+def test_slurm_without_a_cluster_has_no_jobs(slurm, project):
+    said = "squeue: fatal: Could not establish a configuration source"
+    slurm.script("squeue", f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    assert orphans.orphans(project) == []
 
 
 def test_jobs_that_do_not_end_are_named(slurm, project, monkeypatch):
@@ -190,6 +197,8 @@ def test_clear_cancels_orphans_and_removes_what_killed_writers_left(
         "resources/models/.tiny-12ab.k3j9x_0a.part",
     }
     assert all(path.exists() for path in kept) and (models / ".other.abcdefgh.part").is_dir()
+    # Now nobody is.
+    assert clear(capsys)[1] == "half-written: resources/models/.other.abcdefgh.part: removed\n"
     assert clear(capsys) == (0, "nothing to clear\n", "")
 
 

@@ -22,9 +22,16 @@ COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_.*)?")
 SEPARATOR = "\x1f"
 FIELDS = SEPARATOR.join(("%i", "%j", "%T", "%k", "%Z"))
 
+# What SLURM's commands say on a machine of no cluster.
+UNCONFIGURED = "Could not establish a configuration source"
+
 # A busy controller answers slowly; jobs get SLURM's KillWait (30 s unless configured) to end.
 QUERY_SECONDS, GONE_SECONDS = 60, 180
 NAMED = 5
+
+
+class NoAnswer(UserError):
+    """SLURM is installed but does not answer."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,11 @@ class Orphan:
 
 
 def orphans(folder: str | os.PathLike) -> list[Orphan]:
-    """This user's jobs of any workflow in `folder`; none where SLURM is not installed.
+    """This user's jobs of any workflow in `folder`; none where SLURM is not installed, or is but
+    for its configuration.
 
     Raises:
-        UserError: SLURM does not answer.
+        NoAnswer: the cluster cannot be asked now.
     """
     if shutil.which("squeue") is None:
         return []
@@ -67,7 +75,7 @@ def cancel(folder: str | os.PathLike, jobs: Sequence[Orphan]) -> None:
     """Cancels the jobs and waits until the folder has none in the queue.
 
     Raises:
-        UserError: SLURM does not answer, or some do not end.
+        UserError: the cluster cannot be asked, or some do not end.
     """
     # A command line has an end; arrays of thousands of elements are one word each.
     for start in range(0, len(jobs), 500):
@@ -85,6 +93,7 @@ def check_none(folder: str | os.PathLike) -> None:
     for.
 
     Raises:
+        NoAnswer: as `orphans`.
         UserError: which jobs there are, and the command that cancels them.
     """
     jobs = orphans(folder)
@@ -113,8 +122,8 @@ def _run(*command: str) -> str:
             command, capture_output=True, text=True, errors="replace", timeout=QUERY_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"{command[0]} does not answer ({type(error).__name__})") from None
-    if done.returncode:
+        raise NoAnswer(f"{command[0]} does not answer ({type(error).__name__})") from None
+    if done.returncode and UNCONFIGURED not in done.stderr:
         reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise UserError(f"{command[0]} failed: {reason}")
+        raise NoAnswer(f"{command[0]} failed: {reason}")
     return done.stdout
