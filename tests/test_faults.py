@@ -154,7 +154,7 @@ def test_a_second_workflow_is_refused_and_a_killed_one_leaves_nothing_behind(
     lab.config["stages"]["search"]["limit"] = 10
     for arguments in (["--dry-run", SCORES], [SCORES]):
         third = lab.snakemake(*arguments, check=False)
-        assert "its config or code is not the one here" in refusal(third)
+        assert "the results have no stamps of this config and code" in refusal(third)
     lab.config["stages"]["search"]["limit"] = DOCUMENTS
     assert {p: p.read_text() for p in (lab.results / "stamps").rglob("*.json")} == stamps
 

@@ -175,8 +175,16 @@ def test_clear_cancels_orphans_and_removes_what_killed_writers_left(
     store.mkdir(parents=True)
     (models / ".tiny-12ab.k3j9x_0a.part/deep").mkdir(parents=True)
     (models / ".other.abcdefgh.part").mkdir()
-    (store / ".part-0f.parquet.a1b2c3d4.part").touch()
-    kept = [store / "part-0f.parquet", store / ".hidden", models / "my.parts", models / ".x.part"]
+    old, young = (store / f".part-0f.parquet.a1b2c3d{n}.part" for n in (4, 5))
+    old.touch()
+    os.utime(old, (1, 1))
+    kept = [
+        store / "part-0f.parquet",
+        store / ".hidden",
+        models / "my.parts",
+        models / ".x.part",
+        young,
+    ]
     for path in kept:
         path.touch()
     child = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE)

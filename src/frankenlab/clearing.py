@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from frankenlab import lock, orphans
 
 # Of `files.atomic_path` and `directories.make_directory`: the target, eight random characters.
 LEFTOVER = re.compile(r"\.(?P<target>.+)\.(?:[a-z0-9_]{8}|[0-9a-f]{32})\.part")
+
+# A job that was just stopped may be finishing a write.
+YOUNG_SECONDS = 10.0
 
 
 def clear(folder: str | os.PathLike = ".") -> Iterator[str]:
@@ -52,8 +56,9 @@ def _leftovers(*roots: Path) -> Iterator[Path]:
                     continue
                 path = Path(parent, name)
                 if name in files:
-                    path.unlink(missing_ok=True)
-                    yield path
+                    if time.time() - path.stat().st_mtime > YOUNG_SECONDS:
+                        path.unlink()
+                        yield path
                     continue
                 folders.remove(name)
                 with _alone(Path(parent, f".{match['target']}.lock")) as alone:

@@ -109,10 +109,14 @@ def stamp(name, content):
     path = Path(f"{RESULTS}/stamps/{name}.json")
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     if LOCK:
-        write_if_changed(path, text)
+        try:
+            write_if_changed(path, text)
+        except UserError as error:
+            raise SystemExit(str(error)) from None
     elif REFUSED and not (path.is_file() and path.read_text() == text):
         raise SystemExit(
-            f"{REFUSED} (its config or code is not the one here, so what is stale cannot be told)"
+            f"{REFUSED} (the results have no stamps of this config and code, or not yet: "
+            "what is stale cannot be told)"
         )
     return str(path)
 
