@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ PARTS = ("Snakefile", "workflow", "notebooks", "profiles", "src", "config/tasks"
 
 # Tiny jobs: two at a time instead of each with all cores.
 FAST = ("--set-threads", "evaluate_task=1", "measure_cost=1")
+LOCAL = ("--cores", "all")
 
 NOUNS = ("river", "mill", "water", "animal", "fish", "bird", "ice", "light", "sugar", "engine")
 
@@ -46,7 +46,15 @@ metric_list:
 
 
 class Laboratory:
-    """The copy, its config, and Snakemake on both."""
+    """The copy, its config, and Snakemake on both.
+
+    Attributes:
+        how: arguments of every run.
+        environment: what runs have in their environment besides that of the tests.
+    """
+
+    how: tuple[str, ...] = LOCAL
+    environment: dict[str, str] = {}
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,31 +101,29 @@ class Laboratory:
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Runs Snakemake on the config as it stands now."""
-        done = subprocess.run(**self._call(arguments), capture_output=True)
+        process = self.start(*arguments)
+        stdout, stderr = process.communicate()
+        done = subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
         assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
         return done
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
-        """Starts it, as the leader of a process group like a command in a terminal."""
-        call = self._call(arguments, **environment)
-        return subprocess.Popen(
-            **call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
-        )
-
-    def _call(self, arguments: Sequence[str], **environment: str) -> dict[str, Any]:
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """The same without waiting for its end."""
         config = self.folder / "tiny.yaml"
         text = yaml.safe_dump(self.config, sort_keys=False)
         if not config.is_file() or config.read_text() != text:
             config.write_text(text)
-        command = [sys.executable, "-m", "snakemake", *arguments, *FAST]
         # The copied package, not the one that is installed.
-        package = {"PYTHONPATH": str(self.folder / "src")}
-        return {
-            "args": [*command, "--configfile", config.name],
-            "cwd": self.folder,
-            "env": os.environ | package | environment,
-            "text": True,
-        }
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "src")} | self.environment
+        command = [sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how]
+        return subprocess.Popen(
+            [*command, "--configfile", config.name],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def jobs(self) -> Counter:
         """Rule -> how many jobs Snakemake would run now."""

@@ -50,6 +50,7 @@ class HalfWay:
         wait_until(lambda: len(computed(lab)) >= IN_FLIGHT, self.workflow)
         children = psutil.Process(self.workflow.pid).children(recursive=True)
         (self.job,) = [p for p in children if "evaluate_task" in " ".join(p.cmdline())]
+        self.processes = [psutil.Process(self.workflow.pid), *children]
 
     def job_leaves(self) -> None:
         began = time.monotonic()
@@ -132,7 +133,8 @@ def test_a_job_that_is_asked_to_end_keeps_its_rows(lab: Laboratory) -> None:
 
 def test_ctrl_c_on_the_workflow(lab: Laboratory) -> None:
     run = HalfWay(lab)
-    os.killpg(run.workflow.pid, signal.SIGINT)
+    for process in run.processes:  # as a terminal does
+        process.send_signal(signal.SIGINT)
     run.job_leaves()
     run.ends()
     assert "stopped by SIGINT: " in (lab.folder / LOG).read_text()
