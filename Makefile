@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= config/config.yaml
 
-.PHONY: run test lint plan gpu-check
+.PHONY: run test lint plan clear gpu-check
 
 run: .venv/.installed
 	$(BIN)/snakemake --configfile $(CONFIG)
@@ -15,6 +15,11 @@ test: .venv/.installed
 # The grid and what it costs, without running it; TOKENS_PER_SECOND is the base's on your machine.
 plan: .venv/.installed
 	$(BIN)/frankenlab plans --config $(CONFIG) $(if $(TOKENS_PER_SECOND),--tokens-per-second $(TOKENS_PER_SECOND))
+
+# After a kill -9 of a workflow: cancels the jobs that it left in SLURM's queue, removes a stale
+# lock and half-written files. What is finished stays.
+clear: .venv/.installed
+	$(BIN)/frankenlab clear
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -9,8 +9,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
-    {"errors", "fingerprints", "statistics", "progress"},
-    {"files", "quantization", "schema"},
+    {"errors", "fingerprints", "statistics", "progress", "stopping"},
+    {"files", "quantization", "schema", "lock", "orphans"},
     {
         "plans",
         "exl2",
@@ -22,7 +22,7 @@ FLOORS = (
         "report",
         "batches",
     },
-    {"sources", "models", "tasks", "grid", "memory"},
+    {"sources", "models", "tasks", "grid", "memory", "clearing"},
     {
         "config",
         "gguf",

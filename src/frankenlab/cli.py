@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from frankenlab import config, grid, planning
+from frankenlab import clearing, config, grid, planning
 from frankenlab.errors import UserError
 from frankenlab.plans import Plan, parse
 
@@ -61,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--plan", required=True)
     export.add_argument("--output", type=Path, required=True, help="a new directory")
     export.set_defaults(run=_materialize)
+
+    clear = commands.add_parser(
+        "clear", help="after a kill: cancel orphan SLURM jobs, remove a stale lock and leftovers"
+    )
+    clear.set_defaults(run=_clear)
     return parser
 
 
@@ -141,3 +146,11 @@ def _materialize(options: argparse.Namespace) -> None:
     n_layers = model_info(options.model).n_layers
     materialize(options.model, parse(options.plan, n_layers), options.output)
     print(options.output)
+
+
+def _clear(options: argparse.Namespace) -> None:
+    number = 0
+    for number, line in enumerate(clearing.clear(), start=1):  # noqa: B007
+        print(line, flush=True)
+    if not number:
+        print("nothing to clear")

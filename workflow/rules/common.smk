@@ -1,13 +1,23 @@
 import atexit
-import fcntl
 import json
+import os
 import sys
 from pathlib import Path
 
 from frankenlab import config as configuration
-from frankenlab import capacity, fingerprints, grid, planning, shards, task_index
+from frankenlab import (
+    capacity,
+    fingerprints,
+    grid,
+    lock,
+    orphans,
+    planning,
+    shards,
+    task_index,
+)
 from frankenlab.errors import UserError
 from frankenlab.files import remove_truncated, write_if_changed
+from frankenlab.stopping import WORKFLOW_VARIABLE
 
 try:
     EXPERIMENT = configuration.check(config)
@@ -26,6 +36,18 @@ LEDGER = "results/ledger.jsonl"
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 EXL2 = "resources/exl2/{folder}/{key}"
 SHARDS = range(SETTINGS["stages"]["search"]["shards"])
+
+# Jobs end with the process that started them, however it ends.
+os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
+
+# Held to the end of this process. Without it nothing in the results is changed: jobs on other
+# machines read this file too, and a dry run may look on while a workflow runs.
+LOCK, REFUSED = None, ""
+if workflow.is_main_process:
+    try:
+        LOCK = lock.take("results", EXPERIMENT.name)
+    except UserError as error:
+        REFUSED = str(error)
 
 
 wildcard_constraints:
@@ -84,9 +106,19 @@ def stamp(name, content):
     As an input it makes a job stale exactly then: a comment or a fresh checkout changes nothing,
     and results that were copied without Snakemake's own metadata still carry it.
     """
-    path = f"{RESULTS}/stamps/{name}.json"
-    write_if_changed(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-    return path
+    path = Path(f"{RESULTS}/stamps/{name}.json")
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    if LOCK:
+        try:
+            write_if_changed(path, text)
+        except UserError as error:
+            raise SystemExit(str(error)) from None
+    elif REFUSED and not (path.is_file() and path.read_text() == text):
+        raise SystemExit(
+            f"{REFUSED} (the results have no stamps of this config and code, or not yet: "
+            "what is stale cannot be told)"
+        )
+    return str(path)
 
 
 def script_stamp(name, **settings):
@@ -175,7 +207,7 @@ def print_summary():
 
 if workflow.is_main_process:
     atexit.register(print_summary)
-    for _path in remove_truncated(RESULTS):
+    for _path in remove_truncated(RESULTS) if LOCK else []:
         print(
             f"warning: {_path} is truncated: removed, to be made again", file=sys.stderr
         )
@@ -189,17 +221,14 @@ if workflow.is_main_process:
             )
 
 
-# Open files whose locks last as long as this process.
-HELD = []
-
-
 onstart:
-    # Snakemake's own lock outlives a kill; this one ends with the process.
-    Path("results").mkdir(exist_ok=True)
-    HELD.append(open("results/.lock", "w"))
+    # Only now is it known that jobs are going to run. Snakemake's own lock outlives a kill; ours
+    # ends with this process, so that jobs found now are those of a workflow that was killed.
+    if REFUSED:
+        raise SystemExit(REFUSED)
     try:
-        fcntl.flock(HELD[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise SystemExit(
-            "another workflow is running on this results folder; wait for it or stop it"
-        )
+        orphans.check_none(".")
+    except UserError as error:
+        # A workflow that runs here can do without a cluster that is down.
+        if workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
+            raise SystemExit(str(error)) from None
