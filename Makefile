@@ -12,9 +12,11 @@ run: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# The grid and what it costs, without running it; TOKENS_PER_SECOND is the base's on your machine.
+# What a grid costs, without running it. TOKENS_PER_SECOND is the base's, "4000" (of the first
+# model) or "llama-7b=4000,llama-13b=2200"; GPUS asks how long it takes on so many.
 plan: .venv/.installed
-	$(BIN)/frankenlab plans --config $(CONFIG) $(if $(TOKENS_PER_SECOND),--tokens-per-second $(TOKENS_PER_SECOND))
+	$(BIN)/frankenlab plans --summary --config $(CONFIG) $(if $(GPUS),--gpus $(GPUS)) \
+	  $(if $(TOKENS_PER_SECOND),--tokens-per-second $(TOKENS_PER_SECOND))
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
