@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= config/config.yaml
 
-.PHONY: run test lint plan gpu-check
+.PHONY: run test lint plan speed gpu-check
 
 run: .venv/.installed
 	$(BIN)/snakemake --configfile $(CONFIG)
@@ -17,6 +17,11 @@ test: .venv/.installed
 plan: .venv/.installed
 	$(BIN)/frankenlab plans --summary --config $(CONFIG) $(if $(GPUS),--gpus $(GPUS)) \
 	  $(if $(TOKENS_PER_SECOND),--tokens-per-second $(TOKENS_PER_SECOND))
+
+# How fast the models read prompts here, for predictions: on a cluster on one of its GPUs, as in
+# srun -p gpu --gpus=1 make speed CONFIG=config/experiments/llama.yaml
+speed: .venv/.installed
+	$(BIN)/frankenlab speed --config $(CONFIG) $(if $(DEVICE),--device $(DEVICE))
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from frankenlab.errors import UserError
 from frankenlab.plan_summary import summary
 from frankenlab.planning import Workload
 from frankenlab.plans import Plan, parse
-from frankenlab.speeds import given_speeds
+from frankenlab.speeds import given_speeds, speeds_file, write_speeds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +60,11 @@ def _parser() -> argparse.ArgumentParser:
         "--gpus", type=_positive, action="append", default=[], help="how long it takes on so many"
     )
     plans.set_defaults(run=_plans)
+
+    speed = commands.add_parser("speed", help="measure how fast a config's models read prompts")
+    speed.add_argument("--config", type=Path, default=config.DEFAULT)
+    speed.add_argument("--device", choices=("cpu", "cuda"), help="default: the config's")
+    speed.set_defaults(run=_speed)
 
     fetch = commands.add_parser("fetch", help="download the models and data of a config")
     fetch.add_argument("--config", type=Path, default=config.DEFAULT)
@@ -128,6 +133,19 @@ def _plans(options: argparse.Namespace) -> None:
     given = options.tokens_per_second
     speeds = given_speeds(given, experiment) if given else None
     print(summary(Workload(experiment, speeds, thorough=True), options.gpus))
+
+
+def _speed(options: argparse.Namespace) -> None:
+    from frankenlab.speed_test import measure_speeds
+
+    experiment = config.load(options.config)
+    if options.device:
+        experiment = config.check({**experiment.raw, "device": options.device})
+    for measured, line in measure_speeds(experiment):
+        print(line, flush=True)
+        if measured:
+            write_speeds([measured])
+    print(f"written to {speeds_file()}: make plan, dry runs and requests go by it")
 
 
 def _fetch(options: argparse.Namespace) -> None:

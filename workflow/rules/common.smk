@@ -173,11 +173,11 @@ def partition_limits():
     """Of the SLURM executor's partitions file; none with another executor."""
     if workflow.dryrun:
         # It has no executor; which one it stands for is on the command line or in a profile.
-        settings = parse_args(sys.argv[1:])[1]
-        path = getattr(settings, "slurm_partition_config", None)
+        path = getattr(parse_args(sys.argv[1:])[1], "slurm_partition_config", None)
     else:
         path = getattr(workflow.executor_settings, "partition_config", None)
-    return requests.read_limits(Path(path)) if path else ()
+    # The command line has a mark of its own for what is not given.
+    return requests.read_limits(Path(path)) if isinstance(path, str | Path) else ()
 
 
 def asked(name, resource):
