@@ -9,7 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
-    {"errors", "fingerprints", "statistics", "progress"},
+    {"errors", "fingerprints", "statistics", "progress", "accounting"},
     {"files", "quantization", "schema"},
     {
         "plans",
@@ -40,7 +40,7 @@ FLOORS = (
     {"evaluation", "planning"},
     {"schedule", "speed_test"},
     {"requests"},
-    {"plan_summary"},
+    {"plan_summary", "usage"},
     {"provenance", "job", "cli"},
 )
 

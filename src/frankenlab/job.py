@@ -6,8 +6,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from frankenlab.accounting import record
 from frankenlab.config import Experiment, check
 from frankenlab.errors import UserError
 
@@ -34,7 +36,9 @@ def job(snakemake: Any) -> Iterator[Experiment]:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(snakemake.threads)
     try:
-        yield check(snakemake.config)
+        experiment = check(snakemake.config)
+        record(Path("results", experiment.name), snakemake.rule)
+        yield experiment
     except UserError as error:
         logging.error("%s", error)
         print(f"{snakemake.rule}: {error}", file=terminal)

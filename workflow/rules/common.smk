@@ -8,9 +8,10 @@ from pathlib import Path
 from snakemake.cli import parse_args
 
 from frankenlab import config as configuration
-from frankenlab import capacity, fingerprints, plan_summary, planning, requests, task_index
+from frankenlab import capacity, fingerprints, plan_summary, planning, requests
+from frankenlab import task_index, usage
 from frankenlab.errors import UserError
-from frankenlab.files import remove_truncated, write_if_changed
+from frankenlab.files import remove_truncated, write_if_changed, write_json
 
 try:
     EXPERIMENT = configuration.check(config)
@@ -238,3 +239,4 @@ onstart:
         raise SystemExit(
             "another workflow is running on this results folder; wait for it or stop it"
         )
+    write_asked()

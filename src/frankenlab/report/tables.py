@@ -13,7 +13,16 @@ import yaml
 from frankenlab.errors import UserError
 from frankenlab.report.answer import against_controls, answer, signed
 
-NAMES = ("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations")
+NAMES = (
+    "comparisons",
+    "verdicts",
+    "pairs",
+    "costs",
+    "ledger",
+    "bits",
+    "quantizations",
+    "resources",
+)
 # Plans can be long: these columns wrap, all others keep their line.
 PLAN_COLUMNS = ("plan", "frozen", "control")
 STAGES = ("search", "select", "confirm")
