@@ -185,6 +185,15 @@ def test_time_of_a_model_that_is_there_follows_from_its_size_and_the_machine(fet
     assert at(1e6) > 100 * at(1e12) > 0
 
 
+def test_what_is_not_known_before_a_download_is_known_after_it(experiment):
+    workload = Workload(experiment)
+    job = Job("evaluate_task", "tiny", "none", "search", "arc_easy")
+    assert workload.seconds(job) is None
+    directory = Path("resources/models") / experiment.models["tiny"].folder
+    fetch_model(experiment.models["tiny"].source, directory, 4, "")
+    assert workload.seconds(job) > 0 and workload.cells("tiny")
+
+
 def test_while_a_workflow_is_built_nothing_is_measured(fetched, monkeypatch):
     monkeypatch.setattr(speeds, "matrix_speed", None)
     monkeypatch.setattr(planning, "FALLBACK_FLOPS", {"cpu": 1e9})

@@ -8,7 +8,7 @@ from frankenlab.memory import GB
 from frankenlab.planning import STAGES, Job, Workload
 from frankenlab.quantization import NONE
 from frankenlab.requests import Limit, request
-from frankenlab.schedule import jobs, length, on_gpu
+from frankenlab.schedule import GPU_RULES, jobs, length, on_gpu
 
 # A row of the store, compressed: plan text, two hashes, a few floats.
 BYTES_PER_ROW = 60
@@ -131,7 +131,9 @@ def _time_lines(
 
 
 def _cap_lines(workload: Workload, needs: Iterable[Job], limits: Sequence[Limit]) -> list[str]:
-    capped = [job for job in needs if request(workload, job, 1, limits).capped]
+    capped = [
+        job for job in needs if job.rule in GPU_RULES and request(workload, job, 1, limits).capped
+    ]
     if not capped:
         return []
     counts = Counter(job.rule for job in capped)

@@ -1,11 +1,10 @@
 """What the jobs of an experiment have to compute, and how long that takes, before any runs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from frankenlab.capacity import TEXT_METRICS, Cell, cells, quantizing_seconds, sizes_of
 from frankenlab.config import RESOURCES, TASKS_FOLDER, Experiment, ModelSettings
@@ -97,14 +96,8 @@ class Workload:
         thorough: bool = False,
     ) -> None:
         self.experiment, self.given, self.thorough = experiment, given, thorough
-        # Instances live as long as the program; each remembers its own.
-        self.grid = cache(self.grid)
-        self.shards = cache(self.shards)
-        self.plans = cache(self.plans)
-        self.documents = cache(self.documents)
-        self.speed = cache(self.speed)
-        self.cells = cache(self.cells)
-        self.seconds = cache(self.seconds)
+        for name in ("grid", "shards", "plans", "documents", "speed", "cells", "seconds"):
+            setattr(self, name, _remembering(getattr(self, name)))
 
     def thoroughly(self) -> "Workload":
         """The same with everything counted and measured."""
@@ -198,6 +191,18 @@ class Workload:
             return speed
         device = self.experiment.raw["device"]
         return from_matrix_product(sizes, FALLBACK_FLOPS[device], device, "assumed")
+
+
+def _remembering(method: Callable) -> Callable:
+    """Once is enough; but what is not known before the model is there may be known later."""
+    found: dict[tuple, Any] = {}
+
+    def remembered(*arguments: Any) -> Any:
+        if not found.get(arguments):
+            found[arguments] = method(*arguments)
+        return found[arguments]
+
+    return remembered
 
 
 def document_tokens(
