@@ -122,7 +122,8 @@ def _time_lines(
     if hours:
         each = ", ".join(f"{model} {value:.1f}" for model, value in hours.items())
         lines.append(f"GPU hours: {sum(hours.values()):.1f} ({each})")
-    longest = [f"{duration(length(needs, seconds, takes_gpu))} with every job at its time"]
+    whole = "on as many GPUs as there are jobs" if hours else "with all jobs side by side"
+    longest = [f"{duration(length(needs, seconds, takes_gpu))} {whole}"]
     for count in gpus:
         took = duration(length(needs, seconds, takes_gpu, count))
         longest.append(f"{took} on {count} GPU{'s' * (count > 1)}")

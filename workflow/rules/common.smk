@@ -97,6 +97,8 @@ def script_stamp(name, **settings):
     return stamp(f"scripts/{name}", {"code": code, "settings": settings})
 
 
+# One of a task, for all shards: it reads the YAML of the task.
+@cache
 def task_stamp(stage, task, model, quantization):
     """What a task is in a stage: prompt, data, documents; and the arithmetic of these weights."""
     settings = EXPERIMENT.tasks[task]
