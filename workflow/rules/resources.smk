@@ -8,9 +8,6 @@ def write_asked():
 
 
 rule resources:
-    """Predicted, asked and used: time, memory and GPU hours of each rule."""
-    # Where the workflow runs there is sacct, if anywhere.
-    localrule: True
     input:
         # Comes after every job that is measured.
         f"{RESULTS}/tables/costs.parquet",
@@ -25,6 +22,10 @@ rule resources:
         parquet=f"{RESULTS}/tables/resources.parquet",
     log:
         f"{LOGS}/resources.log",
+    """Predicted, asked and used: time, memory and GPU hours of each rule."""
+
+    # Where the workflow runs there is sacct, if anywhere.
+    localrule: True
     resources:
         mem_mb=1000,
         runtime=10,
