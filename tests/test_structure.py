@@ -9,7 +9,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
-    {"errors", "fingerprints", "statistics", "progress", "stopping"},
+    {"errors", "fingerprints", "statistics", "progress", "stopping", "accounting"},
     {"files", "quantization", "schema", "lock", "orphans"},
     {
         "plans",
@@ -29,17 +29,18 @@ FLOORS = (
         "frankens",
         "engines",
         "encoding",
-        "shards",
         "analysis",
         "calibration",
         "layerwise",
         "footprints",
     },
     {"bits", "fetching", "sweep", "generation", "export", "conversion", "quantizer"},
-    {"efficiency", "capacity", "quantizing"},
-    {"scorer"},
-    {"evaluation"},
-    {"planning"},
+    {"efficiency", "capacity", "quantizing", "shards"},
+    {"scorer", "speeds", "random_models"},
+    {"evaluation", "planning"},
+    {"schedule", "speed_test"},
+    {"requests"},
+    {"plan_summary", "usage"},
     {"provenance", "job", "cli"},
 )
 

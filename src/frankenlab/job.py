@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from frankenlab.accounting import record
 from frankenlab.config import Experiment, check
 from frankenlab.errors import UserError
 from frankenlab.stopping import Stopped, end_with_workflow, stopped_by_signals
@@ -39,7 +41,9 @@ def job(snakemake: Any) -> Iterator[Experiment]:
             _log_to(snakemake.log[0])
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
-            yield check(snakemake.config)
+            experiment = check(snakemake.config)
+            record(Path("results", experiment.name), snakemake.rule)
+            yield experiment
     except Stopped as stop:
         logging.warning("stopped by %s: %s", stop.signal.name, stop.kept)
         raise

@@ -2,29 +2,22 @@ import atexit
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
+from snakemake.cli import parse_args
+
 from frankenlab import config as configuration
-from frankenlab import (
-    capacity,
-    fingerprints,
-    grid,
-    lock,
-    orphans,
-    planning,
-    shards,
-    task_index,
-)
+from frankenlab import capacity, fingerprints, lock, orphans, plan_summary, planning
+from frankenlab import requests, task_index, usage
 from frankenlab.errors import UserError
-from frankenlab.files import remove_truncated, write_if_changed
+from frankenlab.files import remove_truncated, write_if_changed, write_json
 from frankenlab.stopping import WORKFLOW_VARIABLE
 
 try:
     EXPERIMENT = configuration.check(config)
-    GRIDS = {
-        model.name: grid.expand(EXPERIMENT.raw["plans"], model.n_layers)
-        for model in EXPERIMENT.models.values()
-    }
+    WORKLOAD = planning.Workload(EXPERIMENT)
+    GRIDS = {model: WORKLOAD.grid(model) for model in EXPERIMENT.models}
 except UserError as error:
     raise SystemExit(str(error)) from None
 
@@ -35,7 +28,6 @@ STORE = "results/store"
 LEDGER = "results/ledger.jsonl"
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 EXL2 = "resources/exl2/{folder}/{key}"
-SHARDS = range(SETTINGS["stages"]["search"]["shards"])
 
 # Jobs end with the process that started them, however it ends.
 os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
@@ -63,8 +55,9 @@ def stage_tasks(stage):
     return list(EXPERIMENT.tasks) if stage == "confirm" else EXPERIMENT.search_tasks
 
 
-def stage_shards(stage):
-    return SHARDS if stage == "search" else [0]
+def stage_shards(stage, model):
+    """Numbers of the shards that have a plan."""
+    return list(WORKLOAD.shards(model)) if stage == "search" else [0]
 
 
 def model_manifest(model):
@@ -127,6 +120,8 @@ def script_stamp(name, **settings):
     return stamp(f"scripts/{name}", {"code": code, "settings": settings})
 
 
+# One of a task, for all shards: it reads the YAML of the task.
+@cache
 def task_stamp(stage, task, model, quantization):
     """What a task is in a stage: prompt, data, documents; and the arithmetic of these weights."""
     settings = EXPERIMENT.tasks[task]
@@ -147,7 +142,7 @@ def task_stamp(stage, task, model, quantization):
 
 def shard_stamp(model, shard):
     """The plans of one shard of a model's grid."""
-    members = shards.members(GRIDS[model].plans, len(SHARDS), int(shard))
+    members = WORKLOAD.shards(model)[int(shard)].items
     plans = [[item.plan.text, item.group] for item in members]
     return stamp(f"shards/{model}.{shard}", plans)
 
@@ -166,7 +161,7 @@ def figure(name, category, labels):
 def scores(stage, model, quantization, task):
     return expand(
         f"{RESULTS}/scores/{stage}/{model}/{quantization}/{task}.{{shard}}.parquet",
-        shard=stage_shards(stage),
+        shard=stage_shards(stage, model),
     )
 
 
@@ -182,7 +177,7 @@ def stage_scores(stage, model):
 def stage_frankens(stage, model):
     return expand(
         f"{RESULTS}/frankens/{model}/{EXPERIMENT.models[model].reference}/{stage}.{{shard}}.json",
-        shard=stage_shards(stage),
+        shard=stage_shards(stage, model),
     )
 
 
@@ -199,10 +194,44 @@ def plans_file(wildcards):
     return f"{RESULTS}/{folder}/{wildcards.model}.json"
 
 
+@cache
+def partition_limits():
+    """Of the SLURM executor's partitions file; none with another executor."""
+    if workflow.dryrun:
+        # It has no executor; which one it stands for is on the command line or in a profile.
+        path = getattr(parse_args(sys.argv[1:])[1], "slurm_partition_config", None)
+    else:
+        path = getattr(workflow.executor_settings, "partition_config", None)
+    # The command line has a mark of its own for what is not given.
+    return requests.read_limits(Path(path)) if isinstance(path, str | Path) else ()
+
+
+def asked(name, resource):
+    """What a rule's jobs ask for: follows from their work, grows with each attempt."""
+
+    def ask(wildcards, attempt):
+        known = dict(wildcards.items())
+        if "folder" in known:
+            known["model"] = model_in(known["folder"])
+        job = planning.Job(
+            name,
+            known["model"],
+            known.get("quantization", ""),
+            known.get("stage", ""),
+            known.get("task", ""),
+            int(known.get("shard", 0)),
+        )
+        request = requests.request(WORKLOAD, job, attempt, partition_limits())
+        return getattr(request, resource)
+
+    return ask
+
+
 def print_summary():
     """Only now is it known whether this was a dry run."""
     if workflow.dryrun:
-        print(planning.summary(EXPERIMENT))
+        limits = partition_limits()
+        print(plan_summary.summary(WORKLOAD.thoroughly(), limits=limits))
 
 
 if workflow.is_main_process:
@@ -232,3 +261,4 @@ onstart:
         # A workflow that runs here can do without a cluster that is down.
         if workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
             raise SystemExit(str(error)) from None
+    write_asked()
