@@ -19,6 +19,7 @@ PARTS = ("Snakefile", "workflow", "notebooks", "profiles", "src", "config/tasks"
 
 # Tiny jobs: two at a time instead of each with all cores.
 FAST = ("--set-threads", "evaluate_task=1", "measure_cost=1")
+LOCAL = ("--cores", "all")
 
 NOUNS = ("river", "mill", "water", "animal", "fish", "bird", "ice", "light", "sugar", "engine")
 
@@ -45,7 +46,15 @@ metric_list:
 
 
 class Laboratory:
-    """The copy, its config, and Snakemake on both."""
+    """The copy, its config, and Snakemake on both.
+
+    Attributes:
+        how: arguments of every run.
+        environment: what runs have in their environment besides that of the tests.
+    """
+
+    how: tuple[str, ...] = LOCAL
+    environment: dict[str, str] = {}
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,22 +101,29 @@ class Laboratory:
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Runs Snakemake on the config as it stands now."""
+        process = self.start(*arguments)
+        stdout, stderr = process.communicate()
+        done = subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+        return done
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """The same without waiting for its end."""
         config = self.folder / "tiny.yaml"
         text = yaml.safe_dump(self.config, sort_keys=False)
         if not config.is_file() or config.read_text() != text:
             config.write_text(text)
         # The copied package, not the one that is installed.
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src")}
-        command = [sys.executable, "-m", "snakemake", *arguments, *FAST]
-        done = subprocess.run(
+        environment = os.environ | {"PYTHONPATH": str(self.folder / "src")} | self.environment
+        command = [sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how]
+        return subprocess.Popen(
             [*command, "--configfile", config.name],
             cwd=self.folder,
             env=environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
-        assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-        return done
 
     def jobs(self) -> Counter:
         """Rule -> how many jobs Snakemake would run now."""

@@ -11,7 +11,7 @@ where /etc/slurm is somebody else's.
 import ctypes
 import fcntl
 import os
-import secrets
+import re
 import shutil
 import signal
 import socket
@@ -21,7 +21,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+
+from slurm_files import write_configuration
 
 ETC = Path("/etc/slurm")
 LINKED = ("slurm.conf", "gres.conf", "cgroup.conf")
@@ -33,79 +37,54 @@ ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db", "sacctmgr")
 
 PR_SET_PDEATHSIG = 1
 
-SLURM_CONF = """
-ClusterName=frankenlab
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ctld_port}
-SlurmdPort={slurmd_port}
-SlurmUser=root
-AuthType=auth/munge
-# Credentials that expire soon: a requeued job waits until its old one has.
-AuthInfo=socket={folder}/munge.socket,cred_expire=10
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-MpiDefault=none
-JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=task=1
-JobAcctGatherParams=OverMemoryKill,UsePss
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU_Memory
-SchedulerParameters=sched_interval=2,bf_interval=2
-GresTypes=gpu
-SlurmdParameters=config_overrides
-MinJobAge=300
-KillWait=5
-JobRequeue=0
-ReturnToService=2
-{accounting}
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 Gres=gpu:fake:2 State=UNKNOWN
-PartitionName=cpu Nodes={host} Default=YES State=UP
-PartitionName=gpu Nodes={host} State=UP
-"""
-
-NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none"
-
-WITH_ACCOUNTING = """
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={dbd_port}
-AccountingStoragePass={folder}/munge.socket
-AccountingStorageTRES=gres/gpu
-"""
-
-SLURMDBD_CONF = """
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-DbdHost={host}
-DbdAddr=127.0.0.1
-DbdPort={dbd_port}
-SlurmUser=root
-LogFile={folder}/slurmdbd.log
-PidFile={folder}/slurmdbd.pid
-StorageType=accounting_storage/mysql
-StorageHost=127.0.0.1
-StoragePort={sql_port}
-StorageUser=slurm
-StoragePass={password}
-StorageLoc=slurm
-"""
-
-# Devices that every machine has stand for GPUs: SLURM wants a device file for each.
-GRES_CONF = "NodeName={host} Name=gpu Type=fake File={folder}/fake[0-1]\n"
-
-# 22.05 knows no "disabled"; an empty directory will do, as nothing asks for a cgroup.
-CGROUP_CONF = "CgroupPlugin=cgroup/v1\nCgroupMountpoint={folder}/cgroup\n"
-
 
 class Unavailable(Exception):
     """No cluster can be started here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that SLURM remembers, finished or not.
+
+    Attributes:
+        gpus: as SLURM writes what the job holds or held; empty for none.
+        mem, cpus: requested, mem in MB.
+        submitted, begin, end: seconds; begin and end may be to come.
+        restarts: how often SLURM requeued it.
+    """
+
+    id: str
+    rule: str
+    folder: str
+    state: str
+    partition: str
+    gpus: str
+    mem: int
+    cpus: int
+    submitted: float
+    begin: float
+    end: float
+    restarts: int
+
+    @classmethod
+    def parse(cls, line: str) -> "Job":
+        """From a line of `scontrol --oneliner --details show jobs`."""
+        fields = dict(re.findall(r"(\S+?)=(.*?)(?= \S+?=|$)", line.strip()))
+        mem = re.search(r"mem=([\d.]+)([MG])", fields["TRES"])
+        return cls(
+            id=fields["JobId"],
+            rule=re.sub("^rule_|_wildcards_.*", "", fields.get("Comment", "").strip()),
+            folder=fields["WorkDir"],
+            state=fields["JobState"],
+            partition=fields["Partition"],
+            gpus=fields["JOB_GRES"].strip().replace("(null)", ""),
+            mem=round(float(mem[1]) * {"M": 1, "G": 1024}[mem[2]]),
+            cpus=int(fields["NumCPUs"].split("-")[0]),
+            submitted=_seconds(fields["SubmitTime"]),
+            begin=_seconds(fields["StartTime"]),
+            end=_seconds(fields["EndTime"]),
+            restarts=int(fields["Restarts"]),
+        )
 
 
 class Cluster:
@@ -123,6 +102,12 @@ class Cluster:
     def queued(self) -> list[str]:
         """Jobs that wait, run or are about to end."""
         return self.run("squeue", "--noheader", "--format=%i").split()
+
+    def jobs(self) -> list[Job]:
+        """All that were ever submitted, by their number."""
+        text = self.run("scontrol", "--oneliner", "--details", "show", "jobs")
+        jobs = [Job.parse(line) for line in text.splitlines() if line.startswith("JobId=")]
+        return sorted(jobs, key=lambda job: int(job.id))
 
     def empty(self) -> None:
         """Cancels all jobs and waits for their end."""
@@ -205,33 +190,6 @@ def links(folder: Path) -> Iterator[None]:
     finally:
         for link in made:
             link.unlink(missing_ok=True)
-
-
-def write_configuration(folder: Path, accounting: bool) -> dict[str, str]:
-    """Writes all files; what they were filled with."""
-    ports = free_ports(4)
-    values = {
-        "folder": str(folder),
-        "host": socket.gethostname(),
-        "password": secrets.token_hex(8),
-        **dict(zip(("ctld_port", "slurmd_port", "dbd_port", "sql_port"), ports, strict=True)),
-    }
-    for name in ("state", "spool", "cgroup"):
-        (folder / name).mkdir()
-    for name, device in (("fake0", "/dev/null"), ("fake1", "/dev/zero")):
-        (folder / name).symlink_to(device)
-    values["accounting"] = (WITH_ACCOUNTING if accounting else NO_ACCOUNTING).format(**values)
-    for name, text in (
-        ("slurm.conf", SLURM_CONF),
-        ("gres.conf", GRES_CONF),
-        ("cgroup.conf", CGROUP_CONF),
-        ("slurmdbd.conf", SLURMDBD_CONF),
-    ):
-        (folder / name).write_text(text.format(**values))
-        (folder / name).chmod(0o600 if name == "slurmdbd.conf" else 0o644)
-    (folder / "munge.key").write_bytes(secrets.token_bytes(128))
-    (folder / "munge.key").chmod(0o600)
-    return values
 
 
 def munged_arguments(folder: Path) -> list[str]:
@@ -327,12 +285,8 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
+def _seconds(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp() if time[0].isdigit() else float("inf")
 
 
 def _end_with_parent() -> None:

@@ -27,6 +27,10 @@ SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 EXL2 = "resources/exl2/{folder}/{key}"
 SHARDS = range(SETTINGS["stages"]["search"]["shards"])
 
+# Of this machine. On a cluster there is no such number, and the profile's set-threads decides: what
+# the login node has says nothing about the nodes.
+CORES = workflow.resource_settings.cores or 1
+
 
 wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
@@ -35,6 +39,11 @@ wildcard_constraints:
     task="|".join(map(re.escape, EXPERIMENT.tasks)),
     stage="search|select|confirm",
     shard=r"\d+",
+
+
+def by_attempt(amount):
+    """A request that grows when a job is tried again: it may have died of too little."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def stage_tasks(stage):

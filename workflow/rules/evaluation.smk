@@ -13,7 +13,7 @@ rule evaluate_task:
         f"{LOGS}/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.tsv"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
         mem_mb=4000,
         runtime=240,
@@ -42,7 +42,7 @@ rule measure_cost:
     log:
         f"{LOGS}/measure_cost/{{model}}.{{quantization}}.log",
     # All cores: another job beside it would be measured too.
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
         mem_mb=4000,
         runtime=60,
