@@ -41,12 +41,12 @@ rule plot_search:
 rule quantize_exl2:
     output: "on_gpu"
     resources: gpu=1
-    shell: "echo $CUDA_VISIBLE_DEVICES > {output}"
+    shell: "echo ${{CUDA_VISIBLE_DEVICES:-none}} > {output}"
 
 rule measure_exl2:
     output: "on_cpu"
     resources: gpu=0
-    shell: "echo $CUDA_VISIBLE_DEVICES > {output}"
+    shell: "echo ${{CUDA_VISIBLE_DEVICES:-none}} > {output}"
 """
 
 
@@ -68,7 +68,7 @@ class SlurmLaboratory(Laboratory):
 
     def held(self, job: str) -> tuple[str, int]:
         """Waits for a job to be half-way; SLURM's number of it, and the process."""
-        wait_until(lambda: any(self.orders.glob(f"held.{job}.*")), 120, f"{job} to be half-way")
+        wait_until(lambda: any(self.orders.glob(f"held.{job}.*")), 240, f"{job} to be half-way")
         (found,) = self.orders.glob(f"held.{job}.*")
         found.unlink()
         return found.name.split(".")[-2], int(found.name.split(".")[-1])
@@ -106,24 +106,20 @@ def cluster() -> Iterator[Cluster]:
 
 
 def test_the_profile_asks_for_what_it_says(cluster: Cluster, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "profiles" / "slurm", tmp_path / "slurm")
+    shutil.copytree(ROOT / "profiles" / "slurm", tmp_path / "profiles" / "slurm")
     (tmp_path / "Snakefile").write_text(BARE_SNAKEFILE)
-    command = [sys.executable, "-m", "snakemake", *PROFILE, "--profile", "slurm"]
+    command = [sys.executable, "-m", "snakemake", *PROFILE]
     types = ["quantize_exl2:gpu_model=fake", "measure_exl2:gpu_model=fake"]
     threads = ["quantize_exl2=4", "measure_exl2=3"]
-    subprocess.run(
-        [*command, "--set-resources", *types, "--set-threads", *threads],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+    arguments = ["--set-resources", *types, "--set-threads", *threads]
+    subprocess.run([*command, *arguments], cwd=tmp_path, check=True, capture_output=True)
     jobs = {job.rule: job for job in cluster.jobs()}
     # More than the cores of this machine, as the login node's may be.
     assert jobs["quantize_exl2"].cpus == 4 and jobs["measure_exl2"].cpus == 3
     assert (jobs["quantize_exl2"].partition, jobs["quantize_exl2"].gpus) == ("gpu", "gpu:fake:1")
     assert (jobs["measure_exl2"].partition, jobs["measure_exl2"].gpus) == ("cpu", "gpu:fake:0")
     assert (tmp_path / "on_gpu").read_text().strip() in ("0", "1")
-    assert (tmp_path / "on_cpu").read_text().strip() == ""
+    assert (tmp_path / "on_cpu").read_text().strip() == "none"
     names = cluster.run("scontrol", "show", "jobs", "--oneliner")
     assert names.count(" ArrayTaskId=") == 3
     assert "JobName=frankenlab_" in names
