@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= config/config.yaml
+PROFILE ?= profiles/local
 
 .PHONY: run test lint plan speed clear gpu-check
 
 run: .venv/.installed
-	$(BIN)/snakemake --configfile $(CONFIG)
+	$(BIN)/snakemake --profile $(PROFILE) --configfile $(CONFIG)
 	@echo "the page: $$($(BIN)/python -c 'import yaml; print("results/" + yaml.safe_load(open("$(CONFIG)"))["experiment"])')/report/index.html"
 
 test: .venv/.installed

@@ -13,6 +13,12 @@ QUANTIZED = [
 TABLES += ["quantizations"] if QUANTIZED else []
 
 
+# Seconds each: less than a queue takes.
+localrules:
+    shortlist,
+    freeze,
+
+
 rule aggregate:
     """Every plan of a stage against the base, document by document."""
     input:
@@ -28,8 +34,8 @@ rule aggregate:
     log:
         f"{LOGS}/aggregate/{{stage}}.{{model}}.{{quantization}}.log",
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(30),
     script:
         "../scripts/aggregate.py"
 
@@ -43,8 +49,8 @@ rule shortlist:
     log:
         f"{LOGS}/shortlist/{{model}}.log",
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=by_attempt(1000),
+        runtime=by_attempt(10),
     script:
         "../scripts/shortlist.py"
 
@@ -62,8 +68,8 @@ rule freeze:
     log:
         f"{LOGS}/freeze/{{model}}.log",
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=by_attempt(1000),
+        runtime=by_attempt(10),
     script:
         "../scripts/freeze.py"
 
@@ -103,8 +109,8 @@ rule tables:
     log:
         f"{LOGS}/tables.log",
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(30),
     params:
         ledger=LEDGER,
         models=BITS_MODELS,

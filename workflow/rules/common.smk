@@ -41,6 +41,10 @@ if workflow.is_main_process:
     except UserError as error:
         REFUSED = str(error)
 
+# Of this machine. On a cluster there is no such number, and the profile's set-threads decides: what
+# the login node has says nothing about the nodes.
+CORES = workflow.resource_settings.cores or 1
+
 
 wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
@@ -49,6 +53,11 @@ wildcard_constraints:
     task="|".join(map(re.escape, EXPERIMENT.tasks)),
     stage="search|select|confirm",
     shard=r"\d+",
+
+
+def by_attempt(amount):
+    """A request that grows when a job is tried again: it may have died of too little."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def stage_tasks(stage):

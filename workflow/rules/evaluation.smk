@@ -13,7 +13,7 @@ rule evaluate_task:
         f"{LOGS}/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.tsv"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
         mem_mb=asked("evaluate_task", "mem_mb"),
         runtime=asked("evaluate_task", "runtime"),
@@ -44,7 +44,7 @@ rule measure_cost:
     benchmark:
         f"{RESULTS}/benchmarks/measure_cost/{{model}}.{{quantization}}.tsv"
     # All cores: another job beside it would be measured too.
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
         mem_mb=asked("measure_cost", "mem_mb"),
         runtime=asked("measure_cost", "runtime"),

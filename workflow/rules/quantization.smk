@@ -10,7 +10,7 @@ rule measure_exl2:
         f"{LOGS}/measure_exl2/{{folder}}.{{key}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/measure_exl2/{{folder}}.{{key}}.tsv"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
         mem_mb=asked("measure_exl2", "mem_mb"),
         runtime=asked("measure_exl2", "runtime"),
@@ -34,7 +34,7 @@ rule quantize_exl2:
         f"{LOGS}/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.tsv"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
         mem_mb=asked("quantize_exl2", "mem_mb"),
         runtime=asked("quantize_exl2", "runtime"),

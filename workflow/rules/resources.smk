@@ -8,6 +8,7 @@ def write_asked():
 
 
 rule resources:
+    """Predicted, asked and used: time, memory and GPU hours of each rule."""
     input:
         # Comes after every job that is measured.
         f"{RESULTS}/tables/costs.parquet",
@@ -22,8 +23,6 @@ rule resources:
         parquet=f"{RESULTS}/tables/resources.parquet",
     log:
         f"{LOGS}/resources.log",
-    """Predicted, asked and used: time, memory and GPU hours of each rule."""
-
     # Where the workflow runs there is sacct, if anywhere.
     localrule: True
     resources:
