@@ -27,6 +27,8 @@ def outcome(work, log: Path) -> tuple[int, str]:
     """Exit status of `work` in a process of its own (its `Stopped` becomes one), and its stderr."""
 
     def run() -> int:
+        # A shell's background jobs ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             with stopped_by_signals():
                 work()
@@ -159,6 +161,7 @@ def test_ignored_signals_stay_ignored(tmp_path):
 
 
 def test_afterwards_signals_are_what_they_were():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGINT)
     with stopped_by_signals():
         assert signal.getsignal(signal.SIGINT) != before
