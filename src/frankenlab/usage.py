@@ -4,15 +4,16 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from frankenlab.accounting import Took, as_number
 from frankenlab.config import Experiment
 from frankenlab.planning import Job, Workload
 from frankenlab.requests import Limit, request
 from frankenlab.schedule import GPU_RULES, jobs, on_gpu
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Columns of the table that may be unknown.
 NUMBERS = (
@@ -72,8 +73,11 @@ def table(
     wanted: Mapping[str, Mapping[str, Any]],
     by_benchmark: Mapping[str, Sequence[Took]],
     by_accounting: Mapping[str, Sequence[Took]],
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """A row for each rule; where a rule is accounted for, that counts: it has retried jobs too."""
+    # Imported here: every parse of the workflow reads this module.
+    import pandas as pd
+
     rows = []
     for rule, row in wanted.items():
         accounting = bool(by_accounting.get(rule))
