@@ -138,25 +138,21 @@ def test_accounting_counts_where_there_is_some_and_benchmarks_elsewhere():
     by_accounting = {
         "evaluate_task": [Took(3600, 2100, "COMPLETED", 1), Took(1800, None, "TIMEOUT", 1)]
     }
-    first, second, third = usage.table(WANTED, by_benchmark, by_accounting)
+    rows = usage.table(WANTED, by_benchmark, by_accounting)
+    first, second, third = rows.to_dict("records")
     assert (first["used_hours"], first["used_gpu_hours"], first["runs"]) == (1.5, 1.5, 2)
     assert first["used_mem_mb"] == 2500 and first["ended"] == "COMPLETED 1, TIMEOUT 1"
     assert (first["source"], second["source"], third["source"]) == ("sacct", "benchmark", "")
-    assert second["used_hours"] == 0.5 and second["used_mem_mb"] is None
-    assert third["used_hours"] is None and third["runs"] == 0
+    assert second["used_hours"] == 0.5 and pd.isna(second["used_mem_mb"])
+    assert pd.isna(third["used_hours"]) and third["runs"] == 0
 
 
 def test_the_page_says_how_far_predictions_were_off():
-    rows = pd.DataFrame(
-        usage.table(
-            WANTED,
-            {
-                "evaluate_task": [Took(14400, 2500, "", 0)] * 2,
-                "measure_cost": [Took(3600, 1, "", 0)],
-            },
-            {},
-        )
-    )
+    took = {
+        "evaluate_task": [Took(14400, 2500, "", 0)] * 2,
+        "measure_cost": [Took(3600, 1, "", 0)],
+    }
+    rows = usage.table(WANTED, took, {})
     text = prediction(rows)
     assert "used 2.2 times the predicted time" in text
     assert "evaluate_task 4 times and measure_cost 0.5 times" in text
@@ -165,3 +161,10 @@ def test_the_page_says_how_far_predictions_were_off():
     assert "quantize_exl2" in page and "4,000" in page and "8.00" in page
     assert "Nothing to show" in resources_html({})
     assert "could be compared" in prediction(rows[rows["rule"] == "quantize_exl2"])
+
+
+def test_a_table_in_which_nothing_was_predicted_or_ran_is_one_too(tmp_path):
+    unknown = {rule: row | {"predicted_hours": None} for rule, row in WANTED.items()}
+    usage.table(unknown, {}, {}).to_parquet(tmp_path / "t.parquet")
+    rows = pd.read_parquet(tmp_path / "t.parquet")
+    assert "could be compared" in prediction(rows) and "–" in resources_html({"resources": rows})

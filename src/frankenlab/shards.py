@@ -10,7 +10,7 @@ and the largest shard 1.23 times the mean; in 32 shards 1.08 and 1.53 times.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from frankenlab.files import content_hash
 from frankenlab.grid import GridPlan
@@ -49,12 +49,17 @@ def divide(plans: Iterable[GridPlan], count: int) -> dict[int, Shard]:
 def shard_of(plan: Plan, count: int) -> int:
     """By the place where the plan leaves the base and the first step off it: the plans that share
     both are a subtree. The base leaves itself nowhere and is a subtree of its own."""
-    trunk = base(plan.n_layers).steps
+    trunk = _trunk(plan.n_layers)
     place = next(
         (i for i, step in enumerate(plan.steps) if i >= len(trunk) or step != trunk[i]),
         len(plan.steps),
     )
     return int(content_hash([place, _spelled(plan.steps[place : place + 1])]), 16) % count
+
+
+@cache
+def _trunk(n_layers: int) -> tuple[Step, ...]:
+    return base(n_layers).steps
 
 
 def _spelled(steps: tuple[Step, ...]) -> list[tuple[int, str, float]]:

@@ -4,13 +4,22 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frankenlab.accounting import Took, as_number
 from frankenlab.config import Experiment
 from frankenlab.planning import Job, Workload
 from frankenlab.requests import Limit, request
 from frankenlab.schedule import GPU_RULES, jobs, on_gpu
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Columns of the table that may be unknown.
+NUMBERS = (
+    *("predicted_hours", "asked_hours", "asked_mem_mb", "asked_gpu_hours"),
+    *("used_hours", "used_mem_mb", "used_gpu_hours"),
+)
 
 
 def expected(workload: Workload, limits: Sequence[Limit] = ()) -> dict[str, dict[str, Any]]:
@@ -64,8 +73,11 @@ def table(
     wanted: Mapping[str, Mapping[str, Any]],
     by_benchmark: Mapping[str, Sequence[Took]],
     by_accounting: Mapping[str, Sequence[Took]],
-) -> list[dict[str, Any]]:
+) -> "pd.DataFrame":
     """A row for each rule; where a rule is accounted for, that counts: it has retried jobs too."""
+    # Imported here: every parse of the workflow reads this module.
+    import pandas as pd
+
     rows = []
     for rule, row in wanted.items():
         accounting = bool(by_accounting.get(rule))
@@ -86,7 +98,8 @@ def table(
                 "source": ("sacct" if accounting else "benchmark") if took else "",
             }
         )
-    return rows
+    # Without a single value a column would be of no type.
+    return pd.DataFrame(rows).astype(dict.fromkeys(NUMBERS, float))
 
 
 def _largest(took: Iterable[Took]) -> float | None:

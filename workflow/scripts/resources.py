@@ -1,24 +1,20 @@
 """Writes what the jobs took beside what was predicted and asked for."""
 
+import json
 from pathlib import Path
-
-import pandas as pd
 
 from frankenlab import accounting, usage
 from frankenlab.files import atomic_path
 from frankenlab.job import job
-from frankenlab.models import read_json
 
 with job(snakemake) as experiment:
-    table = Path(snakemake.output.csv)
-    results = table.parents[1]
-    rows = usage.table(
-        read_json(snakemake.params.asked),
+    results = Path(snakemake.output.csv).parents[1]
+    table = usage.table(
+        json.loads(Path(snakemake.params.asked).read_text()),
         usage.measured(experiment, results),
         accounting.accounted(results),
     )
-    frame = pd.DataFrame(rows)
-    with atomic_path(table) as temporary:
-        frame.to_csv(temporary, index=False, float_format="%.6g")
+    with atomic_path(snakemake.output.csv) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
     with atomic_path(snakemake.output.parquet) as temporary:
-        frame.to_parquet(temporary, index=False)
+        table.to_parquet(temporary, index=False)
