@@ -61,7 +61,7 @@ class SlurmLaboratory(Laboratory):
         self.orders.mkdir()
         self.environment = {
             "PYTHONPATH": f"{folder / 'src'}:{HOOKS}",
-            "SLURM_TEST": str(self.orders),
+            "FRANKENLAB_TEST": str(self.orders),
         }
         del self.config["tasks"]["liquids"]
         self.config["token_budget"] = 100
