@@ -117,7 +117,7 @@ def test_the_profile_asks_for_what_it_says(cluster: Cluster, tmp_path: Path) -> 
     # More than the cores of this machine, as the login node's may be.
     assert jobs["quantize_exl2"].cpus == 4 and jobs["measure_exl2"].cpus == 3
     assert (jobs["quantize_exl2"].partition, jobs["quantize_exl2"].gpus) == ("gpu", "gpu:fake:1")
-    assert (jobs["measure_exl2"].partition, jobs["measure_exl2"].gpus) == ("cpu", "gpu:fake:0")
+    assert (jobs["measure_exl2"].partition, jobs["measure_exl2"].gpus) == ("cpu", "")
     assert (tmp_path / "on_gpu").read_text().strip() in ("0", "1")
     assert (tmp_path / "on_cpu").read_text().strip() == "none"
     names = cluster.run("scontrol", "show", "jobs", "--oneliner")

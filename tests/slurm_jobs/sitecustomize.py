@@ -3,7 +3,7 @@
 The package itself is what runs; only this is changed, when and if a job imports it:
 
 - `device: cuda` gives the CPU, where SLURM gave the job a GPU;
-- a job takes memory, or waits half-way, where $FRANKENLAB_TEST has a file that says so (`Orders`);
+- a job takes memory, or waits half-way, where $FRANKENLAB_TEST has a file that says so;
 - what jobs were given and what they computed is written there too.
 """
 
