@@ -54,6 +54,17 @@ def test_a_complete_directory_is_kept_and_its_description_renewed(tmp_path):
     assert again == {**first, "description": "new"} == read_manifest(tmp_path / "d")
 
 
+def test_a_manifest_that_lacks_what_filling_adds_is_made_again(tmp_path):
+    fill = Fill()
+    manifest = make_directory(tmp_path / "d", FACTS, fill, filled=("made",))
+    for name in ("manifest.json", ".manifest.json"):
+        (tmp_path / "d" / name).write_text(
+            json.dumps({k: manifest[k] for k in manifest if k != "made"})
+        )
+    assert make_directory(tmp_path / "d", FACTS, fill, filled=("made",)) == manifest
+    assert fill.count == 2
+
+
 def test_damage_is_noticed_by_size_and_with_verify_by_hash(tmp_path):
     fill, file = Fill(), tmp_path / "d/b"
     manifest = make_directory(tmp_path / "d", FACTS, fill)

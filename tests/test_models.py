@@ -25,7 +25,9 @@ from frankenlab.fetching import fetch_model
 from frankenlab.models import (
     check_llama_shaped,
     load_tokenizer,
+    manifest_info,
     model_info,
+    read_json,
     weights_hash,
 )
 from frankenlab.sources import source_from_config
@@ -239,6 +241,16 @@ def test_the_shape_of_a_model_is_read_from_its_headers(tmp_path, architecture, t
     assert (info.vocab_size, info.max_position_embeddings) == (384, 512)
     assert (info.architecture, info.tied_embeddings) == (architecture, tied)
     assert info.dtype == "float32"
+
+
+def test_the_manifest_of_a_fetched_model_has_its_shape(tmp_path, model):
+    target = tmp_path / "fetched"
+    manifest = fetch_model(source(path=str(model)), target, 4, "")
+    assert manifest_info(manifest, target) == model_info(model)
+    assert manifest_info(read_json(target / "manifest.json"), target) == model_info(model)
+    del manifest["shape"]
+    with pytest.raises(UserError, match="fetch --config"):
+        manifest_info(manifest, target)
 
 
 def test_shards_biases_and_other_precisions_are_allowed(tmp_path, model):

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -40,6 +40,7 @@ def make_directory(
     *,
     verify: bool = False,
     refresh: bool = False,
+    filled: Collection[str] = (),
 ) -> dict[str, Any]:
     """Makes the directory `target`, unless it is there already.
 
@@ -52,6 +53,7 @@ def make_directory(
         fill: puts the files into the empty directory that it is given; what it returns is added
             to the facts.
         refresh: fill anew in any case, and replace the target if anything differs.
+        filled: what `fill` adds to the facts; a manifest that lacks any is filled anew.
 
     Returns:
         The manifest: `format`, the facts, and `files` (relative name → `sha256`, `size` in
@@ -67,7 +69,7 @@ def make_directory(
             if alone:
                 _remove_leftovers(target)
             old = complete_manifest(target, verify)
-            if old is not None and old.get("key") != facts["key"]:
+            if old is not None and (old.get("key") != facts["key"] or not old.keys() >= {*filled}):
                 old = None
             if old is not None and not refresh:
                 log.info("%s: complete, kept", target)

@@ -28,6 +28,7 @@ from frankenlab.models import load_tokenizer, model_info
 from frankenlab.plans import Plan
 from frankenlab.progress import Progress
 from frankenlab.scorer import DEFAULT_TOKEN_BUDGET, Scorer, scoring_fingerprint
+from frankenlab.stopping import Stopped, interruptible, shielded
 from frankenlab.store import Row, Store
 from frankenlab.sweep import RequestScore, plan_trie, sweep
 from frankenlab.task_index import TaskSettings
@@ -155,29 +156,48 @@ def _score_missing(
 ) -> None:
     total = sum(len(names) * len(plans) for names, plans in missing)
     progress = Progress(total, title, "plan-documents")
-    for names, plans in missing:
-        length = len if engine.token_trees else causal_length
-        lengths = [length(trees[name]) for name in names]
-        queue = deque(_Work(g, plans) for g in group_by_length(lengths, token_budget))
-        done_documents = 0
-        while queue:
-            work = queue.popleft()
-            done = _Buffer(store)
-            try:
-                for i, (plan, rows) in enumerate(_score(engine, work, names, trees)):
-                    done.add(plan, rows)
-                    progress.advance(
-                        len(rows),
-                        f"plan {i + 1}/{len(work.plans)} on documents "
-                        f"{done_documents + 1}-{done_documents + len(rows)}/{len(names)}",
-                    )
-                done_documents += len(work.documents)
-            except (MemoryError, RuntimeError) as error:
-                queue.extendleft(_halves(work, done.plans, error))
-            finally:
-                # Also on an error elsewhere: what is complete is kept.
-                done.flush()
+    try:
+        for names, plans in missing:
+            length = len if engine.token_trees else causal_length
+            lengths = [length(trees[name]) for name in names]
+            queue = deque(_Work(g, plans) for g in group_by_length(lengths, token_budget))
+            done_documents = 0
+            while queue:
+                work = queue.popleft()
+                last = done_documents + len(work.documents)
+                where = f"documents {done_documents + 1}-{last}/{len(names)}"
+                halves = _score_work(engine, work, names, trees, store, progress, where)
+                queue.extendleft(halves)
+                done_documents += 0 if halves else len(work.documents)
+    except Stopped as stop:
+        stop.kept = f"{progress.done} of {total} rows kept"
+        raise
     progress.close()
+
+
+def _score_work(
+    engine: Engine,
+    work: _Work,
+    names: Sequence[str],
+    trees: Mapping[str, TokenTree],
+    store: Store,
+    progress: Progress,
+    where: str,
+) -> list[_Work]:
+    """Scores the work and stores its rows; gives what is left of it if memory was too small."""
+    done = _Buffer(store)
+    with shielded():
+        try:
+            scored = interruptible(_score(engine, work, names, trees))
+            for i, (plan, rows) in enumerate(scored):
+                done.add(plan, rows)
+                progress.advance(len(rows), f"plan {i + 1}/{len(work.plans)} on {where}")
+        except (MemoryError, RuntimeError) as error:
+            return _halves(work, done.plans, error)
+        finally:
+            # Also on an error elsewhere: what is complete is kept.
+            done.flush()
+    return []
 
 
 def _score(

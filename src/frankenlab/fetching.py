@@ -4,6 +4,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def fetch_model(
         description: what the model is, in the user's words, for manifest and report.
 
     Returns:
-        The manifest (see `directories.make_directory`), with `made`: how the weights came about.
+        The manifest (see `directories.make_directory`), with `made`: how the weights came about,
+        and `shape`: the fields of `models.ModelInfo`.
 
     Raises:
         UserError: the source cannot be had, or is not a model that can be worked with.
@@ -65,7 +67,10 @@ def fetch_model(
             # A temporary directory means nothing to a user.
             raise UserError(str(error).replace(str(directory), source.text)) from error
 
-    manifest = make_directory(target_dir, facts, fill, verify=verify, refresh=source.kind == "path")
+    refresh = source.kind == "path"
+    manifest = make_directory(
+        target_dir, facts, fill, verify=verify, refresh=refresh, filled=("shape",)
+    )
     check_depth(manifest["n_layers"], n_layers, source.text)
     return manifest
 
@@ -95,7 +100,7 @@ def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
     if largest >= info.vocab_size:
         sizes = f"the tokenizer has id {largest}, the model only {info.vocab_size} embeddings"
         raise UserError(f"{source.text}: {sizes}")
-    return {"made": made, "n_layers": info.n_layers, **facts}
+    return {"made": made, "n_layers": info.n_layers, "shape": asdict(info), **facts}
 
 
 def _add_rope_theta(directory: Path) -> bool:

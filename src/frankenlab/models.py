@@ -16,7 +16,6 @@ from typing import Any
 
 from frankenlab.directories import NEVER, is_safe_name
 from frankenlab.errors import UserError
-from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.files import content_hash
 
 TOKENIZER_FILES = (
@@ -121,6 +120,20 @@ def model_info(directory: str | os.PathLike) -> ModelInfo:
     )
 
 
+def manifest_info(manifest: Mapping[str, Any], where: str | os.PathLike) -> ModelInfo:
+    """The shape of a model as its manifest has it: `model_info`, without reading the model again.
+
+    Raises:
+        UserError: the manifest was written before it had one.
+    """
+    try:
+        return ModelInfo(**manifest["shape"])
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{where}: no shape of the model in it; `frankenlab fetch --config ...` makes it again"
+        ) from None
+
+
 def load_tokenizer(directory: str | os.PathLike) -> Any:
     """The tokenizer of a model directory, a `transformers.PreTrainedTokenizerFast`.
 
@@ -162,6 +175,9 @@ def _inspect(directory: Path) -> tuple[Any, dict[str, tuple[list[int], str]]]:
     if found not in ARCHITECTURES or architectures != [ARCHITECTURES[found]]:
         named = ", ".join(map(str, architectures)) if architectures != [None] else found
         raise UserError(f"{directory}: the architecture is {named}; {ALLOWED}")
+    # Imported here: torch takes seconds, and who reads a manifest's shape does without.
+    from frankenlab.exl2.reading import is_exl2
+
     quantized = is_exl2(directory)
     if raw.get("quantization_config") and not quantized:
         method = raw["quantization_config"].get("quant_method", "some method")
@@ -189,6 +205,8 @@ def _inspect(directory: Path) -> tuple[Any, dict[str, tuple[list[int], str]]]:
 
 def _exl2_headers(directory: Path) -> dict[str, tuple[list[int], str]]:
     """The tensors that the directory stands for, "EXL2" as the dtype of the quantized ones."""
+    from frankenlab.exl2.reading import Exl2Directory
+
     exl2 = Exl2Directory(directory)
     shapes = {name: list(shape) for name, shape in exl2.shapes.others.items()}
     for name, (outputs, inputs) in exl2.shapes.linears.items():

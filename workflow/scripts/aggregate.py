@@ -17,8 +17,6 @@ with job(snakemake) as experiment:
         for item in json.loads(Path(path).read_text())["frankens"]
     }
     scores = concatenated(pd.read_parquet(path) for path in snakemake.input.scores)
-    # Each shard has the base.
-    scores = scores.drop_duplicates(["quantization", "task", "plan", "document"])
     tables = [
         comparisons(rows, experiment.tasks[task].metric, experiment.tasks[task].role, groups, rules)
         for (_, task), rows in scores.groupby(["quantization", "task"], sort=False, observed=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from frankenlab.files import write_json
 from frankenlab.frankens import manifest
 from frankenlab.job import job
-from frankenlab.models import model_info
+from frankenlab.models import manifest_info, read_json
 from frankenlab.plans import BASE, parse
 
 
@@ -21,7 +21,8 @@ def listed(stage: str, content: list | dict) -> list[tuple[str, str]]:
 
 
 with job(snakemake):
-    info = model_info(Path(snakemake.input.model).parent)
+    path = Path(snakemake.input.model)
+    info = manifest_info(read_json(path), path)
     content = json.loads(Path(snakemake.input.plans).read_text())
     named = listed(snakemake.wildcards.stage, content)
     plans = [(parse(text, info.n_layers), group) for text, group in named]

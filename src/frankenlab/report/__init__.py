@@ -3,6 +3,7 @@
 from frankenlab.report.answer import against_controls, answer, outcome
 from frankenlab.report.bits import bits_answer, bits_html
 from frankenlab.report.page import render_html, run_notebook
+from frankenlab.report.resources import resources_html
 from frankenlab.report.tables import (
     answer_html,
     cases,
@@ -39,6 +40,7 @@ __all__ = [
     "outcome",
     "pairs_html",
     "render_html",
+    "resources_html",
     "run_notebook",
     "title_html",
     "top_plans",

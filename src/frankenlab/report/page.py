@@ -47,7 +47,7 @@ th { text-align: left; vertical-align: bottom; border-bottom: 1.5px solid var(--
 td { vertical-align: top; border-bottom: 1px solid var(--rule); }
 th, td { padding: 0.3rem 0.45rem; }
 td { white-space: nowrap; }
-td.plan { white-space: normal; overflow-wrap: anywhere; min-width: 12em; }
+td.long { white-space: normal; overflow-wrap: anywhere; min-width: 12em; }
 .n { text-align: right; font-variant-numeric: tabular-nums; }
 dl { display: grid; grid-template-columns: 9rem 1fr; gap: 0.15rem 1rem; font-size: 0.85rem;
   margin: 0.4rem 0 1rem; }
@@ -69,7 +69,7 @@ pre { font: 0.75rem/1.45 "DejaVu Sans Mono", Consolas, monospace; background: #f
   .table { overflow: visible; }
   table { font-size: 6.8pt; }
   th, td { padding: 0.2rem 0.3rem; }
-  td, td.plan { white-space: normal; overflow-wrap: break-word; min-width: 0; }
+  td, td.long { white-space: normal; overflow-wrap: break-word; min-width: 0; }
 }
 """
 

@@ -13,9 +13,18 @@ import yaml
 from frankenlab.errors import UserError
 from frankenlab.report.answer import against_controls, answer, signed
 
-NAMES = ("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations")
-# Plans can be long: these columns wrap, all others keep their line.
-PLAN_COLUMNS = ("plan", "frozen", "control")
+NAMES = (
+    "comparisons",
+    "verdicts",
+    "pairs",
+    "costs",
+    "ledger",
+    "bits",
+    "quantizations",
+    "resources",
+)
+# Plans and descriptions can be long: these columns wrap, all others keep their line.
+LONG_COLUMNS = ("plan", "frozen", "control", "made by", "calibration")
 STAGES = ("search", "select", "confirm")
 
 
@@ -97,10 +106,10 @@ def gallery(pictures: Iterable[Picture], folder: str | Path, heading: str = "") 
 
 
 def html_table(frame: pd.DataFrame, note: str = "", left: Sequence[str] = ()) -> str:
-    """A table of texts; columns named in `left` align left, those with plans wrap."""
+    """A table of texts; columns named in `left` align left, long ones wrap."""
     if frame.empty:
         return f'<p class="note">Nothing to show here. {escape(note)}</p>'
-    classes = [("" if c in left else "n") + " plan" * (c in PLAN_COLUMNS) for c in frame.columns]
+    classes = [("" if c in left else "n") + " long" * (c in LONG_COLUMNS) for c in frame.columns]
     head = "".join(
         f'<th class="{kind}">{escape(str(column))}</th>'
         for kind, column in zip(classes, frame.columns, strict=True)
