@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
@@ -225,21 +225,47 @@ def test_jobs_that_are_killed_cancelled_or_requeued_go_on_where_they_were(
     assert 0 < again <= 3 * max(map(len, batches))
 
 
+def interrupted(lab: SlurmLaboratory, when: Callable[[], object]) -> int:
+    """The exit status of a run that gets a Ctrl-C when `when` returns."""
+    process = lab.start(SEARCH_TABLE)
+    with ThreadPoolExecutor() as threads:
+        output = threads.submit(process.communicate)
+        try:
+            when()
+        finally:
+            process.send_signal(signal.SIGINT)
+            output.result()
+    return process.returncode
+
+
 def test_ctrl_c_leaves_no_job_behind_and_the_next_run_goes_on(
     cluster: Cluster, lab: SlurmLaboratory
 ) -> None:
     lab.config["plans"].append({"generator": "layer", "times": 5})
     lab.hold(SHARDS[0])
-    process = lab.start(SEARCH_TABLE)
-    with ThreadPoolExecutor() as threads:
-        output = threads.submit(process.communicate)
-        lab.held(SHARDS[0])
-        process.send_signal(signal.SIGINT)
-        output.result()
-    assert process.returncode != 0
-    wait_until(lambda: not cluster.queued(), 30, "the jobs to be gone")
+    assert interrupted(lab, lambda: lab.held(SHARDS[0])) != 0
+    assert cluster.queued() == []
     lab.snakemake(SEARCH_TABLE)
     assert max(lab.scored().values()) == 1
+
+
+def test_ctrl_c_leaves_no_job_behind_that_was_just_being_submitted(
+    cluster: Cluster, lab: SlurmLaboratory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lab.config["plans"].append({"generator": "layer", "times": 6})
+    for shard in SHARDS:
+        lab.hold(shard)
+    asked = tmp_path / "asked"
+    slow = tmp_path / "sbatch"
+    slow.write_text(f'#!/bin/sh\ntouch {asked}\nsleep 5\nexec {shutil.which("sbatch")} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    before = cluster.jobs()
+    assert interrupted(lab, lambda: wait_until(asked.exists, 240, "a submission")) != 0
+    submitted = [job for job in cluster.jobs() if job not in before]
+    assert submitted and {job.state for job in submitted} == {"CANCELLED"}
+    for order in [*lab.orders.glob("held.*"), *lab.orders.glob("hold.*")]:
+        order.unlink()
 
 
 @pytest.mark.slow
@@ -247,10 +273,13 @@ def test_a_job_at_its_time_limit_comes_back_and_goes_on(
     cluster: Cluster, lab: SlurmLaboratory
 ) -> None:
     before = cluster.jobs()
-    scores = "results/tiny/scores/search/tiny/none/animals.0.parquet"
-    lab.config["plans"].append({"generator": "layer", "times": 6})
+    partitions = lab.folder / "profiles" / "slurm" / "partitions.yaml"
+    text = partitions.read_text()
+    assert text.count("max_runtime: 1440") == 2
+    partitions.write_text(text.replace("max_runtime: 1440", "max_runtime: 1"))
+    lab.config["plans"].append({"generator": "layer", "times": 7})
     lab.hold(SHARDS[0])
-    lab.snakemake(scores, "--set-resources", "evaluate_task:runtime=1")
+    lab.snakemake("results/tiny/scores/search/tiny/none/animals.0.parquet")
     states = [job.state for job in cluster.jobs() if job not in before]
     assert states == ["TIMEOUT", "COMPLETED"]
     assert max(lab.scored().values()) == 1
