@@ -259,6 +259,15 @@ if workflow.is_main_process:
             )
 
 
+# What the jobs are predicted to take and ask for, written when a run starts: only then are the
+# limits of the cluster known, and it must make nothing stale.
+ASKED = f"{RESULTS}/usage/asked.json"
+
+
+def write_asked():
+    write_json(ASKED, usage.expected(WORKLOAD, partition_limits()))
+
+
 onstart:
     # Only now is it known that jobs are going to run. Snakemake's own lock outlives a kill; ours
     # ends with this process, so that jobs found now are those of a workflow that was killed.

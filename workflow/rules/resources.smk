@@ -1,12 +1,3 @@
-# What the jobs are predicted to take and ask for, written when a run starts: only then are the
-# limits of the cluster known, and it must make nothing stale.
-ASKED = f"{RESULTS}/usage/asked.json"
-
-
-def write_asked():
-    write_json(ASKED, usage.expected(WORKLOAD, partition_limits()))
-
-
 rule resources:
     """Predicted, asked and used: time, memory and GPU hours of each rule."""
     input:
