@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
@@ -61,10 +61,14 @@ class SlurmLaboratory(Laboratory):
         self.orders.mkdir()
         self.environment = {
             "PYTHONPATH": f"{folder / 'src'}:{HOOKS}",
-            "SLURM_TEST": str(self.orders),
+            "FRANKENLAB_TEST": str(self.orders),
         }
         del self.config["tasks"]["liquids"]
         self.config["token_budget"] = 100
+
+    def slurm_jobs(self, cluster: Cluster) -> list[Job]:
+        """Its jobs, from the first to the last."""
+        return [job for job in cluster.jobs() if job.folder == str(self.folder)]
 
     def held(self, job: str) -> tuple[str, int]:
         """Waits for a job to be half-way; SLURM's number of it, and the process."""
@@ -113,11 +117,11 @@ def test_the_profile_asks_for_what_it_says(cluster: Cluster, tmp_path: Path) -> 
     threads = ["quantize_exl2=4", "measure_exl2=3"]
     arguments = ["--set-resources", *types, "--set-threads", *threads]
     subprocess.run([*command, *arguments], cwd=tmp_path, check=True, capture_output=True)
-    jobs = {job.rule: job for job in cluster.jobs()}
+    jobs = {job.rule: job for job in cluster.jobs() if job.folder == str(tmp_path)}
     # More than the cores of this machine, as the login node's may be.
     assert jobs["quantize_exl2"].cpus == 4 and jobs["measure_exl2"].cpus == 3
     assert (jobs["quantize_exl2"].partition, jobs["quantize_exl2"].gpus) == ("gpu", "gpu:fake:1")
-    assert (jobs["measure_exl2"].partition, jobs["measure_exl2"].gpus) == ("cpu", "gpu:fake:0")
+    assert (jobs["measure_exl2"].partition, jobs["measure_exl2"].gpus) == ("cpu", "")
     assert (tmp_path / "on_gpu").read_text().strip() in ("0", "1")
     assert (tmp_path / "on_cpu").read_text().strip() == "none"
     names = cluster.run("scontrol", "show", "jobs", "--oneliner")
@@ -140,7 +144,7 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> SlurmLabo
 @pytest.fixture(scope="module")
 def jobs(cluster: Cluster, lab: SlurmLaboratory) -> list[Job]:
     """Those of the finished run."""
-    return [job for job in cluster.jobs() if job.folder == str(lab.folder)]
+    return lab.slurm_jobs(cluster)
 
 
 def test_a_run_ends_with_the_page(lab: SlurmLaboratory) -> None:
@@ -188,12 +192,12 @@ def test_a_job_killed_for_memory_comes_back_with_more(jobs: list[Job]) -> None:
 def test_an_added_plan_reruns_one_shard_and_scores_one_plan(
     cluster: Cluster, lab: SlurmLaboratory
 ) -> None:
-    scored, jobs = lab.scored(), cluster.jobs()
+    scored, jobs = lab.scored(), lab.slurm_jobs(cluster)
     lab.config["plans"].append({"generator": "explicit", "plans": ["0:4x2"]})
     lab.snakemake(SEARCH_TABLE)
     added = lab.scored() - scored
     assert {plan for _, plan, _ in added} == {"0:4x2"} and added.total() == 20
-    rules = Counter(job.rule for job in cluster.jobs() if job not in jobs)
+    rules = Counter(job.rule for job in lab.slurm_jobs(cluster) if job not in jobs)
     assert rules == {"evaluate_task": 1, "aggregate": 1}
 
 
@@ -225,32 +229,62 @@ def test_jobs_that_are_killed_cancelled_or_requeued_go_on_where_they_were(
     assert 0 < again <= 3 * max(map(len, batches))
 
 
+def interrupted(lab: SlurmLaboratory, when: Callable[[], object]) -> int:
+    """The exit status of a run that gets a Ctrl-C when `when` returns."""
+    process = lab.start(SEARCH_TABLE)
+    with ThreadPoolExecutor() as threads:
+        output = threads.submit(process.communicate)
+        try:
+            when()
+        finally:
+            process.send_signal(signal.SIGINT)
+            output.result()
+    return process.returncode
+
+
 def test_ctrl_c_leaves_no_job_behind_and_the_next_run_goes_on(
     cluster: Cluster, lab: SlurmLaboratory
 ) -> None:
     lab.config["plans"].append({"generator": "layer", "times": 5})
     lab.hold(SHARDS[0])
-    process = lab.start(SEARCH_TABLE)
-    with ThreadPoolExecutor() as threads:
-        output = threads.submit(process.communicate)
-        lab.held(SHARDS[0])
-        process.send_signal(signal.SIGINT)
-        output.result()
-    assert process.returncode != 0
-    wait_until(lambda: not cluster.queued(), 30, "the jobs to be gone")
+    assert interrupted(lab, lambda: lab.held(SHARDS[0])) != 0
+    states = {job.state for job in lab.slurm_jobs(cluster)}
+    assert states <= {"COMPLETED", "FAILED", "CANCELLED"}
     lab.snakemake(SEARCH_TABLE)
     assert max(lab.scored().values()) == 1
+
+
+def test_ctrl_c_leaves_no_job_behind_that_was_just_being_submitted(
+    cluster: Cluster, lab: SlurmLaboratory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lab.config["plans"].append({"generator": "layer", "times": 6})
+    for shard in SHARDS:
+        lab.hold(shard)
+    asked = tmp_path / "asked"
+    slow = tmp_path / "sbatch"
+    slow.write_text(f'#!/bin/sh\ntouch {asked}\nsleep 5\nexec {shutil.which("sbatch")} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    before = lab.slurm_jobs(cluster)
+    assert interrupted(lab, lambda: wait_until(asked.exists, 240, "a submission")) != 0
+    submitted = [job for job in lab.slurm_jobs(cluster) if job not in before]
+    assert submitted and {job.state for job in submitted} == {"CANCELLED"}
+    for order in [*lab.orders.glob("held.*"), *lab.orders.glob("hold.*")]:
+        order.unlink()
 
 
 @pytest.mark.slow
 def test_a_job_at_its_time_limit_comes_back_and_goes_on(
     cluster: Cluster, lab: SlurmLaboratory
 ) -> None:
-    before = cluster.jobs()
-    scores = "results/tiny/scores/search/tiny/none/animals.0.parquet"
-    lab.config["plans"].append({"generator": "layer", "times": 6})
+    before = lab.slurm_jobs(cluster)
+    partitions = lab.folder / "profiles" / "slurm" / "partitions.yaml"
+    text = partitions.read_text()
+    assert text.count("max_runtime: 1440") == 2
+    partitions.write_text(text.replace("max_runtime: 1440", "max_runtime: 1"))
+    lab.config["plans"].append({"generator": "layer", "times": 7})
     lab.hold(SHARDS[0])
-    lab.snakemake(scores, "--set-resources", "evaluate_task:runtime=1")
-    states = [job.state for job in cluster.jobs() if job not in before]
+    lab.snakemake("results/tiny/scores/search/tiny/none/animals.0.parquet")
+    states = [job.state for job in lab.slurm_jobs(cluster) if job not in before]
     assert states == ["TIMEOUT", "COMPLETED"]
     assert max(lab.scored().values()) == 1

@@ -3,7 +3,7 @@
 The package itself is what runs; only this is changed, when and if a job imports it:
 
 - `device: cuda` gives the CPU, where SLURM gave the job a GPU;
-- a job takes memory, or waits half-way, where $SLURM_TEST has a file that says so (`Orders`);
+- a job takes memory, or waits half-way, where $FRANKENLAB_TEST has a file that says so;
 - what jobs were given and what they computed is written there too.
 """
 
@@ -14,7 +14,7 @@ import time
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-FOLDER = Path(os.environ["SLURM_TEST"])
+FOLDER = Path(os.environ["FRANKENLAB_TEST"])
 NAME = []
 
 

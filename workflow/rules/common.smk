@@ -280,3 +280,13 @@ onstart:
         if workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
             raise SystemExit(str(error)) from None
     write_asked()
+
+
+onerror:
+    # Ctrl-C: the executor cancels the jobs that it knows of, and not those that it was submitting
+    # or asking about in that moment. We have the lock, so what is left in the queue is ours.
+    if workflow.non_local_exec:
+        try:
+            orphans.cancel(".", orphans.orphans("."))
+        except UserError as error:
+            print(error, file=sys.stderr)
