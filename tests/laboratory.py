@@ -134,7 +134,7 @@ class Laboratory:
 
     def jobs(self, *arguments: str) -> Counter:
         """Rule -> how many jobs Snakemake would run now."""
-        table = self.snakemake("--dry-run", "--quiet", "reason", "rules", *arguments).stdout
+        table = self.snakemake(*arguments, "--dry-run", "--quiet", "reason", "rules").stdout
         lines = [line.split() for line in table.splitlines()]
         counts = {x[0]: int(x[1]) for x in lines if len(x) == 2 and x[1].isdigit()}
         return Counter({rule: n for rule, n in counts.items() if rule not in ("total", "all")})
