@@ -77,7 +77,7 @@ class Job:
             folder=fields["WorkDir"],
             state=fields["JobState"],
             partition=fields["Partition"],
-            gpus=fields["JOB_GRES"].strip().replace("(null)", ""),
+            gpus=fields.get("JOB_GRES", "").strip().replace("(null)", ""),
             mem=round(float(mem[1]) * {"M": 1, "G": 1024}[mem[2]]),
             cpus=int(fields["NumCPUs"].split("-")[0]),
             submitted=_seconds(fields["SubmitTime"]),

@@ -231,7 +231,10 @@ def test_jobs_that_are_killed_cancelled_or_requeued_go_on_where_they_were(
 
 def interrupted(lab: SlurmLaboratory, when: Callable[[], object]) -> int:
     """The exit status of a run that gets a Ctrl-C when `when` returns."""
+    # In a shell's background, where it may be ignored, tests are run too.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = lab.start(SEARCH_TABLE)
+    signal.signal(signal.SIGINT, previous)
     with ThreadPoolExecutor() as threads:
         output = threads.submit(process.communicate)
         try:
