@@ -18,13 +18,13 @@ def score_targets(
 
     Args:
         logits: final norm and head, [positions, hidden size] -> [positions, vocabulary].
-        hidden: [rows, length, hidden size].
+        hidden: [..., hidden size], the tokens of the batch in its order.
 
     Returns:
         float64 [targets] log-probabilities and bool [targets] whether greedy decoding picks the
         target, both on the CPU.
     """
-    rows = hidden.flatten(0, 1)[batch.positions_scored.to(hidden.device)]
+    rows = hidden.reshape(-1, hidden.shape[-1])[batch.positions_scored.to(hidden.device)]
     order = torch.argsort(batch.target_positions, stable=True)
     positions = batch.target_positions[order]
     logprobs = torch.empty(len(order), dtype=torch.float64)
