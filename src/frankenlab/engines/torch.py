@@ -16,7 +16,8 @@ from transformers import AutoConfig
 from frankenlab.batches import Batch
 from frankenlab.engines import check_capacity
 from frankenlab.engines.devices import usable_device
-from frankenlab.engines.rotary import Rotary, rotate
+from frankenlab.engines.kernels import rms_norm, rotate, swiglu
+from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import score_targets
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.exl2.tensor_files import TensorFiles
@@ -218,48 +219,36 @@ class TorchEngine:
         if cache is not None:
             own[1:] = cache.extend(*own[1:])
         if not count:
-            return self._attend(*own, mask=placed.mask).flatten(0, 1)
+            return _attend(*own, mask=placed.mask).flatten(0, 1)
         first = [x[:count].unsqueeze(0).transpose(1, 2) for x in (queries, keys, values)]
         own[1:] = [
             torch.cat((a.expand(placed.rows, -1, -1, -1), b), dim=2)
             for a, b in zip(first[1:], own[1:], strict=True)
         ]
-        rows = self._attend(*own, mask=placed.mask).flatten(0, 1)
-        return torch.cat((self._attend(*first)[0], rows))
-
-    def _attend(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """[rows, heads, length, head dim] each; [rows, length, heads, head dim]. Causal without a
-        mask."""
-        mixed = F.scaled_dot_product_attention(
-            queries,
-            self._for_all_heads(keys),
-            self._for_all_heads(values),
-            attn_mask=mask,
-            is_causal=mask is None,
-        )
-        return mixed.transpose(1, 2)
-
-    def _for_all_heads(self, x: torch.Tensor) -> torch.Tensor:
-        """Grouped-query attention: each key head serves n_heads / n_kv_heads query heads."""
-        groups = self.n_heads // self.n_kv_heads
-        if groups == 1:
-            return x
-        rows, heads, length, dim = x.shape
-        return x.unsqueeze(2).expand(rows, heads, groups, length, dim).flatten(1, 2)
+        rows = _attend(*own, mask=placed.mask).flatten(0, 1)
+        return torch.cat((_attend(*first)[0], rows))
 
     def _mlp(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         normed = self._norm(hidden, layer.post_norm)
-        gate, up = F.linear(normed, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, layer.down, layer.down_bias)
+        gate_up = F.linear(normed, layer.gate_up, layer.gate_up_bias)
+        return F.linear(swiglu(gate_up), layer.down, layer.down_bias)
 
     def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(hidden, weight.shape, weight, self.norm_eps)
+        return rms_norm(hidden, weight, self.norm_eps)
+
+
+def _attend(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """[rows, heads, length, head dim] each, where a key head may serve several query heads;
+    [rows, length, heads, head dim]. Causal without a mask."""
+    mixed = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+    )
+    return mixed.transpose(1, 2)
 
 
 @dataclass
