@@ -16,6 +16,7 @@ from frankenlab.batches import (
     group_by_length,
     make_batch,
     make_causal_batch,
+    shared_prefix,
     token_tree,
 )
 from frankenlab.calibration import check_disjoint
@@ -158,8 +159,7 @@ def _score_missing(
     progress = Progress(total, title, "plan-documents")
     try:
         for names, plans in missing:
-            length = len if engine.token_trees else causal_length
-            lengths = [length(trees[name]) for name in names]
+            lengths = _lengths([trees[name] for name in names], engine.token_trees)
             queue = deque(_Work(g, plans) for g in group_by_length(lengths, token_budget))
             done_documents = 0
             while queue:
@@ -198,6 +198,14 @@ def _score_work(
             # Also on an error elsewhere: what is complete is kept.
             done.flush()
     return []
+
+
+def _lengths(trees: Sequence[TokenTree], token_trees: bool) -> list[int]:
+    """Tokens that each document adds to a batch."""
+    if not token_trees:
+        return [causal_length(tree) for tree in trees]
+    shared = shared_prefix(trees)
+    return [len(tree) - shared for tree in trees]
 
 
 def _score(
