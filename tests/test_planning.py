@@ -25,7 +25,7 @@ from frankenlab.planning import Job, Workload
 from frankenlab.plans import looped
 from frankenlab.shards import Shard
 from frankenlab.store import Store
-from frankenlab.sweep import layer_passes, plan_trie
+from frankenlab.trie import layer_passes, plan_trie
 
 
 @pytest.fixture

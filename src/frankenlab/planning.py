@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from frankenlab.capacity import TEXT_METRICS, Cell, cells, quantizing_seconds, sizes_of
-from frankenlab.config import RESOURCES, TASKS_FOLDER, Experiment, ModelSettings
-from frankenlab.efficiency import DECODED_TOKENS, PROMPT_TOKENS
+from frankenlab.config import (
+    DECODED_TOKENS,
+    PROMPT_TOKENS,
+    RESOURCES,
+    TASKS_FOLDER,
+    Experiment,
+    ModelSettings,
+)
 from frankenlab.files import content_hash, write_json
 from frankenlab.fingerprints import code_fingerprint
 from frankenlab.grid import Grid, expand
