@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+
 from benchmarks.speed.setting import (
     Setting,
     memory,
@@ -15,7 +16,6 @@ from benchmarks.speed.setting import (
     timed,
 )
 from benchmarks.speed.spies import Spies, profile
-
 from frankenlab import job
 from frankenlab.config import TASKS_FOLDER
 from frankenlab.encoding import Encoder

@@ -44,7 +44,7 @@ class Spies:
         self.engine = engine
         self.seconds: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
-        self.batches: list[tuple[int, int]] = []
+        self.batches: list[tuple[int, int, int]] = []
 
     def __enter__(self) -> "Spies":
         for name in METHODS:
@@ -61,8 +61,9 @@ class Spies:
             "part_seconds": dict(self.seconds),
             "layer_calls": self.calls["run"],
             "batches": len(self.batches),
-            "tokens_padded": sum(padded for padded, _ in self.batches),
-            "tokens": sum(tokens for _, tokens in self.batches),
+            "tokens_padded": sum(padded for padded, _, _ in self.batches),
+            "tokens": sum(tokens for _, tokens, _ in self.batches),
+            "positions_scored": sum(scored for _, _, scored in self.batches),
         }
 
     def _clocked(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +74,8 @@ class Spies:
             self.calls[name] += 1
             if name == "place":
                 batch: Batch = given[0]
-                self.batches.append((batch.tokens.numel(), batch.n_tokens))
+                scored = len(batch.positions_scored)
+                self.batches.append((batch.tokens.numel(), batch.n_tokens, scored))
             return result
 
         return call

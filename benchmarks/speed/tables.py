@@ -92,7 +92,8 @@ def _speeds(task: Found) -> dict[str, str]:
         "of the peak at the same shapes": f"{layers / peaks['layer']:.0%}",
         "of the peak of one large product": f"{layers / peaks['large']:.0%}",
         "layers' products alone, GFLOP/s": f"{products / 1e9:.0f}",
-        "peak at the same shapes, GFLOP/s": f"{peaks['layer'] / 1e9:.0f} ({peaks['tokens']} tokens)",
+        "tokens of a batch": f"{peaks['tokens']}",
+        "peak at the same shapes, GFLOP/s": f"{peaks['layer'] / 1e9:.0f}",
         "peak of 4096 x 576 x 1536, GFLOP/s": f"{peaks['large'] / 1e9:.0f}",
         "head's product, GFLOP/s": f"{head / 1e9:.0f}",
         "head's peak, 512 positions, GFLOP/s": f"{peaks['head'] / 1e9:.0f}",
@@ -121,8 +122,9 @@ def machine(threads: int) -> str:
         [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
     )
     dirty = " with changes" if changed.stdout.strip() else ""
+    name = models[0] if models else platform.processor()
     return (
-        f"{len(models)} cores ({models[0] if models else platform.processor()}), {threads} threads, "
+        f"{len(models)} cores ({name}), {threads} threads, "
         f"Python {platform.python_version()}, torch {version('torch')}, transformers "
         f"{version('transformers')}; commit {commit.stdout.strip()}{dirty}, "
         f"{time.strftime('%Y-%m-%d')}."
