@@ -11,19 +11,62 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.setting import TASKS, Setting, thread_variables
+from benchmarks.speed.setting import TASKS, Setting, environment
 from benchmarks.speed.tables import page, section
 
-ROOT = Path(__file__).resolve().parents[2]
+# Runs a function of a file of this package in a process of its own: (file, function, argument).
+Run = Callable[[str, str, str], Any]
 
-# Part -> the (file, function, argument) that it runs, in this order, each in its own process.
-PARTS: dict[str, list[tuple[str, str, str]]] = {
-    "sweep": [("ours", "run_sweeps", "blocks"), ("ours", "run_sweeps", "config")],
-    "split": [("ours", "run_split", "blocks")],
+
+def sweep_part(run: Run, setting: Setting) -> Any:
+    return [run("ours", "run_sweeps", grid) for grid in ("blocks", "config")]
+
+
+def split_part(run: Run, setting: Setting) -> Any:
+    return run("ours", "run_split", "blocks")
+
+
+def start_part(run: Run, setting: Setting) -> Any:
+    return run("start", "run_start", setting.tasks[0])
+
+
+def peers_part(run: Run, setting: Setting) -> Any:
+    """All ways take turns, so that what else the machine does falls on all of them."""
+    tuned = run("peers", "run_in_memory", "tune")["tasks"]
+    best = {name: min(seconds, key=seconds.get) for name, seconds in tuned.items()}
+    sizes = ",".join(f"{name}={size}" for name, size in best.items())
+    rounds = [
+        {
+            "sweep": run("ours", "run_sweeps", "blocks"),
+            "in memory": run("peers", "run_in_memory", sizes),
+            "written": run("peers", "run_written", sizes),
+            "layer-scan": run("peers", "run_layer_scan", ""),
+        }
+        for _ in range(setting.repeats)
+    ]
+    return {"tuned": tuned, "best": best, "rounds": rounds}
+
+
+def agreement_part(run: Run, setting: Setting) -> Any:
+    return run("agreement", "run_agreement", "blocks")
+
+
+def growth_part(run: Run, setting: Setting) -> Any:
+    return [run("growth", "run_growth", axis) for axis in ("plans", "documents", "depth")]
+
+
+PARTS = {
+    "sweep": sweep_part,
+    "split": split_part,
+    "start": start_part,
+    "peers": peers_part,
+    "agreement": agreement_part,
+    "growth": growth_part,
 }
 
 
@@ -43,41 +86,36 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=default.repeats, help="rounds of the peers")
     parser.add_argument("--threads", type=int, default=default.threads)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/speed.md"))
-    parser.add_argument("--scratch", type=Path, default=Path("results/bench"))
+    parser.add_argument("--scratch", default=default.scratch, help="folder for what is made")
     return parser.parse_args(given)
 
 
-def measure(setting: Setting, step: tuple[str, str, str], scratch: Path) -> Any:
-    """Runs one function of one file in a process of its own."""
-    result = scratch / "result.json"
+def measure(setting: Setting, file: str, function: str, argument: str) -> Any:
+    result = setting.scratch_folder("results") / "result.json"
     result.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.speed.worker", *step, setting.to_json(), result]
-    subprocess.run(command, check=True, cwd=ROOT, env=thread_variables(setting.threads))
+    call = [file, function, argument, setting.to_json(), str(result)]
+    command = [sys.executable, "-m", "benchmarks.speed.worker", *call]
+    print(f"{time.strftime('%H:%M:%S')} {file}.{function}({argument!r})", flush=True)
+    subprocess.run(command, check=True, env=environment(setting.threads))
     return json.loads(result.read_text())
 
 
 def main(given: Sequence[str] = sys.argv[1:]) -> int:
-    found = arguments(given)
-    setting = Setting(
-        config=found.config,
-        tasks=tuple(found.tasks),
-        documents=found.documents,
-        plans=found.plans,
-        peer_plans=found.peer_plans,
-        repeats=found.repeats,
-        threads=found.threads,
-    )
-    scratch = found.scratch.resolve()
-    scratch.mkdir(parents=True, exist_ok=True)
-    for part in (name for name in PARTS if name in found.parts):
+    found = vars(arguments(given))
+    parts, out = found.pop("parts"), found.pop("out")
+    setting = Setting(**(found | {"tasks": tuple(found["tasks"])}))
+    results = setting.scratch_folder("results")
+    for name in (part for part in PARTS if part in parts):
         begun = time.monotonic()
-        results = [measure(setting, step, scratch) for step in PARTS[part]]
-        kept = {"setting": json.loads(setting.to_json()), "results": results}
-        (scratch / f"{part}.json").write_text(json.dumps(kept, indent=1) + "\n")
-        print(f"\n{section(part, kept)}\n({part}: {time.monotonic() - begun:.0f} s)", flush=True)
-    pieces = {p: json.loads(f.read_text()) for p in PARTS if (f := scratch / f"{p}.json").is_file()}
-    found.out.write_text(page(pieces, setting.threads))
-    print(found.out)
+        kept = {
+            "setting": json.loads(setting.to_json()),
+            "found": PARTS[name](partial(measure, setting), setting),
+            "minutes": (time.monotonic() - begun) / 60,
+        }
+        (results / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+        print(f"\n{section(name, kept)}\n", flush=True)
+        out.write_text(page(results, list(PARTS), setting.threads))
+    print(out)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Whether the sweep's numbers are right: beside lm-eval's own in float32, and bf16 beside float32."""
+"""Whether the sweep's numbers are right: beside lm-eval's in float32, and bf16 beside float32."""
 
 import tempfile
 from collections.abc import Sequence
@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from benchmarks.speed.ours import Ours, load_task
-from benchmarks.speed.peers import harness, harness_task, rearranged, scored
-from benchmarks.speed.setting import Setting, spread
-from transformers import AutoModelForCausalLM
 
+from benchmarks.speed.ours import Ours, load_task
+from benchmarks.speed.peers import harness, harness_task, load_model, rearranged, scored
+from benchmarks.speed.setting import Setting, spread
 from frankenlab.plans import Plan, base
 
 # The harness in float32 takes minutes a plan; its documents are spread over the sweep's.
@@ -64,7 +63,7 @@ def _harness(
     setting: Setting, plans: Sequence[Plan]
 ) -> dict[str, dict[str, dict[int, list[float]]]]:
     """Task -> plan -> document -> the log-likelihoods that the harness finds in float32."""
-    model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=torch.float32).eval()
+    model = load_model(setting.model, torch.float32)
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for name in setting.tasks:
         task, (_, documents) = harness_task(setting, name), load_task(setting, name)

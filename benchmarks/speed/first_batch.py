@@ -1,6 +1,6 @@
 """`frankenlab` with clocks, ended when the first batch is about to be run.
 
-    python -m benchmarks.speed.first_batch STAMPS.json evaluate ...
+python -m benchmarks.speed.first_batch STAMPS.json evaluate ...
 """
 
 import json

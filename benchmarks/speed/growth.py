@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from benchmarks.speed.ours import Ours
 from benchmarks.speed.setting import (
     Setting,
@@ -18,8 +20,6 @@ from benchmarks.speed.setting import (
     timed,
 )
 from benchmarks.speed.spies import Spies
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from frankenlab.config import TASKS_FOLDER
 from frankenlab.grid import expand
 from frankenlab.planning import JOB_SECONDS, StageCost, stage_seconds

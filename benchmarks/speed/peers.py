@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.speed.setting import Setting, spread, timed
 from lm_eval import simple_evaluate
 from lm_eval.api.task import Task
 from lm_eval.models.huggingface import HFLM
@@ -19,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import AutoModelForCausalLM
 
+from benchmarks.speed.setting import Setting, spread, timed
 from frankenlab.config import TASKS_FOLDER
 from frankenlab.models import load_tokenizer
 from frankenlab.plans import Plan
@@ -83,13 +83,20 @@ def scored(lm: HFLM, task: Task, documents: list[int], metric: str) -> Answers:
     """What the harness finds for these documents, by their numbers in it."""
     name = task.config.task
     found = simple_evaluate(
-        lm, tasks=[task], samples={name: documents}, task_manager=TaskManager(include_defaults=False)
+        lm,
+        tasks=[task],
+        samples={name: documents},
+        task_manager=TaskManager(include_defaults=False),
     )
     samples = found["samples"][name]
     return Answers(
         {s["doc_id"]: [float(answer[0][0]) for answer in s["resps"]] for s in samples},
         sum(float(s[metric]) for s in samples) / len(samples),
     )
+
+
+def load_model(directory: Path, dtype: torch.dtype) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
 
 
 @contextmanager
@@ -119,9 +126,7 @@ def _occurrence(layer: torch.nn.Module, number: int) -> torch.nn.Module:
 
 def run_in_memory(setting: Setting, batch_sizes: str) -> dict[str, Any]:
     """lm-eval on a model in memory; `batch_sizes` is "task=size,...", or "tune" to find them."""
-    seconds, model = timed(
-        lambda: AutoModelForCausalLM.from_pretrained(setting.model, dtype=torch.bfloat16).eval()
-    )
+    seconds, model = timed(lambda: load_model(setting.model, torch.bfloat16))
     plans = spread(setting.grid("blocks"), setting.peer_plans)
     found: dict[str, Any] = {"load_seconds": seconds, "tasks": {}}
     for name in setting.tasks:
@@ -210,9 +215,7 @@ def run_layer_scan(setting: Setting, _: str) -> dict[str, Any]:
     from layer_scan.scanner import run_scan
 
     backend, probe = TransformersBackend(), MathProbe()
-    loading, _ = timed(
-        lambda: backend.load(str(setting.model), dtype="bfloat16", device_map="cpu")
-    )
+    loading, _ = timed(lambda: backend.load(str(setting.model), dtype="bfloat16", device_map="cpu"))
     tokenizer = backend.get_tokenizer()
     tokens = sum(len(tokenizer(sample.full_text)["input_ids"]) for sample in probe.get_samples())
     rows = {}

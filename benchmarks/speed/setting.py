@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frankenlab.config import DEFAULT, Experiment, load
+from frankenlab.config import DEFAULT, ROOT, Experiment, load
 from frankenlab.grid import expand
 from frankenlab.plans import Plan, looped
 from frankenlab.task_index import TaskSettings
@@ -25,8 +25,6 @@ FIRST_SHOTS = {"fewshot_config": {"sampler": "first_n"}}
 # Blocks of a grid of 16 plans on 30 layers: 22.9 layer passes a plan. Larger grids share more (the
 # default experiment's takes 17.1).
 BLOCK_STARTS, BLOCK_LENGTHS = (0, 6, 12, 18), (2, 4, 6, 8)
-
-Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -137,8 +135,10 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - begun, result
 
 
-def thread_variables(threads: int) -> dict[str, str]:
-    """Environment in which every library uses `threads` threads."""
+def environment(threads: int) -> dict[str, str]:
+    """Of a measurement: every library uses `threads` threads, and this checkout is what runs."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
     quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
-    return {**os.environ, **dict.fromkeys(names, str(threads)), **quiet, "HF_HUB_OFFLINE": "1"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    settings = {**dict.fromkeys(names, str(threads)), **quiet, "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **settings, "PYTHONPATH": path}
