@@ -22,9 +22,9 @@ TASKS = {
 }
 FIRST_SHOTS = {"fewshot_config": {"sampler": "first_n"}}
 
-# Blocks of a grid of 16 plans on 30 layers: 22.9 layer passes a plan. Larger grids share more (the
-# default experiment's takes 17.1).
-BLOCK_STARTS, BLOCK_LENGTHS = (0, 6, 12, 18), (2, 4, 6, 8)
+# Blocks of the grid of 16 plans: where they start, in parts of the depth, and their lengths. On 30
+# layers it takes 22.9 layer passes a plan; larger grids share more (the default experiment's 17.1).
+BLOCK_STARTS, BLOCK_LENGTHS = (0.0, 0.2, 0.4, 0.6), (2, 4, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,9 @@ class Setting:
 
 def blocks(n_layers: int) -> list[Plan]:
     """A block of layers run twice, at 4 places and in 4 lengths (those that the model has)."""
-    return [
-        looped(start, start + length, 2, n_layers)
-        for start in BLOCK_STARTS
-        for length in BLOCK_LENGTHS
-        if start + length <= n_layers
-    ] or [looped(i, i + 1, 2, n_layers) for i in range(n_layers)]
+    starts = [round(n_layers * start) for start in BLOCK_STARTS]
+    pairs = [(i, i + n) for i in starts for n in BLOCK_LENGTHS if i + n <= n_layers]
+    return [looped(i, j, 2, n_layers) for i, j in dict.fromkeys(pairs)]
 
 
 def spread(plans: Sequence[Plan], count: int) -> list[Plan]:

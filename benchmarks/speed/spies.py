@@ -44,7 +44,7 @@ class Spies:
         self.engine = engine
         self.seconds: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
-        self.batches: list[tuple[int, int, int]] = []
+        self.tokens: Counter[str] = Counter()
 
     def __enter__(self) -> "Spies":
         for name in METHODS:
@@ -60,10 +60,8 @@ class Spies:
         return {
             "part_seconds": dict(self.seconds),
             "layer_calls": self.calls["run"],
-            "batches": len(self.batches),
-            "tokens_padded": sum(padded for padded, _, _ in self.batches),
-            "tokens": sum(tokens for _, tokens, _ in self.batches),
-            "positions_scored": sum(scored for _, _, scored in self.batches),
+            "batches": self.calls["place"],
+            **self.tokens,
         }
 
     def _clocked(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,9 +71,12 @@ class Spies:
             self.seconds[METHODS[name]] += time.perf_counter() - begun
             self.calls[name] += 1
             if name == "place":
+                # Not the batch itself: it would stay in memory.
                 batch: Batch = given[0]
-                scored = len(batch.positions_scored)
-                self.batches.append((batch.tokens.numel(), batch.n_tokens, scored))
+                self.tokens["tokens"] += batch.n_tokens
+                self.tokens["positions_scored"] += len(batch.positions_scored)
+            if name == "embed":
+                self.tokens["tokens_padded"] += result.numel() // result.shape[-1]
             return result
 
         return call
