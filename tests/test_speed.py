@@ -117,6 +117,8 @@ def test_the_engine_is_as_before_after_it_was_spied_on(setting):
 
 def test_clocks_up_to_the_first_batch(setting, monkeypatch):
     for owner, name in (
+        (config, "load"),
+        (evaluation.Scorer, "for_directory"),
         (evaluation, "sweep"),
         (evaluation, "EvaluationTask"),
         (evaluation, "load_tokenizer"),
@@ -128,7 +130,7 @@ def test_clocks_up_to_the_first_batch(setting, monkeypatch):
     given += ["--store", "other-store", "--output", "no.parquet"]
     first_batch.main(str(result), "evaluate", str(setting.model), *given)
     stamps = json.loads(result.read_text())
-    assert list(stamps) == [*first_batch.stamps] and len(stamps) == 7
+    assert list(stamps) == [*first_batch.stamps] and len(stamps) == 9
     assert list(stamps.values()) == sorted(stamps.values())
     assert not Path("no.parquet").exists()
     parts = start._parts(stamps["Python"] - 1, stamps)

@@ -1,7 +1,7 @@
 """Whether the sweep's numbers are right: beside lm-eval's in float32, and bf16 beside float32."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,19 @@ def run_agreement(setting: Setting, grid: str) -> dict[str, Any]:
     tasks = {}
     for name in setting.tasks:
         bf16, exact = tables["bfloat16"][name], tables["float32"][name]
-        differ = _decisions(bf16) != _decisions(exact)
+        differ = pd.Series(_decisions(bf16) != _decisions(exact))
+        by_plan = differ.groupby(exact["plan"]).mean()
+        apart = _differences(bf16["loglikelihoods"], exact["loglikelihoods"])
         ours = exact.set_index(["plan", "document"])["loglikelihoods"]
         tasks[name] = {
             "pairs": len(differ),
             "decisions_that_differ": float(differ.mean()),
-            "bf16_largest_difference": _largest(bf16["loglikelihoods"], exact["loglikelihoods"]),
+            "by_plan": by_plan.to_dict(),
+            "bf16_largest_difference": float(apart.max()),
+            "bf16_median_difference": float(np.median(apart)),
             "harness_documents": len(next(iter(answers[name].values()))),
             "harness_largest_difference": max(
-                _largest([ours[plan, d]], [values])
+                float(_differences([ours[plan, d]], [values]).max())
                 for plan, documents in answers[name].items()
                 for d, values in documents.items()
             ),
@@ -82,6 +86,6 @@ def _decisions(table: pd.DataFrame) -> np.ndarray:
     return np.array([int(np.argmax(values)) for values in table["loglikelihoods"]])
 
 
-def _largest(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
-    pairs = zip(a, b, strict=True)
-    return max(float(np.abs(np.subtract(x, y)).max()) for x, y in pairs)
+def _differences(a: Iterable[Sequence[float]], b: Iterable[Sequence[float]]) -> np.ndarray:
+    """Absolute, of every log-likelihood."""
+    return np.abs(np.concatenate([np.subtract(x, y) for x, y in zip(a, b, strict=True)]))

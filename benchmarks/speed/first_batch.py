@@ -21,7 +21,9 @@ def main(result: str, *given: str) -> None:
     from frankenlab import cli, evaluation
 
     stamps["imports"] = time.time()
-    _stamp(evaluation, "EvaluationTask", "settings and task")
+    _stamp(cli.config, "load", "config")
+    _stamp(evaluation.Scorer, "for_directory", "model's hash")
+    _stamp(evaluation, "EvaluationTask", "task")
     _stamp(evaluation, "load_tokenizer", "documents and tokenizer")
     load = evaluation.Scorer.load_engine
 
@@ -43,16 +45,16 @@ def main(result: str, *given: str) -> None:
         Path(result).write_text(json.dumps(stamps))
 
 
-def _stamp(module: Any, name: str, stamp: str) -> None:
-    """Notes the time at which a function of a module has returned."""
-    function: Callable[..., Any] = getattr(module, name)
+def _stamp(owner: Any, name: str, stamp: str) -> None:
+    """Notes the time at which a function of a module or class has returned."""
+    function: Callable[..., Any] = getattr(owner, name)
 
     def call(*given: Any, **named: Any) -> Any:
         made = function(*given, **named)
         stamps[stamp] = time.time()
         return made
 
-    setattr(module, name, call)
+    setattr(owner, name, staticmethod(call) if isinstance(owner, type) else call)
 
 
 if __name__ == "__main__":

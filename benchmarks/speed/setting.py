@@ -135,7 +135,8 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def environment(threads: int) -> dict[str, str]:
     """Of a measurement: every library uses `threads` threads, and this checkout is what runs."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
     path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     settings = {**dict.fromkeys(names, str(threads)), **quiet, "HF_HUB_OFFLINE": "1"}
+    settings["TRANSFORMERS_VERBOSITY"] = "error"
     return {**os.environ, **settings, "PYTHONPATH": path}

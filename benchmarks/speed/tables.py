@@ -190,13 +190,16 @@ def agreement_section(found: Found) -> str:
     rows = [
         [
             *(name, row["pairs"], f"{row['decisions_that_differ']:.1%}"),
+            *(f"{row['by_plan']['base']:.1%}", f"{max(row['by_plan'].values()):.1%}"),
+            f"{row['bf16_median_difference']:.3f}",
             f"{row['bf16_largest_difference']:.2f}",
             f"{row['harness_largest_difference']:.1e}",
             row["harness_documents"],
         ]
         for name, row in found["tasks"].items()
     ]
-    header = ["task", "plan-documents", "decisions that bf16 changes", "largest, nats"]
+    header = ["task", "plan-documents", "decisions that bf16 changes", "of the base"]
+    header += ["of the worst plan", "median difference, nats", "largest"]
     header += ["largest difference to lm-eval, both float32", "on documents"]
     note = (
         f"Plans {'; '.join(found['plans'])}; beside lm-eval {'; '.join(found['harness_plans'])}. "
