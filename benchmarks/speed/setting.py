@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frankenlab.config import DEFAULT, ROOT, Experiment, load
+from frankenlab.config import DEFAULT, Experiment, load
 from frankenlab.grid import expand
 from frankenlab.plans import Plan, looped
 from frankenlab.task_index import TaskSettings
+
+# Of the checkout that these files are in, whatever package is installed.
+ROOT = Path(__file__).resolve().parents[2]
 
 # Name -> (task of the config, shots, documents). All documents of the last share their shots.
 TASKS = {

@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.speed.setting import ROOT
+
 MB, KB = 1e6, 1e3
 
 Found = Any
