@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,8 +73,9 @@ def run_here(setting):
     return run
 
 
-def shown(part: str, setting: Setting) -> tuple[object, str]:
-    """What a part finds, and its section."""
+def shown(part: str, setting: Setting, *tasks: str) -> tuple[object, str]:
+    """What a part finds, on some of the tasks, and its section."""
+    setting = replace(setting, tasks=tasks or setting.tasks)
     found = __main__.PARTS[part](run_here(setting), setting)
     return found, tables.section(part, {"found": found})
 
@@ -92,7 +94,7 @@ def test_the_sweep_is_timed_with_what_it_took(setting):
 
 
 def test_the_split_adds_up_and_counts_every_product(setting):
-    found, text = shown("split", setting)
+    found, text = shown("split", setting, "arc_easy_5shot")
     assert "of the peak at the same shapes" in text
     for task in found["tasks"].values():
         assert sum(task["split"].values()) == pytest.approx(task["profiled_seconds"])
@@ -142,14 +144,14 @@ def test_clocks_up_to_the_first_batch(setting, monkeypatch):
 @peers_installed
 def test_all_ways_find_the_same_accuracy(setting, monkeypatch):
     monkeypatch.setattr(peers, "BATCH_SIZES", (2, 4))
-    found, text = shown("peers", setting)
+    found, text = shown("peers", setting, "arc_easy")
     (only,) = found["rounds"]
-    for name in TASKS:
-        means = only["sweep"]["tasks"][name]["means"]
-        for plan, row in only["in memory"]["tasks"][name].items():
-            assert row["mean"] == pytest.approx(means[plan], abs=1 / 6 + 1e-9)
-            assert only["written"]["tasks"][name][plan]["mean"] == row["mean"]
-        assert f"| {name} | mergekit, then lm-eval |" in text
+    means = only["sweep"]["tasks"]["arc_easy"]["means"]
+    for plan, row in only["in memory"]["tasks"]["arc_easy"].items():
+        # bf16 may change a decision, of 6 documents.
+        assert row["mean"] == pytest.approx(means[plan], abs=1 / 6 + 1e-9)
+        assert only["written"]["tasks"]["arc_easy"][plan]["mean"] == row["mean"]
+    assert "| arc_easy | mergekit, then lm-eval |" in text
     assert only["layer-scan"]["tokens"] > 0
     for row in only["written"]["plans"].values():
         assert row["bytes"] > 0
@@ -158,7 +160,7 @@ def test_all_ways_find_the_same_accuracy(setting, monkeypatch):
 
 def test_agreement_with_the_harness(setting, monkeypatch):
     monkeypatch.setattr(agreement, "HARNESS_DOCUMENTS", 3)
-    found, text = shown("agreement", setting)
+    found, text = shown("agreement", setting, "arc_easy_5shot")
     assert len(found["plans"]) == 5 and len(found["harness_plans"]) == 2
     for row in found["tasks"].values():
         assert row["pairs"] == 5 * 6 and row["harness_documents"] == 3
