@@ -9,8 +9,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
-    {"errors", "fingerprints", "statistics", "progress"},
-    {"files", "quantization", "schema"},
+    {"errors", "fingerprints", "statistics", "racing", "progress"},
+    {"files", "quantization", "rounds", "schema"},
     {
         "plans",
         "exl2",
@@ -36,7 +36,7 @@ FLOORS = (
         "footprints",
     },
     {"bits", "fetching", "sweep", "generation", "export", "conversion", "quantizer"},
-    {"efficiency", "capacity", "quantizing"},
+    {"efficiency", "capacity", "quantizing", "races"},
     {"scorer"},
     {"evaluation"},
     {"planning"},

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from frankenlab import config as configuration
-from frankenlab import capacity, fingerprints, grid, planning, shards, task_index
+from frankenlab import capacity, fingerprints, grid, planning, rounds, shards
+from frankenlab import task_index
 from frankenlab.errors import UserError
 from frankenlab.files import remove_truncated, write_if_changed
 
@@ -33,7 +34,8 @@ wildcard_constraints:
     quantization="|".join(map(re.escape, EXPERIMENT.quantizations)),
     key="[0-9a-f]+",
     task="|".join(map(re.escape, EXPERIMENT.tasks)),
-    stage="search|select|confirm",
+    stage=r"search|search-\d+|select|confirm",
+    round=r"\d+",
     shard=r"\d+",
 
 
@@ -42,7 +44,26 @@ def stage_tasks(stage):
 
 
 def stage_shards(stage):
-    return SHARDS if stage == "search" else [0]
+    return SHARDS if rounds.split(stage)[0] == "search" else [0]
+
+
+def race_file(model, number):
+    """Which plans go on after a round of a search."""
+    return f"{RESULTS}/races/{model}.{number}.json"
+
+
+def race_files(model):
+    """Of every round but the last, which drops nothing; none where the search is no race."""
+    last = len(EXPERIMENT.evaluations("search"))
+    return [race_file(model, number) for number in range(1, last)]
+
+
+def earlier_race(wildcards):
+    """What the round before this one decided; nothing before the first."""
+    number = int(
+        wildcards.get("round", 0) or rounds.split(wildcards.get("stage", ""))[1] or 1
+    )
+    return race_file(wildcards.model, number - 1) if number > 1 else []
 
 
 def model_manifest(model):
@@ -133,7 +154,8 @@ def figure(name, category, labels):
 
 def scores(stage, model, quantization, task):
     return expand(
-        f"{RESULTS}/scores/{stage}/{model}/{quantization}/{task}.{{shard}}.parquet",
+        f"{RESULTS}/scores/{{name}}/{model}/{quantization}/{task}.{{shard}}.parquet",
+        name=EXPERIMENT.evaluations(stage),
         shard=stage_shards(stage),
     )
 
@@ -148,8 +170,10 @@ def stage_scores(stage, model):
 
 
 def stage_frankens(stage, model):
+    """All of them: a race begins with every plan."""
+    first = EXPERIMENT.evaluations(stage)[0]
     return expand(
-        f"{RESULTS}/frankens/{model}/{EXPERIMENT.models[model].reference}/{stage}.{{shard}}.json",
+        f"{RESULTS}/frankens/{model}/{EXPERIMENT.models[model].reference}/{first}.{{shard}}.json",
         shard=stage_shards(stage),
     )
 
@@ -161,7 +185,7 @@ def reference_comparisons(stage, model):
 
 def plans_file(wildcards):
     """Where a stage's plans are written down."""
-    if wildcards.stage == "search":
+    if rounds.split(wildcards.stage)[0] == "search":
         return shard_stamp(wildcards.model, wildcards.shard)
     folder = "shortlist" if wildcards.stage == "select" else "frozen"
     return f"{RESULTS}/{folder}/{wildcards.model}.json"

@@ -1,0 +1,117 @@
+"""A search that drops plans on its way, end to end on a tiny model.
+
+The tests share one finished run; each that changes something changes it back.
+"""
+
+import json
+from collections import Counter
+
+import pandas as pd
+import pytest
+from laboratory import Laboratory
+
+from frankenlab.plans import BASE
+
+SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
+RACING = {"rounds": [10, 16], "error": 0.4, "margin": 5.0}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    laboratory.config["stages"]["search"] |= {"racing": dict(RACING), "shards": 2}
+    laboratory.config["stages"]["select"] = {"shortlist": 1}
+    laboratory.snakemake()
+    return laboratory
+
+
+def races(lab: Laboratory) -> list[dict]:
+    return [
+        json.loads((lab.results / "races" / f"tiny.{number}.json").read_text())
+        for number in range(1, len(RACING["rounds"]) + 1)
+    ]
+
+
+def compared(lab: Laboratory) -> pd.DataFrame:
+    return pd.read_parquet(lab.folder / SEARCH_TABLE)
+
+
+def test_dropped_plans_stay_in_the_results_with_the_documents_that_they_saw(
+    lab: Laboratory,
+) -> None:
+    table = compared(lab)
+    rounds = {plan: i for i, race in enumerate(races(lab), 1) for plan in race["dropped"]}
+    assert rounds
+    for row in table.itertuples():
+        if row.plan in rounds:
+            assert row.dropped == rounds[row.plan]
+            assert row.n == RACING["rounds"][row.dropped - 1]
+            assert pd.isna(row.q) and not row.significant
+        else:
+            assert pd.isna(row.dropped) and row.n == 20
+    assert set(table["plan"]) == set(races(lab)[0]["kept"]) | set(races(lab)[0]["dropped"])
+
+
+def test_what_was_dropped_was_scored_no_further(lab: Laboratory) -> None:
+    table = compared(lab).set_index(["task", "plan"])
+    scored = Counter()
+    for (task, plan, _), times in lab.scored().items():
+        assert times == 1
+        scored[task, plan] += 1
+    for (task, plan), row in table.iterrows():
+        # Select documents of the survivors are there as well.
+        assert scored[task, plan] == row["n"] or pd.isna(row["dropped"])
+
+
+def test_the_shortlist_takes_survivors(lab: Laboratory) -> None:
+    shortlist = json.loads((lab.results / "shortlist" / "tiny.json").read_text())["plans"]
+    assert {item["plan"] for item in shortlist} <= set(races(lab)[-1]["kept"])
+    assert all(BASE in race["kept"] for race in races(lab))
+
+
+def test_the_page_tells_who_was_dropped_when(lab: Laboratory) -> None:
+    table = pd.read_csv(lab.results / "tables" / "race.csv")
+    assert table["round"].tolist() == [1, 2, 3]
+    assert table["documents"].tolist() == [20, 32, 40]
+    assert table["plans"].iloc[0] == compared(lab)["plan"].nunique()
+    assert 0 < table["share"].iloc[-1] < 1
+    assert (lab.results / "figures" / "tiny" / "none" / "race.svg").is_file()
+    page = (lab.results / "report" / "index.html").read_text()
+    assert "dropped after round" in page
+
+
+def test_nothing_is_stale_after_a_race(lab: Laboratory) -> None:
+    assert lab.jobs() == Counter()
+
+
+def test_another_error_decides_again_and_scores_only_what_is_missing(lab: Laboratory) -> None:
+    before = lab.scored()
+    lab.config["stages"]["search"]["racing"]["error"] = 0.001
+    assert lab.jobs()["race"] == 2
+    lab.snakemake(SEARCH_TABLE)
+    assert set(lab.scored().values()) == {1}
+    assert lab.scored() != before and lab.scored() >= before
+    assert len(compared(lab).query("dropped.notna()")) < len(races(lab)[0]["kept"]) * 2
+    after = lab.scored()
+    lab.config["stages"]["search"]["racing"]["error"] = RACING["error"]
+    lab.snakemake()
+    assert lab.scored() == after
+    assert lab.jobs() == Counter()
+
+
+def test_without_the_race_every_plan_sees_every_document(lab: Laboratory) -> None:
+    del lab.config["stages"]["search"]["racing"]
+    lab.snakemake(SEARCH_TABLE)
+    table = compared(lab)
+    assert set(table["n"]) == {20} and table["dropped"].isna().all()
+    assert set(lab.scored().values()) == {1}
+    lab.config["stages"]["search"]["racing"] = dict(RACING)
+    lab.snakemake()
+    assert lab.jobs() == Counter()
+
+
+def test_rounds_that_do_not_grow_are_refused(lab: Laboratory) -> None:
+    lab.config["stages"]["search"]["racing"]["rounds"] = [10, 20]
+    done = lab.snakemake("--dry-run", check=False)
+    lab.config["stages"]["search"]["racing"]["rounds"] = list(RACING["rounds"])
+    assert "stages.search.racing.rounds: 20 documents after 20" in done.stderr

@@ -1,0 +1,38 @@
+"""Decides which plans of a search go on after a round of its race."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from frankenlab import races
+from frankenlab.analysis import concatenated
+from frankenlab.files import write_json
+from frankenlab.job import job
+from frankenlab.racing import Rule
+
+with job(snakemake) as experiment:
+    where = snakemake.wildcards
+    settings = experiment.raw["stages"]["search"]
+    race = settings["racing"]
+    earlier = [json.loads(Path(path).read_text())["leaders"] for path in snakemake.input.earlier]
+    rule = Rule(
+        error=race["error"],
+        margin=race["margin"],
+        decisions=len(race["rounds"]),
+        # The select stage wants so many, whatever is known of them.
+        keep=experiment.raw["stages"]["select"]["shortlist"] + 1,
+    )
+    scores = concatenated(map(pd.read_parquet, snakemake.input.scores))
+    scores = scores.drop_duplicates(["task", "plan", "document"])
+    plans = list(dict.fromkeys(scores["plan"]))
+    name = f"search-{where.round}"
+    samples, documents = {}, {}
+    for task, rows in scores.groupby("task", sort=False, observed=True):
+        limits = (experiment.limit(stage, task) for stage in (name, "search"))
+        samples[task] = races.sample(rows, experiment.tasks[task].metric, plans, *limits)
+        documents[task] = int(rows["document"].nunique())
+    n_layers = experiment.models[where.model].n_layers
+    leaders = earlier[-1] if earlier else []
+    made = races.record(samples, documents, plans, leaders, rule, n_layers)
+    write_json(snakemake.output[0], {"model": where.model, "round": int(where.round), **made})
