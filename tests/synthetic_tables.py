@@ -184,6 +184,7 @@ def comparison_rows(
         frame = pd.DataFrame([_measure(plan, task, n, rng) for plan in plans])
         frame["q"] = _benjamini_hochberg(frame["p"].to_numpy(float))
         frame["significant"] = frame["q"] < 0.05
+        frame["dropped"] = pd.array([pd.NA] * len(frame), "Int64")
         frames.append(frame)
     table = pd.concat(frames, ignore_index=True)
     table.insert(0, "stage", stage)

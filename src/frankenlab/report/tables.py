@@ -13,7 +13,7 @@ import yaml
 from frankenlab.errors import UserError
 from frankenlab.report.answer import against_controls, answer, signed
 
-NAMES = ("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations")
+NAMES = (*("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race"),)
 # Plans and descriptions can be long: these columns wrap, all others keep their line.
 LONG_COLUMNS = ("plan", "frozen", "control", "made by", "calibration")
 STAGES = ("search", "select", "confirm")
@@ -226,7 +226,8 @@ def costs_html(tables: Mapping[str, pd.DataFrame]) -> str:
 def top_plans(
     comparisons: pd.DataFrame, model: str, quantization: str, count: int = 10
 ) -> pd.DataFrame:
-    """The search's best plans by mean change over the search tasks, with every task's interval.
+    """The search's best plans by mean change over the search tasks, with every task's interval, of
+    those that no race dropped.
 
     Where a plan went on to the select stage, its mean change there stands beside.
     """
@@ -236,7 +237,7 @@ def top_plans(
         & (comparisons["role"] == "search")
         & (comparisons["plan"] != "base")
     ]
-    search = mine[mine["stage"] == "search"]
+    search = mine[(mine["stage"] == "search") & mine["dropped"].isna()]
     if search.empty:
         return pd.DataFrame()
     means = search.groupby("plan")["effect"].mean().sort_values(ascending=False, kind="stable")
@@ -295,6 +296,35 @@ def pairs_html(tables: Mapping[str, pd.DataFrame], frozen: Sequence[Mapping[str,
     rows = rows.rename(columns={"model_a": "model", "quantization_a": "quantization"})
     note = "Positive changes speak for the frozen plan. These p are not corrected."
     return _by_case(rows, records, note, ("task", "frozen", "control", "unit"))
+
+
+def race_html(tables: Mapping[str, pd.DataFrame]) -> str:
+    """The rounds of a race: who was left, who led, what it saved; nothing where there was none."""
+    rounds = tables.get("race")
+    if rounds is None or rounds.empty:
+        return ""
+
+    def records(rows: pd.DataFrame) -> list[dict[str, str]]:
+        return [
+            {
+                "round": str(row.round),
+                "documents seen": _count(row.documents),
+                "plans": _count(row.plans),
+                "dropped after it": _count(row.dropped),
+                "plan": row.leader,
+                "layer passes so far": f"{row.share:.0%}",
+            }
+            for row in rows.itertuples()
+        ]
+
+    note = "plan: the one with the highest mean over the search tasks after the round. Documents "
+    note += "are those of all search tasks together; layer passes are relative to a search that "
+    note += "gives every plan every document, common prefixes of plans counted once. Which plans "
+    note += "were dropped after which round, on how many documents, is in comparisons.csv "
+    note += "(dropped, n), how far they were behind in the folder races."
+    return "<h3>The race: which plans were dropped when</h3>" + _by_case(
+        rounds, records, note, ("plan",)
+    )
 
 
 def documents_html(tables: Mapping[str, pd.DataFrame]) -> str:
