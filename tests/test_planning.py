@@ -66,6 +66,14 @@ def cost_of(experiment, stage):
     return stage_cost(experiment, model, expand(experiment.raw["plans"], 4), stage)
 
 
+def test_a_race_is_predicted_at_most(fetched):
+    raw = fetched.raw | {"stages": dict(fetched.raw["stages"])}
+    raw["stages"]["search"] = raw["stages"]["search"] | {"racing": {"rounds": [10]}}
+    lines = summary(config.check(raw), tokens_per_second=1000.0).splitlines()
+    took = {line.split()[0]: line for line in lines if " plans x " in line}
+    assert "at most" in took["search"] and "at most" not in took["select"]
+
+
 def test_before_anything_is_there_the_limits_are_assumed(experiment):
     cost = cost_of(experiment, "confirm")
     assert cost.assumed and (cost.tasks, cost.documents) == (2, 50)

@@ -96,7 +96,8 @@ def summary(experiment: Experiment, tokens_per_second: float | None = None) -> s
             quantizations = experiment.stage_quantizations(stage, model.name)
             totals.scores += cost.rows * BYTES_PER_ROW * len(quantizations)
             totals.scoring += (predicted or 0.0) * len(quantizations)
-            lines.append(_stage_line(quantizations, stage, cost, predicted))
+            raced = len(experiment.evaluations(stage)) > 1
+            lines.append(_stage_line(quantizations, stage, cost, predicted, raced))
     return "\n".join([*lines, _total_line(experiment, totals)])
 
 
@@ -292,11 +293,13 @@ def _cell_line(experiment: Experiment, cell: Cell) -> str:
 
 
 def _stage_line(
-    quantizations: Sequence[str], stage: str, cost: StageCost, seconds: float | None
+    quantizations: Sequence[str], stage: str, cost: StageCost, seconds: float | None, raced: bool
 ) -> str:
+    # What a race drops, and when, is not known before it is run.
+    about = "at most" if raced else "about"
     note = " (assumed: data not downloaded yet)" if cost.assumed else ""
     each = " each" if len(quantizations) > 1 else ""
-    took = "time unknown" if seconds is None else f"about {_duration(seconds)}{each}"
+    took = "time unknown" if seconds is None else f"{about} {_duration(seconds)}{each}"
     return (
         f"  {stage} at {', '.join(quantizations)}: {cost.plans} plans x {cost.documents} "
         f"documents, {cost.tokens} tokens{note}, {took}"
