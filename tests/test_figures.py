@@ -134,6 +134,7 @@ def test_mean_over_tasks_adds_independent_errors_in_quadrature():
             "low": [-1.0, 0.0, 8.0],
             "high": [4.0, 12.0, 10.0],
             "n": [100, 50, 100],
+            "dropped": pd.NA,
         }
     )
     mean = figures.mean_over_tasks(rows)

@@ -15,7 +15,8 @@ with job(snakemake) as experiment:
     where = snakemake.wildcards
     settings = experiment.raw["stages"]["search"]
     race = settings["racing"]
-    earlier = [json.loads(Path(path).read_text())["leaders"] for path in snakemake.input.earlier]
+    earlier = snakemake.input.earlier
+    leaders = json.loads(Path(earlier).read_text())["leaders"] if earlier else []
     rule = Rule(
         error=race["error"],
         margin=race["margin"],
@@ -33,6 +34,5 @@ with job(snakemake) as experiment:
         samples[task] = races.sample(rows, experiment.tasks[task].metric, plans, *limits)
         documents[task] = int(rows["document"].nunique())
     n_layers = experiment.models[where.model].n_layers
-    leaders = earlier[-1] if earlier else []
     made = races.record(samples, documents, plans, leaders, rule, n_layers)
     write_json(snakemake.output[0], {"model": where.model, "round": int(where.round), **made})
