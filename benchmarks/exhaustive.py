@@ -36,7 +36,7 @@ from frankenlab.store import Store
 from frankenlab.tasks import STAGES, Document, EvaluationTask
 
 # Every block of consecutive layers, run twice.
-GRID = [{"generator": "rys"}]
+BLOCKS = [{"generator": "rys"}]
 
 
 def documents_of(task: EvaluationTask, count: int) -> tuple[list[Document], list[str]]:
@@ -102,6 +102,9 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, default=config.DEFAULT, help="model, data, tasks")
     parser.add_argument("--model", help="a model of the config; by default its first")
+    parser.add_argument(
+        "--grid", choices=("blocks", "config"), default="blocks", help="all blocks, or the config's"
+    )
     parser.add_argument("--documents", type=int, default=300, help="documents of each search task")
     parser.add_argument("--plans", type=int, help="only the first of them, to try it")
     parser.add_argument("--store", type=Path, default=Path("results/store"))
@@ -114,7 +117,8 @@ def main() -> None:
     experiment = config.load(options.config)
     name = options.model or next(iter(experiment.models))
     model = experiment.models[name]
-    plans = [item.plan for item in expand(GRID, model.n_layers).plans][: options.plans]
+    grid = BLOCKS if options.grid == "blocks" else experiment.raw["plans"]
+    plans = [item.plan for item in expand(grid, model.n_layers).plans][: options.plans]
     scorer = Scorer.for_stage(experiment, name, model.reference, "search")
     begun = time.monotonic()
     arrays: dict[str, np.ndarray] = {

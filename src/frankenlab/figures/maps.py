@@ -131,7 +131,9 @@ def block_map(
     effects, widths = grid_of(cells, "effect"), grid_of(cells, "width")
     limit = color_limit(cells)
 
-    height = float(np.clip(2.1 + 0.1 * len(effects), 3.2, 4.4))
+    raced = not survivors(cells).all()
+    # The legend of a race has a second line.
+    height = float(np.clip(2.1 + 0.1 * len(effects), 3.2, 4.4)) + 0.25 * raced
     figure = Figure(figsize=(WIDTH, height))
     left, right = figure.subplots(1, 2, sharey=True)
     effect_mesh = panel(left, effects, depth, cmap="RdBu", clim=(-limit, limit))
@@ -175,7 +177,7 @@ def block_map(
     ]
     handles.append(Patch(**ABOVE, label="better, may be chance"))
     handles.append(Patch(**HATCH, label="not tried"))
-    if not survivors(cells).all():
+    if raced:
         handles.append(Patch(**DROPPED, label="dropped in the race"))
     key(figure, handles, 4, "", [first["unit"]])
     return figure
