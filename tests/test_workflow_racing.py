@@ -52,15 +52,13 @@ def test_dropped_plans_stay_in_the_results_with_the_documents_that_they_saw(
     assert set(table["plan"]) == set(races(lab)[0]["kept"]) | set(races(lab)[0]["dropped"])
 
 
-def test_what_was_dropped_was_scored_no_further(lab: Laboratory) -> None:
-    table = compared(lab).set_index(["task", "plan"])
-    scored = Counter()
-    for (task, plan, _), times in lab.scored().items():
-        assert times == 1
-        scored[task, plan] += 1
-    for (task, plan), row in table.iterrows():
-        # Select documents of the survivors are there as well.
-        assert scored[task, plan] == row["n"] or pd.isna(row["dropped"])
+def test_a_round_runs_what_the_one_before_kept(lab: Laboratory) -> None:
+    for number, race in enumerate(races(lab), 2):
+        folder = lab.results / "scores" / f"search-{number}" / "tiny" / "none"
+        for task in ("animals", "liquids"):
+            tables = [pd.read_parquet(path) for path in folder.glob(f"{task}.*.parquet")]
+            assert len(tables) == 2
+            assert set(pd.concat(tables)["plan"]) == set(race["kept"])
 
 
 def test_the_shortlist_takes_survivors(lab: Laboratory) -> None:
@@ -77,24 +75,28 @@ def test_the_page_tells_who_was_dropped_when(lab: Laboratory) -> None:
     assert 0 < table["share"].iloc[-1] < 1
     assert (lab.results / "figures" / "tiny" / "none" / "race.svg").is_file()
     page = (lab.results / "report" / "index.html").read_text()
-    assert "dropped after round" in page
+    assert "The race: which plans were dropped when" in page
 
 
 def test_nothing_is_stale_after_a_race(lab: Laboratory) -> None:
     assert lab.jobs() == Counter()
 
 
+def scored_once(lab: Laboratory) -> bool:
+    """Two shards at a time may both find that the base is missing."""
+    return {times for (_, plan, _), times in lab.scored().items() if plan != BASE} == {1}
+
+
 def test_another_error_decides_again_and_scores_only_what_is_missing(lab: Laboratory) -> None:
-    before = lab.scored()
+    before, dropped = lab.scored(), compared(lab)["dropped"].notna().sum()
     lab.config["stages"]["search"]["racing"]["error"] = 0.001
     assert lab.jobs()["race"] == 2
     lab.snakemake(SEARCH_TABLE)
-    assert set(lab.scored().values()) == {1}
-    assert lab.scored() != before and lab.scored() >= before
-    assert len(compared(lab).query("dropped.notna()")) < len(races(lab)[0]["kept"]) * 2
+    assert compared(lab)["dropped"].notna().sum() < dropped
     after = lab.scored()
+    assert after > before and scored_once(lab)
     lab.config["stages"]["search"]["racing"]["error"] = RACING["error"]
-    lab.snakemake()
+    lab.snakemake(SEARCH_TABLE)
     assert lab.scored() == after
     assert lab.jobs() == Counter()
 
@@ -104,9 +106,9 @@ def test_without_the_race_every_plan_sees_every_document(lab: Laboratory) -> Non
     lab.snakemake(SEARCH_TABLE)
     table = compared(lab)
     assert set(table["n"]) == {20} and table["dropped"].isna().all()
-    assert set(lab.scored().values()) == {1}
+    assert scored_once(lab)
     lab.config["stages"]["search"]["racing"] = dict(RACING)
-    lab.snakemake()
+    lab.snakemake(SEARCH_TABLE)
     assert lab.jobs() == Counter()
 
 
