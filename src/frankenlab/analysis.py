@@ -368,12 +368,8 @@ def _pair(a: tuple, b: tuple, rules: Rules) -> dict[str, Any]:
 
 
 def _base_row(measured: Outcomes, metric: str) -> dict[str, Any]:
-    nothing = dict.fromkeys(("effect", "low", "high", "low90", "high90", "standard_error"), 0.0) | {
-        "up": None,
-        "down": None,
-        "p": 1.0,
-        "q": 1.0,
-    }
+    nothing = dict.fromkeys(("effect", "low", "high", "low90", "high90", "standard_error"), 0.0)
+    nothing |= {"up": None, "down": None, "p": 1.0, "q": 1.0}
     return {"plan": BASE, **_values(measured.row(BASE), measured, metric), **nothing}
 
 

@@ -3,6 +3,7 @@
 from frankenlab.report.answer import against_controls, answer, outcome
 from frankenlab.report.bits import bits_answer, bits_html
 from frankenlab.report.page import render_html, run_notebook
+from frankenlab.report.race import race_html
 from frankenlab.report.tables import (
     answer_html,
     cases,
@@ -15,7 +16,6 @@ from frankenlab.report.tables import (
     load_tables,
     made_html,
     pairs_html,
-    race_html,
     title_html,
     top_plans,
     top_plans_html,
