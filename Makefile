@@ -2,19 +2,32 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= config/config.yaml
+PROFILE ?= profiles/local
 
-.PHONY: run test lint plan gpu-check
+.PHONY: run test lint plan speed clear gpu-check
 
 run: .venv/.installed
-	$(BIN)/snakemake --configfile $(CONFIG)
+	$(BIN)/snakemake --profile $(PROFILE) --configfile $(CONFIG)
 	@echo "the page: $$($(BIN)/python -c 'import yaml; print("results/" + yaml.safe_load(open("$(CONFIG)"))["experiment"])')/report/index.html"
 
 test: .venv/.installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# The grid and what it costs, without running it; TOKENS_PER_SECOND is the base's on your machine.
+# What a grid costs, without running it. TOKENS_PER_SECOND is the base's, "4000" (of the first
+# model) or "llama-7b=4000,llama-13b=2200"; GPUS asks how long it takes on so many.
 plan: .venv/.installed
-	$(BIN)/frankenlab plans --config $(CONFIG) $(if $(TOKENS_PER_SECOND),--tokens-per-second $(TOKENS_PER_SECOND))
+	$(BIN)/frankenlab plans --summary --config $(CONFIG) $(if $(GPUS),--gpus $(GPUS)) \
+	  $(if $(TOKENS_PER_SECOND),--tokens-per-second $(TOKENS_PER_SECOND))
+
+# How fast the models read prompts here, for predictions: on a cluster on one of its GPUs, as in
+# srun -p gpu --gpus=1 make speed CONFIG=config/experiments/llama.yaml
+speed: .venv/.installed
+	$(BIN)/frankenlab speed --config $(CONFIG) $(if $(DEVICE),--device $(DEVICE))
+
+# After a kill -9 of a workflow: cancels the jobs that it left in SLURM's queue, removes a stale
+# lock and half-written files. What is finished stays.
+clear: .venv/.installed
+	$(BIN)/frankenlab clear
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

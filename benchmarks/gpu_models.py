@@ -1,8 +1,8 @@
-"""What the GPU check works on: a real model from wherever it was carried, a random large one, and
-texts."""
+"""What the GPU check works on: a real model from wherever it was carried, the shape of a large one,
+and texts."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,8 @@ from typing import Any
 import torch
 
 from frankenlab.batches import TokenRequest
-from frankenlab.directories import make_directory
 from frankenlab.errors import UserError
-from frankenlab.exl2.declaration import Declaration
-from frankenlab.exl2.format import QuantizedLinear, padded
-from frankenlab.exl2.packing import packed_words
-from frankenlab.exl2.shapes import HEAD, ModelShapes
-from frankenlab.exl2.writing import stored_tensors, write_exl2
+from frankenlab.exl2.shapes import ModelShapes
 from frankenlab.fetching import fetch_model
 from frankenlab.sources import Source
 
@@ -42,11 +37,6 @@ LARGE = {
     "tie_word_embeddings": False,
     "torch_dtype": "float16",
 }
-GROUP = 128  # inputs of a group, as exllamav2 takes them at 4 bits and more
-
-# Standard deviation of code − 2^(b−1) over uniform codes, times that of (s + 1)² over uniform s.
-SPREAD = {bits: ((4**bits - 1) / 12) ** 0.5 * 123.5 for bits in (4, 5)}
-
 SHORTEST = 24  # tokens of a document
 
 TEXT_FILES = (".txt", ".utf8", ".md")
@@ -154,58 +144,6 @@ def random_documents(vocabulary: int, count: int, length: int) -> list[list[int]
     """Documents of one length: a measurement of speed without padding."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(vocabulary, (count, length), generator=generator).tolist()
-
-
-def random_exl2(target: Path, config: Mapping[str, Any], device: str) -> Path:
-    """A valid EXL2 directory of random weights: of the right shapes and sizes, without meaning.
-
-    An eighth of each layer's groups has 5 bits, the others 4, as a 4-bit model of exllamav2 has.
-    """
-    declared = Declaration("random codes of the GPU check", bits=4.0, head_bits=4)
-
-    def fill(directory: Path) -> dict[str, Any]:
-        write_exl2(directory, config, declared, _random_tensors(config, device))
-        return {"quantizer": declared.quantizer}
-
-    make_directory(target, {"kind": "random", "key": target.name, "config": dict(config)}, fill)
-    return target
-
-
-def _random_tensors(config: Mapping[str, Any], device: str) -> Iterator[tuple[str, torch.Tensor]]:
-    shapes = ModelShapes.from_config(config)
-    torch.manual_seed(0)
-    for name, shape in shapes.others.items():
-        if len(shape) == 1:
-            yield name, torch.ones(shape)
-        else:
-            yield name, torch.randn(shape, device=device, dtype=torch.float16)
-    for name, (outputs, inputs) in shapes.linears.items():
-        if not (name == HEAD and shapes.tied):
-            linear = random_linear(outputs, inputs, device)
-            yield from stored_tensors(name, linear).items()
-
-
-def random_linear(outputs: int, inputs: int, device: str) -> QuantizedLinear:
-    """Random codes, scales and order; weights of standard deviation 0.5 / sqrt(inputs)."""
-    sizes = [min(GROUP, inputs - start) for start in range(0, inputs, GROUP)]
-    bits = [5 if number < len(sizes) / 8 else 4 for number in range(len(sizes))]
-    entries, word = [], 0
-    for width, rows in zip(bits, sizes, strict=True):
-        entries += [width, word]
-        word += packed_words(rows, width)
-    stored = padded(outputs)
-
-    def words(*shape: int) -> torch.Tensor:
-        return torch.randint(-(2**31), 2**31, shape, dtype=torch.int32, device=device)
-
-    largest = [0.5 * 256 / (SPREAD[width] * inputs**0.5) for width in bits]
-    return QuantizedLinear(
-        q_weight=words(word, stored),
-        q_scale=words(len(sizes), stored // 8),
-        q_scale_max=torch.tensor(largest, dtype=torch.float16),
-        q_groups=torch.tensor(entries, dtype=torch.int32).to(torch.int16),
-        q_invperm=torch.randperm(inputs, device=device).to(torch.int32),
-    )
 
 
 def weights_of(config: Mapping[str, Any]) -> int:

@@ -13,7 +13,6 @@ from gpu_models import (
     LARGE,
     TINY_EXL2,
     random_documents,
-    random_exl2,
     read_texts,
     requests_from_tokens,
     tokenized,
@@ -23,6 +22,7 @@ from gpu_models import (
 from frankenlab.conversion import CONVERTER, attainable, measure, quantize
 from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory
+from frankenlab.random_models import random_exl2
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,16 @@ PARTS = ("Snakefile", "workflow", "notebooks", "profiles", "src", "config/tasks"
 
 # Tiny jobs: two at a time instead of each with all cores.
 FAST = ("--set-threads", "evaluate_task=1", "measure_cost=1")
+LOCAL = ("--cores", "all")
+
+# Prints the rule of every job of a run from nothing.
+PLANNED = """
+import json, sys
+from frankenlab.config import check
+from frankenlab.planning import Workload
+from frankenlab.schedule import jobs
+print(*(job.rule for job in jobs(Workload(check(json.loads(sys.argv[1]))))))
+"""
 
 NOUNS = ("river", "mill", "water", "animal", "fish", "bird", "ice", "light", "sugar", "engine")
 
@@ -45,7 +55,15 @@ metric_list:
 
 
 class Laboratory:
-    """The copy, its config, and Snakemake on both."""
+    """The copy, its config, and Snakemake on both.
+
+    Attributes:
+        how: arguments of every run.
+        environment: what runs have in their environment besides that of the tests.
+    """
+
+    how: tuple[str, ...] = LOCAL
+    environment: dict[str, str] = {}
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,29 +110,38 @@ class Laboratory:
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Runs Snakemake on the config as it stands now."""
+        process = self.start(*arguments)
+        stdout, stderr = process.communicate()
+        done = subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+        return done
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """The same without waiting for its end."""
         config = self.folder / "tiny.yaml"
         text = yaml.safe_dump(self.config, sort_keys=False)
         if not config.is_file() or config.read_text() != text:
             config.write_text(text)
-        # The copied package, not the one that is installed.
-        environment = os.environ | {"PYTHONPATH": str(self.folder / "src")}
-        command = [sys.executable, "-m", "snakemake", *arguments, *FAST]
-        done = subprocess.run(
+        command = [sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how]
+        return subprocess.Popen(
             [*command, "--configfile", config.name],
             cwd=self.folder,
-            env=environment,
-            capture_output=True,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
-        assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-        return done
 
-    def jobs(self) -> Counter:
+    def jobs(self, *arguments: str) -> Counter:
         """Rule -> how many jobs Snakemake would run now."""
-        table = self.snakemake("--dry-run", "--quiet", "reason", "rules").stdout
+        table = self.snakemake(*arguments, "--dry-run", "--quiet", "reason", "rules").stdout
         lines = [line.split() for line in table.splitlines()]
         counts = {x[0]: int(x[1]) for x in lines if len(x) == 2 and x[1].isdigit()}
         return Counter({rule: n for rule, n in counts.items() if rule not in ("total", "all")})
+
+    def planned(self) -> Counter:
+        """Rule -> how many jobs the package plans for a run from nothing."""
+        return Counter(self._python(PLANNED, json.dumps(self.config)).split())
 
     def scored(self) -> Counter:
         """(task, plan, requests) -> how often it was ever scored."""
@@ -124,6 +151,16 @@ class Laboratory:
             part = pd.read_parquet(path, columns=["plan", "requests"])
             rows.update((task, *row) for row in part.itertuples(index=False, name=None))
         return rows
+
+    def _environment(self) -> dict[str, str]:
+        """With the copied package, not the one that is installed."""
+        return os.environ | {"PYTHONPATH": str(self.folder / "src")} | self.environment
+
+    def _python(self, *arguments: str) -> str:
+        """What a program prints that runs in the copy."""
+        command = [sys.executable, "-c", *arguments]
+        environment = self._environment()
+        return subprocess.check_output(command, cwd=self.folder, env=environment, text=True)
 
     def _task(self, role: str, metric: str, file: str) -> dict[str, Any]:
         return {"role": role, "metric": metric, "data": {"file": file}}

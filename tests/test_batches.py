@@ -7,6 +7,7 @@ import torch
 
 from frankenlab.batches import (
     MAX_SHARED_ROW,
+    MIN_PREFIX,
     Batch,
     TokenRequest,
     TokenTree,
@@ -14,6 +15,7 @@ from frankenlab.batches import (
     group_by_length,
     make_batch,
     make_causal_batch,
+    shared_prefix,
     token_tree,
 )
 
@@ -137,7 +139,7 @@ def test_a_token_sees_itself_and_its_ancestors_only(seed, long):
 def test_a_batchs_targets_are_its_trees(seed):
     trees, batch = random_batch(seed, n_documents=9)
     assert batch.documents == tuple(range(100, 109))
-    tokens = batch.tokens.flatten().tolist()
+    tokens = [*batch.prefix.tolist(), *batch.tokens.flatten().tolist()]
     assert len(set(batch.positions_scored.tolist())) == len(batch.positions_scored)
     for tree, requests in zip(trees, batch.requests, strict=True):
         assert len(requests) == len(tree.requests)
@@ -148,10 +150,56 @@ def test_a_batchs_targets_are_its_trees(seed):
             assert [tokens[i] for i in at] == [tree.tokens[tree.scored[i][0]] for i in of_tree]
 
 
+SHOTS = tuple(range(500, 500 + 2 * MIN_PREFIX))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_all_documents_begin_with_is_in_a_batch_once(seed):
+    alone = [random_requests(100 * seed + i) for i in range(7)]
+    shot = [[TokenRequest(SHOTS + r.context, r.continuation) for r in one] for one in alone]
+    trees = [token_tree(one) for one in shot]
+    batch = make_batch(trees, range(7))
+    prefix = batch.prefix.tolist()
+    assert prefix[: len(SHOTS)] == list(SHOTS) and not set(SHOTS) & set(
+        batch.tokens.flatten().tolist()
+    )
+    assert batch.n_tokens == len(prefix) + sum(len(tree) - len(prefix) for tree in trees)
+
+    # Every target comes after exactly its context, prefix and visible tokens together.
+    tokens, length = batch.tokens.flatten().tolist(), batch.tokens.shape[1]
+    visible = batch.visible.flatten(0, 1)
+    for requests, indices in zip(shot, batch.requests, strict=True):
+        for made, targets in zip(requests, indices, strict=True):
+            assert [batch.targets[i].item() for i in targets] == list(made.continuation)
+            for n, i in enumerate(targets):
+                at = batch.positions_scored[batch.target_positions[i]].item() - len(prefix)
+                start = at // length * length
+                seen = [start + j for j in visible[at].nonzero().flatten().tolist()]
+                context = [*prefix, *(tokens[j] for j in seen)]
+                assert context == [*made.context, *made.continuation[:n]]
+                assert batch.positions.flatten()[at] == len(context) - 1
+
+
+@pytest.mark.parametrize(
+    ("requests", "shared"),
+    [
+        ([[request("x" * 40 + "a", "b")], [request("x" * 40 + "c", "d")]], 40),
+        ([[request("x" * 40 + "a", "b")]], 0),  # a document alone shares with nobody
+        ([[request("x" * 9 + "a", "b")], [request("x" * 9 + "c", "d")]], 0),  # too short
+        ([[request("x" * 40, "b")], [request("x" * 40, "d")]], 39),  # the last node is scored
+        ([[request("x" * 20, "x" * 20)], [request("x" * 40, "d")]], 19),
+        ([[request("x" * 30 + "a", "b"), request("x" * 20 + "y", "b")]] * 2, 20),  # a branch
+        ([[request("x" * 30, "b"), request("y" * 30, "b")]] * 2, 0),  # two roots
+    ],
+)
+def test_a_prefix_ends_at_a_branch_at_a_scored_token_or_where_documents_differ(requests, shared):
+    assert shared_prefix([token_tree(one) for one in requests]) == shared
+
+
 @pytest.mark.parametrize("lengths", [[30] * 20, [100, 60, 31, 30, 30, 5], [200] + [8] * 30])
 def test_rows_hold_little_padding(lengths):
     """Short documents share rows where rows of their own would be mostly padding."""
-    trees = [token_tree([request("x" * n, "y")]) for n in lengths]
+    trees = [token_tree([request(chr(i) + "x" * (n - 1), "y")]) for i, n in enumerate(lengths)]
     batch = make_batch(trees, range(len(trees)))
     assert batch.tokens.numel() < 1.25 * sum(lengths)
 

@@ -9,7 +9,8 @@ from frankenlab import capacity, config, efficiency
 from frankenlab.errors import UserError
 from frankenlab.fetching import fetch_model
 from frankenlab.memory import GB, disk_bytes
-from frankenlab.planning import summary
+from frankenlab.plan_summary import summary
+from frankenlab.planning import Workload
 from frankenlab.quantization import NONE
 
 LLAMA = ROOT / "config" / "experiments" / "llama.yaml"
@@ -142,10 +143,11 @@ def test_the_llama_experiments_shapes_give_the_published_numbers_of_parameters(l
 
 def test_the_llama_experiments_summary_has_sizes_times_and_what_fits(llama, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    text = summary(llama)
+    text = summary(Workload(llama, thorough=True), gpus=[4])
     assert "unknown" not in text
     line = next(x for x in text.splitlines() if x.startswith("  exl2-6.0 (not evaluated): 24.7 GB"))
     assert line.endswith("of 24 GB: DOES NOT FIT")
     assert "measured once for EXL2 by exllamav2: about" in text
     assert "35% of 165 TFLOP/s assumed" in text and "of quantizing" in text
     assert "GB of models" in text.splitlines()[-1]
+    assert "GPU hours:" in text and "llama-30b" in text and "on 4 GPUs" in text

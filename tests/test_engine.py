@@ -32,7 +32,7 @@ def hidden_states(engine: TorchEngine, plan: Plan, tokens=TOKENS) -> torch.Tenso
     hidden = engine.embed(placed)
     for step in plan.steps:
         hidden = engine.run(step, hidden, placed)
-    return hidden[0, : len(tokens)]
+    return hidden[: len(tokens)]
 
 
 def logprobs(engine: TorchEngine, plan: Plan) -> torch.Tensor:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from frankenlab.evaluation import evaluate_task, write_scores
 from frankenlab.export import materialize
 from frankenlab.plans import base, looped
 from frankenlab.scorer import Scorer
+from frankenlab.stopping import Stopped, stopped_by_signals
 from frankenlab.store import Row, Store
 
 MANY = [looped(i, j, k, 4) for i in range(4) for j in range(i + 1, 5) for k in (2, 3)]
@@ -352,6 +354,21 @@ MOMENTS = {
 }
 
 
+def wait_until(is_now: Callable[[int, int, int], bool], store: Store, log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not is_now(
+        len(list(store.folder.glob("part-*"))),
+        len(list(store.folder.glob(".part-*"))),
+        len(log.read_text()),
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def noted_in(log: Path) -> Counter:
+    return Counter(map(tuple, map(json.loads, log.read_text().splitlines())))
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_job_loses_the_batch_in_hand_and_goes_on_where_it_was(
     tiny, tmp_path, noted, moment
@@ -364,19 +381,11 @@ def test_a_killed_job_loses_the_batch_in_hand_and_goes_on_where_it_was(
     log, (slow_disk, is_now) = tmp_path / "computed", MOMENTS[moment]
     log.touch()
     child = fork(lambda: slow_job(tiny(), task, store, log, slow_disk), tmp_path / "stderr")
-    deadline = time.monotonic() + 30
-    while not is_now(
-        len(list(store.folder.glob("part-*"))),
-        len(list(store.folder.glob(".part-*"))),
-        len(log.read_text()),
-    ):
-        assert time.monotonic() < deadline, (tmp_path / "stderr").read_text()
-        time.sleep(0.001)
+    wait_until(is_now, store, log)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
-    kept = stored(store)
-    computed = Counter(map(tuple, map(json.loads, log.read_text().splitlines())))
+    kept, computed = stored(store), noted_in(log)
     assert kept <= computed and computed < everything
     batch = {requests for _, requests in (computed - kept)}
     assert len(batch) < 24 / 2  # of the documents
@@ -384,6 +393,41 @@ def test_a_killed_job_loses_the_batch_in_hand_and_goes_on_where_it_was(
     assert Counter(noted) == everything - kept
     assert stored(store) == everything
     assert_same_table(again, expected)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_job_that_is_asked_to_end_loses_one_plan_of_the_batch_in_hand(
+    tiny, tmp_path, noted, moment
+):
+    """SIGTERM, and again SIGTERM, also while a part is written."""
+    task, store = load_task(task_settings(tmp_path, n=24)), Store(tmp_path / "store", {})
+    log, (slow_disk, is_now) = tmp_path / "computed", MOMENTS[moment]
+    log.touch()
+
+    def job() -> int:
+        try:
+            with stopped_by_signals():
+                return slow_job(tiny(), task, store, log, slow_disk)
+        except Stopped as stop:
+            print(stop.kept, file=sys.stderr)
+            return stop.code
+
+    child = fork(job, tmp_path / "stderr")
+    wait_until(is_now, store, log)
+    os.kill(child, signal.SIGTERM)
+    time.sleep(0.005)
+    os.kill(child, signal.SIGTERM)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
+
+    kept, computed = stored(store), noted_in(log)
+    rows = len(MANY) * 24
+    assert f"{kept.total()} of {rows} rows kept" in (tmp_path / "stderr").read_text()
+    assert kept.total() < rows and not list(store.folder.glob(".part-*"))
+    lost = computed - kept
+    assert kept <= computed and len({plan for plan, _ in lost}) <= 1
+    scores_of(tiny(), MANY, task, store, token_budget=400)
+    assert set(stored(store).values()) == {1} and stored(store).total() == rows
 
 
 def test_a_full_disk_stops_the_job_in_one_line_and_nothing_reads_as_whole(tiny, tmp_path, noted):

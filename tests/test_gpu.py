@@ -18,12 +18,12 @@ from gpu_models import (  # noqa: E402
     TINY_EXL2,
     TINY_HF,
     random_documents,
-    random_exl2,
     requests_from_tokens,
 )
 
 from frankenlab.conversion import exllamav2_usable, measure, quantize  # noqa: E402
 from frankenlab.plans import parse  # noqa: E402
+from frankenlab.random_models import random_exl2  # noqa: E402
 
 WHY_NOT = exllamav2_usable()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]

@@ -20,7 +20,6 @@ from gpu_models import (  # noqa: E402
     TINY_EXL2,
     TINY_HF,
     join_pieces,
-    random_exl2,
     read_texts,
     requests_from_tokens,
     tokenized,
@@ -31,6 +30,7 @@ from frankenlab.engines.torch import TorchEngine  # noqa: E402
 from frankenlab.errors import UserError  # noqa: E402
 from frankenlab.exl2.reading import Exl2Directory  # noqa: E402
 from frankenlab.plans import parse  # noqa: E402
+from frankenlab.random_models import random_exl2  # noqa: E402
 
 CONFIG = json.loads((TINY_HF / "config.json").read_text()) | {"hidden_act": "silu"}
 installed = pytest.mark.skipif(find_spec("exllamav2") is None, reason="exllamav2 is not installed")

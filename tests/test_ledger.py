@@ -39,3 +39,11 @@ def test_jobs_side_by_side_lose_no_look(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: ledger.record(path, LOOK | {"task": f"t{i}"}, ["a"]), range(40)))
     assert len(ledger.table(path, ["m"], [f"t{i}" for i in range(40)])) == 40
+
+
+def test_a_line_that_a_full_disk_cut_swallows_no_look(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    assert ledger.record(path, LOOK, ["a"])
+    path.write_text(path.read_text() + path.read_text()[:30])
+    assert ledger.record(path, LOOK | {"plan": "0:4,2:4"}, ["a"])
+    assert ledger.table(path, ["m"], ["t"])["plan"].tolist() == ["0:3,1:4", "0:4,2:4"]

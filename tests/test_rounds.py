@@ -18,6 +18,11 @@ def test_a_search_is_evaluated_once_or_once_a_round():
     ]
 
 
+def test_a_round_comes_after_the_one_before():
+    names = ["search", "search-1", "search-2", "search-3", "select"]
+    assert [rounds.before(name) for name in names] == [None, None, "search-1", "search-2", None]
+
+
 def test_the_last_round_takes_all_documents_of_the_stage():
     assert [rounds.limit(RACE, number) for number in (1, 2, 3)] == [25, 50, 100]
     assert rounds.limit(RACE | {"limit": None}, 3) is None

@@ -9,8 +9,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
-    {"errors", "fingerprints", "statistics", "racing", "progress"},
-    {"files", "quantization", "rounds", "schema"},
+    {"errors", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
+    {"files", "quantization", "rounds", "schema", "lock", "orphans"},
     {
         "plans",
         "exl2",
@@ -22,24 +22,25 @@ FLOORS = (
         "report",
         "batches",
     },
-    {"sources", "models", "tasks", "grid", "memory"},
+    {"sources", "models", "tasks", "grid", "memory", "clearing"},
     {
         "config",
         "gguf",
         "frankens",
         "engines",
         "encoding",
-        "shards",
         "analysis",
         "calibration",
         "layerwise",
         "footprints",
     },
     {"bits", "fetching", "sweep", "generation", "export", "conversion", "quantizer"},
-    {"efficiency", "capacity", "quantizing", "races"},
-    {"scorer"},
-    {"evaluation"},
-    {"planning"},
+    {"efficiency", "capacity", "quantizing", "races", "shards"},
+    {"scorer", "speeds", "random_models"},
+    {"evaluation", "planning"},
+    {"schedule", "speed_test"},
+    {"requests"},
+    {"plan_summary", "usage"},
     {"provenance", "job", "cli"},
 )
 

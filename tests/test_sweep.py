@@ -65,6 +65,21 @@ def test_every_score_is_that_of_the_request_alone_on_the_exported_model(tiny, tm
         assert_same(found[plan], expected)
 
 
+def test_documents_that_share_their_examples_are_scored_as_alone(tiny, tmp_path):
+    """Few-shot examples are computed once for all documents of a batch."""
+    shots, plan = tokens(9, 45), parse_all(PLANS)[-1]
+    documents = [
+        [TokenRequest(shots + r.context, r.continuation) for r in requests]
+        for requests in DOCUMENTS
+    ]
+    batch = batch_of(documents)
+    assert batch.prefix.tolist() == list(shots)
+    found = swept(TorchEngine(tiny(), "float32"), [plan], batch)[plan]
+    materialize(tiny(), plan, tmp_path / "franken")
+    model = load_hf(tmp_path / "franken")
+    assert_same(found, [[score_alone(model, r) for r in requests] for requests in documents])
+
+
 def test_greedy_continuations_are_found(tiny):
     """Random continuations are hardly ever greedy, so the model's own are put among them."""
     model = load_hf(tiny())

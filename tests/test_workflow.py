@@ -135,13 +135,43 @@ def test_a_truncated_table_is_made_again_without_scoring(lab: Laboratory) -> Non
     assert lab.scored() == before
 
 
-def test_a_changed_number_of_shards_recomputes_nothing(lab: Laboratory) -> None:
-    before = lab.scored()
+def test_a_changed_number_of_shards_recomputes_and_changes_nothing(lab: Laboratory) -> None:
+    before, table = lab.scored(), pd.read_parquet(lab.folder / SEARCH_TABLE)
     lab.config["stages"]["search"]["shards"] = 3
     lab.snakemake(SEARCH_TABLE)
+    folder = lab.results / "scores" / "search" / "tiny" / "none"
+    shards = [pd.read_parquet(path) for path in folder.glob("animals.*.parquet")]
+    # The base is in one of them, and every comparison is with it.
+    assert ["base" in set(shard["plan"]) for shard in shards].count(True) == 1 < len(shards)
+    order = ["task", "plan"]
+    found = pd.read_parquet(lab.folder / SEARCH_TABLE).sort_values(order, ignore_index=True)
+    pd.testing.assert_frame_equal(found, table.sort_values(order, ignore_index=True))
+
+    lab.config["plans"].append({"generator": "explicit", "plans": ["0:4x2"]})
+    tasks = 2
+    assert lab.jobs(SEARCH_TABLE)["evaluate_task"] == tasks * 1
+    lab.config["plans"].pop()
     del lab.config["stages"]["search"]["shards"]
     lab.snakemake(SEARCH_TABLE)
     assert lab.scored() == before
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_as_many_jobs_are_planned_as_snakemake_would_run(lab: Laboratory, shards: int) -> None:
+    lab.config["stages"]["search"]["shards"] = shards
+    assert lab.planned() == lab.jobs("--forceall")
+    del lab.config["stages"]["search"]["shards"]
+
+
+def test_what_jobs_took_stands_beside_what_was_predicted_and_asked(lab: Laboratory) -> None:
+    rows = pd.read_csv(lab.results / "tables" / "resources.csv").set_index("rule")
+    assert rows["jobs"].to_dict() == {"evaluate_task": 7, "measure_cost": 1}
+    assert (rows["runs"] == rows["jobs"]).all() and (rows["source"] == "benchmark").all()
+    assert (rows["used_hours"] > 0).all() and (rows["used_mem_mb"] > 100).all()
+    assert (rows["asked_hours"] > rows["used_hours"]).all()
+    assert (rows[["asked_gpu_hours", "used_gpu_hours"]] == 0).all(axis=None)
+    page = (lab.results / "report" / "index.html").read_text()
+    assert "What it took" in page and "evaluate_task" in page
 
 
 def test_a_dry_run_ends_with_the_summary_of_the_grid(lab: Laboratory) -> None:

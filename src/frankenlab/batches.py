@@ -5,6 +5,9 @@ merged into one tree, whose tokens stand depth first in a row, each with its own
 mask lets a token see itself and its ancestors only. That is the tree attention of speculative
 decoding (Miao et al. 2024, SpecInfer) used for scoring.
 
+What all documents of a batch begin with (few-shot examples) is computed once for all of them, as
+in shared-prefix decoding (Juravsky et al. 2024, Hydragen).
+
 An engine whose kernels know no such mask takes causal batches instead: one row per way from a
 root of a tree to a leaf, with ordinary causal attention.
 """
@@ -20,6 +23,9 @@ LENGTH_MULTIPLE = 8
 
 # Short documents share rows up to this length.
 MAX_SHARED_ROW = 256
+
+# A shorter beginning is computed with each document: taking it apart costs more than it saves.
+MIN_PREFIX = 16
 
 # Length of a row at which attention over it, masked or not, costs as much as its matrix products
 # (about: it depends on the model's width). Longer rows waste less padding and more attention.
@@ -54,6 +60,23 @@ class TokenTree:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def trunk(self) -> int:
+        """How many nodes come before the first branch and before the first that is scored."""
+        end = min((node for node, _ in self.scored), default=len(self))
+        branches = {p for node, p in enumerate(self.parents) if p != node - 1}
+        # A second root is a branch of nothing: there is no trunk then.
+        return min([end, *(p + 1 for p in branches)])
+
+    def without(self, count: int) -> "TokenTree":
+        """The tree without the first `count` nodes of its trunk; depths stay."""
+        return TokenTree(
+            tokens=self.tokens[count:],
+            parents=[max(parent - count, -1) for parent in self.parents[count:]],
+            depths=self.depths[count:],
+            scored=[(node - count, target) for node, target in self.scored],
+            requests=self.requests,
+        )
 
     def paths(self) -> list[list[int]]:
         """Nodes on the way from a root to each leaf, in the order of the leaves."""
@@ -98,15 +121,18 @@ def token_tree(requests: Iterable[TokenRequest]) -> TokenTree:
 @dataclass(frozen=True)
 class Batch:
     """Rows of token trees, several a row where they fit, or of causal sequences, padded on the
-    right to one length.
+    right to one length; before them a prefix that every document begins with.
 
     Attributes:
         documents: the caller's number of each document in the batch.
+        prefix: int64 [prefix length], often empty. Its token i is at position i and sees those
+            before it; every token of the rows sees all of it.
         tokens: int64 [rows, length]; padding holds token 0.
         positions: int64 [rows, length].
         visible: bool [rows, length, length]; visible[r, i, j]: token i sees token j. Padding
             sees itself only, so that no row of the softmax is empty.
-        positions_scored: int64 [scored positions]: distinct flat indices into rows * length.
+        positions_scored: int64 [scored positions]: distinct indices into the prefix and the
+            rows * length tokens after it.
         targets: int64 [targets]: token ids.
         target_positions: int64 [targets]: index of each target's position in `positions_scored`.
         requests: per document, per request, the indices into `targets` that it sums.
@@ -114,6 +140,7 @@ class Batch:
     """
 
     documents: tuple[int, ...]
+    prefix: torch.Tensor
     tokens: torch.Tensor
     positions: torch.Tensor
     visible: torch.Tensor
@@ -142,8 +169,23 @@ def group_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]
     return groups
 
 
+def shared_prefix(trees: Sequence[TokenTree]) -> int:
+    """Tokens that all trees begin with, before any branch or scored node; 0 if too few to share."""
+    if len(trees) < 2:
+        return 0
+    most = min(tree.trunk() for tree in trees)
+    # All agree where the two that are furthest apart in the order of their tokens agree.
+    tokens = [tree.tokens[:most] for tree in trees]
+    pairs = enumerate(zip(min(tokens), max(tokens), strict=True))
+    count = next((i for i, (a, b) in pairs if a != b), most)
+    return count if count >= MIN_PREFIX else 0
+
+
 def make_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
     """Packs trees into rows. `documents` are the caller's numbers of the trees."""
+    shared = shared_prefix(trees)
+    prefix = torch.tensor(trees[0].tokens[:shared], dtype=torch.int64)
+    trees = [tree.without(shared) for tree in trees]
     places, n_rows, length = _pack([len(tree) for tree in trees])
     tokens = torch.zeros((n_rows, length), dtype=torch.int64)
     positions = torch.zeros((n_rows, length), dtype=torch.int64)
@@ -154,14 +196,16 @@ def make_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
         tokens[row, start:stop] = torch.tensor(tree.tokens)
         positions[row, start:stop] = torch.tensor(tree.depths)
         _fill_ancestors(visible[row, start:stop, start:stop], tree.parents)
-        where.append(range(row * length + start, row * length + stop))
+        first = shared + row * length
+        where.append(range(first + start, first + stop))
     return Batch(
         documents=tuple(documents),
+        prefix=prefix,
         tokens=tokens,
         positions=positions,
         visible=visible,
         **_scored(trees, where),
-        n_tokens=sum(len(tree) for tree in trees),
+        n_tokens=shared + sum(len(tree) for tree in trees),
     )
 
 
@@ -186,6 +230,7 @@ def make_causal_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> B
             row += 1
     return Batch(
         documents=tuple(documents),
+        prefix=torch.empty(0, dtype=torch.int64),
         tokens=tokens,
         positions=torch.arange(length).expand(len(rows), length),
         visible=torch.ones((length, length), dtype=torch.bool)

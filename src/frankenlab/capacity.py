@@ -1,11 +1,13 @@
 """What the models of an experiment take at each quantization: memory, disk, time to quantize."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from frankenlab.config import RESOURCES, Experiment, ModelSettings
 from frankenlab.errors import UserError
-from frankenlab.grid import Grid, expand
+from frankenlab.grid import expand
 from frankenlab.memory import (
     GB,
     Load,
@@ -81,7 +83,7 @@ def cells(experiment: Experiment, model: ModelSettings) -> list[Cell]:
     if sizes is None:
         return []
     others = [*experiment.quantizations, NONE.text] if model.stored == NONE else []
-    loads = _loads(experiment, sizes, expand(experiment.raw["plans"], model.n_layers))
+    loads = _loads(experiment, model, sizes)
     names = dict.fromkeys([*model.quantizations, *others])
     return [_cell(experiment, model, name, sizes, loads) for name in names]
 
@@ -153,13 +155,13 @@ def _cell(
     )
 
 
-def _loads(experiment: Experiment, sizes: Sizes, grid: Grid) -> list[tuple[str, Load]]:
+def _loads(experiment: Experiment, model: ModelSettings, sizes: Sizes) -> list[tuple[str, Load]]:
     """The heaviest batch of each stage, and a timed run (in the search stage's precision)."""
     stages = experiment.raw["stages"]
-    plans = [item.plan for item in grid.plans]
+    alive_in_search, occurrences = _walk(json.dumps(experiment.raw["plans"]), model.n_layers)
     # Every state that waits has a plan to come.
     states = {
-        "search": live_states(plan_trie(plans)),
+        "search": alive_in_search,
         "select": stages["select"]["shortlist"] + 2,
         "confirm": stages["confirm"]["controls"] + 3,
     }
@@ -172,9 +174,16 @@ def _loads(experiment: Experiment, sizes: Sizes, grid: Grid) -> list[tuple[str, 
         tokens = max(int(PADDING * budget), LONGEST_TEXT if texts else 0)
         row = min(passed if texts else budget, sizes.context)
         loads.append((stage, Load(tokens, row, passed, alive)))
-    occurrences = max(sum(step.attends for step in plan.steps) for plan in plans)
     timed = Load(TIMED_TOKENS, TIMED_TOKENS, passed, 2, occurrences * TIMED_TOKENS)
     return [*loads, ("search", timed)]
+
+
+@cache
+def _walk(generators: str, n_layers: int) -> tuple[int, int]:
+    """(hidden states alive at once in a sweep of all plans, most attending occurrences of one)."""
+    plans = [item.plan for item in expand(json.loads(generators), n_layers).plans]
+    occurrences = max(sum(step.attends for step in plan.steps) for plan in plans)
+    return live_states(plan_trie(plans)), occurrences
 
 
 def _too_large(experiment: Experiment, cell: Cell, rows: Sequence[Cell]) -> str:

@@ -7,9 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from frankenlab import config, grid, planning
+from frankenlab import clearing, config, grid
 from frankenlab.errors import UserError
+from frankenlab.plan_summary import summary
+from frankenlab.planning import Workload
 from frankenlab.plans import Plan, parse
+from frankenlab.speeds import given_speeds, speeds_file, write_speeds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +51,20 @@ def _parser() -> argparse.ArgumentParser:
     plans.add_argument("--config", type=Path, default=config.DEFAULT)
     plans.add_argument("--summary", action="store_true", help="without the list of plans")
     plans.add_argument(
-        "--tokens-per-second", type=float, help="of the base; default: measured on this machine"
+        "--tokens-per-second",
+        metavar="SPEED",
+        help='of the base: "4000" (of the first model) or "llama-7b=4000,llama-13b=2200"; '
+        "default: as `frankenlab speed` measured",
+    )
+    plans.add_argument(
+        "--gpus", type=_positive, action="append", default=[], help="how long it takes on so many"
     )
     plans.set_defaults(run=_plans)
+
+    speed = commands.add_parser("speed", help="measure how fast a config's models read prompts")
+    speed.add_argument("--config", type=Path, default=config.DEFAULT)
+    speed.add_argument("--device", choices=("cpu", "cuda"), help="default: the config's")
+    speed.set_defaults(run=_speed)
 
     fetch = commands.add_parser("fetch", help="download the models and data of a config")
     fetch.add_argument("--config", type=Path, default=config.DEFAULT)
@@ -61,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--plan", required=True)
     export.add_argument("--output", type=Path, required=True, help="a new directory")
     export.set_defaults(run=_materialize)
+
+    clear = commands.add_parser(
+        "clear", help="after a kill: cancel orphan SLURM jobs, remove a stale lock and leftovers"
+    )
+    clear.set_defaults(run=_clear)
     return parser
 
 
@@ -116,7 +135,22 @@ def _plans(options: argparse.Namespace) -> None:
             print(f"{model.name} ({model.n_layers} layers)")
             for item in grid.expand(experiment.raw["plans"], model.n_layers).plans:
                 print(f"  {item.group:<18}{item.plan}")
-    print(planning.summary(experiment, tokens_per_second=options.tokens_per_second))
+    given = options.tokens_per_second
+    speeds = given_speeds(given, experiment) if given else None
+    print(summary(Workload(experiment, speeds, thorough=True), options.gpus))
+
+
+def _speed(options: argparse.Namespace) -> None:
+    from frankenlab.speed_test import measure_speeds
+
+    experiment = config.load(options.config)
+    if options.device:
+        experiment = config.check({**experiment.raw, "device": options.device})
+    for measured, line in measure_speeds(experiment):
+        print(line, flush=True)
+        if measured:
+            write_speeds([measured])
+    print(f"written to {speeds_file()}: make plan, dry runs and requests go by it")
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -141,3 +175,11 @@ def _materialize(options: argparse.Namespace) -> None:
     n_layers = model_info(options.model).n_layers
     materialize(options.model, parse(options.plan, n_layers), options.output)
     print(options.output)
+
+
+def _clear(options: argparse.Namespace) -> None:
+    number = 0
+    for number, line in enumerate(clearing.clear(), start=1):  # noqa: B007
+        print(line, flush=True)
+    if not number:
+        print("nothing to clear")

@@ -126,6 +126,11 @@ class Experiment:
         settings = self.models[model]
         return (settings.reference,) if stage == "search" else settings.quantizations
 
+    @property
+    def raced(self) -> bool:
+        """Whether the search drops plans on its way."""
+        return "racing" in self.raw["stages"][rounds.SEARCH]
+
     def evaluations(self, stage: str) -> list[str]:
         """Names under which a stage is evaluated: its own, or those of the rounds of a race."""
         return rounds.evaluations(self.raw["stages"][stage]) if stage == rounds.SEARCH else [stage]

@@ -16,6 +16,7 @@ from frankenlab.batches import (
     group_by_length,
     make_batch,
     make_causal_batch,
+    shared_prefix,
     token_tree,
 )
 from frankenlab.calibration import check_disjoint
@@ -28,6 +29,7 @@ from frankenlab.models import load_tokenizer, model_info
 from frankenlab.plans import Plan
 from frankenlab.progress import Progress
 from frankenlab.scorer import DEFAULT_TOKEN_BUDGET, Scorer, scoring_fingerprint
+from frankenlab.stopping import Stopped, interruptible, shielded
 from frankenlab.store import Row, Store
 from frankenlab.sweep import RequestScore, plan_trie, sweep
 from frankenlab.task_index import TaskSettings
@@ -50,6 +52,8 @@ def evaluate_task(
     calibration: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Scores of plans on a task's documents, stamped with what made them: see `evaluate`.
+
+    Without plans, as in a shard that a race has emptied, the table has no rows.
 
     Args:
         stage: "search", "select" or "confirm"; None takes all documents in lm-eval's order.
@@ -76,7 +80,7 @@ def evaluate_task(
     scores = evaluate(
         scorer.load_engine, encoder, plans, task, documents, store, scorer.token_budget
     )
-    return _stamped(scores, scorer, settings, stage or "all", seed)
+    return _stamped(scores, scorer, settings, documents, stage or "all", seed)
 
 
 @dataclass(frozen=True)
@@ -155,29 +159,55 @@ def _score_missing(
 ) -> None:
     total = sum(len(names) * len(plans) for names, plans in missing)
     progress = Progress(total, title, "plan-documents")
-    for names, plans in missing:
-        length = len if engine.token_trees else causal_length
-        lengths = [length(trees[name]) for name in names]
-        queue = deque(_Work(g, plans) for g in group_by_length(lengths, token_budget))
-        done_documents = 0
-        while queue:
-            work = queue.popleft()
-            done = _Buffer(store)
-            try:
-                for i, (plan, rows) in enumerate(_score(engine, work, names, trees)):
-                    done.add(plan, rows)
-                    progress.advance(
-                        len(rows),
-                        f"plan {i + 1}/{len(work.plans)} on documents "
-                        f"{done_documents + 1}-{done_documents + len(rows)}/{len(names)}",
-                    )
-                done_documents += len(work.documents)
-            except (MemoryError, RuntimeError) as error:
-                queue.extendleft(_halves(work, done.plans, error))
-            finally:
-                # Also on an error elsewhere: what is complete is kept.
-                done.flush()
+    try:
+        for names, plans in missing:
+            lengths = _lengths([trees[name] for name in names], engine.token_trees)
+            queue = deque(_Work(g, plans) for g in group_by_length(lengths, token_budget))
+            done_documents = 0
+            while queue:
+                work = queue.popleft()
+                last = done_documents + len(work.documents)
+                where = f"documents {done_documents + 1}-{last}/{len(names)}"
+                halves = _score_work(engine, work, names, trees, store, progress, where)
+                queue.extendleft(halves)
+                done_documents += 0 if halves else len(work.documents)
+    except Stopped as stop:
+        stop.kept = f"{progress.done} of {total} rows kept"
+        raise
     progress.close()
+
+
+def _score_work(
+    engine: Engine,
+    work: _Work,
+    names: Sequence[str],
+    trees: Mapping[str, TokenTree],
+    store: Store,
+    progress: Progress,
+    where: str,
+) -> list[_Work]:
+    """Scores the work and stores its rows; gives what is left of it if memory was too small."""
+    done = _Buffer(store)
+    with shielded():
+        try:
+            scored = interruptible(_score(engine, work, names, trees))
+            for i, (plan, rows) in enumerate(scored):
+                done.add(plan, rows)
+                progress.advance(len(rows), f"plan {i + 1}/{len(work.plans)} on {where}")
+        except (MemoryError, RuntimeError) as error:
+            return _halves(work, done.plans, error)
+        finally:
+            # Also on an error elsewhere: what is complete is kept.
+            done.flush()
+    return []
+
+
+def _lengths(trees: Sequence[TokenTree], token_trees: bool) -> list[int]:
+    """Tokens that each document adds to a batch."""
+    if not token_trees:
+        return [causal_length(tree) for tree in trees]
+    shared = shared_prefix(trees)
+    return [len(tree) - shared for tree in trees]
 
 
 def _score(
@@ -275,7 +305,12 @@ def _assemble(
 
 
 def _stamped(
-    scores: pd.DataFrame, scorer: Scorer, settings: TaskSettings, stage: str, seed: int
+    scores: pd.DataFrame,
+    scorer: Scorer,
+    settings: TaskSettings,
+    documents: Sequence[Document],
+    stage: str,
+    seed: int,
 ) -> pd.DataFrame:
     """The table with the columns that say what made each row."""
     stamps = {
@@ -286,7 +321,7 @@ def _stamped(
         "engine": scorer.engine,
         "precision": scorer.precision,
         "weights": scorer.weights,
-        "data": content_hash(sorted(scores["key"].unique())),
+        "data": content_hash(sorted({document.key for document in documents})),
         "seed": seed,
         "code": scoring_fingerprint(scorer.engine),
     }

@@ -1,8 +1,10 @@
 """The grid of a config: generators -> plans, each once."""
 
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from frankenlab.errors import UserError
@@ -35,9 +37,15 @@ def expand(generators: Sequence[Mapping[str, Any]], n_layers: int) -> Grid:
     Raises:
         UserError: a layer that the model does not have, or a grid without any franken.
     """
+    # The same grid is asked for by many; large ones take seconds.
+    return _expand(json.dumps(generators), n_layers)
+
+
+@cache
+def _expand(generators: str, n_layers: int) -> Grid:
     found: dict[Plan, str] = {base(n_layers): "base"}
     folded = []
-    for number, settings in enumerate(generators):
+    for number, settings in enumerate(json.loads(generators)):
         group = settings["generator"]
         try:
             for plan in GENERATORS[group](settings, n_layers):

@@ -7,6 +7,7 @@ file for all experiments, because they share documents.
 import fcntl
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,18 @@ def record(path: str | Path, look: Mapping[str, Any], documents: Sequence[str]) 
     path.parent.mkdir(parents=True, exist_ok=True)
     identity = content_hash([dict(look), sorted(documents)])
     with path.open("a+") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        # Some network file systems have no locks; one write appends a whole line there too.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
         handle.seek(0)
-        if any(entry["identity"] == identity for entry in _entries(handle.read())):
+        text = handle.read()
+        if any(entry["identity"] == identity for entry in _entries(text)):
             return False
         now = datetime.now(UTC).isoformat(timespec="seconds")
         entry = {"identity": identity, **look, "documents": len(documents), "looked": now}
-        handle.write(json.dumps(entry) + "\n")
+        # A full disk or a kill may have cut the last line; it must not swallow this one.
+        before = "" if not text or text.endswith("\n") else "\n"
+        handle.write(before + json.dumps(entry) + "\n")
     return True
 
 

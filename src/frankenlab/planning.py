@@ -1,26 +1,25 @@
-"""What a grid will cost, before it runs."""
+"""What the jobs of an experiment have to compute, and how long that takes, before any runs."""
 
 import json
-import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from frankenlab import rounds
 from frankenlab.capacity import TEXT_METRICS, Cell, cells, quantizing_seconds, sizes_of
 from frankenlab.config import RESOURCES, TASKS_FOLDER, Experiment, ModelSettings
+from frankenlab.efficiency import DECODED_TOKENS, PROMPT_TOKENS
 from frankenlab.files import content_hash, write_json
 from frankenlab.fingerprints import code_fingerprint
 from frankenlab.grid import Grid, expand
-from frankenlab.memory import GB
 from frankenlab.models import model_info
-from frankenlab.plans import base
 from frankenlab.quantization import NONE
-from frankenlab.sweep import layer_passes, plan_trie
+from frankenlab.shards import Shard, divide
+from frankenlab.speeds import FALLBACK_FLOPS, Speed, from_matrix_product, speed_of
 from frankenlab.task_index import TaskSettings, task_file, task_fingerprint
 
-# A row of the store, compressed: plan text, two hashes, a few floats.
-BYTES_PER_ROW = 60
+STAGES = ("search", "select", "confirm")
 
 # Tokens of a document before its data is there to be counted.
 ASSUMED_TOKENS = 60
@@ -31,126 +30,232 @@ ASSUMED_SCORED = 15
 # Tokens of a text that is scored whole: between a paragraph and an article.
 ASSUMED_TEXT_TOKENS = 1000
 
-# Share of the matrix product's speed that the layers reach on small batches, and what a logit
-# costs on a CPU beyond its product (log-sum-exp, arg max), in seconds. Both measured.
-EFFICIENCY = 0.35
-LOGIT_SECONDS = 4e-9
+# Documents of a task in a stage without a limit, before its data is there.
+ASSUMED_DOCUMENTS = 1000
 
-# float32 products, to 16-bit ones on tensor cores: a half on some GPUs, an eighth on others.
-FLOAT32_SPEED = 0.25
-
-# Start of a job: imports, lm-eval's task, loading the model.
+# Start of a job: imports, lm-eval's task; and loading the model, from a file system that many
+# nodes share.
 JOB_SECONDS = 10.0
+LOAD_BYTES_PER_SECOND = 1e9
+
+# A decoded token reads all weights, as a batch does: in that time a prompt of so many is read.
+DECODED_AS_PROMPT = 100
+
+# From a hub or a registry.
+DOWNLOAD_BYTES_PER_SECOND = 50e6
+
+
+class Job(NamedTuple):
+    """A job of the workflow, by its rule and as many wildcards as it has.
+
+    `stage` may be a round of a race, "search-2"; of the rule `race` it is the round that it judges.
+    """
+
+    rule: str
+    model: str = ""
+    quantization: str = ""
+    stage: str = ""
+    task: str = ""
+    shard: int = 0
 
 
 @dataclass(frozen=True)
-class StageCost:
-    """A stage of one model and quantization, over all its tasks.
+class Documents:
+    """A task's documents in a stage.
 
     `tokens` counts each document once, its requests merged; `scored` the positions of them whose
-    next token is scored.
+    next token is scored; `assumed`: not counted, model and data are not there yet.
     """
 
-    tasks: int
-    documents: int
+    count: int
     tokens: int
     scored: int
-    plans: int
-    passes: float
-    passes_unshared: float
     assumed: bool
 
-    @property
-    def rows(self) -> int:
-        return self.documents * self.plans
+    def first(self, count: int | None) -> "Documents":
+        """At most so many of them, None for all; of average length, for their order is random."""
+        if count is None or count >= self.count:
+            return self
+        tokens, scored = (round(x * count / self.count) for x in (self.tokens, self.scored))
+        return Documents(count, tokens, scored, self.assumed)
+
+    def without(self, seen: "Documents") -> "Documents":
+        """Those that are not among the first ones, `seen`."""
+        return Documents(
+            self.count - seen.count,
+            self.tokens - seen.tokens,
+            self.scored - seen.scored,
+            self.assumed,
+        )
 
 
-@dataclass
-class _Totals:
-    """What the lines of a summary add up to; `known` ends with the first unknown time."""
+@dataclass(frozen=True)
+class PlanWork:
+    """Plans that a job runs, and the layer passes that they take for each token, common prefixes
+    once and plan by plan."""
 
-    scoring: float = 0.0
-    quantizing: float = 0.0
-    scores: int = 0
-    models: int = 0
-    known: bool = True
+    count: int
+    passes: float
+    unshared: float
 
 
-def summary(experiment: Experiment, tokens_per_second: float | None = None) -> str:
-    """The grid in numbers, with predicted time, memory and disk.
+class Workload:
+    """The jobs of an experiment with what each has to compute.
 
     Args:
-        tokens_per_second: of the base reading prompts, in the search stage's precision; None takes
-            the config's `planning.gpu_tflops` for a GPU that is not here, and else measures a
-            matrix product on this machine.
+        given: tokens a second by model, as `speeds.speed_of` takes them.
+        thorough: count tokens once model and data are there (which imports lm-eval, the first
+            time) and measure a matrix product where no speed is known; else what is remembered and
+            assumptions must do.
     """
-    lines, totals = [f"experiment {experiment.name}"], _Totals()
-    for model in experiment.models.values():
-        grid = expand(experiment.raw["plans"], model.n_layers)
-        lines += _grid_lines(model, grid)
-        lines += _cell_lines(experiment, model, totals)
-        for stage in ("search", "select", "confirm"):
-            cost = stage_cost(experiment, model, grid, stage)
-            predicted = stage_seconds(experiment, model, stage, cost, tokens_per_second)
-            totals.known = totals.known and predicted is not None
-            quantizations = experiment.stage_quantizations(stage, model.name)
-            totals.scores += cost.rows * BYTES_PER_ROW * len(quantizations)
-            totals.scoring += (predicted or 0.0) * len(quantizations)
-            raced = len(experiment.evaluations(stage)) > 1
-            lines.append(_stage_line(quantizations, stage, cost, predicted, raced))
-    return "\n".join([*lines, _total_line(experiment, totals)])
 
+    def __init__(
+        self,
+        experiment: Experiment,
+        given: Mapping[str, float] | None = None,
+        thorough: bool = False,
+    ) -> None:
+        self.experiment, self.given, self.thorough = experiment, given, thorough
+        for name in ("grid", "shards", "plans", "documents", "speed", "cells", "seconds"):
+            setattr(self, name, _remembering(getattr(self, name)))
 
-def stage_cost(experiment: Experiment, model: ModelSettings, grid: Grid, stage: str) -> StageCost:
-    """Documents, tokens and layer passes of a stage over all its tasks."""
-    n = model.n_layers
-    settings = experiment.raw["stages"][stage]
-    if stage == "search":
-        plans = [item.plan for item in grid.plans]
-        passes, unshared = layer_passes(plan_trie(plans)), sum(plan.depth for plan in plans)
-        count = len(plans)
-    else:
-        # Which plans come this far is not known yet: as many as allowed, of the grid's mean depth
-        # and with half of it shared.
+    def thoroughly(self) -> "Workload":
+        """The same with everything counted and measured."""
+        other = Workload(self.experiment, self.given, thorough=True)
+        other.grid, other.shards, other.cells = self.grid, self.shards, self.cells
+        return other
+
+    def model(self, name: str) -> ModelSettings:
+        return self.experiment.models[name]
+
+    def grid(self, model: str) -> Grid:
+        return expand(self.experiment.raw["plans"], self.model(model).n_layers)
+
+    def stage_shards(self, model: str, stage: str) -> list[int]:
+        """Numbers of a stage's or a round's shards: only the search is divided."""
+        return list(self.shards(model)) if rounds.split(stage)[0] == rounds.SEARCH else [0]
+
+    def shards(self, model: str) -> Mapping[int, Shard]:
+        """Those that have a plan, by number."""
+        count = self.experiment.raw["stages"]["search"]["shards"]
+        return divide(self.grid(model).plans, count)
+
+    def cells(self, model: str) -> Mapping[str, Cell]:
+        """Quantization -> memory and disk; empty where the model's shapes are not known yet."""
+        return {row.quantization: row for row in cells(self.experiment, self.model(model))}
+
+    def tasks(self, stage: str) -> list[TaskSettings]:
+        tasks = self.experiment.tasks.values()
+        return [task for task in tasks if stage == "confirm" or task.role == "search"]
+
+    def plans(self, model: str, stage: str, shard: int = 0) -> PlanWork:
+        """What one job runs at most: which plans a race drops is not known yet. After the search
+        as many as are allowed, of the grid's mean depth and with half of it shared."""
+        if rounds.split(stage)[0] == rounds.SEARCH:
+            found = self.shards(model)[shard]
+            return PlanWork(len(found.items), found.passes, found.unshared)
+        settings, n = self.experiment.raw["stages"][stage], self.model(model).n_layers
         extra = settings.get("shortlist", settings.get("controls", 0) + 1)
-        count = 1 + extra
-        mean = sum(item.plan.depth for item in grid.plans) / len(grid.plans)
-        unshared = n + extra * mean
-        passes = n + extra * mean / 2
-    tasks = [t for t in experiment.tasks.values() if stage == "confirm" or t.role == "search"]
-    counted = [document_tokens(experiment, model, task, stage) for task in tasks]
-    return StageCost(
-        tasks=len(tasks),
-        documents=sum(documents for documents, _, _, _ in counted),
-        tokens=sum(tokens for _, tokens, _, _ in counted),
-        scored=sum(scored for _, _, scored, _ in counted),
-        plans=count,
-        passes=passes,
-        passes_unshared=unshared,
-        assumed=any(assumed for _, _, _, assumed in counted),
-    )
+        plans = self.grid(model).plans
+        mean = sum(item.plan.depth for item in plans) / len(plans)
+        return PlanWork(1 + extra, n + extra * mean / 2, n + extra * mean)
+
+    def documents(self, model: str, task: str, stage: str) -> Documents:
+        """Of a task in a stage; in a round of a race all that its plans have seen after it."""
+        experiment, (name, _) = self.experiment, rounds.split(stage)
+        settings, limit = experiment.tasks[task], experiment.limit(name, task)
+        whole = document_tokens(self.model(model), settings, name, limit, self.thorough)
+        return whole.first(experiment.limit(stage, task))
+
+    def unseen(self, model: str, task: str, stage: str) -> Documents:
+        """What a run from nothing has to score in a stage or a round; of the rounds before the rows
+        are in the store."""
+        found, before = self.documents(model, task, stage), rounds.before(stage)
+        return found.without(self.documents(model, task, before)) if before else found
+
+    def speed(self, model: str, quantization: str, stage: str) -> Speed | None:
+        settings = self.model(model)
+        return speed_of(self.experiment, settings, quantization, stage, self.given, self.thorough)
+
+    def seconds(self, job: Job) -> float | None:
+        """Predicted time of a job in a run from nothing; None where it cannot be known."""
+        if job.rule == "evaluate_task":
+            return self._evaluating(job)
+        if job.rule == "measure_cost":
+            return self._timing(job)
+        sizes = sizes_of(self.model(job.model)) if job.model else None
+        if job.rule == "download_model":
+            cell = self.cells(job.model).get(NONE.text)
+            return cell and JOB_SECONDS + cell.disk / DOWNLOAD_BYTES_PER_SECOND
+        if job.rule in ("measure_exl2", "quantize_exl2"):
+            assert job.model
+            times = quantizing_seconds(self.experiment, self.model(job.model)) if sizes else None
+            return times and JOB_SECONDS + times[job.rule == "quantize_exl2"]
+        return JOB_SECONDS
+
+    def _evaluating(self, job: Job) -> float | None:
+        speed = self._usable_speed(job.model, job.quantization, job.stage)
+        if speed is None:
+            return None
+        documents = self.unseen(job.model, job.task, job.stage)
+        plans, n = self.plans(job.model, job.stage, job.shard), self.model(job.model).n_layers
+        layers = documents.tokens * plans.passes / n / speed.tokens
+        return self._start(job) + layers + documents.scored * plans.count / speed.scored
+
+    def _timing(self, job: Job) -> float | None:
+        """`efficiency.measure`: every confirmed plan alone, once to warm up and `repeats` times."""
+        speed = self._usable_speed(job.model, job.quantization, "search")
+        if speed is None:
+            return None
+        plans, n = self.plans(job.model, "confirm"), self.model(job.model).n_layers
+        tokens = PROMPT_TOKENS + DECODED_AS_PROMPT * DECODED_TOKENS
+        turns = 1 + self.experiment.raw["cost"]["repeats"]
+        return self._start(job) + turns * tokens * plans.unshared / n / speed.tokens
+
+    def _start(self, job: Job) -> float:
+        cell = self.cells(job.model).get(job.quantization)
+        return JOB_SECONDS + (cell.disk / LOAD_BYTES_PER_SECOND if cell else 0.0)
+
+    def _usable_speed(self, model: str, quantization: str, stage: str) -> Speed | None:
+        """A stated constant where nothing may be measured."""
+        speed, sizes = self.speed(model, quantization, stage), sizes_of(self.model(model))
+        if speed is not None or self.thorough or sizes is None:
+            return speed
+        device = self.experiment.raw["device"]
+        return from_matrix_product(sizes, FALLBACK_FLOPS[device], device, "assumed")
+
+
+def _remembering(method: Callable) -> Callable:
+    """Once is enough; but what is not known before the model is there may be known later."""
+    found: dict[tuple, Any] = {}
+
+    def remembered(*arguments: Any) -> Any:
+        if not found.get(arguments):
+            found[arguments] = method(*arguments)
+        return found[arguments]
+
+    return remembered
 
 
 def document_tokens(
-    experiment: Experiment, model: ModelSettings, task: TaskSettings, stage: str
-) -> tuple[int, int, int, bool]:
-    """(documents, tokens, scored positions, whether they are assumed) of a task in a stage.
+    model: ModelSettings, task: TaskSettings, stage: str, limit: int | None, counting: bool = True
+) -> Documents:
+    """Documents, tokens and scored positions of a task in a stage.
 
-    Counted once model and data are there, and remembered; before that, as many documents as the
-    limit allows with as many tokens each as the assumptions above say.
+    Counted once model and data are there, if `counting`, and remembered; before that, as many
+    documents as the limit allows with as many tokens each as the assumptions above say.
     """
-    limit = experiment.limit(stage, task.name)
     remembered = RESOURCES / "counts" / f"{_count_key(model, task, stage, limit)}.json"
     if not remembered.is_file():
         directory = RESOURCES / "models" / model.folder
-        if not _there(directory, task):
-            documents = limit or 1000
+        if not (counting and _there(directory, task)):
+            count = limit or ASSUMED_DOCUMENTS
             if task.metric in TEXT_METRICS:
-                tokens = documents * ASSUMED_TEXT_TOKENS
-                return documents, tokens, tokens, True
-            return documents, documents * ASSUMED_TOKENS, documents * ASSUMED_SCORED, True
+                tokens = count * ASSUMED_TEXT_TOKENS
+                return Documents(count, tokens, tokens, True)
+            return Documents(count, count * ASSUMED_TOKENS, count * ASSUMED_SCORED, True)
         write_json(remembered, _count(directory, task, stage, limit))
-    return *json.loads(remembered.read_text()), False
+    return Documents(*json.loads(remembered.read_text()), assumed=False)
 
 
 def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int | None) -> str:
@@ -162,9 +267,13 @@ def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int 
             *(model.folder, str(task), stage, limit),
             state and [state.st_size, state.st_mtime_ns],
             task_fingerprint(task_file(task.task, TASKS_FOLDER)),
-            code_fingerprint("frankenlab.planning"),
+            code_fingerprint(*COUNTING_MODULES),
         ]
     )
+
+
+# What a count depends on.
+COUNTING_MODULES = ("frankenlab.batches", "frankenlab.encoding", "frankenlab.tasks")
 
 
 def _there(directory: Path, task: TaskSettings) -> bool:
@@ -172,7 +281,7 @@ def _there(directory: Path, task: TaskSettings) -> bool:
     return has_model and task.data_file is not None and task.data_file.is_file()
 
 
-def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -> list[int]:
+def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -> Sequence[int]:
     # Imported here: lm-eval and transformers take seconds, and a count is made only once.
     from frankenlab.batches import token_tree
     from frankenlab.encoding import Encoder
@@ -188,144 +297,3 @@ def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -
     ]
     scored = sum(len({node for node, _ in tree.scored}) for tree in trees)
     return [len(documents), sum(map(len, trees)), scored]
-
-
-def stage_seconds(
-    experiment: Experiment,
-    model: ModelSettings,
-    stage: str,
-    cost: StageCost,
-    tokens_per_second: float | None,
-) -> float | None:
-    """Predicted time of a stage; None where neither a speed nor the model's shape is known.
-
-    Args:
-        tokens_per_second: as in `summary`.
-    """
-    start = JOB_SECONDS * cost.tasks
-    if tokens_per_second is not None:
-        return start + cost.tokens * cost.passes / model.n_layers / tokens_per_second
-    sizes, device = sizes_of(model), experiment.raw["device"]
-    speed = _speed(experiment, experiment.raw["stages"][stage]["precision"])
-    if sizes is None or speed is None:
-        return None
-    layers = cost.tokens * cost.passes * 2 * sizes.layer_weights / (EFFICIENCY * speed)
-    logit = 2 * sizes.hidden / speed + (LOGIT_SECONDS if device == "cpu" else 0.0)
-    return start + layers + cost.scored * cost.plans * sizes.vocab * logit
-
-
-def _speed(experiment: Experiment, precision: str) -> float | None:
-    """Operations a second of a matrix product where the experiment runs."""
-    tflops = experiment.raw["planning"].get("gpu_tflops")
-    if experiment.raw["device"] == "cpu":
-        return matrix_speed(precision, "cpu")
-    if tflops is not None:
-        return tflops * 1e12 * (FLOAT32_SPEED if precision == "float32" else 1.0)
-    import torch
-
-    return matrix_speed(precision, "cuda") if torch.cuda.is_available() else None
-
-
-_measured: dict[tuple[str, str], float] = {}
-
-
-def matrix_speed(precision: str, device: str) -> float:
-    """Floating-point operations per second of a matrix product on this machine, measured."""
-    if (precision, device) not in _measured:
-        import torch
-
-        a = torch.randn(2048, 1024, dtype=getattr(torch, precision), device=device)
-        b = torch.randn(1024, 1024, dtype=a.dtype, device=device)
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            (a @ b).sum().item()
-            times.append(time.perf_counter() - start)
-        _measured[precision, device] = 2 * 2048 * 1024 * 1024 / min(times)
-    return _measured[precision, device]
-
-
-def _grid_lines(model: ModelSettings, grid: Grid) -> list[str]:
-    plans = [item.plan for item in grid.plans]
-    shared, unshared = layer_passes(plan_trie(plans)), sum(plan.depth for plan in plans)
-    groups = Counter(item.group for item in grid.plans)
-    made = ", ".join(f"{count} {group}" for group, count in groups.items())
-    return [
-        f"model {model.name}: {len(plans)} plans ({made}), {len(grid.folded)} duplicates folded",
-        f"  layer passes a token: {unshared:.0f} without sharing, {shared:.0f} with "
-        f"({unshared / shared:.1f} times fewer), {shared / base(model.n_layers).depth:.1f} times "
-        "the base",
-    ]
-
-
-def _cell_lines(experiment: Experiment, model: ModelSettings, totals: _Totals) -> list[str]:
-    """Size, memory and making of each quantization."""
-    rows = cells(experiment, model)
-    seconds = quantizing_seconds(experiment, model)
-    if not rows or seconds is None:
-        return ["  size and memory: unknown before the download (models.*.shapes would tell)"]
-    measure, quantize = seconds
-    lines = []
-    if model.to_quantize:
-        totals.quantizing += measure
-        lines.append(
-            f"  measured once for EXL2 by {experiment.quantizer}: about {_duration(measure)}"
-        )
-    if model.to_quantize and NONE.text not in model.quantizations:
-        totals.models += next(row.disk for row in rows if row.quantization == NONE.text)
-    for row in rows:
-        making = row.evaluated and row.quantization in model.to_quantize
-        totals.quantizing += quantize * making
-        totals.models += row.disk * row.evaluated
-        made = f", about {_duration(quantize)} to make" if making else ""
-        lines.append(_cell_line(experiment, row) + made)
-    return lines
-
-
-def _cell_line(experiment: Experiment, cell: Cell) -> str:
-    fits = {True: ": fits", False: ": DOES NOT FIT", None: ""}[cell.fits]
-    limit = f" of {experiment.raw['gpu_memory_gb']:g} GB" if fits else ""
-    aside = "" if cell.evaluated else " (not evaluated)"
-    return (
-        f"  {cell.quantization}{aside}: {cell.disk / GB:.1f} GB on disk, {cell.engine} needs at "
-        f"most {cell.memory}{limit}{fits}"
-    )
-
-
-def _stage_line(
-    quantizations: Sequence[str], stage: str, cost: StageCost, seconds: float | None, raced: bool
-) -> str:
-    # What a race drops, and when, is not known before it is run.
-    about = "at most" if raced else "about"
-    note = " (assumed: data not downloaded yet)" if cost.assumed else ""
-    each = " each" if len(quantizations) > 1 else ""
-    took = "time unknown" if seconds is None else f"{about} {_duration(seconds)}{each}"
-    return (
-        f"  {stage} at {', '.join(quantizations)}: {cost.plans} plans x {cost.documents} "
-        f"documents, {cost.tokens} tokens{note}, {took}"
-    )
-
-
-def _total_line(experiment: Experiment, totals: _Totals) -> str:
-    hint = ""
-    if totals.known:
-        scoring = f"predicted: {_duration(totals.scoring)} of scoring"
-        if experiment.raw["device"] == "cuda" and "gpu_tflops" in experiment.raw["planning"]:
-            tflops = experiment.raw["planning"]["gpu_tflops"]
-            hint = f" ({EFFICIENCY:.0%} of {tflops:g} TFLOP/s assumed)"
-    else:
-        scoring = "predicted time: unknown"
-        hint = " (give --tokens-per-second, planning.gpu_tflops and models.*.shapes, or download)"
-    parts = [f"{scoring}{hint}"]
-    if totals.quantizing:
-        parts.append(f"{_duration(totals.quantizing)} of quantizing")
-    parts.append(f"{totals.scores / 1e6:.1f} MB of scores")
-    if totals.models:
-        parts.append(f"{totals.models / GB:.1f} GB of models")
-    return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -19,13 +19,24 @@ def evaluations(search: Mapping[str, Any]) -> list[str]:
     """
     if "racing" not in search:
         return [SEARCH]
-    return [f"{SEARCH}-{i + 1}" for i in range(len(search["racing"]["rounds"]) + 1)]
+    return [named(i + 1) for i in range(len(search["racing"]["rounds"]) + 1)]
+
+
+def named(number: int | str) -> str:
+    """The name of a round; the first is number 1."""
+    return f"{SEARCH}-{number}"
 
 
 def split(name: str) -> tuple[str, int | None]:
     """The stage and the round that a name stands for: "search-2" is ("search", 2)."""
     stage, _, number = name.partition("-")
     return stage, int(number) if number else None
+
+
+def before(name: str) -> str | None:
+    """The round before one; None for the first, and for a stage."""
+    number = split(name)[1]
+    return named(number - 1) if number is not None and number > 1 else None
 
 
 def limit(search: Mapping[str, Any], number: int) -> int | None:

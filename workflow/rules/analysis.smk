@@ -12,9 +12,14 @@ QUANTIZED = [
 ]
 TABLES += ["quantizations"] if QUANTIZED else []
 
-
 # A search that drops plans on its way has a table of its rounds.
-TABLES += ["race"] if "racing" in SETTINGS["stages"]["search"] else []
+TABLES += ["race"] if EXPERIMENT.raced else []
+
+
+# Seconds each: less than a queue takes.
+localrules:
+    shortlist,
+    freeze,
 
 
 rule race:
@@ -24,7 +29,7 @@ rule race:
             path
             for task in EXPERIMENT.search_tasks
             for path in scores(
-                f"search-{w.round}",
+                rounds.named(w.round),
                 w.model,
                 EXPERIMENT.models[w.model].reference,
                 task,
@@ -41,8 +46,8 @@ rule race:
     log:
         f"{LOGS}/race/{{model}}.{{round}}.log",
     resources:
-        mem_mb=4000,
-        runtime=10,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(10),
     script:
         "../scripts/race.py"
 
@@ -63,8 +68,8 @@ rule aggregate:
     log:
         f"{LOGS}/aggregate/{{stage}}.{{model}}.{{quantization}}.log",
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(30),
     script:
         "../scripts/aggregate.py"
 
@@ -78,8 +83,8 @@ rule shortlist:
     log:
         f"{LOGS}/shortlist/{{model}}.log",
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=by_attempt(1000),
+        runtime=by_attempt(10),
     script:
         "../scripts/shortlist.py"
 
@@ -97,8 +102,8 @@ rule freeze:
     log:
         f"{LOGS}/freeze/{{model}}.log",
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=by_attempt(1000),
+        runtime=by_attempt(10),
     script:
         "../scripts/freeze.py"
 
@@ -139,8 +144,8 @@ rule tables:
     log:
         f"{LOGS}/tables.log",
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(30),
     params:
         ledger=LEDGER,
         models=BITS_MODELS,

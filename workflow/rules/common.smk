@@ -1,21 +1,23 @@
 import atexit
-import fcntl
 import json
+import os
 import sys
+from functools import cache
 from pathlib import Path
 
+from snakemake.cli import parse_args
+
 from frankenlab import config as configuration
-from frankenlab import capacity, fingerprints, grid, planning, rounds, shards
-from frankenlab import task_index
+from frankenlab import capacity, fingerprints, lock, orphans, plan_summary, planning
+from frankenlab import requests, rounds, task_index, usage
 from frankenlab.errors import UserError
-from frankenlab.files import remove_truncated, write_if_changed
+from frankenlab.files import remove_truncated, write_if_changed, write_json
+from frankenlab.stopping import WORKFLOW_VARIABLE
 
 try:
     EXPERIMENT = configuration.check(config)
-    GRIDS = {
-        model.name: grid.expand(EXPERIMENT.raw["plans"], model.n_layers)
-        for model in EXPERIMENT.models.values()
-    }
+    WORKLOAD = planning.Workload(EXPERIMENT)
+    GRIDS = {model: WORKLOAD.grid(model) for model in EXPERIMENT.models}
 except UserError as error:
     raise SystemExit(str(error)) from None
 
@@ -26,7 +28,22 @@ STORE = "results/store"
 LEDGER = "results/ledger.jsonl"
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 EXL2 = "resources/exl2/{folder}/{key}"
-SHARDS = range(SETTINGS["stages"]["search"]["shards"])
+
+# Jobs end with the process that started them, however it ends.
+os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
+
+# Held to the end of this process. Without it nothing in the results is changed: jobs on other
+# machines read this file too, and a dry run may look on while a workflow runs.
+LOCK, REFUSED = None, ""
+if workflow.is_main_process:
+    try:
+        LOCK = lock.take("results", EXPERIMENT.name)
+    except UserError as error:
+        REFUSED = str(error)
+
+# Of this machine. On a cluster there is no such number, and the profile's set-threads decides: what
+# the login node has says nothing about the nodes.
+CORES = workflow.resource_settings.cores or 1
 
 
 wildcard_constraints:
@@ -39,12 +56,13 @@ wildcard_constraints:
     shard=r"\d+",
 
 
+def by_attempt(amount):
+    """A request that grows when a job is tried again: it may have died of too little."""
+    return lambda wildcards, attempt: amount * attempt
+
+
 def stage_tasks(stage):
     return list(EXPERIMENT.tasks) if stage == "confirm" else EXPERIMENT.search_tasks
-
-
-def stage_shards(stage):
-    return SHARDS if rounds.split(stage)[0] == "search" else [0]
 
 
 def race_file(model, number):
@@ -60,10 +78,9 @@ def race_files(model):
 
 def earlier_race(wildcards):
     """What the round before this one decided; nothing before the first."""
-    number = int(
-        wildcards.get("round", 0) or rounds.split(wildcards.get("stage", ""))[1] or 1
-    )
-    return race_file(wildcards.model, number - 1) if number > 1 else []
+    name = wildcards.get("stage") or rounds.named(wildcards.round)
+    before = rounds.before(name)
+    return race_file(wildcards.model, rounds.split(before)[1]) if before else []
 
 
 def model_manifest(model):
@@ -105,9 +122,19 @@ def stamp(name, content):
     As an input it makes a job stale exactly then: a comment or a fresh checkout changes nothing,
     and results that were copied without Snakemake's own metadata still carry it.
     """
-    path = f"{RESULTS}/stamps/{name}.json"
-    write_if_changed(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-    return path
+    path = Path(f"{RESULTS}/stamps/{name}.json")
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    if LOCK:
+        try:
+            write_if_changed(path, text)
+        except UserError as error:
+            raise SystemExit(str(error)) from None
+    elif REFUSED and not (path.is_file() and path.read_text() == text):
+        raise SystemExit(
+            f"{REFUSED} (the results have no stamps of this config and code, or not yet: "
+            "what is stale cannot be told)"
+        )
+    return str(path)
 
 
 def script_stamp(name, **settings):
@@ -116,6 +143,8 @@ def script_stamp(name, **settings):
     return stamp(f"scripts/{name}", {"code": code, "settings": settings})
 
 
+# One of a task, for all shards: it reads the YAML of the task.
+@cache
 def task_stamp(stage, task, model, quantization):
     """What a task is in a stage: prompt, data, documents; and the arithmetic of these weights."""
     settings = EXPERIMENT.tasks[task]
@@ -136,7 +165,7 @@ def task_stamp(stage, task, model, quantization):
 
 def shard_stamp(model, shard):
     """The plans of one shard of a model's grid."""
-    members = shards.members(GRIDS[model].plans, len(SHARDS), int(shard))
+    members = WORKLOAD.shards(model)[int(shard)].items
     plans = [[item.plan.text, item.group] for item in members]
     return stamp(f"shards/{model}.{shard}", plans)
 
@@ -156,7 +185,7 @@ def scores(stage, model, quantization, task):
     return expand(
         f"{RESULTS}/scores/{{name}}/{model}/{quantization}/{task}.{{shard}}.parquet",
         name=EXPERIMENT.evaluations(stage),
-        shard=stage_shards(stage),
+        shard=WORKLOAD.stage_shards(model, stage),
     )
 
 
@@ -174,7 +203,7 @@ def stage_frankens(stage, model):
     first = EXPERIMENT.evaluations(stage)[0]
     return expand(
         f"{RESULTS}/frankens/{model}/{EXPERIMENT.models[model].reference}/{first}.{{shard}}.json",
-        shard=stage_shards(stage),
+        shard=WORKLOAD.stage_shards(model, stage),
     )
 
 
@@ -191,15 +220,49 @@ def plans_file(wildcards):
     return f"{RESULTS}/{folder}/{wildcards.model}.json"
 
 
+@cache
+def partition_limits():
+    """Of the SLURM executor's partitions file; none with another executor."""
+    if workflow.dryrun:
+        # It has no executor; which one it stands for is on the command line or in a profile.
+        path = getattr(parse_args(sys.argv[1:])[1], "slurm_partition_config", None)
+    else:
+        path = getattr(workflow.executor_settings, "partition_config", None)
+    # The command line has a mark of its own for what is not given.
+    return requests.read_limits(Path(path)) if isinstance(path, str | Path) else ()
+
+
+def asked(name, resource):
+    """What a rule's jobs ask for: follows from their work, grows with each attempt."""
+
+    def ask(wildcards, attempt):
+        known = dict(wildcards.items())
+        if "folder" in known:
+            known["model"] = model_in(known["folder"])
+        job = planning.Job(
+            name,
+            known["model"],
+            known.get("quantization", ""),
+            known.get("stage", ""),
+            known.get("task", ""),
+            int(known.get("shard", 0)),
+        )
+        request = requests.request(WORKLOAD, job, attempt, partition_limits())
+        return getattr(request, resource)
+
+    return ask
+
+
 def print_summary():
     """Only now is it known whether this was a dry run."""
     if workflow.dryrun:
-        print(planning.summary(EXPERIMENT))
+        limits = partition_limits()
+        print(plan_summary.summary(WORKLOAD.thoroughly(), limits=limits))
 
 
 if workflow.is_main_process:
     atexit.register(print_summary)
-    for _path in remove_truncated(RESULTS):
+    for _path in remove_truncated(RESULTS) if LOCK else []:
         print(
             f"warning: {_path} is truncated: removed, to be made again", file=sys.stderr
         )
@@ -213,17 +276,34 @@ if workflow.is_main_process:
             )
 
 
-# Open files whose locks last as long as this process.
-HELD = []
+# What the jobs are predicted to take and ask for, written when a run starts: only then are the
+# limits of the cluster known, and it must make nothing stale.
+ASKED = f"{RESULTS}/usage/asked.json"
+
+
+def write_asked():
+    write_json(ASKED, usage.expected(WORKLOAD, partition_limits()))
 
 
 onstart:
-    # Snakemake's own lock outlives a kill; this one ends with the process.
-    Path("results").mkdir(exist_ok=True)
-    HELD.append(open("results/.lock", "w"))
+    # Only now is it known that jobs are going to run. Snakemake's own lock outlives a kill; ours
+    # ends with this process, so that jobs found now are those of a workflow that was killed.
+    if REFUSED:
+        raise SystemExit(REFUSED)
     try:
-        fcntl.flock(HELD[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise SystemExit(
-            "another workflow is running on this results folder; wait for it or stop it"
-        )
+        orphans.check_none(".")
+    except UserError as error:
+        # A workflow that runs here can do without a cluster that is down.
+        if workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
+            raise SystemExit(str(error)) from None
+    write_asked()
+
+
+onerror:
+    # Ctrl-C: the executor cancels the jobs that it knows of, and not those that it was submitting
+    # or asking about in that moment. We have the lock, so what is left in the queue is ours.
+    if workflow.non_local_exec:
+        try:
+            orphans.cancel(".", orphans.orphans("."))
+        except UserError as error:
+            print(error, file=sys.stderr)

@@ -13,10 +13,10 @@ rule evaluate_task:
         f"{LOGS}/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.tsv"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=asked("evaluate_task", "mem_mb"),
+        runtime=asked("evaluate_task", "runtime"),
         gpu=1 if SETTINGS["device"] == "cuda" else 0,
     params:
         store=STORE,
@@ -41,11 +41,13 @@ rule measure_cost:
         f"{RESULTS}/costs/{{model}}/{{quantization}}.parquet",
     log:
         f"{LOGS}/measure_cost/{{model}}.{{quantization}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/measure_cost/{{model}}.{{quantization}}.tsv"
     # All cores: another job beside it would be measured too.
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=asked("measure_cost", "mem_mb"),
+        runtime=asked("measure_cost", "runtime"),
         gpu=1 if SETTINGS["device"] == "cuda" else 0,
     script:
         "../scripts/measure_cost.py"

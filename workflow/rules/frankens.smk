@@ -1,3 +1,8 @@
+# Seconds each: less than a queue takes.
+localrules:
+    construct_frankens,
+
+
 rule construct_frankens:
     input:
         plans=plans_file,
@@ -9,8 +14,8 @@ rule construct_frankens:
     log:
         f"{LOGS}/construct_frankens/{{model}}.{{quantization}}.{{stage}}.{{shard}}.log",
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=by_attempt(1000),
+        runtime=by_attempt(10),
     script:
         "../scripts/construct_frankens.py"
 
@@ -27,7 +32,7 @@ rule materialize_franken:
     wildcard_constraints:
         plan="[^/]+",
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=by_attempt(8000),
+        runtime=by_attempt(60),
     script:
         "../scripts/materialize_franken.py"

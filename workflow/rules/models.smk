@@ -1,11 +1,20 @@
+# Downloads run where the workflow was started, for nodes of a cluster often have no network; unless
+# the profile gives them a partition that has one.
+for _rule in ("download_model", "download_data"):
+    if "slurm_partition" not in workflow.resource_settings.overwrite_resources.get(
+        _rule, {}
+    ):
+        workflow.localrules(_rule)
+
+
 rule download_model:
     output:
         manifest="resources/models/{folder}/manifest.json",
     log:
         f"{LOGS}/download_model/{{folder}}.log",
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(120),
     params:
         model=lambda w: next(
             m.name for m in EXPERIMENT.models.values() if m.folder == w.folder
@@ -20,8 +29,8 @@ rule download_data:
     log:
         f"{LOGS}/download_data/{{folder}}.log",
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(60),
     params:
         name=lambda w: next(
             name

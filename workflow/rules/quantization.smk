@@ -10,10 +10,10 @@ rule measure_exl2:
         f"{LOGS}/measure_exl2/{{folder}}.{{key}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/measure_exl2/{{folder}}.{{key}}.tsv"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=asked("measure_exl2", "mem_mb"),
+        runtime=asked("measure_exl2", "runtime"),
         gpu=1 if SETTINGS["device"] == "cuda" else 0,
     params:
         model=lambda w: model_in(w.folder),
@@ -34,10 +34,10 @@ rule quantize_exl2:
         f"{LOGS}/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.tsv"
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=asked("quantize_exl2", "mem_mb"),
+        runtime=asked("quantize_exl2", "runtime"),
         gpu=1 if SETTINGS["device"] == "cuda" else 0,
     params:
         model=lambda w: model_in(w.folder),

@@ -19,8 +19,8 @@ rule plot_search:
     log:
         f"{LOGS}/plot_search/{{model}}.{{quantization}}.log",
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(20),
     script:
         "../scripts/plot.py"
 
@@ -40,8 +40,8 @@ rule plot_confirm:
     log:
         f"{LOGS}/plot_confirm/{{model}}.{{quantization}}.log",
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(20),
     script:
         "../scripts/plot.py"
 
@@ -62,8 +62,8 @@ rule plot_bits:
     log:
         f"{LOGS}/plot_bits/{{model}}.log",
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(20),
     script:
         "../scripts/plot.py"
 
@@ -80,8 +80,8 @@ rule provenance:
     log:
         f"{LOGS}/provenance.log",
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=by_attempt(1000),
+        runtime=by_attempt(10),
     script:
         "../scripts/provenance.py"
 
@@ -109,6 +109,7 @@ rule render_notebook:
         ],
         bits=expand(f"{RESULTS}/figures/{{model}}/bits.png", model=BITS_MODELS),
         provenance=f"{RESULTS}/provenance.json",
+        resources=f"{RESULTS}/tables/resources.parquet",
         stamp=script_stamp("render_notebook"),
     output:
         html=report(
@@ -121,8 +122,8 @@ rule render_notebook:
         f"{LOGS}/render_notebook.log",
         notebook=f"{RESULTS}/report/report.ipynb",
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(20),
     params:
         notebook=str(Path(workflow.basedir, "notebooks/report.ipynb")),
     script:

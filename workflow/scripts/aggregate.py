@@ -18,7 +18,7 @@ with job(snakemake) as experiment:
         for item in json.loads(Path(path).read_text())["frankens"]
     }
     scores = concatenated(pd.read_parquet(path) for path in snakemake.input.scores)
-    # Each shard has the base, and each round of a race the documents of those before.
+    # A round of a race has the documents of those before.
     scores = scores.drop_duplicates(["quantization", "task", "plan", "document"])
     raced = dropped(json.loads(Path(path).read_text()) for path in snakemake.input.races)
     tables = [

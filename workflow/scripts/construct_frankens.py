@@ -22,9 +22,9 @@ def listed(stage: str, content: list | dict) -> list[tuple[str, str]]:
 
 
 def left(named: list[tuple[str, str]], race: str) -> list[tuple[str, str]]:
-    """Those that a race has not dropped; the base alone stands for a shard without any."""
+    """Those that a race has not dropped; none, if it dropped the whole shard."""
     kept = set(json.loads(Path(race).read_text())["kept"])
-    return [item for item in named if item[0] in kept] or [(BASE, "base")]
+    return [item for item in named if item[0] in kept]
 
 
 with job(snakemake):

@@ -9,7 +9,9 @@ from frankenlab import races
 from frankenlab.analysis import concatenated
 from frankenlab.files import write_json
 from frankenlab.job import job
+from frankenlab.plans import BASE
 from frankenlab.racing import Rule
+from frankenlab.rounds import named
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards
@@ -25,9 +27,9 @@ with job(snakemake) as experiment:
         keep=experiment.raw["stages"]["select"]["shortlist"] + 1,
     )
     scores = concatenated(map(pd.read_parquet, snakemake.input.scores))
-    scores = scores.drop_duplicates(["task", "plan", "document"])
-    plans = list(dict.fromkeys(scores["plan"]))
-    name = f"search-{where.round}"
+    # Of plans that tie the first leads: the base, and never one for its shard.
+    plans = sorted(scores["plan"].unique(), key=lambda plan: (plan != BASE, plan))
+    name = named(where.round)
     samples, documents = {}, {}
     for task, rows in scores.groupby("task", sort=False, observed=True):
         limits = (experiment.limit(stage, task) for stage in (name, "search"))

@@ -16,6 +16,7 @@ from typing import IO, Any
 from frankenlab.errors import UserError
 from frankenlab.files import write_json
 from frankenlab.progress import Progress
+from frankenlab.stopping import die_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ def run_converter(converter: Sequence[str], arguments: Sequence[str], job: Job) 
             text=True,
             errors="replace",
             pass_fds=[job.lock_descriptor],
+            preexec_fn=die_with_parent,
         )
     except OSError as error:
         raise job.failure(f"{command[0]}: {error.strerror}") from error

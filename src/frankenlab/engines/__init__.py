@@ -28,7 +28,7 @@ class Engine(Protocol):
     """A model that can be run a step at a time.
 
     `Placed` is whatever the engine makes of a batch once (device copies, rotary tables, masks);
-    hidden states are tensors [rows, length, hidden size].
+    hidden states are tensors of `hidden size` numbers a token, in the order of the batch.
 
     Attributes:
         token_trees: the engine takes batches of `make_batch`, else of `make_causal_batch`.

@@ -40,13 +40,7 @@ class Rotary:
     def tables(
         self, positions: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [rows, length, head dim] of positions, int64 [rows, length]."""
+        """Cosines and sines [..., head dim] of positions, int64 [...]."""
         angles = positions.to(self.frequencies.device)[..., None].float() * self.frequencies
         angles = torch.cat((angles, angles), dim=-1)
         return (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding on [rows, length, heads, head dim], halves rotated."""
-    low, high = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-high, low), dim=-1) * sin

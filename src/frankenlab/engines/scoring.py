@@ -6,9 +6,13 @@ import torch
 
 from frankenlab.batches import Batch
 
-# Scored positions whose logits are in memory at once: 100 MB of a 50k vocabulary. Fewer make the
-# head's matrix product slower.
+# Scored positions whose logits are in memory at once: 50 MB of a 50k vocabulary in 16 bits. Fewer
+# make the head's matrix product slower.
 CHUNK = 512
+
+# Of which so many are float32 at once on a CPU: few enough that they stay in its cache while their
+# highest value and the sum of their exponentials are found, which is four times faster.
+CACHED_ROWS = 8
 
 
 def score_targets(
@@ -18,39 +22,51 @@ def score_targets(
 
     Args:
         logits: final norm and head, [positions, hidden size] -> [positions, vocabulary].
-        hidden: [rows, length, hidden size].
+        hidden: [..., hidden size], the tokens of the batch in its order.
 
     Returns:
         float64 [targets] log-probabilities and bool [targets] whether greedy decoding picks the
         target, both on the CPU.
     """
-    rows = hidden.flatten(0, 1)[batch.positions_scored.to(hidden.device)]
+    rows = hidden.reshape(-1, hidden.shape[-1])[batch.positions_scored.to(hidden.device)]
     order = torch.argsort(batch.target_positions, stable=True)
     positions = batch.target_positions[order]
     logprobs = torch.empty(len(order), dtype=torch.float64)
     greedy = torch.empty(len(order), dtype=torch.bool)
     for start in range(0, len(rows), CHUNK):
-        chunk = logits(rows[start : start + CHUNK]).float()
+        chunk = logits(rows[start : start + CHUNK])
         low, high = torch.searchsorted(positions, torch.tensor([start, start + CHUNK])).tolist()
         where = order[low:high]
         local = (positions[low:high] - start).to(hidden.device)
         targets = batch.targets[where].to(hidden.device)
-        found = chunk[local, targets]
-        scores = found - torch.logsumexp(chunk, dim=-1)[local]
-        logprobs[where] = scores.double().cpu()
-        greedy[where] = _is_argmax(chunk, local, targets, found).cpu()
+        highest, total = _reduced(chunk)
+        found = chunk[local, targets].float()
+        logprobs[where] = (found - total[local]).double().cpu()
+        greedy[where] = _is_argmax(chunk, local, targets, found == highest[local]).cpu()
     return logprobs, greedy
 
 
+def _reduced(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each row in float32: the highest value, and the logarithm of the summed exponentials."""
+    size = CACHED_ROWS if logits.device.type == "cpu" else len(logits)
+    highest, total = [], []
+    for block in logits.split(size):
+        values = block.float()
+        highest.append(values.amax(dim=-1))
+        total.append(torch.logsumexp(values, dim=-1))
+    return torch.cat(highest), torch.cat(total)
+
+
 def _is_argmax(
-    logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, found: torch.Tensor
+    logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, highest: torch.Tensor
 ) -> torch.Tensor:
-    """Whether logits[rows].argmax(-1) == targets, where `found` is logits[rows, targets].
+    """Whether logits[rows].argmax(-1) == targets, where `highest` says which targets have the
+    highest value of their row.
 
     Finding the highest value is ten times cheaper than finding its place, so the place is looked
-    up only for the targets that have that value: another token may have it too, and come first.
+    up only for those: another token may have the value too, and come first.
     """
-    greedy = found == logits.amax(dim=-1)[rows]
+    greedy = highest.clone()
     tied = greedy.nonzero()[:, 0]
     greedy[tied] = logits[rows[tied]].argmax(dim=-1) == targets[tied]
     return greedy

@@ -16,7 +16,8 @@ from transformers import AutoConfig
 from frankenlab.batches import Batch
 from frankenlab.engines import check_capacity
 from frankenlab.engines.devices import usable_device
-from frankenlab.engines.rotary import Rotary, rotate
+from frankenlab.engines.kernels import rms_norm, rotate, swiglu
+from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import score_targets
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.exl2.tensor_files import TensorFiles
@@ -44,9 +45,19 @@ class Layer:
 
 @dataclass(frozen=True)
 class Placed:
-    """A batch on the device: rotary tables [rows, length, 1, head dim], additive mask
-    [rows, 1, length, keys]; `batch` is None for tokens that are not to be scored."""
+    """A batch on the device, its tokens one after the other: `prefix` tokens that all rows see,
+    then `rows` times `length` others.
 
+    Attributes:
+        tokens: int64 [tokens].
+        cos, sin: rotary tables [tokens, 1, head dim].
+        mask: additive, [rows, 1, length, keys], the keys of the prefix first.
+        batch: None for tokens that are not to be scored.
+    """
+
+    prefix: int
+    rows: int
+    length: int
     tokens: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
@@ -114,25 +125,38 @@ class TorchEngine:
 
     def place(self, batch: Batch) -> Placed:
         """Mask and rotary tables of a batch."""
-        return self.place_tokens(batch.tokens, batch.positions, batch.visible, batch)
+        return self.place_tokens(batch.tokens, batch.positions, batch.visible, batch.prefix, batch)
 
     def place_tokens(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
         visible: torch.Tensor,
+        prefix: torch.Tensor | None = None,
         batch: Batch | None = None,
     ) -> Placed:
-        """`tokens`, `positions`: int64 [rows, length]; `visible`: bool [rows, length, keys]."""
-        cos, sin = self.rotary.tables(positions, self.dtype)
+        """`tokens`, `positions`: int64 [rows, length]; `visible`: bool [rows, length, keys];
+        `prefix`: int64 [prefix length]."""
+        rows, length = tokens.shape
+        before = tokens.new_empty(0) if prefix is None else prefix
+        cos, sin = self.rotary.tables(
+            torch.cat((torch.arange(len(before)), positions.flatten())), self.dtype
+        )
         mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
         mask.masked_fill_(~visible.to(self.device), float("-inf"))
         return Placed(
-            tokens.to(self.device), cos.unsqueeze(2), sin.unsqueeze(2), mask.unsqueeze(1), batch
+            prefix=len(before),
+            rows=rows,
+            length=length,
+            tokens=torch.cat((before, tokens.flatten())).to(self.device),
+            cos=cos.unsqueeze(1),
+            sin=sin.unsqueeze(1),
+            mask=F.pad(mask, (len(before), 0)).unsqueeze(1),
+            batch=batch,
         )
 
     def embed(self, placed: Placed) -> torch.Tensor:
-        """[rows, length, hidden size]"""
+        """[tokens, hidden size]"""
         return F.embedding(placed.tokens, self.embedding)
 
     def run(
@@ -169,38 +193,62 @@ class TorchEngine:
     def _attention(
         self, layer: Layer, hidden: torch.Tensor, placed: Placed, cache: KeyValues | None
     ) -> torch.Tensor:
-        rows, length, _ = hidden.shape
         qkv = F.linear(self._norm(hidden, layer.input_norm), layer.qkv, layer.qkv_bias)
-        qkv = qkv.view(rows, length, -1, self.head_dim)
-        rotated, values = qkv.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=2)
+        qkv = qkv.view(len(hidden), -1, self.head_dim)
+        rotated, values = qkv.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=1)
         rotated = rotate(rotated, placed.cos, placed.sin)
-        queries, keys = rotated.split((self.n_heads, self.n_kv_heads), dim=2)
-        queries, keys, values = (x.transpose(1, 2) for x in (queries, keys, values))
-        if cache is not None:
-            keys, values = cache.extend(keys, values)
-        mixed = F.scaled_dot_product_attention(
-            queries,
-            self._for_all_heads(keys),
-            self._for_all_heads(values),
-            attn_mask=placed.mask,
-        )
-        return F.linear(mixed.transpose(1, 2).reshape(rows, length, -1), layer.out, layer.out_bias)
+        queries, keys = rotated.split((self.n_heads, self.n_kv_heads), dim=1)
+        mixed = self._mix(queries, keys, values, placed, cache)
+        return F.linear(mixed.flatten(-2), layer.out, layer.out_bias)
 
-    def _for_all_heads(self, x: torch.Tensor) -> torch.Tensor:
-        """Grouped-query attention: each key head serves n_heads / n_kv_heads query heads."""
-        groups = self.n_heads // self.n_kv_heads
-        if groups == 1:
-            return x
-        rows, heads, length, dim = x.shape
-        return x.unsqueeze(2).expand(rows, heads, groups, length, dim).flatten(1, 2)
+    def _mix(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        placed: Placed,
+        cache: KeyValues | None,
+    ) -> torch.Tensor:
+        """Attention of all tokens, [tokens, heads, head dim] each; the result too.
+
+        The prefix sees itself; the rows see it, from one copy of its keys and values, and
+        themselves.
+        """
+        shape, count = (placed.rows, placed.length), placed.prefix
+        own = [x[count:].unflatten(0, shape).transpose(1, 2) for x in (queries, keys, values)]
+        if cache is not None:
+            own[1:] = cache.extend(*own[1:])
+        if not count:
+            return _attend(*own, mask=placed.mask).flatten(0, 1)
+        first = [x[:count].unsqueeze(0).transpose(1, 2) for x in (queries, keys, values)]
+        own[1:] = [
+            torch.cat((a.expand(placed.rows, -1, -1, -1), b), dim=2)
+            for a, b in zip(first[1:], own[1:], strict=True)
+        ]
+        rows = _attend(*own, mask=placed.mask).flatten(0, 1)
+        return torch.cat((_attend(*first)[0], rows))
 
     def _mlp(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         normed = self._norm(hidden, layer.post_norm)
-        gate, up = F.linear(normed, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, layer.down, layer.down_bias)
+        gate_up = F.linear(normed, layer.gate_up, layer.gate_up_bias)
+        return F.linear(swiglu(gate_up), layer.down, layer.down_bias)
 
     def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(hidden, weight.shape, weight, self.norm_eps)
+        return rms_norm(hidden, weight, self.norm_eps)
+
+
+def _attend(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """[rows, heads, length, head dim] each, where a key head may serve several query heads;
+    [rows, length, heads, head dim]. Causal without a mask."""
+    mixed = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+    )
+    return mixed.transpose(1, 2)
 
 
 @dataclass
@@ -230,7 +278,7 @@ class TorchDecoder:
             for step, cache in zip(self.plan.steps, self.caches, strict=True):
                 hidden = self.engine.run(step, hidden, placed, cache)
             self.length = stop
-            return self.engine.logits(hidden[0, -1])
+            return self.engine.logits(hidden[-1])
 
 
 class _Weights:

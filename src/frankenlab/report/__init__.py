@@ -4,6 +4,7 @@ from frankenlab.report.answer import against_controls, answer, outcome
 from frankenlab.report.bits import bits_answer, bits_html
 from frankenlab.report.page import render_html, run_notebook
 from frankenlab.report.race import race_html
+from frankenlab.report.resources import resources_html
 from frankenlab.report.tables import (
     answer_html,
     cases,
@@ -41,6 +42,7 @@ __all__ = [
     "pairs_html",
     "race_html",
     "render_html",
+    "resources_html",
     "run_notebook",
     "title_html",
     "top_plans",

@@ -13,7 +13,17 @@ import yaml
 from frankenlab.errors import UserError
 from frankenlab.report.answer import against_controls, answer, signed
 
-NAMES = (*("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race"),)
+NAMES = (
+    "comparisons",
+    "verdicts",
+    "pairs",
+    "costs",
+    "ledger",
+    "bits",
+    "quantizations",
+    "race",
+    "resources",
+)
 # Plans and descriptions can be long: these columns wrap, all others keep their line.
 LONG_COLUMNS = ("plan", "frozen", "control", "made by", "calibration")
 STAGES = ("search", "select", "confirm")

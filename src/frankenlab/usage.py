@@ -1,0 +1,106 @@
+"""What the jobs of an experiment took, beside what was predicted and asked for."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frankenlab.accounting import Took, as_number
+from frankenlab.config import Experiment
+from frankenlab.planning import Job, Workload
+from frankenlab.requests import Limit, request
+from frankenlab.schedule import GPU_RULES, jobs, on_gpu
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Columns of the table that may be unknown.
+NUMBERS = (
+    *("predicted_hours", "asked_hours", "asked_mem_mb", "asked_gpu_hours"),
+    *("used_hours", "used_mem_mb", "used_gpu_hours"),
+)
+
+
+def expected(workload: Workload, limits: Sequence[Limit] = ()) -> dict[str, dict[str, Any]]:
+    """Rule -> jobs of a run from nothing, and what they are predicted to take and ask for at their
+    first attempt; hours are None where a prediction is not known."""
+    found = {}
+    for rule in GPU_RULES:
+        own = [job for job in jobs(workload) if job.rule == rule]
+        if not own:
+            continue
+        seconds = [workload.seconds(job) for job in own]
+        asked = [request(workload, job, 1, limits) for job in own]
+        hours = sum(each.runtime for each in asked) / 60
+        found[rule] = {
+            "jobs": len(own),
+            "predicted_hours": None if None in seconds else sum(s or 0.0 for s in seconds) / 3600,
+            "asked_hours": hours,
+            "asked_mem_mb": max(each.mem_mb for each in asked),
+            "asked_gpu_hours": hours if on_gpu(workload, own[0]) else 0.0,
+        }
+    return found
+
+
+def measured(experiment: Experiment, results: Path) -> dict[str, list[Took]]:
+    """Rule -> the last run of each job, from Snakemake's benchmark files."""
+    gpu = int(experiment.raw["device"] == "cuda")
+    found: dict[str, list[Took]] = {}
+    for job in jobs(Workload(experiment)):
+        path = results / "benchmarks" / benchmark_file(experiment, job)
+        if job.rule not in GPU_RULES or not path.is_file():
+            continue
+        with path.open(newline="") as handle:
+            row = list(csv.DictReader(handle, delimiter="\t"))[-1]
+        took = Took(float(row["s"]), as_number(row["max_rss"]), "", gpu)
+        found.setdefault(job.rule, []).append(took)
+    return found
+
+
+def benchmark_file(experiment: Experiment, job: Job) -> Path:
+    """Below the folder of benchmarks, as the rules name them."""
+    parts: tuple[Any, ...] = (job.model, job.quantization)
+    if job.rule == "evaluate_task":
+        parts = (job.stage, *parts, job.task, job.shard)
+    elif job.rule in ("measure_exl2", "quantize_exl2"):
+        folder = experiment.quantized_folder(job.model)
+        parts = (folder.parent.name, folder.name, job.quantization)
+    return Path(job.rule, ".".join(str(part) for part in parts if part != "") + ".tsv")
+
+
+def table(
+    wanted: Mapping[str, Mapping[str, Any]],
+    by_benchmark: Mapping[str, Sequence[Took]],
+    by_accounting: Mapping[str, Sequence[Took]],
+) -> "pd.DataFrame":
+    """A row for each rule; where a rule is accounted for, that counts: it has retried jobs too."""
+    # Imported here: every parse of the workflow reads this module.
+    import pandas as pd
+
+    rows = []
+    for rule, row in wanted.items():
+        accounting = bool(by_accounting.get(rule))
+        took = (by_accounting if accounting else by_benchmark).get(rule, [])
+        ends = Counter(each.state for each in took if each.state)
+        rows.append(
+            {
+                "rule": rule,
+                **row,
+                "runs": len(took),
+                "used_hours": sum(each.seconds for each in took) / 3600 if took else None,
+                # Accounting samples twice a minute, Snakemake too: the larger has seen more.
+                "used_mem_mb": _largest([*by_benchmark.get(rule, []), *took]),
+                "used_gpu_hours": sum(each.seconds * each.gpus for each in took) / 3600
+                if took
+                else None,
+                "ended": ", ".join(f"{state} {count}" for state, count in ends.most_common()),
+                "source": ("sacct" if accounting else "benchmark") if took else "",
+            }
+        )
+    # Without a single value a column would be of no type.
+    return pd.DataFrame(rows).astype(dict.fromkeys(NUMBERS, float))
+
+
+def _largest(took: Iterable[Took]) -> float | None:
+    return max((each.memory_mb for each in took if each.memory_mb is not None), default=None)
