@@ -14,12 +14,13 @@ from frankenlab.plans import BASE
 
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 RACING = {"rounds": [10, 16], "error": 0.4, "margin": 5.0}
+SHARDS = 2
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
-    laboratory.config["stages"]["search"] |= {"racing": dict(RACING), "shards": 2}
+    laboratory.config["stages"]["search"] |= {"racing": dict(RACING), "shards": SHARDS}
     laboratory.config["stages"]["select"] = {"shortlist": 1}
     laboratory.snakemake()
     return laboratory
@@ -57,8 +58,10 @@ def test_a_round_runs_what_the_one_before_kept(lab: Laboratory) -> None:
         folder = lab.results / "scores" / f"search-{number}" / "tiny" / "none"
         for task in ("animals", "liquids"):
             tables = [pd.read_parquet(path) for path in folder.glob(f"{task}.*.parquet")]
-            assert len(tables) == 2
-            assert set(pd.concat(tables)["plan"]) == set(race["kept"])
+            assert len(tables) == SHARDS
+            # Every plan in one shard, the base too.
+            plans = [plan for table in tables for plan in table["plan"].unique()]
+            assert sorted(plans) == sorted(race["kept"])
 
 
 def test_the_shortlist_takes_survivors(lab: Laboratory) -> None:
@@ -82,9 +85,44 @@ def test_nothing_is_stale_after_a_race(lab: Laboratory) -> None:
     assert lab.jobs() == Counter()
 
 
+def test_as_many_jobs_are_planned_as_snakemake_would_run(lab: Laboratory) -> None:
+    planned = lab.planned()
+    assert planned == lab.jobs("--forceall")
+    rounds = len(RACING["rounds"]) + 1
+    assert planned["race"] == rounds - 1
+    assert planned["evaluate_task"] == 2 * SHARDS * rounds + 2 + 3
+
+
+def test_what_the_rounds_took_stands_beside_what_was_predicted(lab: Laboratory) -> None:
+    rows = pd.read_csv(lab.results / "tables" / "resources.csv").set_index("rule")
+    assert rows.loc["evaluate_task", "jobs"] == lab.planned()["evaluate_task"]
+    assert (rows["runs"] == rows["jobs"]).all()
+
+
+def test_a_dry_run_tells_what_the_race_takes_at_most(lab: Laboratory) -> None:
+    text = lab.snakemake("--dry-run", "--forceall").stdout
+    (line,) = (line for line in text.splitlines() if line.startswith("  search at "))
+    assert "x 40 documents" in line and "at most" in line
+
+
 def scored_once(lab: Laboratory) -> bool:
-    """Two shards at a time may both find that the base is missing."""
-    return {times for (_, plan, _), times in lab.scored().items() if plan != BASE} == {1}
+    return set(lab.scored().values()) == {1}
+
+
+def test_another_number_of_shards_scores_and_changes_nothing(lab: Laboratory) -> None:
+    before, table, judged = lab.scored(), compared(lab), races(lab)
+    assert scored_once(lab)
+    lab.config["stages"]["search"]["shards"] = 8
+    lab.snakemake(SEARCH_TABLE)
+    assert lab.scored() == before and races(lab) == judged
+    order = ["task", "plan"]
+    found = compared(lab).sort_values(order, ignore_index=True)
+    pd.testing.assert_frame_equal(found, table.sort_values(order, ignore_index=True))
+    last = (lab.results / "scores" / "search-3").rglob("*.parquet")
+    assert any(pd.read_parquet(path).empty for path in last)
+    lab.config["stages"]["search"]["shards"] = SHARDS
+    lab.snakemake(SEARCH_TABLE)
+    assert lab.jobs() == Counter()
 
 
 def test_another_error_decides_again_and_scores_only_what_is_missing(lab: Laboratory) -> None:
