@@ -4,7 +4,7 @@ BIN := .venv/bin
 CONFIG ?= config/config.yaml
 PROFILE ?= profiles/local
 
-.PHONY: run test lint plan speed clear gpu-check
+.PHONY: run test lint plan speed bench clear gpu-check
 
 run: .venv/.installed
 	$(BIN)/snakemake --profile $(PROFILE) --configfile $(CONFIG)
@@ -35,6 +35,11 @@ lint: .venv/.installed
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
+# The sweep beside its peers; PARTS="sweep growth" runs some of it. The peers are an extra of their
+# own, so that nobody else installs them.
+bench: .venv/.installed-bench
+	$(BIN)/python -m benchmarks.speed $(if $(PARTS),--parts $(PARTS)) $(BENCH)
+
 # On a machine with a GPU, with or without a network, by the Python that has its torch:
 # make gpu-check MODEL=<Hugging Face directory> [WHEELS=<folder>] [DATA=<texts>] [OUT=<report>]
 GPU_PYTHON ?= python3
@@ -51,4 +56,8 @@ gpu-check:
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet "$$(sed -n 's/^ *"\(torch==[^"]*\)",*$$/\1/p' pyproject.toml)"
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/.installed-bench: .venv/.installed
+	$(BIN)/pip install --quiet --editable '.[dev,bench]'
 	touch $@

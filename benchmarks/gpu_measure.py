@@ -23,7 +23,8 @@ from frankenlab.errors import UserError
 from frankenlab.exl2.format import QuantizedLinear, dequantize
 from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.plans import Plan, parse
-from frankenlab.sweep import plan_trie, sweep
+from frankenlab.sweep import sweep
+from frankenlab.trie import plan_trie
 
 Rows = list[tuple[str, str]]
 

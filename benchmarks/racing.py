@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from frankenlab.plans import BASE, Plan, Step, parse
 from frankenlab.racing import Rule, Sample, stand
-from frankenlab.sweep import Node, plan_trie
+from frankenlab.trie import Node, plan_trie
 
 # (scores of the plans left, their numbers, those that stay whatever happens) -> who goes on.
 Drop = Callable[[list[NDArray], NDArray, dict[int, None]], NDArray]

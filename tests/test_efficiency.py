@@ -3,7 +3,7 @@
 import pytest
 from conftest import parse_all
 
-from frankenlab import efficiency
+from frankenlab import config, efficiency
 from frankenlab.efficiency import measure
 from frankenlab.engines.torch import TorchEngine
 
@@ -42,7 +42,7 @@ def test_speeds_are_tokens_per_second_and_the_warm_up_does_not_count(tiny, monke
     rows = measure(engine, parse_all(["base", "0:4,0:4"]), repeats=2, seed=1)
     for row, layers in zip(rows, (4, 8), strict=True):
         for what in ("low", "tokens_per_second", "high"):
-            assert row[f"prefill_{what}"] == pytest.approx(efficiency.PROMPT_TOKENS / layers)
+            assert row[f"prefill_{what}"] == pytest.approx(config.PROMPT_TOKENS / layers)
             assert row[f"decode_{what}"] == pytest.approx(1 / layers)
 
 

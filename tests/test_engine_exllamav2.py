@@ -25,7 +25,8 @@ from frankenlab.generation import generate
 from frankenlab.plans import Plan, base, parse
 from frankenlab.scorer import Scorer
 from frankenlab.store import Store
-from frankenlab.sweep import plan_trie, sweep
+from frankenlab.sweep import sweep
+from frankenlab.trie import plan_trie
 
 pytestmark = pytest.mark.usefixtures("exllamav2_on_cpu")
 

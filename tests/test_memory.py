@@ -22,7 +22,7 @@ from frankenlab.memory import (
 from frankenlab.models import model_info, read_json
 from frankenlab.plans import looped, parse
 from frankenlab.quantization import NONE, Quantization
-from frankenlab.sweep import plan_trie
+from frankenlab.trie import plan_trie
 
 EXL2 = ROOT / "tests" / "data" / "llama-tiny-exl2"
 LLAMA_7B = {

@@ -16,7 +16,13 @@ from conftest import (
 )
 
 from frankenlab import capacity, cli, config, planning, speeds
-from frankenlab.batches import token_tree
+from frankenlab.batches import (
+    TokenRequest,
+    group_by_length,
+    make_batch,
+    shared_prefix,
+    token_tree,
+)
 from frankenlab.errors import UserError
 from frankenlab.fetching import fetch_model
 from frankenlab.grid import expand
@@ -25,7 +31,7 @@ from frankenlab.planning import Job, Workload
 from frankenlab.plans import looped
 from frankenlab.shards import Shard
 from frankenlab.store import Store
-from frankenlab.sweep import layer_passes, plan_trie
+from frankenlab.trie import layer_passes, plan_trie
 
 
 @pytest.fixture
@@ -128,7 +134,7 @@ def test_a_round_is_predicted_as_if_no_plan_were_dropped(experiment):
 def test_before_anything_is_there_the_limits_are_assumed(experiment):
     choices, texts = (documents(experiment, t, "confirm") for t in ("arc_easy", "boolq_passages"))
     assert choices == planning.Documents(
-        25, 25 * planning.ASSUMED_TOKENS, 25 * planning.ASSUMED_SCORED, True
+        25, 25 * planning.ASSUMED_TOKENS, 25 * planning.ASSUMED_SCORED, 0, True
     )
     assert texts.tokens == texts.scored == 25 * planning.ASSUMED_TEXT_TOKENS and texts.assumed
     assert "assumed" in text_of(experiment) and not Path("resources/counts").exists()
@@ -145,6 +151,16 @@ def test_afterwards_tokens_are_those_that_a_sweep_runs(fetched):
     assert not found.assumed and found.count == len(trees) == 30
     assert found.tokens == sum(map(len, trees)) >= found.scored
     assert found.scored == sum(len({node for node, _ in tree.scored}) for tree in trees)
+
+
+def test_what_all_documents_begin_with_counts_once_a_batch():
+    shots = tuple(range(20))
+    trees = [token_tree([TokenRequest((*shots, 50 + i, 90), (7, 8))]) for i in range(10)]
+    prefix, tokens = shared_prefix(trees), sum(map(len, trees))
+    own = [len(tree) - prefix for tree in trees]
+    batches = [make_batch([trees[i] for i in g], g) for g in group_by_length(own, 15)]
+    found = planning.Documents(len(trees), tokens, 20, prefix, False).computed(15)
+    assert len(batches) > 1 and found == sum(batch.n_tokens for batch in batches) < tokens
 
 
 def test_a_workflow_that_is_built_counts_nothing_and_uses_what_was_counted(fetched, monkeypatch):

@@ -14,7 +14,7 @@ import racing as replays  # noqa: E402
 
 from frankenlab.grid import expand  # noqa: E402
 from frankenlab.racing import Rule  # noqa: E402
-from frankenlab.sweep import layer_passes, plan_trie  # noqa: E402
+from frankenlab.trie import layer_passes, plan_trie  # noqa: E402
 
 PLANS = [item.plan for item in expand([{"generator": "rys"}], 6).plans]
 

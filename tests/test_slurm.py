@@ -19,6 +19,8 @@ import pytest
 from laboratory import ROOT, Laboratory
 from slurm_cluster import Cluster, Job, Unavailable, slurm_cluster, wait_until
 
+from frankenlab.clearing import clear
+
 HOOKS = Path(__file__).with_name("slurm_jobs")
 
 # Tiny jobs last seconds: the profile's first look at them would be the longest of it all.
@@ -274,6 +276,28 @@ def test_ctrl_c_leaves_no_job_behind_that_was_just_being_submitted(
     assert submitted and {job.state for job in submitted} == {"CANCELLED"}
     for order in [*lab.orders.glob("held.*"), *lab.orders.glob("hold.*")]:
         order.unlink()
+
+
+def test_jobs_of_a_workflow_that_was_killed_are_named_and_cleared(
+    cluster: Cluster, lab: SlurmLaboratory
+) -> None:
+    lab.config["plans"].append({"generator": "layer", "times": 8})
+    lab.hold(SHARDS[0])
+    workflow = lab.start(SEARCH_TABLE)
+    with ThreadPoolExecutor() as threads:
+        output = threads.submit(workflow.communicate)
+        try:
+            orphan, _ = lab.held(SHARDS[0])
+        finally:
+            workflow.kill()
+            output.result()
+    refused = lab.snakemake(SEARCH_TABLE, check=False)
+    (line,) = (x for x in refused.stderr.splitlines() if "of an earlier workflow" in x)
+    assert refused.returncode != 0 and orphan in line and "make clear" in line
+    assert any(f"{orphan} (evaluate_task, running)" in line for line in clear(lab.folder))
+    assert {job.state for job in lab.slurm_jobs(cluster) if job.id == orphan} == {"CANCELLED"}
+    lab.snakemake(SEARCH_TABLE)
+    assert max(lab.scored().values()) == 1
 
 
 @pytest.mark.slow

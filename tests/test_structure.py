@@ -22,7 +22,7 @@ FLOORS = (
         "report",
         "batches",
     },
-    {"sources", "models", "tasks", "grid", "memory", "clearing"},
+    {"sources", "models", "tasks", "grid", "trie", "memory", "clearing"},
     {
         "config",
         "gguf",

@@ -13,7 +13,8 @@ from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
 from frankenlab.export import materialize
 from frankenlab.plans import Plan, from_steps, looped
-from frankenlab.sweep import layer_passes, plan_trie, sweep
+from frankenlab.sweep import sweep
+from frankenlab.trie import layer_passes, plan_trie
 
 
 def tokens(seed: int, length: int) -> tuple[int, ...]:

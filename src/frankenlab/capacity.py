@@ -20,7 +20,7 @@ from frankenlab.memory import (
 )
 from frankenlab.models import read_json
 from frankenlab.quantization import NONE
-from frankenlab.sweep import plan_trie
+from frankenlab.trie import plan_trie
 
 # Tokens of a batch with its padding, to those that count against the budget.
 PADDING = 1.25

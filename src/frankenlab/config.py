@@ -25,6 +25,10 @@ TASKS_FOLDER = ROOT / "config" / "tasks"
 RESOURCES = Path("resources")
 PRECISIONS = ("bfloat16", "float16", "float32")
 
+# What a plan alone is timed on: tokens that it reads, and those that it then decodes.
+PROMPT_TOKENS = 256
+DECODED_TOKENS = 16
+
 # Keys of a model's `shapes` that config.json spells otherwise.
 SHAPE_KEYS = {
     "n_heads": "num_attention_heads",

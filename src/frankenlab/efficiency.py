@@ -14,11 +14,9 @@ from typing import Any
 
 import torch
 
+from frankenlab.config import DECODED_TOKENS, PROMPT_TOKENS
 from frankenlab.engines import Engine
 from frankenlab.plans import Plan
-
-PROMPT_TOKENS = 256
-DECODED_TOKENS = 16
 
 
 def measure(engine: Engine, plans: Sequence[Plan], repeats: int, seed: int) -> list[dict[str, Any]]:

@@ -31,9 +31,10 @@ from frankenlab.progress import Progress
 from frankenlab.scorer import DEFAULT_TOKEN_BUDGET, Scorer, scoring_fingerprint
 from frankenlab.stopping import Stopped, interruptible, shielded
 from frankenlab.store import Row, Store
-from frankenlab.sweep import RequestScore, plan_trie, sweep
+from frankenlab.sweep import RequestScore, sweep
 from frankenlab.task_index import TaskSettings
 from frankenlab.tasks import Document, EvaluationTask
+from frankenlab.trie import plan_trie
 
 # Rows are made durable at least this often, so a kill costs less than a minute.
 FLUSH_SECONDS = 20.0

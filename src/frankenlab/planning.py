@@ -1,15 +1,22 @@
 """What the jobs of an experiment have to compute, and how long that takes, before any runs."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from frankenlab import rounds
 from frankenlab.capacity import TEXT_METRICS, Cell, cells, quantizing_seconds, sizes_of
-from frankenlab.config import RESOURCES, TASKS_FOLDER, Experiment, ModelSettings
-from frankenlab.efficiency import DECODED_TOKENS, PROMPT_TOKENS
+from frankenlab.config import (
+    DECODED_TOKENS,
+    PROMPT_TOKENS,
+    RESOURCES,
+    TASKS_FOLDER,
+    Experiment,
+    ModelSettings,
+)
 from frankenlab.files import content_hash, write_json
 from frankenlab.fingerprints import code_fingerprint
 from frankenlab.grid import Grid, expand
@@ -64,28 +71,35 @@ class Documents:
     """A task's documents in a stage.
 
     `tokens` counts each document once, its requests merged; `scored` the positions of them whose
-    next token is scored; `assumed`: not counted, model and data are not there yet.
+    next token is scored; `prefix` is what all of them begin with (few-shot examples), in tokens;
+    `assumed`: not counted, model and data are not there yet.
     """
 
     count: int
     tokens: int
     scored: int
+    prefix: int
     assumed: bool
+
+    def computed(self, token_budget: int) -> int:
+        """Tokens of the batches of an engine that takes token trees: the prefix once in each."""
+        own = self.tokens - self.prefix * self.count
+        return own + self.prefix * math.ceil(own / token_budget)
 
     def first(self, count: int | None) -> "Documents":
         """At most so many of them, None for all; of average length, for their order is random."""
         if count is None or count >= self.count:
             return self
         tokens, scored = (round(x * count / self.count) for x in (self.tokens, self.scored))
-        return Documents(count, tokens, scored, self.assumed)
+        return replace(self, count=count, tokens=tokens, scored=scored)
 
     def without(self, seen: "Documents") -> "Documents":
         """Those that are not among the first ones, `seen`."""
-        return Documents(
-            self.count - seen.count,
-            self.tokens - seen.tokens,
-            self.scored - seen.scored,
-            self.assumed,
+        return replace(
+            self,
+            count=self.count - seen.count,
+            tokens=self.tokens - seen.tokens,
+            scored=self.scored - seen.scored,
         )
 
 
@@ -199,7 +213,10 @@ class Workload:
             return None
         documents = self.unseen(job.model, job.task, job.stage)
         plans, n = self.plans(job.model, job.stage, job.shard), self.model(job.model).n_layers
-        layers = documents.tokens * plans.passes / n / speed.tokens
+        tokens = documents.tokens
+        if self.experiment.engine(job.model, job.quantization) == "torch":
+            tokens = documents.computed(self.experiment.raw["token_budget"])
+        layers = tokens * plans.passes / n / speed.tokens
         return self._start(job) + layers + documents.scored * plans.count / speed.scored
 
     def _timing(self, job: Job) -> float | None:
@@ -252,8 +269,8 @@ def document_tokens(
             count = limit or ASSUMED_DOCUMENTS
             if task.metric in TEXT_METRICS:
                 tokens = count * ASSUMED_TEXT_TOKENS
-                return Documents(count, tokens, tokens, True)
-            return Documents(count, count * ASSUMED_TOKENS, count * ASSUMED_SCORED, True)
+                return Documents(count, tokens, tokens, 0, True)
+            return Documents(count, count * ASSUMED_TOKENS, count * ASSUMED_SCORED, 0, True)
         write_json(remembered, _count(directory, task, stage, limit))
     return Documents(*json.loads(remembered.read_text()), assumed=False)
 
@@ -283,7 +300,7 @@ def _there(directory: Path, task: TaskSettings) -> bool:
 
 def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -> Sequence[int]:
     # Imported here: lm-eval and transformers take seconds, and a count is made only once.
-    from frankenlab.batches import token_tree
+    from frankenlab.batches import shared_prefix, token_tree
     from frankenlab.encoding import Encoder
     from frankenlab.models import load_tokenizer
     from frankenlab.tasks import EvaluationTask
@@ -296,4 +313,4 @@ def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -
         for document in documents
     ]
     scored = sum(len({node for node, _ in tree.scored}) for tree in trees)
-    return [len(documents), sum(map(len, trees)), scored]
+    return [len(documents), sum(map(len, trees)), scored, shared_prefix(trees)]

@@ -10,7 +10,7 @@ import pandas as pd
 from frankenlab import racing, statistics
 from frankenlab.analysis import mean_effects, outcomes
 from frankenlab.plans import BASE, parse
-from frankenlab.sweep import layer_passes, plan_trie
+from frankenlab.trie import layer_passes, plan_trie
 
 
 def sample(

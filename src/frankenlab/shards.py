@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from frankenlab.files import content_hash
 from frankenlab.grid import GridPlan
 from frankenlab.plans import Plan, Step, base
-from frankenlab.sweep import layer_passes, plan_trie
+from frankenlab.trie import layer_passes, plan_trie
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ Plans form a trie of steps. The walk is depth first, so the memory is one hidden
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,14 +14,7 @@ from frankenlab.batches import Batch
 from frankenlab.engines import Engine
 from frankenlab.errors import UserError
 from frankenlab.plans import Plan, Step
-
-
-@dataclass(slots=True)
-class Node:
-    """A prefix of steps: `plan` is set where a plan ends."""
-
-    children: dict[Step, "Node"] = field(default_factory=dict)
-    plan: Plan | None = None
+from frankenlab.trie import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +23,6 @@ class RequestScore:
 
     loglikelihood: float
     is_greedy: bool
-
-
-def plan_trie(plans: Iterable[Plan]) -> Node:
-    """The trie of the plans' steps; equal plans end at one node."""
-    root = Node()
-    for plan in plans:
-        node = root
-        for step in plan.steps:
-            node = node.children.setdefault(step, Node())
-        node.plan = plan
-    return root
-
-
-def layer_passes(node: Node) -> float:
-    """Layer passes of a sweep with sharing, in whole layers (an `attn` or `mlp` step is half)."""
-    total, pending = 0.0, [node]
-    while pending:
-        current = pending.pop()
-        pending += current.children.values()
-        total += sum(1.0 if step.part == "block" else 0.5 for step in current.children)
-    return total
 
 
 def sweep(

@@ -1,0 +1,61 @@
+"""`frankenlab` with clocks, ended when the first batch is about to be run.
+
+python -m benchmarks.speed.first_batch STAMPS.json evaluate ...
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+stamps = {"Python": time.time()}
+
+
+class FirstBatchError(BaseException):
+    """No Exception: nothing on the way is to catch it."""
+
+
+def main(result: str, *given: str) -> None:
+    from frankenlab import cli, evaluation
+
+    stamps["imports"] = time.time()
+    _stamp(cli.config, "load", "config")
+    _stamp(evaluation.Scorer, "for_directory", "model's hash")
+    _stamp(evaluation, "EvaluationTask", "task")
+    _stamp(evaluation, "load_tokenizer", "documents and tokenizer")
+    load = evaluation.Scorer.load_engine
+
+    def loaded(scorer: Any) -> Any:
+        stamps["tokenizing"] = time.time()
+        engine = load(scorer)
+        stamps["loading the model"] = time.time()
+        return engine
+
+    def first(*_: object) -> NoReturn:
+        stamps["first batch made"] = time.time()
+        raise FirstBatchError
+
+    evaluation.Scorer.load_engine = loaded
+    evaluation.sweep = first
+    try:
+        cli.main(given)
+    except FirstBatchError:
+        Path(result).write_text(json.dumps(stamps))
+
+
+def _stamp(owner: Any, name: str, stamp: str) -> None:
+    """Notes the time at which a function of a module or class has returned."""
+    function: Callable[..., Any] = getattr(owner, name)
+
+    def call(*given: Any, **named: Any) -> Any:
+        made = function(*given, **named)
+        stamps[stamp] = time.time()
+        return made
+
+    setattr(owner, name, staticmethod(call) if isinstance(owner, type) else call)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

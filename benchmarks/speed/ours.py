@@ -1,0 +1,120 @@
+"""The sweep as a job of the workflow runs it, timed; and what its time goes into."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from benchmarks.speed.setting import (
+    Setting,
+    memory,
+    reset_peak_memory,
+    return_freed_memory,
+    timed,
+)
+from benchmarks.speed.spies import Spies, profile
+from frankenlab import job
+from frankenlab.config import TASKS_FOLDER
+from frankenlab.encoding import Encoder
+from frankenlab.engines.torch import TorchEngine
+from frankenlab.evaluation import evaluate
+from frankenlab.models import load_tokenizer, model_info
+from frankenlab.plans import Plan
+from frankenlab.scorer import DEFAULT_TOKEN_BUDGET
+from frankenlab.store import Store
+from frankenlab.tasks import Document, EvaluationTask
+from frankenlab.trie import layer_passes, plan_trie
+
+
+class Ours:
+    """A loaded model; `load_seconds` is what loading it took."""
+
+    def __init__(self, model: Path, precision: str = "bfloat16") -> None:
+        job._keep_freed_memory()
+        self.load_seconds, self.engine = timed(lambda: TorchEngine(model, precision))
+        self.encoder = Encoder(load_tokenizer(model), model_info(model).max_position_embeddings)
+        self.precision = precision
+
+    def sweep(
+        self, plans: Sequence[Plan], task: EvaluationTask, documents: Sequence[Document], root: Path
+    ) -> pd.DataFrame:
+        """The table of scores; the store below `root` is empty before it."""
+        store = Store(root, {"task": task.settings.name, "precision": self.precision})
+        return evaluate(
+            lambda: self.engine, self.encoder, plans, task, documents, store, DEFAULT_TOKEN_BUDGET
+        )
+
+
+def load_task(setting: Setting, name: str) -> tuple[EvaluationTask, list[Document]]:
+    task = EvaluationTask(setting.task(name), TASKS_FOLDER)
+    return task, task.documents(task.indices(None, setting.limit(name)))
+
+
+def run_sweeps(setting: Setting, grid: str) -> dict[str, Any]:
+    """Every task's sweep of a grid, twice: compilation, if there is any, is in the first."""
+    plans = setting.grid(grid)
+    ours = Ours(setting.model)
+    return {
+        "load_seconds": ours.load_seconds,
+        "plans": [plan.text for plan in plans],
+        "passes": layer_passes(plan_trie(plans)),
+        "tasks": {name: _one_task(setting, ours, plans, name) for name in setting.tasks},
+    }
+
+
+def _one_task(setting: Setting, ours: Ours, plans: Sequence[Plan], name: str) -> dict[str, Any]:
+    task_seconds, (task, documents) = timed(lambda: load_task(setting, name))
+    return_freed_memory()
+    before = memory()["now"]
+    reset_peak_memory()
+    seconds = []
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as root, Spies(ours.engine) as spies:
+            spent, table = timed(lambda: ours.sweep(plans, task, documents, Path(root)))
+            written = sum(p.stat().st_size for p in Path(root).rglob("*") if p.is_file())
+        seconds.append(spent)
+    metric = task.settings.metric
+    return {
+        "task_seconds": task_seconds,
+        "seconds": seconds,
+        "documents": len(documents),
+        "memory_before": before,
+        "memory_peak": memory()["peak"],
+        "bytes_written": written,
+        "metric": metric,
+        "means": {plan: float(rows[metric].mean()) for plan, rows in table.groupby("plan")},
+        **spies.found(),
+    }
+
+
+def run_split(setting: Setting, grid: str) -> dict[str, Any]:
+    """What the time of each task's sweep goes into, beside the machine's matrix peak."""
+    # Imported here: it measures nothing of the sweep.
+    from benchmarks.speed.peak import peaks
+
+    plans = setting.grid(grid)
+    ours = Ours(setting.model)
+    tasks = {}
+    for name in setting.tasks:
+        task, documents = load_task(setting, name)
+
+        def sweep(task: EvaluationTask = task, documents: list[Document] = documents) -> None:
+            with tempfile.TemporaryDirectory() as root:
+                ours.sweep(plans, task, documents, Path(root))
+
+        sweep()
+        with Spies(ours.engine) as spies:
+            plain, _ = timed(sweep)
+        found = spies.found()
+        # Beside the sweep, not before all of them: the machine's speed drifts.
+        tokens = round(found["tokens_padded"] / found["batches"])
+        tasks[name] = {
+            "plain_seconds": plain,
+            **found,
+            "peaks": peaks(setting.model, ours.engine.dtype, tokens),
+            **profile(ours.engine, sweep),
+        }
+    return {"threads": torch.get_num_threads(), "plans": len(plans), "tasks": tasks}

@@ -1,0 +1,282 @@
+"""The measurements as a Markdown page."""
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.speed.setting import ROOT
+
+MB, KB = 1e6, 1e3
+
+Found = Any
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def sweep_section(found: Found) -> str:
+    """(a) alone."""
+    header = ["task", "documents", "plans", "layer passes a plan", "s per plan", "in the first run"]
+    header += ["layers", "head", "rest", "padding", "MB above the model", "kB written per plan"]
+    header += ["task, s", "model, s"]
+    rows = []
+    for result in found:
+        plans = len(result["plans"])
+        for name, task in result["tasks"].items():
+            first, again = task["seconds"]
+            parts = task["part_seconds"]
+            layers, head = parts["layers"] / again, parts["head"] / again
+            rows.append(
+                [
+                    *(name, task["documents"], plans, f"{result['passes'] / plans:.1f}"),
+                    *(f"{again / plans:.3f}", f"{first / plans:.3f}"),
+                    *(f"{layers:.0%}", f"{head:.0%}", f"{1 - layers - head:.0%}"),
+                    f"{1 - task['tokens'] / task['tokens_padded']:.1%}",
+                    f"{(task['memory_peak'] - task['memory_before']) / MB:.0f}",
+                    f"{task['bytes_written'] / plans / KB:.1f}",
+                    *(f"{task['task_seconds']:.1f}", f"{result['load_seconds']:.1f}"),
+                ]
+            )
+    note = (
+        "The whole of `evaluate`, its store on: seconds of all plans over their number, in the "
+        "second sweep of a process and in the first. Loading the task and the model is not in it."
+    )
+    return f"## The sweep alone\n\n{note}\n\n{table(header, rows)}"
+
+
+def split_section(found: Found) -> str:
+    """By torch's profiler."""
+    tasks = found["tasks"]
+    rows = []
+    for part in next(iter(tasks.values()))["split"]:
+        shares = [t["split"][part] / t["profiled_seconds"] for t in tasks.values()]
+        rows.append([part, *(f"{share:.1%}" for share in shares)])
+    rows.append(["profiled run", *(f"{t['profiled_seconds']:.2f} s" for t in tasks.values())])
+    plain = [f"{t['plain_seconds']:.2f} s" for t in tasks.values()]
+    rows.append(["the same, not profiled", *plain])
+    speeds: dict[str, list[str]] = {}
+    for task in tasks.values():
+        for name, value in _speeds(task).items():
+            speeds.setdefault(name, []).append(value)
+    rows += [[name, *values] for name, values in speeds.items()]
+    note = (
+        f"Blocks, {found['plans']} plans. GFLOP/s of the layers are their matrix products' "
+        "operations, padding included, over all the time in them, not profiled; the peak was "
+        "measured beside each task's sweep."
+    )
+    return f"## Where the time goes\n\n{note}\n\n{table(['part', *tasks], rows)}"
+
+
+def _speeds(task: Found) -> dict[str, str]:
+    peaks, flops, split = task["peaks"], task["flops"], task["split"]
+    layers = flops["layers"] / task["part_seconds"]["layers"]
+    products = flops["layers"] / (split["layers: matrix products"] or 1.0)
+    head = flops["head"] / (split["head: matrix product"] or 1.0)
+    return {
+        "padding": f"{1 - task['tokens'] / task['tokens_padded']:.1%}",
+        "tokens of a batch": f"{peaks['tokens']}",
+        "layers, GFLOP/s": f"{layers / 1e9:.0f}",
+        "of the peak at the same shapes": f"{layers / peaks['layer']:.0%}",
+        "of the peak of one large product": f"{layers / peaks['large']:.0%}",
+        "their matrix products alone, GFLOP/s": f"{products / 1e9:.0f}",
+        "peak at the same shapes, GFLOP/s": f"{peaks['layer'] / 1e9:.0f}",
+        "peak of 4096 x 576 x 1536, GFLOP/s": f"{peaks['large'] / 1e9:.0f}",
+        "head's product, GFLOP/s": f"{head / 1e9:.0f}",
+        "head's peak, 512 positions, GFLOP/s": f"{peaks['head'] / 1e9:.0f}",
+    }
+
+
+def start_section(found: Found) -> str:
+    """Process start to first batch."""
+    starts = found["starts"]
+    header = ["part", "fastest, s", "median, s"]
+    rows = [
+        [part, f"{min(s[part] for s in starts):.2f}", f"{median(s[part] for s in starts):.2f}"]
+        for part in starts[0]
+    ]
+    packages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in found["imports"].items())
+    note = f"`frankenlab evaluate` on {found['task']}, {len(starts)} starts."
+    imports = f"Modules' own time by package, where each import is timed: {packages}."
+    return f"## From start to the first batch\n\n{note}\n\n{table(header, rows)}\n\n{imports}"
+
+
+def peers_section(found: Found) -> str:
+    """(a) to (d) side by side."""
+    rounds = found["rounds"]
+    names = list(rounds[0]["sweep"]["tasks"])
+    rows = [row for name in names for row in _peer_rows(name, rounds)]
+    header = ["task", "way", "s per plan, fastest", "median", "of the sweep's (fastest)", "parts"]
+    best = ", ".join(f"{name} {size}" for name, size in found["best"].items())
+    tried = ", ".join(next(iter(found["tuned"].values())))
+    note = (
+        f"{len(rounds)} rounds in which the ways took turns. The harness runs as many rows at once "
+        f"as was fastest for it of {tried}: {best}. Imports and reading the task's data are in no "
+        "way's time, and the sweep's model is loaded once for all plans."
+    )
+    scan = _scan_lines(rounds)
+    accuracies = _accuracy_table(names, rounds)
+    return (
+        f"## Beside peers\n\n{note}\n\n{table(header, rows)}\n\n{scan}\n\n"
+        f"Accuracy of the same plans on the same documents, bf16 in all:\n\n{accuracies}"
+    )
+
+
+def _peer_rows(name: str, rounds: Sequence[Found]) -> list[list[str]]:
+    """Of one task; the time of a way in a round is the mean over its plans."""
+    sweeps = [r["sweep"]["tasks"][name]["seconds"][-1] / len(r["sweep"]["plans"]) for r in rounds]
+    memory, written, parts = [], [], []
+    for r in rounds:
+        memory.append(_mean(x["seconds"] for x in r["in memory"]["tasks"][name].values()))
+        plans = r["written"]["plans"].values()
+        scoring = _mean(x["seconds"] for x in r["written"]["tasks"][name].values())
+        parts.append((_mean(p["write"] for p in plans), _mean(p["load"] for p in plans), scoring))
+        written.append(sum(parts[-1]))
+    write, load, scoring = min(parts, key=sum)
+    size = _mean(p["bytes"] for p in rounds[0]["written"]["plans"].values())
+    split = f"{write:.1f} write ({size / MB:.0f} MB) + {load:.1f} load + {scoring:.1f} score"
+    ways = {
+        "the sweep": (sweeps, ""),
+        "lm-eval on a model in memory": (memory, ""),
+        "mergekit, then lm-eval": (written, split),
+    }
+    return [
+        [
+            *(name, way, f"{min(times):.2f}", f"{median(times):.2f}"),
+            *(f"{min(times) / min(sweeps):.1f}", text),
+        ]
+        for way, (times, text) in ways.items()
+    ]
+
+
+def _scan_lines(rounds: Sequence[Found]) -> str:
+    scans = [r["layer-scan"] for r in rounds]
+    seconds = min(_mean(x["seconds"] for x in s["plans"].values()) for s in scans)
+    tokens = scans[0]["tokens"]
+    name, sweeps = next(iter(rounds[0]["sweep"]["tasks"])), [r["sweep"] for r in rounds]
+    ours = min(s["tasks"][name]["seconds"][-1] / len(s["plans"]) for s in sweeps)
+    distinct = sweeps[0]["tasks"][name]["tokens"]
+    scan, sweep = seconds / tokens * 1e3, ours / distinct * 1e3
+    return (
+        f"layer-scan needs {seconds:.2f} s per plan for the {tokens} tokens of its probe, "
+        f"{scan:.2f} ms a token, of which it scores one in a text; the sweep on {name} "
+        f"{sweep:.3f} ms a distinct token ({scan / sweep:.0f} times less), scoring every answer."
+    )
+
+
+def _accuracy_table(names: Sequence[str], rounds: Sequence[Found]) -> str:
+    first, rows = rounds[0], []
+    for name in names:
+        ours = first["sweep"]["tasks"][name]["means"]
+        for plan, row in first["in memory"]["tasks"][name].items():
+            other = first["written"]["tasks"][name][plan]["mean"]
+            rows.append([name, plan, *(f"{x:.3f}" for x in (ours[plan], row["mean"], other))])
+    return table(["task", "plan", "sweep", "in memory", "mergekit, then lm-eval"], rows)
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def agreement_section(found: Found) -> str:
+    """bf16 beside float32, float32 beside the harness."""
+    rows = [
+        [
+            *(name, row["pairs"], f"{row['decisions_that_differ']:.1%}"),
+            *(f"{row['by_plan']['base']:.1%}", f"{max(row['by_plan'].values()):.1%}"),
+            f"{row['bf16_median_difference']:.3f}",
+            f"{row['bf16_largest_difference']:.2f}",
+            f"{row['harness_largest_difference']:.1e}",
+            row["harness_documents"],
+        ]
+        for name, row in found["tasks"].items()
+    ]
+    header = ["task", "plan-documents", "decisions that bf16 changes", "of the base"]
+    header += ["of the worst plan", "median difference, nats", "largest"]
+    header += ["largest difference to lm-eval, both float32", "on documents"]
+    note = (
+        f"Plans {'; '.join(found['plans'])}; beside lm-eval {'; '.join(found['harness_plans'])}. "
+        "A difference is of one answer's log-likelihood."
+    )
+    return f"## Agreement\n\n{note}\n\n{table(header, rows)}"
+
+
+def growth_section(found: Found) -> str:
+    """Along each axis, the others fixed."""
+    header = ["layers", "plans", "documents", "trie nodes", "tokens", "s", "ns per node and token"]
+    header += ["head, us per plan and position", "rest, us per plan and document"]
+    header += ["MB above the model", "`make plan` says, s", "of measured"]
+    pieces = []
+    for axis in found:
+        rows = [_growth_row(row) for row in axis["rows"]]
+        pieces.append(f"### {axis['axis'].capitalize()}\n\n{table(header, rows)}")
+    note = (
+        "ARC-Easy; plans are evenly spread over all blocks (i, j). Depth grows on models with "
+        "random weights, 192 wide. The prediction is without the start of a job."
+    )
+    return "\n\n".join([f"## Growth\n\n{note}", *pieces])
+
+
+def _growth_row(row: Mapping[str, Any]) -> list[str]:
+    parts, seconds = row["part_seconds"], row["seconds"]
+    per_node = parts["layers"] / (row["passes"] * row["tokens"])
+    per_position = parts["head"] / (row["plans"] * row["positions_scored"])
+    rest = (seconds - parts["layers"] - parts["head"]) / (row["plans"] * row["documents"])
+    predicted = row.get("predicted_seconds")
+    said = ["", ""] if predicted is None else [f"{predicted:.1f}", f"{predicted / seconds:.2f}"]
+    return [
+        *(f"{row[name]:.0f}" for name in ("layers", "plans", "documents", "passes", "tokens")),
+        *(f"{seconds:.1f}", f"{per_node * 1e9:.0f}", f"{per_position * 1e6:.0f}"),
+        *(f"{rest * 1e6:.0f}", f"{row['memory'] / MB:.0f}", *said),
+    ]
+
+
+SECTIONS: dict[str, Callable[[Found], str]] = {
+    "sweep": sweep_section,
+    "split": split_section,
+    "start": start_section,
+    "peers": peers_section,
+    "agreement": agreement_section,
+    "growth": growth_section,
+}
+
+
+def section(part: str, kept: Mapping[str, Any]) -> str:
+    return SECTIONS[part](kept["found"])
+
+
+def page(results: Path, parts: Sequence[str], threads: int) -> str:
+    """All parts whose results there are."""
+    files = {part: results / f"{part}.json" for part in parts}
+    sections = [
+        section(part, json.loads(file.read_text()))
+        for part, file in files.items()
+        if file.is_file()
+    ]
+    return "\n\n".join(["# Speed, beside peers", machine(threads), *sections]) + "\n"
+
+
+def machine(threads: int) -> str:
+    """Where and of what the measurements are."""
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
+    name = models[0] if models else platform.processor()
+    changed = " with changes" if _git("status", "--porcelain", "-uno") else ""
+    return (
+        f"{len(models)} cores ({name}), {threads} threads, Python {platform.python_version()}, "
+        f"torch {version('torch')}, transformers {version('transformers')}; commit "
+        f"{_git('rev-parse', '--short', 'HEAD')}{changed}, {time.strftime('%Y-%m-%d')}."
+    )
+
+
+def _git(*given: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *given], capture_output=True, text=True)
+    return done.stdout.strip()
