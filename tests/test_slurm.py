@@ -19,12 +19,12 @@ import pytest
 from laboratory import ROOT, Laboratory
 from slurm_cluster import Cluster, Job, Unavailable, slurm_cluster, wait_until
 
+from frankenlab.accounting import accounted
 from frankenlab.clearing import clear
 
 HOOKS = Path(__file__).with_name("slurm_jobs")
 
-# Tiny jobs last seconds: the profile's first look at them would be the longest of it all.
-PROFILE = ("--profile", "profiles/slurm", "--slurm-init-seconds-before-status-checks", "5")
+PROFILE = ("--profile", "profiles/slurm")
 
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 SHARDS = ("evaluate_task-search-tiny-none-animals-0", "evaluate_task-search-tiny-none-animals-1")
@@ -98,6 +98,8 @@ def test_sacct_tells_as_well_how_jobs_are(tmp_path: Path) -> None:
             assert (lab.folder / scores).is_file()
             states = ["sacct", "-X", "--noheader", "--parsable2", "--format=State"]
             assert cluster.run(*states).split() == ["COMPLETED"]
+            (took,) = accounted(lab.results)["evaluate_task"]
+            assert took.state == "COMPLETED" and took.seconds > 0 and took.memory_mb
     except Unavailable as reason:
         pytest.skip(f"{reason}")
 
@@ -118,7 +120,10 @@ def test_the_profile_asks_for_what_it_says(cluster: Cluster, tmp_path: Path) -> 
     types = ["quantize_exl2:gpu_model=fake", "measure_exl2:gpu_model=fake"]
     threads = ["quantize_exl2=4", "measure_exl2=3"]
     arguments = ["--set-resources", *types, "--set-threads", *threads]
-    subprocess.run([*command, *arguments], cwd=tmp_path, check=True, capture_output=True)
+    environment = os.environ | {"PYTHONPATH": str(HOOKS), "FRANKENLAB_TEST": str(tmp_path)}
+    subprocess.run(
+        [*command, *arguments], cwd=tmp_path, env=environment, check=True, capture_output=True
+    )
     jobs = {job.rule: job for job in cluster.jobs() if job.folder == str(tmp_path)}
     # More than the cores of this machine, as the login node's may be.
     assert jobs["quantize_exl2"].cpus == 4 and jobs["measure_exl2"].cpus == 3

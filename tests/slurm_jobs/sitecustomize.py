@@ -1,7 +1,8 @@
 """What the tests on SLURM do to jobs. A folder on PYTHONPATH, so each Python imports this first.
 
-The package itself is what runs; only this is changed, when and if a job imports it:
+The package itself is what runs; only this is changed, when and if a process imports it:
 
+- Snakemake looks at its jobs every few seconds, not ever less often;
 - `device: cuda` gives the CPU, where SLURM gave the job a GPU;
 - a job takes memory, or waits half-way, where $FRANKENLAB_TEST has a file that says so;
 - what jobs were given and what they computed is written there too.
@@ -31,6 +32,12 @@ def pretend_gpu(devices):
         return devices.torch.device("cpu")
 
     devices.usable_device = usable_device
+
+
+def look_often(plugin):
+    """Tiny jobs last seconds: waiting for the next look at them would be the longest of it all."""
+    seconds = property(lambda executor: 3, lambda executor, value: None)
+    plugin.Executor.next_seconds_between_status_checks = seconds
 
 
 def watch_job(module):
@@ -80,6 +87,7 @@ class Finder:
         "frankenlab.engines.devices": pretend_gpu,
         "frankenlab.job": watch_job,
         "frankenlab.store": watch_store,
+        "snakemake_executor_plugin_slurm": look_often,
     }
 
     @classmethod

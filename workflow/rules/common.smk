@@ -117,30 +117,40 @@ def task_data(task):
 
 
 def stamp(name, content):
-    """A small file that changes when, and only when, `content` does.
+    """A small file that changes when, and only when, what `content` gives does.
 
     As an input it makes a job stale exactly then: a comment or a fresh checkout changes nothing,
     and results that were copied without Snakemake's own metadata still carry it.
     """
     path = Path(f"{RESULTS}/stamps/{name}.json")
-    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    # Jobs read this file too, and need the path only: the content takes seconds to work out.
+    if workflow.is_main_process:
+        write_stamp(path, json.dumps(content(), indent=1, sort_keys=True) + "\n")
+    return str(path)
+
+
+def write_stamp(path, text):
+    """What may not write compares."""
     if LOCK:
         try:
             write_if_changed(path, text)
         except UserError as error:
             raise SystemExit(str(error)) from None
-    elif REFUSED and not (path.is_file() and path.read_text() == text):
+    elif not (path.is_file() and path.read_text() == text):
         raise SystemExit(
             f"{REFUSED} (the results have no stamps of this config and code, or not yet: "
             "what is stale cannot be told)"
         )
-    return str(path)
 
 
 def script_stamp(name, **settings):
     """Stamp of a script with all of the package that it reaches, and the settings it reads."""
-    code = fingerprints.code_fingerprint(SCRIPTS / f"{name}.py")
-    return stamp(f"scripts/{name}", {"code": code, "settings": settings})
+
+    def content():
+        code = fingerprints.code_fingerprint(SCRIPTS / f"{name}.py")
+        return {"code": code, "settings": settings}
+
+    return stamp(f"scripts/{name}", content)
 
 
 # One of a task, for all shards: it reads the YAML of the task.
@@ -150,7 +160,7 @@ def task_stamp(stage, task, model, quantization):
     settings = EXPERIMENT.tasks[task]
     return stamp(
         f"tasks/{stage}.{task}.{model}.{quantization}",
-        {
+        lambda: {
             "config": SETTINGS["tasks"][task],
             "yaml": task_index.task_fingerprint(
                 task_index.task_file(settings.task, configuration.TASKS_FOLDER)
@@ -165,9 +175,12 @@ def task_stamp(stage, task, model, quantization):
 
 def shard_stamp(model, shard):
     """The plans of one shard of a model's grid."""
-    members = WORKLOAD.shards(model)[int(shard)].items
-    plans = [[item.plan.text, item.group] for item in members]
-    return stamp(f"shards/{model}.{shard}", plans)
+
+    def content():
+        members = WORKLOAD.shards(model)[int(shard)].items
+        return [[item.plan.text, item.group] for item in members]
+
+    return stamp(f"shards/{model}.{shard}", content)
 
 
 def figure(name, category, labels):

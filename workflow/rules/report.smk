@@ -90,7 +90,9 @@ rule render_notebook:
     input:
         notebook=stamp(
             "notebooks/report",
-            json.loads(Path(workflow.basedir, "notebooks/report.ipynb").read_text()),
+            lambda: json.loads(
+                Path(workflow.basedir, "notebooks/report.ipynb").read_text()
+            ),
         ),
         tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),

@@ -27,7 +27,7 @@ with job(snakemake) as experiment:
         keep=experiment.raw["stages"]["select"]["shortlist"] + 1,
     )
     scores = concatenated(map(pd.read_parquet, snakemake.input.scores))
-    # Of plans that tie the first leads: the base, and never one for its shard.
+    # Of plans that tie the first one leads: the base, else the same whatever the shards.
     plans = sorted(scores["plan"].unique(), key=lambda plan: (plan != BASE, plan))
     name = named(where.round)
     samples, documents = {}, {}
