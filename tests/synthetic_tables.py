@@ -184,6 +184,7 @@ def comparison_rows(
         frame = pd.DataFrame([_measure(plan, task, n, rng) for plan in plans])
         frame["q"] = _benjamini_hochberg(frame["p"].to_numpy(float))
         frame["significant"] = frame["q"] < 0.05
+        frame["dropped"] = pd.array([pd.NA] * len(frame), "Int64")
         frames.append(frame)
     table = pd.concat(frames, ignore_index=True)
     table.insert(0, "stage", stage)
@@ -396,3 +397,33 @@ def write_experiment(
         "frozen": str(folder / "frozen"),
         "provenance": str(folder / "provenance.json"),
     }
+
+
+def as_race(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The same tables, had the search been a race that dropped the worst half after 25 documents
+    of each task and half of the rest after 50."""
+    table = tables["comparisons"].copy()
+    search = table["stage"] == "search"
+    means = table[search].groupby("plan")["effect"].mean().drop("base").sort_values()
+    rounds = {plan: 1 for plan in means.index[: len(means) // 2]}
+    rounds |= {plan: 2 for plan in means.index[len(means) // 2 : 3 * len(means) // 4]}
+    dropped = table["plan"].map(rounds).where(search).astype("Int64")
+    table["dropped"] = dropped
+    table["n"] = dropped.map({1: 25, 2: 50}).fillna(table["n"]).astype(int)
+    table.loc[dropped.notna(), ["p", "q"]] = np.nan
+    table.loc[dropped.notna(), "significant"] = False
+    plans = [len(means) + 1 - sum(r < n for r in rounds.values()) for n in (1, 2, 3)]
+    case = table.loc[search, ["model", "quantization"]].iloc[0].to_dict()
+    race = pd.DataFrame(
+        {
+            **case,
+            "round": [1, 2, 3],
+            "documents": [50, 100, 200],
+            "plans": plans,
+            "dropped": [plans[0] - plans[1], plans[1] - plans[2], 0],
+            "leader": means.index[-1],
+            "passes": [9485.0, 5000.0, 2000.0],
+            "share": [0.25, 0.38, 0.49],
+        }
+    )
+    return tables | {"comparisons": table, "race": race}

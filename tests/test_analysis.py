@@ -131,6 +131,7 @@ def selected(effects: dict[str, tuple[float, float]]) -> pd.DataFrame:
             "group": "block",
             "effect": effect,
             "standard_error": 2.0,
+            "dropped": pd.NA,
         }
         for plan, both in effects.items()
         for task, effect in zip(("a", "b"), both, strict=True)

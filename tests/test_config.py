@@ -67,6 +67,18 @@ def test_given_values_win_over_defaults():
     }  # fmt: skip
 
 
+def test_a_race_has_defaults_and_its_rounds_their_own_limits():
+    raw = changed("stages.search", {"limit": 100, "racing": {"rounds": [25, 50]}})
+    experiment = config.check(raw)
+    assert experiment.raw["stages"]["search"]["racing"] == {
+        "rounds": [25, 50], "error": 0.05, "margin": 1.0,
+    }  # fmt: skip
+    names = experiment.evaluations("search")
+    assert [experiment.limit(name, "arc_easy") for name in names] == [25, 50, 100]
+    assert experiment.precision("search-2", "tiny", "none") == "bfloat16"
+    assert experiment.evaluations("select") == ["select"]
+
+
 def test_a_tasks_own_limit_counts_in_the_confirm_stage_only():
     raw = changed("stages", {"search": {"limit": 20}, "confirm": {"limit": 30}})
     raw["tasks"]["sst2"] = {"metric": "acc", "limit": 7}

@@ -511,6 +511,13 @@ def test_a_table_survives_the_disk(tiny, tmp_path):
     assert found[same].astype(str).equals(table[same].astype(str))
 
 
+def test_without_plans_there_are_no_rows_and_no_model_is_loaded(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(Scorer, "load_engine", None)
+    table = evaluate_task(scorer_of(tiny()), [], task_settings(tmp_path), None, 5, tmp_path / "s")
+    write_scores(table, tmp_path / "scores.parquet")
+    assert pd.read_parquet(tmp_path / "scores.parquet").empty
+
+
 @pytest.mark.parametrize("stage", ["search", "select"])
 def test_a_stage_without_documents_is_refused(tiny, tmp_path, stage):
     with pytest.raises(UserError) as error:

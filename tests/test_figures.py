@@ -134,6 +134,7 @@ def test_mean_over_tasks_adds_independent_errors_in_quadrature():
             "low": [-1.0, 0.0, 8.0],
             "high": [4.0, 12.0, 10.0],
             "n": [100, 50, 100],
+            "dropped": pd.NA,
         }
     )
     mean = figures.mean_over_tasks(rows)
@@ -369,3 +370,54 @@ def test_drawing_leaves_the_callers_settings_alone(tables):
     before = dict(mpl.rcParams)
     figures.layer_effects(tables["comparisons"], MODEL, "none")
     assert dict(mpl.rcParams) == before
+
+
+@pytest.fixture(scope="module")
+def raced(tables):
+    return synthetic.as_race(tables)
+
+
+def test_pictures_of_a_race_are_whole_and_say_how_many_documents(raced):
+    found = figures.pictures(raced, MODEL, "none")
+    names = [picture.stem.rpartition("/")[2] for picture in found]
+    assert "race" in names
+    for picture, name in zip(found, names, strict=True):
+        if name != "race":
+            assert_whole_and_legible(picture, MODEL)
+        if name.startswith(("block_map", "quality_cost")):
+            assert "n = 25 to 100" in texts(picture.draw()), name
+            assert "race" in picture.caption
+
+
+def test_block_map_dots_what_the_race_dropped(raced):
+    task = "arc_easy"
+    left, *_ = figures.block_map(raced["comparisons"], MODEL, "none", task).axes
+    rows = search_rows(raced)
+    rows = rows[(rows["times"] == 2).fillna(False) & rows["dropped"].notna()]
+    dotted = [
+        len(c.get_paths()) for c in left.collections if c.get_hatch() == "...." and c.get_paths()
+    ]
+    assert dotted == [len(rows.drop_duplicates(["start", "stop"]))]
+
+
+def test_no_dropped_plan_is_on_the_front(raced):
+    table = raced["comparisons"].copy()
+    dropped = table["dropped"].notna()
+    table.loc[dropped, "effect"] = 99.0
+    axes = figures.quality_cost(table, MODEL, "none").axes[0]
+    front = max(
+        (line for line in axes.get_lines()), key=lambda line: line.get_drawstyle() != "default"
+    )
+    assert front.get_drawstyle() == "steps-post" and max(front.get_ydata()) < 99.0
+
+
+def test_the_picture_of_a_race_shows_plans_left_and_last_rounds(raced):
+    figure = figures.race(raced["race"], raced["comparisons"], MODEL, "none")
+    words = texts(figure)
+    assert "49 % of the layer passes" in words and MODEL in words
+    for count in raced["race"]["plans"]:
+        assert f"{count:,}" in words
+    cells = figure.axes[1].collections[-1].get_array()
+    assert set(np.asarray(cells)) == {1.0, 2.0, 3.0}
+    nothing = figures.race(raced["race"].head(0), raced["comparisons"], MODEL, "none")
+    assert "no race" in texts(nothing)

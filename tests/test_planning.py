@@ -87,6 +87,50 @@ def text_of(experiment, **keys) -> str:
     return summary(Workload(experiment, given, thorough=True), **keys)
 
 
+def raced(experiment, **search) -> config.Experiment:
+    """The experiment with a race of three rounds."""
+    raw = experiment.raw | {"stages": dict(experiment.raw["stages"])}
+    raw["stages"]["search"] |= {"racing": {"rounds": [10, 16]}} | search
+    return config.check(raw)
+
+
+def test_a_race_is_predicted_at_most(fetched):
+    lines = text_of(raced(fetched), speed=1000.0).splitlines()
+    took = {line.split()[0]: line for line in lines if " plans x " in line}
+    assert "at most" in took["search"] and "at most" not in took["select"]
+    assert lines[-1].startswith("predicted: at most ")
+    assert any(line.endswith(" with all jobs side by side") and "at most" in line for line in lines)
+
+
+@pytest.mark.parametrize("limit", [30, None])
+def test_the_rounds_of_a_race_score_together_what_the_search_scores(experiment, limit):
+    race = raced(experiment, limit=limit)
+    workload = Workload(race)
+    found = [workload.unseen("tiny", "arc_easy", name) for name in race.evaluations("search")]
+    whole = workload.documents("tiny", "arc_easy", "search")
+    assert [part.count for part in found] == [10, 6, whole.count - 16]
+    assert sum(part.tokens for part in found) == whole.tokens
+    assert sum(part.scored for part in found) == whole.scored
+    assert workload.documents("tiny", "arc_easy", "search-3") == whole
+
+
+def test_a_round_is_predicted_as_if_no_plan_were_dropped(experiment):
+    race = raced(experiment, shards=3)
+    workload = Workload(race, {"tiny": 10.0})
+    jobs = [
+        [
+            Job("evaluate_task", "tiny", "none", name, "arc_easy", shard)
+            for name in names
+            for shard in workload.stage_shards("tiny", name)
+        ]
+        for names in (["search"], race.evaluations("search"))
+    ]
+    whole, rounds = (
+        sum(workload.seconds(job) - workload._start(job) for job in group) for group in jobs
+    )
+    assert len(jobs[1]) == 3 * len(jobs[0]) and whole == pytest.approx(rounds)
+
+
 def test_before_anything_is_there_the_limits_are_assumed(experiment):
     choices, texts = (documents(experiment, t, "confirm") for t in ("arc_easy", "boolq_passages"))
     assert choices == planning.Documents(

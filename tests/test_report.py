@@ -217,6 +217,19 @@ def test_top_plans_are_ranked_by_the_mean_over_search_tasks():
     assert set(selected) == set(at_select) & set(means.index) != set()
 
 
+def test_a_race_has_a_table_of_its_rounds_and_only_survivors_are_the_best():
+    tables, _ = synthetic.make_tables(step=5)
+    assert report.race_html(tables) == ""
+    raced = synthetic.as_race(tables)
+    html = report.race_html(raced)
+    for row in raced["race"].itertuples():
+        assert f">{row.plans}<" in html and f">{row.share:.0%}<" in html
+    dropped = raced["comparisons"].query("dropped.notna()")["plan"]
+    assert len(dropped)
+    everything = report.top_plans(raced["comparisons"], synthetic.MODEL, "none", 10_000)
+    assert len(everything) and not set(everything["plan"]) & set(dropped)
+
+
 def test_names_are_escaped_in_tables():
     ledger = pd.DataFrame(
         {
@@ -495,6 +508,7 @@ CONFIGS = [
         "models": {"m": {"description": "a *model*"}, "k": {}},
         "tasks": {"arc_easy": {"role": "search", "metric": "acc"}, "sst2": {"role": "guard"}},
         "statistics": {"confidence": 0.9, "fdr": 0.1, "alpha": 0.01, "margin": 2},
+        "stages": {"search": {"racing": {"rounds": [25], "error": 0.1, "margin": 2}}},
     },
 ]
 

@@ -36,6 +36,22 @@ def test_the_chain_of_a_model_goes_from_its_download_to_the_page(llama):
     assert "freeze" in behind(confirm)
 
 
+def test_a_round_waits_until_the_one_before_is_judged():
+    raw = config.load(ROOT / "config" / "config.yaml").raw
+    raw["stages"]["search"] |= {"limit": 100, "shards": 2, "racing": {"rounds": [25, 50]}}
+    workload = Workload(config.check(raw))
+    needs = jobs(workload)
+    (model,) = workload.experiment.models
+    race = Job("race", model, stage="search-2")
+    assert {(job.rule, job.stage, job.shard) for job in needs[race]} == {
+        ("evaluate_task", "search-2", 0),
+        ("evaluate_task", "search-2", 1),
+    }
+    third = [job for job in needs if job.rule == "construct_frankens" and job.stage == "search-3"]
+    assert len(third) == 2 and all(race in needs[job] for job in third)
+    assert [job.stage for job in needs if job.rule == "race"] == ["search-1", "search-2"]
+
+
 def test_only_rules_that_run_models_ask_for_a_gpu(llama):
     assert {job.rule for job in jobs(llama) if on_gpu(llama, job)} == set(GPU_RULES)
     on_cpu = Workload(config.load(ROOT / "config" / "config.yaml"))

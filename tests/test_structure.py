@@ -9,8 +9,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
-    {"errors", "fingerprints", "statistics", "progress", "stopping", "accounting"},
-    {"files", "quantization", "schema", "lock", "orphans"},
+    {"errors", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
+    {"files", "quantization", "rounds", "schema", "lock", "orphans"},
     {
         "plans",
         "exl2",
@@ -35,7 +35,7 @@ FLOORS = (
         "footprints",
     },
     {"bits", "fetching", "sweep", "generation", "export", "conversion", "quantizer"},
-    {"efficiency", "capacity", "quantizing", "shards"},
+    {"efficiency", "capacity", "quantizing", "races", "shards"},
     {"scorer", "speeds", "random_models"},
     {"evaluation", "planning"},
     {"schedule", "speed_test"},

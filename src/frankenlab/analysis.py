@@ -122,13 +122,44 @@ def compare(differences: np.ndarray, measured: Outcomes, rules: Rules) -> Compar
 
 
 def comparisons(
-    scores: pd.DataFrame, metric: str, role: str, groups: Mapping[str, str], rules: Rules
+    scores: pd.DataFrame,
+    metric: str,
+    role: str,
+    groups: Mapping[str, str],
+    rules: Rules,
+    dropped: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Every plan of one (stage, model, quantization, task) against the base.
 
+    A plan that a race dropped is compared on the documents that it saw. It has no p and no q: it
+    was dropped for what these documents say, so that a test on them would not hold its level. In
+    the correction of the others it counts with p = 1, which is no smaller than what all documents
+    would have given: the false discovery rate holds as without a race.
+
     Args:
         groups: plan text -> the generator that made it.
+        dropped: plan text -> the round after which it was dropped.
     """
+    rounds = scores["plan"].map(dropped or {})
+    base = scores[scores["plan"] == BASE]
+    found = [_compared(scores[rounds.isna()], metric, role, groups, rules)]
+    for _, rows in scores.groupby(rounds):
+        seen = base[base["document"].isin(rows["document"])]
+        part = _compared(pd.concat([seen, rows]), metric, role, groups, rules)
+        found.append(part[part["plan"] != BASE])
+    table = pd.concat(found, ignore_index=True)
+    table["dropped"] = table["plan"].map(dropped or {}).astype("Int64")
+    raced, others = table["dropped"].notna(), table["plan"] != BASE
+    tested = table["p"].where(~raced, 1.0)[others]
+    table.loc[others, "q"] = statistics.benjamini_hochberg(tested)
+    table.loc[raced, ["p", "q"]] = np.nan
+    return table.assign(significant=table["q"] < rules.fdr)
+
+
+def _compared(
+    scores: pd.DataFrame, metric: str, role: str, groups: Mapping[str, str], rules: Rules
+) -> pd.DataFrame:
+    """Plans that saw the same documents against the base, before any correction."""
     measured = outcomes(scores, metric)
     base = measured.row(BASE)
     others = [plan for plan in measured.plans if plan != BASE]
@@ -150,7 +181,6 @@ def comparisons(
     if others:
         differences = np.array([measured.row(plan) - base for plan in others])
         found = compare(differences, measured, rules)
-        q = statistics.benjamini_hochberg(found.p)
         flips = measured.kind == "mean"
         for i, plan in enumerate(others):
             rows.append(
@@ -166,8 +196,7 @@ def comparisons(
                     "up": found.up[i] if flips else None,
                     "down": found.down[i] if flips else None,
                     "p": found.p[i],
-                    "q": q[i],
-                    "significant": bool(q[i] < rules.fdr),
+                    "q": 1.0,
                 }
             )
     table = pd.DataFrame([common | row | {"group": groups[row["plan"]]} for row in rows])
@@ -212,8 +241,8 @@ def mean_effects(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def shortlist(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
-    """The plans with the highest mean effect on the search documents."""
-    return mean_effects(table).head(count).to_dict("records")
+    """The plans with the highest mean effect on the search documents, without dropped ones."""
+    return mean_effects(table[table["dropped"].isna()]).head(count).to_dict("records")
 
 
 def freeze(
@@ -339,13 +368,8 @@ def _pair(a: tuple, b: tuple, rules: Rules) -> dict[str, Any]:
 
 
 def _base_row(measured: Outcomes, metric: str) -> dict[str, Any]:
-    nothing = dict.fromkeys(("effect", "low", "high", "low90", "high90", "standard_error"), 0.0) | {
-        "up": None,
-        "down": None,
-        "p": 1.0,
-        "q": 1.0,
-        "significant": False,
-    }
+    nothing = dict.fromkeys(("effect", "low", "high", "low90", "high90", "standard_error"), 0.0)
+    nothing |= {"up": None, "down": None, "p": 1.0, "q": 1.0}
     return {"plan": BASE, **_values(measured.row(BASE), measured, metric), **nothing}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from frankenlab import rounds
 from frankenlab.errors import UserError
 from frankenlab.exl2.shapes import ModelShapes
 from frankenlab.files import content_hash
@@ -129,6 +130,15 @@ class Experiment:
         settings = self.models[model]
         return (settings.reference,) if stage == "search" else settings.quantizations
 
+    @property
+    def raced(self) -> bool:
+        """Whether the search drops plans on its way."""
+        return "racing" in self.raw["stages"][rounds.SEARCH]
+
+    def evaluations(self, stage: str) -> list[str]:
+        """Names under which a stage is evaluated: its own, or those of the rounds of a race."""
+        return rounds.evaluations(self.raw["stages"][stage]) if stage == rounds.SEARCH else [stage]
+
     def engine(self, model: str, quantization: str) -> str:
         """ "torch" or "exllamav2": what `auto` means for these weights."""
         if self.models[model].weights_at(quantization) == NONE:
@@ -141,7 +151,7 @@ class Experiment:
         """Number format of a stage's arithmetic; exllamav2 has float16 only."""
         if self.engine(model, quantization) == "exllamav2":
             return "float16"
-        return self.raw["stages"][stage]["precision"]
+        return self.raw["stages"][rounds.split(stage)[0]]["precision"]
 
     @property
     def quantizer(self) -> str:
@@ -163,9 +173,13 @@ class Experiment:
         return RESOURCES / "exl2" / self.models[model].folder / content_hash(made)
 
     def limit(self, stage: str, task: str) -> int | None:
-        """Most documents of a task in a stage."""
+        """Most documents of a task in a stage or a round of it."""
         own = self.raw["tasks"][task].get("limit")
-        return own if stage == "confirm" and own else self.raw["stages"][stage]["limit"]
+        if stage == "confirm" and own:
+            return own
+        name, number = rounds.split(stage)
+        settings = self.raw["stages"][name]
+        return settings["limit"] if number is None else rounds.limit(settings, number)
 
 
 def load(path: str | Path) -> Experiment:
@@ -190,6 +204,7 @@ def check(raw: Mapping[str, Any]) -> Experiment:
     """
     filled = with_defaults(raw, _schema(), _schema())
     check_schema(filled, _schema())
+    rounds.check(filled["stages"]["search"])
     filled["quantizations"] = _quantizations(filled["quantizations"], "config: quantizations")
     models = {name: _model(name, m, filled) for name, m in filled["models"].items()}
     _check_engine(filled, models)

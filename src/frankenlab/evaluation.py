@@ -54,6 +54,8 @@ def evaluate_task(
 ) -> pd.DataFrame:
     """Scores of plans on a task's documents, stamped with what made them: see `evaluate`.
 
+    Without plans, as in a shard that a race has emptied, the table has no rows.
+
     Args:
         stage: "search", "select" or "confirm"; None takes all documents in lm-eval's order.
         limit: most documents.
@@ -79,7 +81,7 @@ def evaluate_task(
     scores = evaluate(
         scorer.load_engine, encoder, plans, task, documents, store, scorer.token_budget
     )
-    return _stamped(scores, scorer, settings, stage or "all", seed)
+    return _stamped(scores, scorer, settings, documents, stage or "all", seed)
 
 
 @dataclass(frozen=True)
@@ -304,7 +306,12 @@ def _assemble(
 
 
 def _stamped(
-    scores: pd.DataFrame, scorer: Scorer, settings: TaskSettings, stage: str, seed: int
+    scores: pd.DataFrame,
+    scorer: Scorer,
+    settings: TaskSettings,
+    documents: Sequence[Document],
+    stage: str,
+    seed: int,
 ) -> pd.DataFrame:
     """The table with the columns that say what made each row."""
     stamps = {
@@ -315,7 +322,7 @@ def _stamped(
         "engine": scorer.engine,
         "precision": scorer.precision,
         "weights": scorer.weights,
-        "data": content_hash(sorted(scores["key"].unique())),
+        "data": content_hash(sorted({document.key for document in documents})),
         "seed": seed,
         "code": scoring_fingerprint(scorer.engine),
     }

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from frankenlab import rounds
 from frankenlab.capacity import Cell, quantizing_seconds
 from frankenlab.memory import GB
 from frankenlab.planning import STAGES, Job, Workload
@@ -81,14 +82,17 @@ def _cell_line(workload: Workload, cell: Cell) -> str:
 def _stage_line(workload: Workload, model: str, stage: str) -> str:
     quantizations = workload.experiment.stage_quantizations(stage, model)
     documents = [workload.documents(model, t.name, stage) for t in workload.tasks(stage)]
+    names = workload.experiment.evaluations(stage)
     seconds = [
-        workload.seconds(Job("evaluate_task", model, quantizations[0], stage, task.name, shard))
-        for shard in _shards(workload, model, stage)
-        for task in workload.tasks(stage)
+        workload.seconds(Job("evaluate_task", model, quantizations[0], name, task.name, shard))
+        for name in names
+        for shard in workload.stage_shards(model, name)
+        for task in workload.tasks(name)
     ]
     note = " (assumed: data not downloaded yet)" if any(d.assumed for d in documents) else ""
     each = " each" if len(quantizations) > 1 else ""
-    took = "time unknown" if None in seconds else f"about {duration(_sum(seconds))}{each}"
+    about = "at most" if len(names) > 1 else "about"
+    took = "time unknown" if None in seconds else f"{about} {duration(_sum(seconds))}{each}"
     return (
         f"  {stage} at {', '.join(quantizations)}: {_plans(workload, model, stage)} plans x "
         f"{sum(d.count for d in documents)} documents, {sum(d.tokens for d in documents)} "
@@ -115,15 +119,16 @@ def _time_lines(
     def takes_gpu(job: Job) -> bool:
         return on_gpu(workload, job)
 
+    at_most = _at_most(workload)
     lines = []
     hours: Counter[str] = Counter()
     for job in filter(takes_gpu, needs):
         hours[job.model] += seconds(job) / 3600
     if hours:
         each = ", ".join(f"{model} {value:.1f}" for model, value in hours.items())
-        lines.append(f"GPU hours: {sum(hours.values()):.1f} ({each})")
+        lines.append(f"GPU hours: {at_most}{sum(hours.values()):.1f} ({each})")
     whole = "on as many GPUs as there are jobs" if hours else "with all jobs side by side"
-    longest = [f"{duration(length(needs, seconds, takes_gpu))} {whole}"]
+    longest = [f"{at_most}{duration(length(needs, seconds, takes_gpu))} {whole}"]
     for count in gpus:
         took = duration(length(needs, seconds, takes_gpu, count))
         longest.append(f"{took} on {count} GPU{'s' * (count > 1)}")
@@ -140,7 +145,7 @@ def _cap_lines(workload: Workload, needs: Iterable[Job], limits: Sequence[Limit]
     counts = Counter(job.rule for job in capped)
     each = ", ".join(f"{count} of {rule}" for rule, count in counts.items())
     advice = ""
-    if any(job.stage == "search" for job in capped):
+    if any(rounds.split(job.stage)[0] == rounds.SEARCH for job in capped):
         advice = "; raise stages.search.shards"
     return [f"more than the cluster's partitions allow: {each}: they get the limit{advice}"]
 
@@ -157,7 +162,8 @@ def _total_line(workload: Workload, needs: Iterable[Job]) -> str:
             "models.*.shapes, or download)"
         )
     else:
-        first = f"predicted: {duration(scoring)} of scoring ({_sources(workload)})"
+        took = f"{_at_most(workload)}{duration(scoring)}"
+        first = f"predicted: {took} of scoring ({_sources(workload)})"
     parts = [first]
     if quantizing:
         parts.append(f"{duration(quantizing)} of quantizing")
@@ -174,6 +180,11 @@ def _total(workload: Workload, chosen: Iterable[Job]) -> float | None:
 
 def _sum(seconds: Iterable[float | None]) -> float:
     return sum(value or 0.0 for value in seconds)
+
+
+def _at_most(workload: Workload) -> str:
+    """What a race drops, and when, is not known before it is run."""
+    return "at most " if workload.experiment.raced else ""
 
 
 def _sources(workload: Workload) -> str:
@@ -198,12 +209,8 @@ def _rows(workload: Workload) -> int:
 
 def _plans(workload: Workload, model: str, stage: str) -> int:
     return sum(
-        workload.plans(model, stage, shard).count for shard in _shards(workload, model, stage)
+        workload.plans(model, stage, shard).count for shard in workload.stage_shards(model, stage)
     )
-
-
-def _shards(workload: Workload, model: str, stage: str) -> Iterable[int]:
-    return workload.shards(model) if stage == "search" else [0]
 
 
 def _disk(workload: Workload, model: str) -> int:

@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from frankenlab import rounds
 from frankenlab.capacity import TEXT_METRICS, Cell, cells, quantizing_seconds, sizes_of
 from frankenlab.config import (
     DECODED_TOKENS,
@@ -52,7 +53,10 @@ DOWNLOAD_BYTES_PER_SECOND = 50e6
 
 
 class Job(NamedTuple):
-    """A job of the workflow, by its rule and as many wildcards as it has."""
+    """A job of the workflow, by its rule and as many wildcards as it has.
+
+    `stage` may be a round of a race, "search-2"; of the rule `race` it is the round that it judges.
+    """
 
     rule: str
     model: str = ""
@@ -81,6 +85,22 @@ class Documents:
         """Tokens of the batches of an engine that takes token trees: the prefix once in each."""
         own = self.tokens - self.prefix * self.count
         return own + self.prefix * math.ceil(own / token_budget)
+
+    def first(self, count: int | None) -> "Documents":
+        """At most so many of them, None for all; of average length, for their order is random."""
+        if count is None or count >= self.count:
+            return self
+        tokens, scored = (round(x * count / self.count) for x in (self.tokens, self.scored))
+        return replace(self, count=count, tokens=tokens, scored=scored)
+
+    def without(self, seen: "Documents") -> "Documents":
+        """Those that are not among the first ones, `seen`."""
+        return replace(
+            self,
+            count=self.count - seen.count,
+            tokens=self.tokens - seen.tokens,
+            scored=self.scored - seen.scored,
+        )
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,10 @@ class Workload:
     def grid(self, model: str) -> Grid:
         return expand(self.experiment.raw["plans"], self.model(model).n_layers)
 
+    def stage_shards(self, model: str, stage: str) -> list[int]:
+        """Numbers of a stage's or a round's shards: only the search is divided."""
+        return list(self.shards(model)) if rounds.split(stage)[0] == rounds.SEARCH else [0]
+
     def shards(self, model: str) -> Mapping[int, Shard]:
         """Those that have a plan, by number."""
         count = self.experiment.raw["stages"]["search"]["shards"]
@@ -139,9 +163,9 @@ class Workload:
         return [task for task in tasks if stage == "confirm" or task.role == "search"]
 
     def plans(self, model: str, stage: str, shard: int = 0) -> PlanWork:
-        """What one job runs; after the search as many plans as are allowed, of the grid's mean
-        depth and with half of it shared, for which they are is not known yet."""
-        if stage == "search":
+        """What one job runs at most: which plans a race drops is not known yet. After the search
+        as many as are allowed, of the grid's mean depth and with half of it shared."""
+        if rounds.split(stage)[0] == rounds.SEARCH:
             found = self.shards(model)[shard]
             return PlanWork(len(found.items), found.passes, found.unshared)
         settings, n = self.experiment.raw["stages"][stage], self.model(model).n_layers
@@ -151,16 +175,24 @@ class Workload:
         return PlanWork(1 + extra, n + extra * mean / 2, n + extra * mean)
 
     def documents(self, model: str, task: str, stage: str) -> Documents:
-        experiment = self.experiment
-        settings, limit = experiment.tasks[task], experiment.limit(stage, task)
-        return document_tokens(self.model(model), settings, stage, limit, self.thorough)
+        """Of a task in a stage; in a round of a race all that its plans have seen after it."""
+        experiment, (name, _) = self.experiment, rounds.split(stage)
+        settings, limit = experiment.tasks[task], experiment.limit(name, task)
+        whole = document_tokens(self.model(model), settings, name, limit, self.thorough)
+        return whole.first(experiment.limit(stage, task))
+
+    def unseen(self, model: str, task: str, stage: str) -> Documents:
+        """What a run from nothing has to score in a stage or a round; of the rounds before the rows
+        are in the store."""
+        found, before = self.documents(model, task, stage), rounds.before(stage)
+        return found.without(self.documents(model, task, before)) if before else found
 
     def speed(self, model: str, quantization: str, stage: str) -> Speed | None:
         settings = self.model(model)
         return speed_of(self.experiment, settings, quantization, stage, self.given, self.thorough)
 
     def seconds(self, job: Job) -> float | None:
-        """Predicted time of a job that finds nothing done; None where it cannot be known."""
+        """Predicted time of a job in a run from nothing; None where it cannot be known."""
         if job.rule == "evaluate_task":
             return self._evaluating(job)
         if job.rule == "measure_cost":
@@ -179,7 +211,7 @@ class Workload:
         speed = self._usable_speed(job.model, job.quantization, job.stage)
         if speed is None:
             return None
-        documents = self.documents(job.model, job.task, job.stage)
+        documents = self.unseen(job.model, job.task, job.stage)
         plans, n = self.plans(job.model, job.stage, job.shard), self.model(job.model).n_layers
         tokens = documents.tokens
         if self.experiment.engine(job.model, job.quantization) == "torch":

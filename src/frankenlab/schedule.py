@@ -47,23 +47,44 @@ def _model_jobs(workload: Workload, model: str, data: Sequence[Job]) -> dict[Job
     for stage in STAGES:
         compared = []
         for name in experiment.stage_quantizations(stage, model):
-            scores, frankens = [], []
-            for shard in workload.shards(model) if stage == "search" else [0]:
-                constructed = Job("construct_frankens", model, name, stage, shard=shard)
-                found[constructed] = (download, *chosen)
-                frankens.append(constructed)
-                for task in workload.tasks(stage):
-                    job = Job("evaluate_task", model, name, stage, task.name, shard)
-                    found[job] = (constructed, weights[name], *data)
-                    scores.append(job)
+            first = Job("construct_frankens", model, name, stage)
+            scored = _scoring_jobs(workload, first, (download, *chosen), (weights[name], *data))
+            found |= scored
             compared.append(Job("aggregate", model, name, stage))
-            found[compared[-1]] = (*scores, *frankens)
+            found[compared[-1]] = tuple(scored)
             if stage == "confirm":
-                found[Job("measure_cost", model, name)] = (*frankens, weights[name])
+                found[Job("measure_cost", model, name)] = (first, weights[name])
         if stage != "confirm":
             # The franken is chosen at the reference.
             chosen = (Job("shortlist" if stage == "search" else "freeze", model),)
             found[chosen[0]] = (compared[0],)
+    return found
+
+
+def _scoring_jobs(
+    workload: Workload, first: Job, planned: tuple[Job, ...], ready: tuple[Job, ...]
+) -> dict[Job, tuple[Job, ...]]:
+    """A stage at one quantization; each round of a race waits until the one before is judged.
+
+    Args:
+        first: of the stage's jobs, with shard 0.
+        planned: what the plans of the stage wait for.
+        ready: what scoring waits for besides its plans.
+    """
+    found: dict[Job, tuple[Job, ...]] = {}
+    *judged, last = workload.experiment.evaluations(first.stage)
+    for name in (*judged, last):
+        scores = []
+        for shard in workload.stage_shards(first.model, name):
+            constructed = first._replace(stage=name, shard=shard)
+            found[constructed] = planned
+            for task in workload.tasks(name):
+                scores.append(constructed._replace(rule="evaluate_task", task=task.name))
+                found[scores[-1]] = (constructed, *ready)
+        if name in judged:
+            race = Job("race", first.model, stage=name)
+            found[race] = tuple(scores)
+            planned = (*planned, race)
     return found
 
 

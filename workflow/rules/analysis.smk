@@ -12,11 +12,44 @@ QUANTIZED = [
 ]
 TABLES += ["quantizations"] if QUANTIZED else []
 
+# A search that drops plans on its way has a table of its rounds.
+TABLES += ["race"] if EXPERIMENT.raced else []
+
 
 # Seconds each: less than a queue takes.
 localrules:
     shortlist,
     freeze,
+
+
+rule race:
+    """Which plans of a search go on after a round, by the results on all of its tasks."""
+    input:
+        scores=lambda w: [
+            path
+            for task in EXPERIMENT.search_tasks
+            for path in scores(
+                rounds.named(w.round),
+                w.model,
+                EXPERIMENT.models[w.model].reference,
+                task,
+            )
+        ],
+        earlier=earlier_race,
+        stamp=script_stamp(
+            "race",
+            search=SETTINGS["stages"]["search"],
+            shortlist=SETTINGS["stages"]["select"]["shortlist"],
+        ),
+    output:
+        f"{RESULTS}/races/{{model}}.{{round}}.json",
+    log:
+        f"{LOGS}/race/{{model}}.{{round}}.log",
+    resources:
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(10),
+    script:
+        "../scripts/race.py"
 
 
 rule aggregate:
@@ -28,6 +61,7 @@ rule aggregate:
             for path in scores(w.stage, w.model, w.quantization, task)
         ],
         frankens=lambda w: stage_frankens(w.stage, w.model),
+        races=lambda w: race_files(w.model) if w.stage == "search" else [],
         stamp=script_stamp("aggregate", statistics=SETTINGS["statistics"]),
     output:
         f"{RESULTS}/comparisons/{{stage}}/{{model}}/{{quantization}}.parquet",
@@ -94,6 +128,7 @@ rule tables:
             for model, quantization in EXPERIMENT.cells
         ],
         weights=[weights_manifest(*cell) for cell in EXPERIMENT.cells if QUANTIZED],
+        races=[path for model in EXPERIMENT.models for path in race_files(model)],
         stamp=script_stamp("tables", statistics=SETTINGS["statistics"]),
     output:
         **{

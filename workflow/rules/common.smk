@@ -9,7 +9,7 @@ from snakemake.cli import parse_args
 
 from frankenlab import config as configuration
 from frankenlab import capacity, fingerprints, lock, orphans, plan_summary, planning
-from frankenlab import requests, task_index, usage
+from frankenlab import requests, rounds, task_index, usage
 from frankenlab.errors import UserError
 from frankenlab.files import remove_truncated, write_if_changed, write_json
 from frankenlab.stopping import WORKFLOW_VARIABLE
@@ -51,7 +51,8 @@ wildcard_constraints:
     quantization="|".join(map(re.escape, EXPERIMENT.quantizations)),
     key="[0-9a-f]+",
     task="|".join(map(re.escape, EXPERIMENT.tasks)),
-    stage="search|select|confirm",
+    stage=r"search|search-\d+|select|confirm",
+    round=r"\d+",
     shard=r"\d+",
 
 
@@ -64,9 +65,22 @@ def stage_tasks(stage):
     return list(EXPERIMENT.tasks) if stage == "confirm" else EXPERIMENT.search_tasks
 
 
-def stage_shards(stage, model):
-    """Numbers of the shards that have a plan."""
-    return list(WORKLOAD.shards(model)) if stage == "search" else [0]
+def race_file(model, number):
+    """Which plans go on after a round of a search."""
+    return f"{RESULTS}/races/{model}.{number}.json"
+
+
+def race_files(model):
+    """Of every round but the last, which drops nothing; none where the search is no race."""
+    last = len(EXPERIMENT.evaluations("search"))
+    return [race_file(model, number) for number in range(1, last)]
+
+
+def earlier_race(wildcards):
+    """What the round before this one decided; nothing before the first."""
+    name = wildcards.get("stage") or rounds.named(wildcards.round)
+    before = rounds.before(name)
+    return race_file(wildcards.model, rounds.split(before)[1]) if before else []
 
 
 def model_manifest(model):
@@ -182,8 +196,9 @@ def figure(name, category, labels):
 
 def scores(stage, model, quantization, task):
     return expand(
-        f"{RESULTS}/scores/{stage}/{model}/{quantization}/{task}.{{shard}}.parquet",
-        shard=stage_shards(stage, model),
+        f"{RESULTS}/scores/{{name}}/{model}/{quantization}/{task}.{{shard}}.parquet",
+        name=EXPERIMENT.evaluations(stage),
+        shard=WORKLOAD.stage_shards(model, stage),
     )
 
 
@@ -197,9 +212,11 @@ def stage_scores(stage, model):
 
 
 def stage_frankens(stage, model):
+    """All of them: a race begins with every plan."""
+    first = EXPERIMENT.evaluations(stage)[0]
     return expand(
-        f"{RESULTS}/frankens/{model}/{EXPERIMENT.models[model].reference}/{stage}.{{shard}}.json",
-        shard=stage_shards(stage, model),
+        f"{RESULTS}/frankens/{model}/{EXPERIMENT.models[model].reference}/{first}.{{shard}}.json",
+        shard=WORKLOAD.stage_shards(model, stage),
     )
 
 
@@ -210,7 +227,7 @@ def reference_comparisons(stage, model):
 
 def plans_file(wildcards):
     """Where a stage's plans are written down."""
-    if wildcards.stage == "search":
+    if rounds.split(wildcards.stage)[0] == "search":
         return shard_stamp(wildcards.model, wildcards.shard)
     folder = "shortlist" if wildcards.stage == "select" else "frozen"
     return f"{RESULTS}/{folder}/{wildcards.model}.json"

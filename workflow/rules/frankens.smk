@@ -6,6 +6,7 @@ localrules:
 rule construct_frankens:
     input:
         plans=plans_file,
+        race=earlier_race,
         model=lambda w: model_manifest(w.model),
         stamp=script_stamp("construct_frankens"),
     output:

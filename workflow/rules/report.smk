@@ -1,10 +1,14 @@
 FIGURES = ["layer_effects", "repetition_effect", "quality_cost"]
+FIGURES += ["race"] if "race" in TABLES else []
 CONFIRM_FIGURES = ["confirm_forest", "quality_speed"]
 
 
 rule plot_search:
     input:
-        f"{RESULTS}/tables/comparisons.parquet",
+        expand(
+            f"{RESULTS}/tables/{{name}}.parquet",
+            name=["comparisons", *(["race"] if "race" in TABLES else [])],
+        ),
         stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
     output:
         [

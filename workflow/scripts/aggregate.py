@@ -8,6 +8,7 @@ import pandas as pd
 from frankenlab.analysis import Rules, comparisons, concatenated, with_shapes
 from frankenlab.files import atomic_path
 from frankenlab.job import job
+from frankenlab.rounds import dropped
 
 with job(snakemake) as experiment:
     rules = Rules(**experiment.raw["statistics"])
@@ -17,8 +18,18 @@ with job(snakemake) as experiment:
         for item in json.loads(Path(path).read_text())["frankens"]
     }
     scores = concatenated(pd.read_parquet(path) for path in snakemake.input.scores)
+    # A round of a race has the documents of those before.
+    scores = scores.drop_duplicates(["quantization", "task", "plan", "document"])
+    raced = dropped(json.loads(Path(path).read_text()) for path in snakemake.input.races)
     tables = [
-        comparisons(rows, experiment.tasks[task].metric, experiment.tasks[task].role, groups, rules)
+        comparisons(
+            rows,
+            experiment.tasks[task].metric,
+            experiment.tasks[task].role,
+            groups,
+            rules,
+            raced,
+        )
         for (_, task), rows in scores.groupby(["quantization", "task"], sort=False, observed=True)
     ]
     depths = {model.name: model.n_layers for model in experiment.models.values()}

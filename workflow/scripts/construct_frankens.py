@@ -8,11 +8,12 @@ from frankenlab.frankens import manifest
 from frankenlab.job import job
 from frankenlab.models import manifest_info, read_json
 from frankenlab.plans import BASE, parse
+from frankenlab.rounds import SEARCH, split
 
 
 def listed(stage: str, content: list | dict) -> list[tuple[str, str]]:
     """(plan, group) of every plan that a stage runs."""
-    if stage == "search":
+    if split(stage)[0] == SEARCH:
         return [tuple(item) for item in content]
     if stage == "select":
         return [(BASE, "base"), *((item["plan"], item["group"]) for item in content["plans"])]
@@ -20,11 +21,19 @@ def listed(stage: str, content: list | dict) -> list[tuple[str, str]]:
     return [(BASE, "base"), (content["frozen"], content["group"]), *controls]
 
 
+def left(named: list[tuple[str, str]], race: str) -> list[tuple[str, str]]:
+    """Those that a race has not dropped; none, if it dropped the whole shard."""
+    kept = set(json.loads(Path(race).read_text())["kept"])
+    return [item for item in named if item[0] in kept]
+
+
 with job(snakemake):
     path = Path(snakemake.input.model)
     info = manifest_info(read_json(path), path)
     content = json.loads(Path(snakemake.input.plans).read_text())
     named = listed(snakemake.wildcards.stage, content)
+    if snakemake.input.race:
+        named = left(named, snakemake.input.race)
     plans = [(parse(text, info.n_layers), group) for text, group in named]
     where = snakemake.wildcards
     write_json(snakemake.output[0], manifest(where.model, where.quantization, info, plans))

@@ -8,6 +8,7 @@ from frankenlab.evaluation import evaluate_task, write_scores
 from frankenlab.frankens import plans_of
 from frankenlab.job import job
 from frankenlab.quantizing import evaluation_excludes
+from frankenlab.rounds import split
 from frankenlab.scorer import Scorer
 
 with job(snakemake) as experiment:
@@ -18,7 +19,7 @@ with job(snakemake) as experiment:
         scorer,
         plans_of(frankens),
         experiment.tasks[where.task],
-        stage=where.stage,
+        stage=split(where.stage)[0],
         limit=experiment.limit(where.stage, where.task),
         store_root=snakemake.params.store,
         seed=experiment.raw["statistics"]["seed"],

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from frankenlab import analysis, bits, ledger
+from frankenlab import analysis, bits, ledger, races
 from frankenlab.directories import read_manifest
 from frankenlab.files import atomic_path
 from frankenlab.footprints import Footprint, weights_row
@@ -51,6 +51,21 @@ def all_bits(
     return bits.corrected(analysis.concatenated(found), rules)
 
 
+def all_rounds(compared: pd.DataFrame, experiment, paths: list[str]) -> pd.DataFrame:
+    """The rounds of every model's race."""
+    records = [json.loads(Path(path).read_text()) for path in paths]
+    found = []
+    for model in experiment.models.values():
+        own = [record for record in records if record["model"] == model.name]
+        own.sort(key=lambda record: record["round"])
+        rows = compared[(compared["model"] == model.name) & (compared["stage"] == "search")]
+        table = races.summary(own, rows, model.n_layers)
+        table.insert(0, "model", model.name)
+        table.insert(1, "quantization", model.reference)
+        found.append(table)
+    return analysis.concatenated(found)
+
+
 def all_weights(experiment) -> pd.DataFrame:
     """What the models' weights are at each quantization, and who made them."""
     folders = {cell: experiment.weights_folder(*cell) for cell in experiment.cells}
@@ -78,6 +93,8 @@ with job(snakemake) as experiment:
         made["bits"] = all_bits(scores, experiment, snakemake.params.models, frozen, rules)
     if "quantizations" in snakemake.output.keys():  # noqa: SIM118
         made["quantizations"] = all_weights(experiment)
+    if "race" in snakemake.output.keys():  # noqa: SIM118
+        made["race"] = all_rounds(compared, experiment, snakemake.input.races)
     for name, table in made.items():
         path = Path(snakemake.output[name])
         with atomic_path(path) as temporary:

@@ -6,6 +6,7 @@ from frankenlab.figures.effects import layer_effects, repetition_effect
 from frankenlab.figures.forest import confirm_forest
 from frankenlab.figures.maps import block_map
 from frankenlab.figures.quality import mean_over_tasks, pareto_front, quality_cost, quality_speed
+from frankenlab.figures.race import race
 from frankenlab.figures.style import Levels, save
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "pictures",
     "quality_cost",
     "quality_speed",
+    "race",
     "repetition_effect",
     "save",
 ]

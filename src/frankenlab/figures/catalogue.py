@@ -12,7 +12,8 @@ from frankenlab.figures.effects import layer_effects, repetition_effect
 from frankenlab.figures.forest import confirm_forest
 from frankenlab.figures.maps import block_map
 from frankenlab.figures.quality import quality_cost, quality_speed
-from frankenlab.figures.style import DEFAULT_LEVELS, Levels, rows_of
+from frankenlab.figures.race import race
+from frankenlab.figures.style import DEFAULT_LEVELS, Levels, rows_of, survivors
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,15 @@ class Picture:
 
 
 def _search_pictures(
-    table: pd.DataFrame, model: str, quantization: str, levels: Levels
+    tables: Mapping[str, pd.DataFrame], model: str, quantization: str, levels: Levels
 ) -> list[Picture]:
+    table = tables["comparisons"]
     rows = rows_of(table, stage="search", model=model, quantization=quantization)
     where = f"{model}/{quantization}"
     key = {"model": model, "quantization": quantization, "levels": levels}
+    raced = " Plans that the race dropped were compared on fewer documents, and not tested: what "
+    raced += "dropped them makes them look worse than they are."
+    raced = "" if survivors(rows).all() else raced
     paired = f"paired with the base on the same documents; {levels.interval}s"
     maps = [
         Picture(
@@ -40,7 +45,7 @@ def _search_pictures(
             "Left, the change of the task's metric for each block of layers that runs twice; "
             f"▲ better and ▼ worse mark q < {levels.fdr:g} (Benjamini–Hochberg over all plans of "
             f"the task). Right, how wide the {levels.interval} of each is: a colour on the left "
-            "that is smaller than the width on the right is not evidence.",
+            "that is smaller than the width on the right is not evidence." + raced,
             partial(block_map, table, task=task, **key),
         )
         for task in rows["task"].unique()
@@ -50,14 +55,14 @@ def _search_pictures(
         Picture(
             f"{where}/layer_effects",
             "Each single layer, repeated",
-            f"One layer at a time, {paired}. Filled markers: q < {levels.fdr:g}.",
+            f"One layer at a time, {paired}. Filled markers: q < {levels.fdr:g}.{raced}",
             partial(layer_effects, table, **key),
         ),
         Picture(
             f"{where}/repetition_effect",
             "More repetitions of the same block",
             "Blocks that were run with several counts: those with the most counts, then those "
-            f"with the highest effect, {paired}. Filled markers: q < {levels.fdr:g}.",
+            f"with the highest effect, {paired}. Filled markers: q < {levels.fdr:g}.{raced}",
             partial(repetition_effect, table, **key),
         ),
         Picture(
@@ -65,10 +70,26 @@ def _search_pictures(
             "Quality against cost",
             "Every plan of the search against the layers it runs; the front joins the plans that "
             f"no plan of the same or less depth beats, {paired}. The front is the best of many "
-            "on the documents that chose it, hence optimistic; the confirmation above is not.",
+            "on the documents that chose it, hence optimistic; the confirmation above is not."
+            + (" It leaves out plans that the race dropped." if raced else ""),
             partial(quality_cost, table, **key),
         ),
+        *_race_pictures(tables, model, quantization),
     ]
+
+
+def _race_pictures(
+    tables: Mapping[str, pd.DataFrame], model: str, quantization: str
+) -> list[Picture]:
+    rounds = tables.get("race")
+    if rounds is None or rows_of(rounds, model=model, quantization=quantization).empty:
+        return []
+    caption = "After each round the plans that could hardly end up ahead of the leader were "
+    caption += "dropped. Left, the plans that were left; right, the last round that each block ran "
+    caption += "in. Layer passes are counted by documents, common prefixes of plans once."
+    draw = partial(race, rounds, tables["comparisons"], model, quantization)
+    stem = f"{model}/{quantization}/race"
+    return [Picture(stem, "Which plans were dropped when", caption, draw)]
 
 
 def _confirm_pictures(
@@ -108,8 +129,8 @@ def pictures(
 ) -> list[Picture]:
     """The pictures of one model at one quantization, in the order of a report.
 
-    Takes the tables `comparisons`, `verdicts` and `costs` by name; an absent or empty one only
-    leaves its pictures out. Nothing is drawn until a picture's `draw` is called.
+    Takes the tables `comparisons`, `verdicts`, `costs` and `race` by name; an absent or empty one
+    only leaves its pictures out. Nothing is drawn until a picture's `draw` is called.
     """
     found: list[Picture] = []
     for name, stage, make in (
@@ -117,7 +138,7 @@ def pictures(
         (
             "comparisons",
             "search",
-            lambda table: _search_pictures(table, model, quantization, levels),
+            lambda table: _search_pictures(tables, model, quantization, levels),
         ),
     ):
         table = tables.get(name)

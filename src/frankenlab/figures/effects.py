@@ -13,6 +13,7 @@ from frankenlab.figures.style import (
     MARKERS,
     WIDTH,
     Levels,
+    base_text,
     blank,
     corner_note,
     cut_below,
@@ -20,7 +21,6 @@ from frankenlab.figures.style import (
     heading,
     key,
     limits,
-    native,
     rows_of,
     shorten,
     styled,
@@ -48,8 +48,7 @@ def _task_axes(figure: Figure, rows: pd.DataFrame) -> list[tuple[str, pd.DataFra
     panels = figure.subplots(len(tasks), 1, sharex=True, squeeze=False)[:, 0]
     for (task, part), axes in zip(tasks, panels, strict=True):
         first = part.iloc[0]
-        base = native(first["base_value"], first["kind"], first["metric"])
-        axes.set_title(f"{shorten(task)}: base {base}, n = {first['n']}")
+        axes.set_title(f"{shorten(task)}: {base_text(part)}")
         axes.set_ylabel(effect_label(first["unit"]))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9", linewidth=0.6)

@@ -15,20 +15,22 @@ from frankenlab.figures.style import (
     UNITS,
     WIDTH,
     Levels,
+    base_text,
     blank,
     heading,
     key,
-    native,
     rows_of,
     signed,
     styled,
+    survivors,
 )
 
 ABOVE = {"facecolor": "none", "edgecolor": "0.15", "linewidth": 0.55}
+DROPPED = {"facecolor": "none", "edgecolor": "0.35", "hatch": "....", "linewidth": 0.0}
 HATCH = {"facecolor": "0.96", "edgecolor": "0.6", "hatch": "/////", "linewidth": 0.0}
 
 
-def _cells(rows: pd.DataFrame) -> pd.DataFrame:
+def block_cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Plans that run one contiguous block twice, with the block's length."""
     twice = rows[(rows["times"] == 2).fillna(False) & rows["start"].notna()]
     cells = twice.assign(
@@ -39,7 +41,7 @@ def _cells(rows: pd.DataFrame) -> pd.DataFrame:
     return cells.drop_duplicates(["start", "length"])
 
 
-def _grid(cells: pd.DataFrame, value: str) -> pd.DataFrame:
+def grid_of(cells: pd.DataFrame, value: str) -> pd.DataFrame:
     """`value` by length (rows) and start (columns), over those that were tried only."""
     return cells.pivot(index="length", columns="start", values=value).sort_index()
 
@@ -58,7 +60,7 @@ def _squares(axes: Axes, where: np.ndarray, **look: Any) -> PolyCollection:
     return squares
 
 
-def _panel(axes: Axes, grid: pd.DataFrame, depth: int, **colors: Any) -> PolyCollection:
+def panel(axes: Axes, grid: pd.DataFrame, depth: int, **colors: Any) -> PolyCollection:
     """Draws one map; what is possible in `depth` layers but was not tried is hatched."""
     lengths, starts = grid.index.to_numpy(), grid.columns.to_numpy()
     values = grid.to_numpy(float)
@@ -80,10 +82,13 @@ def _panel(axes: Axes, grid: pd.DataFrame, depth: int, **colors: Any) -> PolyCol
 
 
 def _mark(axes: Axes, cells: pd.DataFrame, grid: pd.DataFrame) -> None:
-    """Outlines cells above the base; puts ▲ on significantly better ones, ▼ on worse ones.
+    """Dots what a race dropped, outlines cells above the base; puts ▲ on significantly better
+    ones, ▼ on worse ones.
 
     Dark red and dark blue are one grey in print; the marks keep the sign there.
     """
+    raced = cells.assign(raced=(~survivors(cells)).astype(float))
+    _squares(axes, np.argwhere(grid_of(raced, "raced").to_numpy(float) > 0), **DROPPED)
     _squares(axes, np.argwhere(grid.to_numpy(float) > 0), **ABOVE)
     size = np.clip(140 / max(grid.shape), 2.4, 6)
     found = cells[cells["significant"].astype(bool)]
@@ -113,24 +118,26 @@ def block_map(
 
     Takes the table `comparisons`; one column a first layer, one row a length, of those tried.
     Left: effect in its unit, colours centred at the base, triangles where q < `levels.fdr`, an
-    outline around what is above the base without that.
+    outline around what is above the base without that, dots where a race dropped the plan.
     Right: width of the interval in the same unit. Blocks that fit but were not tried are hatched.
     """
     rows = rows_of(comparisons, stage=stage, model=model, quantization=quantization, task=task)
-    cells = _cells(rows)
+    cells = block_cells(rows)
     if cells.empty:
         return blank(f"{model}, {task}: no plan of the {stage} stage repeats one block once.")
     first = cells.iloc[0]
     depth = round(first["depth"] / first["relative_depth"])
     unit = UNITS.get(first["unit"], first["unit"])
-    effects, widths = _grid(cells, "effect"), _grid(cells, "width")
+    effects, widths = grid_of(cells, "effect"), grid_of(cells, "width")
     limit = color_limit(cells)
 
-    height = float(np.clip(2.1 + 0.1 * len(effects), 3.2, 4.4))
+    raced = not survivors(cells).all()
+    # The legend of a race has a second line.
+    height = float(np.clip(2.1 + 0.1 * len(effects), 3.2, 4.4)) + 0.25 * raced
     figure = Figure(figsize=(WIDTH, height))
     left, right = figure.subplots(1, 2, sharey=True)
-    effect_mesh = _panel(left, effects, depth, cmap="RdBu", clim=(-limit, limit))
-    width_mesh = _panel(right, widths, depth, cmap="cividis_r")
+    effect_mesh = panel(left, effects, depth, cmap="RdBu", clim=(-limit, limit))
+    width_mesh = panel(right, widths, depth, cmap="cividis_r")
     _mark(left, cells, effects)
     left.set_ylabel("layers in the block (length)")
     left.set_title("change against the base")
@@ -154,10 +161,9 @@ def block_map(
             color="0.3",
             fontsize=7.5,
         )
-    base = native(first["base_value"], first["kind"], first["metric"])
     heading(
         figure,
-        f"{task}: {len(cells)} blocks, each run twice · base {base}, n = {first['n']} documents",
+        f"{task}: {len(cells)} blocks, each run twice · {base_text(cells)} documents",
         model,
         quantization,
         f"{stage} stage",
@@ -171,5 +177,7 @@ def block_map(
     ]
     handles.append(Patch(**ABOVE, label="better, may be chance"))
     handles.append(Patch(**HATCH, label="not tried"))
+    if raced:
+        handles.append(Patch(**DROPPED, label="dropped in the race"))
     key(figure, handles, 4, "", [first["unit"]])
     return figure

@@ -13,6 +13,7 @@ from frankenlab.figures.style import (
     DEFAULT_LEVELS,
     WIDTH,
     Levels,
+    base_text,
     blank,
     corner_note,
     cut_below,
@@ -24,6 +25,7 @@ from frankenlab.figures.style import (
     rows_of,
     shorten,
     styled,
+    survivors,
     zero_line,
 )
 
@@ -62,6 +64,7 @@ def mean_over_tasks(rows: pd.DataFrame) -> pd.DataFrame:
         above=("above", "sum"),
         n=("n", "sum"),
         tasks=("task", "nunique"),
+        dropped=("dropped", "first"),
     ).reset_index()
     mean = mean[mean["tasks"] == tasks]
     return mean.assign(
@@ -81,12 +84,10 @@ def _panels(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     """(title, unit, rows) of each panel: each task, then their mean where units agree."""
     panels = []
     for task, part in rows.groupby("task", sort=False):
-        first = part.iloc[0]
-        base = native(first["base_value"], first["kind"], first["metric"])
-        panels.append((f"{shorten(task)}: base {base}, n = {first['n']}", first["unit"], part))
+        panels.append((f"{shorten(task)}: {base_text(part)}", part["unit"].iloc[0], part))
     if len(panels) > 1 and rows["unit"].nunique() == 1:
         mean = mean_over_tasks(rows)
-        title = f"mean of the {len(panels)} tasks, n = {mean['n'].iloc[0]} in all"
+        title = f"mean of the {len(panels)} tasks, n = {mean['n'].max()} in all"
         panels.append((title, panels[0][1], mean))
     return panels
 
@@ -132,7 +133,9 @@ def _cloud(axes: Axes, rows: pd.DataFrame) -> None:
             markeredgewidth=0.4,
             zorder=5 if few else 3,
         )
-    front = pareto_front(cost, effect)
+    # A dropped plan's effect is on other documents, fewer, and lower for what dropped it.
+    whole = np.flatnonzero(survivors(rows))
+    front = whole[pareto_front(cost[whole], effect[whole])]
     axes.step(cost[front], effect[front], where="post", color="black", linewidth=1.1, zorder=4)
     barred = front[~is_base[front]]
     axes.errorbar(

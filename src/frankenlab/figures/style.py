@@ -185,6 +185,20 @@ def native(value: float, kind: str, metric: str) -> str:
     return f"{metric} {value:.2f}" if kind == "perplexity" else f"{metric} {value:.3f}"
 
 
+def base_text(rows: pd.DataFrame) -> str:
+    """What the base reaches on a task's rows and on how many documents plans were compared with it:
+    "base acc 0.520, n = 100", or "n = 25 to 100" after a race."""
+    whole = rows.loc[rows["n"].idxmax()]
+    least = rows["n"].min()
+    span = f"{least} to {whole['n']}" if least < whole["n"] else f"{least}"
+    return f"base {native(whole['base_value'], whole['kind'], whole['metric'])}, n = {span}"
+
+
+def survivors(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of plans that saw every document: no race dropped them."""
+    return rows["dropped"].isna()
+
+
 def shorten(text: str, length: int = 30) -> str:
     """`text`, or its beginning and an ellipsis when it is longer than `length`."""
     return text if len(text) <= length else text[: length - 1] + "…"

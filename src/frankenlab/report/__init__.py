@@ -3,6 +3,7 @@
 from frankenlab.report.answer import against_controls, answer, outcome
 from frankenlab.report.bits import bits_answer, bits_html
 from frankenlab.report.page import render_html, run_notebook
+from frankenlab.report.race import race_html
 from frankenlab.report.resources import resources_html
 from frankenlab.report.tables import (
     answer_html,
@@ -39,6 +40,7 @@ __all__ = [
     "made_html",
     "outcome",
     "pairs_html",
+    "race_html",
     "render_html",
     "resources_html",
     "run_notebook",

@@ -49,7 +49,8 @@ def prediction(rows: pd.DataFrame) -> str:
     text = f"The jobs used {_times(whole)} the predicted time ({listed(each)})"
     if partly:
         text += f"; not all jobs of {listed(partly)} ran here"
-    return text + ". Jobs that found rows in the store had less to do than was predicted."
+    text += ". Jobs that found rows in the store, or whose plans a race dropped, had less to do "
+    return text + "than was predicted."
 
 
 def _times(ratio: float) -> str:

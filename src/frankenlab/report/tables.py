@@ -21,6 +21,7 @@ NAMES = (
     "ledger",
     "bits",
     "quantizations",
+    "race",
     "resources",
 )
 # Plans and descriptions can be long: these columns wrap, all others keep their line.
@@ -134,7 +135,7 @@ def note_html(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>' if text else ""
 
 
-def _by_case(
+def by_case(
     table: pd.DataFrame | None,
     records: Callable[[pd.DataFrame], list[dict[str, str]]],
     note: str,
@@ -161,7 +162,8 @@ def native_text(value: float, kind: str) -> str:
     return f"{value:.2f}" if kind == "perplexity" else f"{value:.3f}"
 
 
-def _count(value: Any) -> str:
+def count_text(value: Any) -> str:
+    """A whole number, or a dash where there is none."""
     return "–" if pd.isna(value) else f"{int(value):,}"
 
 
@@ -178,14 +180,16 @@ def verdicts_html(tables: Mapping[str, pd.DataFrame]) -> str:
             {
                 "task": f"{row.task} ({row.role})",
                 "plan": f"{row.group} {row.plan}",
-                "n": _count(row.n),
+                "n": count_text(row.n),
                 "metric: base → plan": f"{row.metric} {native_text(row.base_value, row.kind)} → "
                 f"{native_text(row.value, row.kind)}",
                 "change [interval]": interval_text(row),
                 "unit": row.unit,
                 "p (Holm)": p_text(row.p_holm),
                 "verdict": row.verdict,
-                "n needed": _count(row.documents_needed) if row.verdict == "inconclusive" else "–",
+                "n needed": count_text(row.documents_needed)
+                if row.verdict == "inconclusive"
+                else "–",
             }
             for row in rows.itertuples()
         ]
@@ -195,9 +199,7 @@ def verdicts_html(tables: Mapping[str, pd.DataFrame]) -> str:
     note = "Positive changes are better. Equivalent: the 90 % interval lies within the margin"
     note += f" of {margins} in the change's unit" if margins else ""
     note += ". n needed: about how many documents would decide what is inconclusive."
-    return _by_case(
-        table, records, note, ("task", "plan", "metric: base → plan", "unit", "verdict")
-    )
+    return by_case(table, records, note, ("task", "plan", "metric: base → plan", "unit", "verdict"))
 
 
 def costs_html(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -229,13 +231,14 @@ def costs_html(tables: Mapping[str, pd.DataFrame]) -> str:
 
     note = "Speeds are medians with the slowest and the fastest repeat; a franken's weights are "
     note += "its base's, each occurrence of a layer has a KV cache of its own."
-    return _by_case(tables.get("costs"), records, note, ("plan",))
+    return by_case(tables.get("costs"), records, note, ("plan",))
 
 
 def top_plans(
     comparisons: pd.DataFrame, model: str, quantization: str, count: int = 10
 ) -> pd.DataFrame:
-    """The search's best plans by mean change over the search tasks, with every task's interval.
+    """The search's best plans by mean change over the search tasks, with every task's interval, of
+    those that no race dropped.
 
     Where a plan went on to the select stage, its mean change there stands beside.
     """
@@ -245,7 +248,7 @@ def top_plans(
         & (comparisons["role"] == "search")
         & (comparisons["plan"] != "base")
     ]
-    search = mine[mine["stage"] == "search"]
+    search = mine[(mine["stage"] == "search") & mine["dropped"].isna()]
     if search.empty:
         return pd.DataFrame()
     means = search.groupby("plan")["effect"].mean().sort_values(ascending=False, kind="stable")
@@ -280,7 +283,7 @@ def top_plans_html(tables: Mapping[str, pd.DataFrame], count: int = 10) -> str:
     note = "Changes in the task's unit with intervals; * marks q below the false discovery rate. "
     note += "The best of a grid is optimistic: it was chosen on these very documents, and part of "
     note += "its lead is luck. Only the verdicts above rest on documents that chose nothing."
-    return _by_case(comparisons, records, note, ("plan", "made by"))
+    return by_case(comparisons, records, note, ("plan", "made by"))
 
 
 def pairs_html(tables: Mapping[str, pd.DataFrame], frozen: Sequence[Mapping[str, Any]]) -> str:
@@ -292,7 +295,7 @@ def pairs_html(tables: Mapping[str, pd.DataFrame], frozen: Sequence[Mapping[str,
                 "task": row.task,
                 "frozen": row.plan_a,
                 "control": row.plan_b,
-                "n": _count(row.n),
+                "n": count_text(row.n),
                 "frozen − control [interval]": interval_text(row),
                 "unit": row.unit,
                 "p": p_text(row.p),
@@ -303,7 +306,7 @@ def pairs_html(tables: Mapping[str, pd.DataFrame], frozen: Sequence[Mapping[str,
     rows = against_controls(tables.get("pairs"), frozen)
     rows = rows.rename(columns={"model_a": "model", "quantization_a": "quantization"})
     note = "Positive changes speak for the frozen plan. These p are not corrected."
-    return _by_case(rows, records, note, ("task", "frozen", "control", "unit"))
+    return by_case(rows, records, note, ("task", "frozen", "control", "unit"))
 
 
 def documents_html(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -335,7 +338,7 @@ def ledger_html(tables: Mapping[str, pd.DataFrame]) -> str:
                 "task": task,
                 "looks": str(looks["looked"].nunique()),
                 "plans": str(looks["plan"].nunique()),
-                "documents": _count(looks["documents"].max()),
+                "documents": count_text(looks["documents"].max()),
                 "first": looks["looked"].min(),
                 "last": looks["looked"].max(),
             }
@@ -344,7 +347,7 @@ def ledger_html(tables: Mapping[str, pd.DataFrame]) -> str:
 
     note = "A look is one time at which results on the confirm documents were made known; every "
     note += "look after the first weakens the verdict."
-    return _by_case(tables.get("ledger"), records, note, ("task", "first", "last"))
+    return by_case(tables.get("ledger"), records, note, ("task", "first", "last"))
 
 
 def made_html(provenance: Mapping[str, Any], frozen: Sequence[Mapping[str, Any]]) -> str:

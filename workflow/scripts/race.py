@@ -1,0 +1,40 @@
+"""Decides which plans of a search go on after a round of its race."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from frankenlab import races
+from frankenlab.analysis import concatenated
+from frankenlab.files import write_json
+from frankenlab.job import job
+from frankenlab.plans import BASE
+from frankenlab.racing import Rule
+from frankenlab.rounds import named
+
+with job(snakemake) as experiment:
+    where = snakemake.wildcards
+    settings = experiment.raw["stages"]["search"]
+    race = settings["racing"]
+    earlier = snakemake.input.earlier
+    leaders = json.loads(Path(earlier).read_text())["leaders"] if earlier else []
+    rule = Rule(
+        error=race["error"],
+        margin=race["margin"],
+        decisions=len(race["rounds"]),
+        # The select stage wants so many, whatever is known of them.
+        keep=experiment.raw["stages"]["select"]["shortlist"] + 1,
+    )
+    scores = concatenated(map(pd.read_parquet, snakemake.input.scores))
+    # Of plans that tie the first one leads: the base, else the same whatever the shards.
+    plans = sorted(scores["plan"].unique(), key=lambda plan: (plan != BASE, plan))
+    name = named(where.round)
+    samples, documents = {}, {}
+    for task, rows in scores.groupby("task", sort=False, observed=True):
+        limits = (experiment.limit(stage, task) for stage in (name, "search"))
+        samples[task] = races.sample(rows, experiment.tasks[task].metric, plans, *limits)
+        documents[task] = int(rows["document"].nunique())
+    n_layers = experiment.models[where.model].n_layers
+    made = races.record(samples, documents, plans, leaders, rule, n_layers)
+    write_json(snakemake.output[0], {"model": where.model, "round": int(where.round), **made})
