@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -285,6 +285,7 @@ def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int 
             state and [state.st_size, state.st_mtime_ns],
             task_fingerprint(task_file(task.task, TASKS_FOLDER)),
             code_fingerprint(*COUNTING_MODULES),
+            [field.name for field in fields(Documents)],
         ]
     )
 
