@@ -15,10 +15,11 @@ def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tokens", [1, CACHED_TOKENS, CACHED_TOKENS + 3])
+@pytest.mark.parametrize("tokens", [(), (1,), (CACHED_TOKENS,), (2, CACHED_TOKENS + 3)])
 def test_the_norm_is_torchs(tokens, dtype):
-    x, weight = random(tokens, 48, dtype=dtype), random(48, dtype=dtype)
-    assert torch.equal(rms_norm(x, weight, 1e-5), F.rms_norm(x, (48,), weight, 1e-5))
+    width = CACHED_TOKENS + 48
+    x, weight = random(*tokens, width, dtype=dtype), random(width, dtype=dtype)
+    assert torch.equal(rms_norm(x, weight, 1e-5), F.rms_norm(x, (width,), weight, 1e-5))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -13,15 +13,16 @@ CACHED_TOKENS = 256
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Root mean square norm (Zhang and Sennrich 2019) of [tokens, hidden size], in float32."""
+    """Root mean square norm (Zhang and Sennrich 2019) of [..., hidden size], in float32."""
     if x.device.type != "cpu" or x.dtype == torch.float32:
         return F.rms_norm(x, weight.shape, weight, eps)
-    result = torch.empty_like(x)
-    for rows, out in zip(x.split(CACHED_TOKENS), result.split(CACHED_TOKENS), strict=True):
+    tokens = x.reshape(-1, x.shape[-1])
+    result = torch.empty_like(tokens)
+    for rows, out in zip(tokens.split(CACHED_TOKENS), result.split(CACHED_TOKENS), strict=True):
         values = rows.float()
         scale = values.square().mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
         torch.mul(values.mul_(scale), weight, out=out)
-    return result
+    return result.view(x.shape)
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
