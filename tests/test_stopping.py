@@ -27,8 +27,9 @@ def outcome(work, log: Path) -> tuple[int, str]:
     """Exit status of `work` in a process of its own (its `Stopped` becomes one), and its stderr."""
 
     def run() -> int:
-        # A shell's background jobs ignore it.
+        # A shell's background jobs ignore the one, those under nohup the other.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         try:
             with stopped_by_signals():
                 work()

@@ -64,7 +64,7 @@ def test_results_copied_without_metadata_are_recognised(lab: Laboratory, tmp_pat
         lab.folder, other.folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake")
     )
     assert other.jobs() == Counter()
-    edit(other.folder / "src/frankenlab/sweep.py", "total, pending = 0.0", "total, pending = 0.5")
+    edit(other.folder / "src/frankenlab/trie.py", "total, pending = 0.0", "total, pending = 0.5")
     assert other.jobs()["evaluate_task"] == 2 + 2 + 3
 
 

@@ -43,10 +43,10 @@ class QuantizerRate:
     quantize: float
 
 
-# reference: 75 s for one GPTQ of 106 million weights on two CPU cores, and nine options to measure.
+# reference: 84 s to measure and 78 s to make 106 million weights on two CPU cores.
 # exllamav2: measuring took 9.3 s for each half of a layer of Phi-3-mini (3.6e9 weights; its issue
 # 537, GPU not named); one bitrate is assumed to take a third of that.
-RATES = {"reference": QuantizerRate(6350.0, 705.0), "exllamav2": QuantizerRate(165.0, 55.0)}
+RATES = {"reference": QuantizerRate(790.0, 735.0), "exllamav2": QuantizerRate(165.0, 55.0)}
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from frankenlab.errors import UserError
 from frankenlab.files import write_json
 from frankenlab.memory import Sizes
 
-# Share of the matrix product's speed that the layers reach on small batches, and what a logit
-# costs on a CPU beyond its product (log-sum-exp, arg max), in seconds. Both measured.
-EFFICIENCY = 0.35
-LOGIT_SECONDS = 4e-9
+# Share of the matrix product's speed that the layers reach, of the plans of a grid one after the
+# other: measured on a CPU, assumed on a GPU. What a logit costs on a CPU beyond its product
+# (log-sum-exp, arg max), in seconds: measured.
+EFFICIENCY = {"cpu": 0.5, "cuda": 0.35}
+LOGIT_SECONDS = 1.2e-9
 
 # float32 products, to 16-bit ones on tensor cores: a half on some GPUs, an eighth on others.
 FLOAT32_SPEED = 0.25
@@ -171,7 +172,7 @@ def shapes_of(sizes: Sizes) -> tuple[int, int, int, int]:
 
 def from_matrix_product(sizes: Sizes, flops: float, device: str, source: str) -> Speed:
     """From the operations a second of a matrix product."""
-    layers = 2 * sizes.n_layers * sizes.layer_weights / (EFFICIENCY * flops)
+    layers = 2 * sizes.n_layers * sizes.layer_weights / (EFFICIENCY[device] * flops)
     logit = 2 * sizes.hidden / flops + (LOGIT_SECONDS if device == "cpu" else 0.0)
     return Speed(1 / layers, 1 / (sizes.vocab * logit), source)
 
@@ -214,7 +215,7 @@ def _flops(experiment: Experiment, precision: str, measuring: bool) -> tuple[flo
     device = _device(experiment)
     if device == "cuda" and tflops is not None:
         share = FLOAT32_SPEED if precision == "float32" else 1.0
-        return tflops * 1e12 * share, f"{EFFICIENCY:.0%} of {tflops:g} TFLOP/s assumed"
+        return tflops * 1e12 * share, f"{EFFICIENCY[device]:.0%} of {tflops:g} TFLOP/s assumed"
     if not measuring:
         return None, ""
     if device == "cuda":
