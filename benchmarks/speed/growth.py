@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from benchmarks.speed.ours import Ours
 from benchmarks.speed.setting import (
     Setting,
@@ -23,6 +20,7 @@ from benchmarks.speed.spies import Spies
 from frankenlab.config import TASKS_FOLDER
 from frankenlab.grid import expand
 from frankenlab.plans import Plan
+from frankenlab.random_models import LLAMA, random_model
 from frankenlab.speeds import speed_of
 from frankenlab.tasks import EvaluationTask
 from frankenlab.trie import layer_passes, plan_trie
@@ -99,7 +97,7 @@ def _predicted(setting: Setting, row: dict[str, Any]) -> float:
 
 def _random_model(setting: Setting, depth: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        directory = make_random_model(Path(folder), setting.model, depth)
+        directory = make_random_model(Path(folder) / "model", setting.model, depth)
         ours = Ours(directory)
         _warm_up(setting, ours)
         return _row(setting, ours, DEPTHS_PLANS, DEPTHS_DOCUMENTS)
@@ -108,18 +106,17 @@ def _random_model(setting: Setting, depth: int) -> dict[str, Any]:
 def make_random_model(directory: Path, tokenizer: Path, depth: int) -> Path:
     """A narrow LLaMA of any depth, with the tokenizer of another model."""
     vocabulary = json.loads((tokenizer / "config.json").read_text())["vocab_size"]
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=WIDTH,
-        intermediate_size=INNER,
-        num_hidden_layers=depth,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KEY_HEADS,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(1)
-    LlamaForCausalLM(config).save_pretrained(directory)
+    config = LLAMA | {
+        "vocab_size": vocabulary,
+        "hidden_size": WIDTH,
+        "intermediate_size": INNER,
+        "num_hidden_layers": depth,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KEY_HEADS,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    }
+    random_model(directory, config)
     for name in _tokenizer_files(tokenizer):
         shutil.copy2(tokenizer / name, directory / name)
     return directory

@@ -196,7 +196,6 @@ def _compared(
                     "up": found.up[i] if flips else None,
                     "down": found.down[i] if flips else None,
                     "p": found.p[i],
-                    "q": 1.0,
                 }
             )
     table = pd.DataFrame([common | row | {"group": groups[row["plan"]]} for row in rows])

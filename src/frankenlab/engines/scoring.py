@@ -58,15 +58,15 @@ def _reduced(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _is_argmax(
-    logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, highest: torch.Tensor
+    logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, is_highest: torch.Tensor
 ) -> torch.Tensor:
-    """Whether logits[rows].argmax(-1) == targets, where `highest` says which targets have the
+    """Whether logits[rows].argmax(-1) == targets, where `is_highest` says which have the
     highest value of their row.
 
     Finding the highest value is ten times cheaper than finding its place, so the place is looked
     up only for those: another token may have the value too, and come first.
     """
-    greedy = highest.clone()
+    greedy = is_highest.clone()
     tied = greedy.nonzero()[:, 0]
     greedy[tied] = logits[rows[tied]].argmax(dim=-1) == targets[tied]
     return greedy

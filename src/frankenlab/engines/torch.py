@@ -211,7 +211,7 @@ class TorchEngine:
     ) -> torch.Tensor:
         """Attention of all tokens, [tokens, heads, head dim] each; the result too.
 
-        The prefix sees itself; the rows see it, from one copy of its keys and values, and
+        The prefix sees itself; the rows see it, its keys and values copied to each of them, and
         themselves.
         """
         shape, count = (placed.rows, placed.length), placed.prefix

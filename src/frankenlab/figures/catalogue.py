@@ -15,6 +15,12 @@ from frankenlab.figures.quality import quality_cost, quality_speed
 from frankenlab.figures.race import race
 from frankenlab.figures.style import DEFAULT_LEVELS, Levels, rows_of, survivors
 
+# What the captions of a race say besides.
+RACED = (
+    " Plans that the race dropped were compared on fewer documents, and not tested: what dropped "
+    "them makes them look worse than they are."
+)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -34,9 +40,7 @@ def _search_pictures(
     rows = rows_of(table, stage="search", model=model, quantization=quantization)
     where = f"{model}/{quantization}"
     key = {"model": model, "quantization": quantization, "levels": levels}
-    raced = " Plans that the race dropped were compared on fewer documents, and not tested: what "
-    raced += "dropped them makes them look worse than they are."
-    raced = "" if survivors(rows).all() else raced
+    raced = "" if survivors(rows).all() else RACED
     paired = f"paired with the base on the same documents; {levels.interval}s"
     maps = [
         Picture(
