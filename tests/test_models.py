@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -251,6 +253,38 @@ def test_the_manifest_of_a_fetched_model_has_its_shape(tmp_path, model):
     del manifest["shape"]
     with pytest.raises(UserError, match="fetch --config"):
         manifest_info(manifest, target)
+
+
+def test_the_shape_is_taken_from_the_manifest_of_a_whole_directory_only(tmp_path, model):
+    target = tmp_path / "fetched"
+    fetch_model(source(path=str(model)), target, 4, "")
+    for name in ("manifest.json", ".manifest.json"):
+        text = (target / name).read_text().replace('"dtype": "float32"', '"dtype": "noted"')
+        (target / name).write_text(text)
+    assert model_info(target).dtype == "noted"
+    (target / "config.json").write_text((target / "config.json").read_text() + "\n")
+    assert model_info(target) == model_info(model)
+
+
+# Importing the configuration of any model brings a good part of torch with it.
+IMPORTS = """
+import sys
+from frankenlab.engines.torch import TorchEngine
+from frankenlab.models import load_tokenizer
+print(len(load_tokenizer(sys.argv[1]).encode("one two")), TorchEngine(sys.argv[1]).n_layers)
+print(*(name for name in ("torch.distributed.tensor", "torch._dynamo") if name in sys.modules))
+"""
+
+
+def test_a_fetched_model_is_loaded_without_the_configurations_of_transformers(tmp_path, model):
+    target = tmp_path / "fetched"
+    fetch_model(source(path=str(model)), target, 4, "")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, str(target)], check=True, capture_output=True, text=True
+    )
+    loaded, imported = done.stdout.splitlines()
+    tokens = len(AutoTokenizer.from_pretrained(model).encode("one two"))
+    assert loaded == f"{tokens} 4" and imported == ""
 
 
 def test_shards_biases_and_other_precisions_are_allowed(tmp_path, model):

@@ -26,8 +26,9 @@ MANIFEST = "manifest.json"
 # Snakemake deletes a job's declared outputs, so the manifest too, before it runs the job again:
 # this copy of it still proves that the directory is whole, and nothing is downloaded twice.
 TWIN = ".manifest.json"
-# To be raised when the same key is turned into different files: directories made before are stale.
-FORMAT = 1
+# To be raised when the same key is turned into different files, or their manifest says other things
+# about them: directories made before are stale.
+FORMAT = 2
 
 # Unpickling runs code, and so does importing: never taken, whatever a configuration includes.
 NEVER = re.compile(r"\.(bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|h5|msgpack|py|pyc|so)$", re.I)

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from frankenlab.directories import NEVER, is_safe_name
+from frankenlab.directories import NEVER, complete_manifest, is_safe_name
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash
 
@@ -22,6 +22,8 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.json", "merges.txt"),
 )
+# The class that is just what tokenizer.json says, as transformers 4 and 5 call it.
+GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # Files of a model that change nothing about what it computes from a text.
 WITHOUT_EFFECT = ("LICENSE", "NOTICE", "generation_config.json", "chat_template.jinja")
 
@@ -44,7 +46,7 @@ class ModelInfo:
 
     `parameters_mlp` is the MLP of one layer with its norm; `parameters_head` is 0 where the head
     shares the embeddings' weights (`tied_embeddings`); `dtype` is how most weights are stored,
-    "exl2" where they are quantized.
+    "exl2" where they are quantized; `rope` are transformers' `rope_parameters`.
     """
 
     architecture: str
@@ -57,6 +59,8 @@ class ModelInfo:
     vocab_size: int
     max_position_embeddings: int
     tied_embeddings: bool
+    norm_eps: float
+    rope: Mapping[str, Any]
     parameters_per_layer: int
     parameters_mlp: int
     parameters_embeddings: int
@@ -85,11 +89,14 @@ def check_llama_shaped(directory: str | os.PathLike, n_layers: int | None = None
 
 
 def model_info(directory: str | os.PathLike) -> ModelInfo:
-    """The shape of a model.
+    """The shape of a model: what the manifest of a whole directory says, which is there at once,
+    or else what is read from the model as `check_llama_shaped` does.
 
     Raises:
         UserError: as `check_llama_shaped`.
     """
+    if shape := (complete_manifest(directory) or {}).get("shape"):
+        return ModelInfo(**shape)
     config, headers = _inspect(Path(directory))
     sizes = {name: prod(shape) for name, (shape, _) in headers.items()}
     dtypes = Counter()
@@ -112,6 +119,8 @@ def model_info(directory: str | os.PathLike) -> ModelInfo:
         vocab_size=config.vocab_size,
         max_position_embeddings=config.max_position_embeddings,
         tied_embeddings=tied,
+        norm_eps=config.rms_norm_eps,
+        rope=dict(config.rope_parameters or {}),
         parameters_per_layer=layer,
         parameters_mlp=mlp,
         parameters_embeddings=sizes["model.embed_tokens.weight"],
@@ -140,13 +149,19 @@ def load_tokenizer(directory: str | os.PathLike) -> Any:
     Raises:
         UserError: there is none that loads without running code from the directory.
     """
-    from transformers import AutoTokenizer
+    import transformers
 
     try:
         # Without a tokenizer transformers makes an empty one for some architectures.
         if not any((Path(directory) / name).is_file() for name in TOKENIZER_FILES):
             raise FileNotFoundError("no tokenizer files")
-        return AutoTokenizer.from_pretrained(directory)
+        settings = Path(directory) / "tokenizer_config.json"
+        named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
+        # AutoTokenizer would end there too, but looks for the model's configuration on its way, and
+        # importing one takes seconds.
+        generic = named in GENERIC_TOKENIZERS
+        kind = transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
+        return kind.from_pretrained(directory)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{directory}: its tokenizer cannot be loaded ({reason})") from error

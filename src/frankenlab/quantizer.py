@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -34,7 +34,13 @@ from frankenlab.exl2.writing import stored_tensors, write_exl2
 from frankenlab.files import atomic_path, content_hash, sha256_file, write_json
 from frankenlab.fingerprints import code_fingerprint, library_versions
 from frankenlab.layerwise import LayerwiseModel, Shared
-from frankenlab.models import TOKENIZER_FILES, check_llama_shaped, read_json, weights_hash
+from frankenlab.models import (
+    TOKENIZER_FILES,
+    check_llama_shaped,
+    model_info,
+    read_json,
+    weights_hash,
+)
 from frankenlab.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -125,8 +131,9 @@ def quantize(
         method: "gptq", or "rtn" to round to nearest with the same options.
 
     Returns:
-        The manifest, with `quantizer`, `quantizer_version`, `n_layers`, `bits`, `bits_per_weight`
-        and `head_bits` (on disk) and `attainable` ([lowest, highest]) added to the facts.
+        The manifest, with `quantizer`, `quantizer_version`, `n_layers`, `shape` (of
+        `models.ModelInfo`), `bits`, `bits_per_weight` and `head_bits` (on disk) and `attainable`
+        ([lowest, highest]) added to the facts.
 
     Raises:
         UserError: as `measure`; a bitrate outside what the shapes allow; a measurement of another
@@ -184,6 +191,7 @@ def quantize(
             "quantizer": declaration.quantizer,
             "quantizer_version": declaration.version,
             "n_layers": shapes.n_layers,
+            "shape": asdict(model_info(directory)),
             "bits": bits,
             "bits_per_weight": round(made.bits_per_weight, 4),
             "head_bits": round(made.head_bits, 4),

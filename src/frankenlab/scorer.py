@@ -79,8 +79,10 @@ class Scorer:
         """Any Hugging Face or EXL2 directory; without a manifest its files are hashed (a second a
         GB)."""
         directory = Path(directory)
-        files = {p.name: {"sha256": sha256_file(p)} for p in directory.iterdir() if p.is_file()}
-        manifest = complete_manifest(directory) or {"files": files}
+        manifest = complete_manifest(directory)
+        if manifest is None:
+            files = [path for path in directory.iterdir() if path.is_file()]
+            manifest = {"files": {path.name: {"sha256": sha256_file(path)} for path in files}}
         return cls(
             directory,
             directory.name,

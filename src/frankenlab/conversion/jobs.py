@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from frankenlab.exl2.declaration import KEY, Declaration, declares_exl2
 from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.exl2.shapes import HEAD, ModelShapes
 from frankenlab.files import sha256_file, write_json
-from frankenlab.models import read_json
+from frankenlab.models import model_info, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +138,9 @@ def quantize(
         work, texts, rows, length, converter: as of `measure`.
 
     Returns:
-        The manifest, with `quantizer`, `quantizer_version`, `n_layers`, `bits`, `bits_per_weight`
-        and `head_bits` (on disk), `attainable` ([lowest, highest]) and `calibration_perplexity`
-        added to the facts.
+        The manifest, with `quantizer`, `quantizer_version`, `n_layers`, `shape` (of
+        `models.ModelInfo`), `bits`, `bits_per_weight` and `head_bits` (on disk), `attainable`
+        ([lowest, highest]) and `calibration_perplexity` added to the facts.
 
     Raises:
         UserError: as `measure`; the bitrate is outside what the shapes allow, or was missed by
@@ -257,6 +258,7 @@ def _read_back(result: Path, bits: float, low: float, high: float) -> dict[str, 
         "quantizer": directory.declaration.quantizer,
         "quantizer_version": directory.declaration.version,
         "n_layers": directory.shapes.n_layers,
+        "shape": asdict(model_info(result)),
         "bits": bits,
         "bits_per_weight": round(found, 4),
         "head_bits": None if directory.head_bits is None else round(directory.head_bits, 4),

@@ -1,12 +1,15 @@
 """Rotary position embeddings (Su et al. 2021, RoFormer) with transformers' frequencies."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from transformers import PreTrainedConfig
 
 # Not the model's own module: importing one takes seconds.
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from frankenlab.errors import UserError
+from frankenlab.models import ModelInfo
 
 # RoPE variants whose frequencies depend on the length of the sequence at hand.
 LENGTH_DEPENDENT = ("dynamic", "longrope")
@@ -19,17 +22,14 @@ class Rotary:
         UserError: the scaling is another one.
     """
 
-    def __init__(self, config: PreTrainedConfig, device: torch.device) -> None:
-        rope = config.rope_parameters or {}
-        kind = rope.get("rope_type", "default")
+    def __init__(self, info: ModelInfo, device: torch.device) -> None:
+        kind = info.rope.get("rope_type", "default")
         self.scaling = 1.0
         if kind == "default":
-            dim = getattr(config, "head_dim", None) or (
-                config.hidden_size // config.num_attention_heads
-            )
-            frequencies = 1.0 / rope["rope_theta"] ** (torch.arange(0, dim, 2).float() / dim)
+            exponents = torch.arange(0, info.head_dim, 2).float() / info.head_dim
+            frequencies = 1.0 / info.rope["rope_theta"] ** exponents
         elif kind in ROPE_INIT_FUNCTIONS and kind not in LENGTH_DEPENDENT:
-            frequencies, self.scaling = ROPE_INIT_FUNCTIONS[kind](config, device)
+            frequencies, self.scaling = _scaled(ROPE_INIT_FUNCTIONS[kind], info, device)
         else:
             raise UserError(
                 f'rope type "{kind}": its frequencies depend on the length of each input, which '
@@ -44,3 +44,21 @@ class Rotary:
         angles = positions.to(self.frequencies.device)[..., None].float() * self.frequencies
         angles = torch.cat((angles, angles), dim=-1)
         return (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
+
+
+def _scaled(
+    function: Callable[..., tuple[torch.Tensor, float]], info: ModelInfo, device: torch.device
+) -> tuple[torch.Tensor, float]:
+    """Frequencies and scaling by one of transformers' functions, which are the same for all
+    architectures."""
+    # Imported here: it takes seconds, and most models' angles are not scaled.
+    from transformers import LlamaConfig
+
+    config: Any = LlamaConfig(
+        hidden_size=info.hidden_size,
+        num_attention_heads=info.n_heads,
+        head_dim=info.head_dim,
+        max_position_embeddings=info.max_position_embeddings,
+        rope_parameters=dict(info.rope),
+    )
+    return function(config, device)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig
 
 from frankenlab.batches import Batch
 from frankenlab.engines import check_capacity
@@ -21,7 +20,7 @@ from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import score_targets
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.exl2.tensor_files import TensorFiles
-from frankenlab.models import check_llama_shaped
+from frankenlab.models import model_info
 from frankenlab.plans import Plan, Step
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -102,25 +101,18 @@ class TorchEngine:
     token_trees = True
 
     def __init__(self, directory: str | Path, dtype: str = "bfloat16", device: str = "cpu") -> None:
-        check_llama_shaped(directory)
-        config = AutoConfig.from_pretrained(directory)
+        info = model_info(directory)
         self.device = usable_device(device)
         self.dtype = DTYPES[dtype]
-        self.n_layers: int = config.num_hidden_layers
-        self.max_length: int = config.max_position_embeddings
-        self.n_heads: int = config.num_attention_heads
-        self.n_kv_heads: int = config.num_key_value_heads or self.n_heads
-        self.head_dim: int = getattr(config, "head_dim", None) or (
-            config.hidden_size // self.n_heads
-        )
-        self.norm_eps: float = config.rms_norm_eps
-        self.rotary = Rotary(config, self.device)
+        self.n_layers = info.n_layers
+        self.n_heads, self.n_kv_heads, self.head_dim = info.n_heads, info.n_kv_heads, info.head_dim
+        self.norm_eps = info.norm_eps
+        self.rotary = Rotary(info, self.device)
         weights = _Weights(Path(directory), self.dtype, self.device)
         self.embedding = weights.get("model.embed_tokens.weight")
         self.layers = [_layer(weights, index) for index in range(self.n_layers)]
         self.norm = weights.get("model.norm.weight")
-        tied = config.tie_word_embeddings and not weights.has_own_head
-        self.head = self.embedding if tied else weights.get("lm_head.weight")
+        self.head = self.embedding if info.tied_embeddings else weights.get("lm_head.weight")
         self.vocabulary: int = self.head.shape[0]
 
     def place(self, batch: Batch) -> Placed:
@@ -282,16 +274,12 @@ class TorchDecoder:
 
 
 class _Weights:
-    """Tensors of a directory by their Hugging Face names, cast on the way to the device.
-
-    `has_own_head`: an EXL2 directory of tied embeddings has a quantized head beside them.
-    """
+    """Tensors of a directory by their Hugging Face names, cast on the way to the device."""
 
     def __init__(self, directory: Path, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self.exl2 = Exl2Directory(directory) if is_exl2(directory) else None
         self.files = TensorFiles(() if self.exl2 else sorted(directory.glob("*.safetensors")))
-        self.has_own_head = self.exl2 is not None and "lm_head.weight" in self.exl2
 
     def __contains__(self, name: str) -> bool:
         return name in (self.exl2 or self.files)
