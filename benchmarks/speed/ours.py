@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmarks.speed.peak import batch_tokens, least_seconds, peaks
 from benchmarks.speed.setting import (
     Setting,
     memory,
@@ -54,7 +55,7 @@ def load_task(setting: Setting, name: str) -> tuple[EvaluationTask, list[Documen
 
 
 def run_sweeps(setting: Setting, grid: str) -> dict[str, Any]:
-    """Every task's sweep of a grid, twice: compilation, if there is any, is in the first."""
+    """Every task's sweep of a grid, and what its matrix products alone would take."""
     plans = setting.grid(grid)
     ours = Ours(setting.model)
     return {
@@ -70,31 +71,29 @@ def _one_task(setting: Setting, ours: Ours, plans: Sequence[Plan], name: str) ->
     return_freed_memory()
     before = memory()["now"]
     reset_peak_memory()
-    seconds = []
-    for _ in range(2):
-        with tempfile.TemporaryDirectory() as root, Spies(ours.engine) as spies:
-            spent, table = timed(lambda: ours.sweep(plans, task, documents, Path(root)))
-            written = sum(p.stat().st_size for p in Path(root).rglob("*") if p.is_file())
-        seconds.append(spent)
-    metric = task.settings.metric
+    with tempfile.TemporaryDirectory() as root, Spies(ours.engine) as spies:
+        seconds, table = timed(lambda: ours.sweep(plans, task, documents, Path(root)))
+        written = sum(p.stat().st_size for p in Path(root).rglob("*") if p.is_file())
+    highest, found, metric = memory()["peak"], spies.found(), task.settings.metric
+    # Beside the sweep, not before all of them: the machine's speed drifts.
+    machine = peaks(setting.model, ours.engine.dtype, batch_tokens(found))
     return {
         "task_seconds": task_seconds,
         "seconds": seconds,
+        "least_seconds": least_seconds(setting.model, machine, plans, found),
+        "peaks": machine,
         "documents": len(documents),
         "memory_before": before,
-        "memory_peak": memory()["peak"],
+        "memory_peak": highest,
         "bytes_written": written,
         "metric": metric,
         "means": {plan: float(rows[metric].mean()) for plan, rows in table.groupby("plan")},
-        **spies.found(),
+        **found,
     }
 
 
 def run_split(setting: Setting, grid: str) -> dict[str, Any]:
     """What the time of each task's sweep goes into, beside the machine's matrix peak."""
-    # Imported here: it measures nothing of the sweep.
-    from benchmarks.speed.peak import peaks
-
     plans = setting.grid(grid)
     ours = Ours(setting.model)
     tasks = {}
@@ -109,12 +108,10 @@ def run_split(setting: Setting, grid: str) -> dict[str, Any]:
         with Spies(ours.engine) as spies:
             plain, _ = timed(sweep)
         found = spies.found()
-        # Beside the sweep, not before all of them: the machine's speed drifts.
-        tokens = round(found["tokens_padded"] / found["batches"])
         tasks[name] = {
             "plain_seconds": plain,
             **found,
-            "peaks": peaks(setting.model, ours.engine.dtype, tokens),
+            "peaks": peaks(setting.model, ours.engine.dtype, batch_tokens(found)),
             **profile(ours.engine, sweep),
         }
     return {"threads": torch.get_num_threads(), "plans": len(plans), "tasks": tasks}

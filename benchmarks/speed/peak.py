@@ -2,12 +2,16 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from frankenlab.memory import Sizes
+from frankenlab.plans import Plan
+from frankenlab.trie import layer_passes, plan_trie
 
 REPEATS = 15
 LARGE = (4096, 576, 1536)
@@ -56,3 +60,24 @@ def peaks(model: Path, dtype: torch.dtype, tokens: int) -> dict[str, float]:
         "head": work["head"] / seconds["head"],
         "large": 2 * tokens_ * inner * outer / product_seconds(*LARGE, dtype),
     }
+
+
+def batch_tokens(counts: Mapping[str, Any]) -> int:
+    """Mean tokens of a batch, padding included, of what `Spies` counted."""
+    return round(counts["tokens_padded"] / counts["batches"])
+
+
+def least_seconds(
+    model: Path, peak: Mapping[str, float], plans: Sequence[Plan], counts: Mapping[str, Any]
+) -> float:
+    """What a sweep's matrix products would take at the peaks: nothing that needs them is faster.
+
+    Args:
+        peak: of `peaks`; counts: what `Spies` counted in the sweep.
+    """
+    shapes = layer_shapes(model)
+    head = shapes.pop("head")
+    weights = sum(inner * outer for outer, inner in shapes.values())
+    passes = layer_passes(plan_trie(plans)) * counts["tokens_padded"]
+    scored = len(plans) * counts["positions_scored"] * head[0] * head[1]
+    return 2 * (passes * weights / peak["layer"] + scored / peak["head"])
