@@ -1,5 +1,7 @@
 """What a model at a quantization takes, against known sizes and against real tensors."""
 
+from dataclasses import replace
+
 import pytest
 from conftest import ROOT, one_line
 from safetensors import safe_open
@@ -95,6 +97,17 @@ def test_each_load_is_in_its_own_part():
     longer = need(load=Load(2048, 2048, 2048, 10))
     assert longer.working - plain.working == 2 * 3 * 32 * 2048 * (2048 - 512)
     assert "weights 3.3" in str(plain) and "cache" not in str(plain)
+
+
+def test_a_prefix_is_computed_once_and_its_keys_are_in_every_row():
+    load = Load(tokens=8192, row=512, passed=8192, states=10)
+    shots = replace(load, prefix=1000)
+    assert need(load=shots) == need(load=load), "exllamav2 has the prefix in its rows"
+    plain, shots = need(NONE, "torch", load), need(NONE, "torch", shots)
+    assert shots.states - plain.states == 10 * 1000 * 4096 * 2
+    copies = 8192 // 64 * 1000 * 2 * 4096 * 2
+    layer = 1000 * (3 * 11008 + 6 * 4096) * 2
+    assert shots.working - plain.working == copies + layer + 8192 * 1000 * 2
 
 
 def test_logits_are_of_as_many_rows_as_the_head_runs_on():

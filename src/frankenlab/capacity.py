@@ -31,6 +31,9 @@ TIMED_TOKENS = 512
 # Tokens of the longest text that is scored whole, assumed: a long article of wikitext.
 LONGEST_TEXT = 16384
 
+# Tokens of one few-shot example, assumed: a question of MMLU with its choices.
+SHOT_TOKENS = 200
+
 # Metrics of tasks that score whole texts, in windows as long as the model's context.
 TEXT_METRICS = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
@@ -169,11 +172,13 @@ def _loads(experiment: Experiment, model: ModelSettings, sizes: Sizes) -> list[t
     passed = pass_tokens(budget, sizes.context)
     loads = []
     for stage, alive in states.items():
-        tasks = (t for t in experiment.tasks.values() if stage == "confirm" or t.role == "search")
+        tasks = [t for t in experiment.tasks.values() if stage == "confirm" or t.role == "search"]
         texts = any(task.metric in TEXT_METRICS for task in tasks)
         tokens = max(int(PADDING * budget), LONGEST_TEXT if texts else 0)
         row = min(passed if texts else budget, sizes.context)
-        loads.append((stage, Load(tokens, row, passed, alive)))
+        shots = max(task.num_fewshot or 0 for task in tasks)
+        prefix = min(shots * SHOT_TOKENS, sizes.context)
+        loads.append((stage, Load(tokens, row, passed, alive, prefix=prefix)))
     timed = Load(TIMED_TOKENS, TIMED_TOKENS, passed, 2, occurrences * TIMED_TOKENS)
     return [*loads, ("search", timed)]
 

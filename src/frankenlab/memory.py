@@ -25,6 +25,9 @@ OVERHEAD = {"cpu": int(0.5 * GB), "cuda": int(1.2 * GB)}
 # A head is stored a little wider than its nominal bits: its most important inputs are.
 HEAD_EXTRA_BITS = 0.5
 
+# Tokens of a row of a batch with a prefix, at least: short documents share rows (`batches`).
+SHORT_ROW = 64
+
 VALUE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -111,6 +114,7 @@ class Load:
         passed: tokens that exllamav2 takes at a time (`pass_tokens`).
         states: hidden states alive at once (`live_states`).
         cached: (occurrence, token) pairs whose keys and values are kept.
+        prefix: tokens that all rows of the torch engine's batches begin with, beside `tokens`.
     """
 
     tokens: int
@@ -118,6 +122,7 @@ class Load:
     passed: int
     states: int
     cached: int = 0
+    prefix: int = 0
 
 
 def pass_tokens(token_budget: int, context: int) -> int:
@@ -153,7 +158,7 @@ def memory(
         head_bits: of EXL2 weights.
         engine: "torch" or "exllamav2".
     """
-    value = VALUE_BYTES[precision]
+    value, tokens = VALUE_BYTES[precision], load.tokens
     if engine == "exllamav2":
         # Its embeddings stay on the CPU.
         stored = _exl2_weights(sizes, weights, head_bits)
@@ -164,11 +169,12 @@ def memory(
         if weights != NONE and sizes.tied:
             stored += value * sizes.head_weights
         working = max(_torch_working(sizes, load, value), value * sizes.layer_weights)
+        tokens += load.prefix
     # As they come, as float32, and their exponentials.
     logits = LOGIT_ROWS * sizes.vocab * (value + 4 + 4)
     return Memory(
         weights=stored,
-        states=load.states * load.tokens * sizes.hidden * value,
+        states=load.states * tokens * sizes.hidden * value,
         cache=2 * load.cached * sizes.keys * value,
         working=working + logits,
         overhead=OVERHEAD[device],
@@ -184,9 +190,12 @@ def _exl2_weights(sizes: Sizes, weights: Quantization, head_bits: int) -> int:
 
 def _torch_working(sizes: Sizes, load: Load, value: int) -> int:
     """The widest point of a layer: gate and up, their product, and the two ends of the residual;
-    beside them the mask, once as bool and once as numbers."""
+    beside them the mask, once as bool and once as numbers, and the prefix's keys and values, once
+    for each row."""
     widths = 3 * sizes.inner + 4 * sizes.hidden + 2 * sizes.keys
-    return load.tokens * widths * value + load.tokens**2 * (1 + value)
+    mask = load.tokens * (load.tokens * (1 + value) + load.prefix * value)
+    copies = -(-load.tokens // SHORT_ROW) * load.prefix * 2 * sizes.keys * value
+    return (load.tokens + load.prefix) * widths * value + mask + copies
 
 
 def _exllamav2_working(sizes: Sizes, load: Load) -> int:
