@@ -13,6 +13,7 @@ from frankenlab.batches import (
     TokenTree,
     causal_length,
     group_by_length,
+    group_to_pack,
     make_batch,
     make_causal_batch,
     shared_prefix,
@@ -220,6 +221,42 @@ def test_groups_hold_every_document_once_longest_first_within_the_budget(seed):
     assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
     for group in groups:
         assert len(group) == 1 or sum(lengths[i] for i in group) <= 64
+
+
+def padded(lengths: list[int], groups: list[list[int]]) -> int:
+    """Tokens of all rows of the groups' batches, of documents that begin in no way alike."""
+    trees = [token_tree([TokenRequest((i,) * length, (0,))]) for i, length in enumerate(lengths)]
+    return sum(make_batch([trees[i] for i in group], group).tokens.numel() for group in groups)
+
+
+# Like sentences, like passages of which a few are very long, one too long, fewer than a batch.
+SETS = {
+    "sentences": [random.Random(i).randint(9, 60) for i in range(150)],
+    "passages": [int(60 * random.Random(i).paretovariate(1.6)) for i in range(90)],
+    "one-too-long": [3000, *[10] * 30],
+    "one-batch": [30, 20, 25],
+}
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_groups_to_be_packed_hold_every_document_once_and_no_more_than_the_budget(kind):
+    lengths = SETS[kind]
+    groups = group_to_pack(lengths, 1024)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    assert all(len(g) == 1 or sum(lengths[i] for i in g) <= 1024 for g in groups)
+    assert max(lengths) in [lengths[i] for i in groups[0]]
+
+
+def test_short_documents_fill_the_rows_that_long_ones_leave_open():
+    lengths = SETS["sentences"]
+    mixed = padded(lengths, group_to_pack(lengths, 1024))
+    assert mixed < padded(lengths, group_by_length(lengths, 1024))
+    assert sum(lengths) > 0.95 * mixed
+
+
+def test_long_documents_are_among_their_like():
+    lengths = SETS["passages"]
+    assert group_to_pack(lengths, 1024) == group_by_length(lengths, 1024)
 
 
 @pytest.mark.parametrize("requests", CASES)

@@ -31,6 +31,9 @@ MIN_PREFIX = 16
 # (about: it depends on the model's width). Longer rows waste less padding and more attention.
 ATTENTION_LENGTH = 900
 
+# Groups at most for which two ways of grouping are compared.
+COMPARED_GROUPS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
@@ -169,6 +172,35 @@ def group_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]
     return groups
 
 
+def group_to_pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Groups of indices for `make_batch`, of at most `token_budget` tokens each (or of a single
+    document), the longest in the first.
+
+    The cheaper of two ways: neighbours in length, for the shortest rows, or every n-th in the order
+    of the lengths, whose short documents fill the rows that the long ones leave open.
+    """
+    ways = (group_by_length(lengths, token_budget), _mixtures(lengths, token_budget))
+    return min(ways, key=lambda groups: _cost_per_token(groups, lengths))
+
+
+def _mixtures(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Groups of all lengths; neighbours in length where documents are too long to be mixed so."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    least = -(-sum(lengths) // token_budget)
+    for count in range(least, 2 * least + 1):
+        groups = [order[first::count] for first in range(min(count, len(order)))]
+        if all(sum(lengths[i] for i in group) <= token_budget for group in groups):
+            return groups
+    return group_by_length(lengths, token_budget)
+
+
+def _cost_per_token(groups: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
+    """Of some of the groups: packing them all would take seconds."""
+    some = groups[:: -(-len(groups) // COMPARED_GROUPS)]
+    packings = [_pack([lengths[i] for i in group]) for group in some]
+    return sum(map(_cost, packings)) / sum(lengths[i] for group in some for i in group)
+
+
 def shared_prefix(trees: Sequence[TokenTree]) -> int:
     """Tokens that all trees begin with, before any branch or scored node; 0 if too few to share."""
     if len(trees) < 2:
@@ -273,8 +305,13 @@ def _pack(lengths: Sequence[int]) -> tuple[list[tuple[int, int]], int, int]:
     """The (row, start) of each tree, the number of rows, their length: the cheapest width."""
     longest = _padded(max(lengths))
     widths = range(longest, max(longest, MAX_SHARED_ROW) + 1, LENGTH_MULTIPLE)
-    packings = [_first_fit(lengths, width) for width in widths]
-    return min(packings, key=lambda p: p[1] * p[2] * (1 + p[2] / ATTENTION_LENGTH))
+    return min((_first_fit(lengths, width) for width in widths), key=_cost)
+
+
+def _cost(packing: tuple[list[tuple[int, int]], int, int]) -> float:
+    """In tokens of rows without attention."""
+    _, rows, length = packing
+    return rows * length * (1 + length / ATTENTION_LENGTH)
 
 
 def _first_fit(lengths: Sequence[int], width: int) -> tuple[list[tuple[int, int]], int, int]:

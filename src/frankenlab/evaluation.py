@@ -14,6 +14,7 @@ from frankenlab.batches import (
     TokenTree,
     causal_length,
     group_by_length,
+    group_to_pack,
     make_batch,
     make_causal_batch,
     shared_prefix,
@@ -163,7 +164,8 @@ def _score_missing(
     try:
         for names, plans in missing:
             lengths = _lengths([trees[name] for name in names], engine.token_trees)
-            queue = deque(_Work(g, plans) for g in group_by_length(lengths, token_budget))
+            group = group_to_pack if engine.token_trees else group_by_length
+            queue = deque(_Work(g, plans) for g in group(lengths, token_budget))
             done_documents = 0
             while queue:
                 work = queue.popleft()
