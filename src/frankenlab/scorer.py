@@ -26,7 +26,7 @@ ENGINES = {
     "exllamav2": ("frankenlab.engines.exllamav2", ("exllamav2",)),
 }
 
-DEFAULT_TOKEN_BUDGET = 2048
+DEFAULT_TOKEN_BUDGET = 4096
 
 
 @dataclass(frozen=True)
