@@ -27,6 +27,7 @@ from benchmarks.speed import (  # noqa: E402
     first_batch,
     growth,
     ours,
+    page,
     peers,
     spies,
     start,
@@ -215,12 +216,38 @@ def test_parts_are_kept_so_that_each_can_be_run_alone(setting, tmp_path, monkeyp
     assert __main__.main(["--parts", "start", *common]) == 0
     assert "## Growth" not in out.read_text()
     assert __main__.main(["--parts", "growth", *common]) == 0
-    page = out.read_text()
-    assert page.index("first batch") < page.index("## Growth") and "torch" in page
+    text = out.read_text()
+    assert text.index("first batch") < text.index("## Growth") and "torch" in text
     assert measured[0] == ("start", "run_start", "arc_easy")
 
 
 FOUND = {"task": "arc_easy", "starts": [{"total": 7.5}], "imports": {}}
+
+
+def swept(plans: int, seconds: float) -> dict:
+    """What the sweep of a grid found, of one task; its products alone take half of the time."""
+    task = {"seconds": seconds, "least_seconds": seconds / 2, "means": {"base": 0.5}, "tokens": 10}
+    task |= {"part_seconds": {"layers": 1.0, "head": 1.0}, "tokens_padded": 11, "documents": 4}
+    task |= {"memory_before": 1e6, "memory_peak": 4e6, "bytes_written": 5e3, "task_seconds": 1.0}
+    found = {"plans": ["base"] * plans, "passes": 20, "load_seconds": 1.0}
+    return found | {"tasks": {"arc_easy": task}}
+
+
+def test_the_page_begins_with_what_the_parts_come_to(tmp_path):
+    scored = {"tasks": {"arc_easy": {"base": {"seconds": 18.0, "mean": 0.5}}}}
+    merged = scored | {"plans": {"base": {"write": 5.0, "load": 1.0, "bytes": 3e8}}}
+    scan = {"tokens": 6, "plans": {"base": {"seconds": 12.0}}}
+    parts = {"sweep": swept(4, 8.0), "in memory": scored, "written": merged, "layer-scan": scan}
+    peers = {"tuned": {"arc_easy": {"1": 9.0}}, "best": {"arc_easy": "1"}, "rounds": [parts]}
+    kept = {"peers": peers, "start": FOUND, "sweep": [swept(4, 9.0), swept(8, 12.0)]}
+    for part, found in kept.items():
+        (tmp_path / f"{part}.json").write_text(json.dumps({"found": found}))
+    text = page.page(tmp_path, list(__main__.PARTS), 2)
+    summary = text[text.index("## In short") : text.index("## The sweep alone")]
+    # 24 s for a merge and 18 s in memory over 2 s, then over 1.5 s, of a plan
+    assert "| arc_easy | 12.0 | 9.0 | 50% | 16.0 | 12.0 | 50% |" in summary
+    assert "7.5 s." in summary and "3 MB." in summary and "1.2 kB." in summary
+    assert "| arc_easy | its matrix products at the peak | 1.00 | 1.00 | 0.5 |" in text
 
 
 def test_a_merge_has_a_slice_for_each_run_of_layers():

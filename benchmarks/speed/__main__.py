@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed.page import page
 from benchmarks.speed.setting import TASKS, Setting, environment
-from benchmarks.speed.tables import page, section
+from benchmarks.speed.tables import section
 
 # Runs a function of a file of this package in a process of its own: (file, function, argument).
 Run = Callable[[str, str, str], Any]

@@ -1,18 +1,14 @@
-"""The measurements as a Markdown page."""
+"""The measurements as Markdown tables."""
 
-import json
-import platform
-import subprocess
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.speed.setting import ROOT
-
 MB, KB = 1e6, 1e3
+
+# The ways to score a plan.
+SWEEP, PRODUCTS = "the sweep", "its matrix products at the peak"
+IN_MEMORY, MERGE = "lm-eval on a model in memory", "mergekit, then lm-eval"
 
 PEAK = (
     "The peak is that of matrix products of the sweep's own shapes, measured right after it: no "
@@ -133,31 +129,37 @@ def peers_section(found: Found) -> str:
     )
 
 
-def _peer_rows(name: str, rounds: Sequence[Found]) -> list[list[str]]:
-    """Of one task; the time of a way in a round is the mean over its plans."""
-    sweeps = _of_sweeps(name, "seconds", rounds)
-    memory, written, parts = [], [], []
-    for r in rounds:
-        memory.append(_mean(x["seconds"] for x in r["in memory"]["tasks"][name].values()))
-        plans = r["written"]["plans"].values()
-        scoring = _mean(x["seconds"] for x in r["written"]["tasks"][name].values())
-        parts.append((_mean(p["write"] for p in plans), _mean(p["load"] for p in plans), scoring))
-        written.append(sum(parts[-1]))
-    write, load, scoring = min(parts, key=sum)
-    size = _mean(p["bytes"] for p in rounds[0]["written"]["plans"].values())
-    split = f"{write:.1f} write ({size / MB:.0f} MB) + {load:.1f} load + {scoring:.1f} score"
-    ways = {
-        "the sweep": (sweeps, ""),
-        "its matrix products at the peak": (_of_sweeps(name, "least_seconds", rounds), ""),
-        "lm-eval on a model in memory": (memory, ""),
-        "mergekit, then lm-eval": (written, split),
+def peer_seconds(name: str, rounds: Sequence[Found]) -> dict[str, list[float]]:
+    """Way -> seconds per plan of a task in each round, the mean over the way's plans."""
+    merges = [sum(_merge_parts(name, r)) for r in rounds]
+    memory = [_mean(x["seconds"] for x in r["in memory"]["tasks"][name].values()) for r in rounds]
+    return {
+        SWEEP: _of_sweeps(name, "seconds", rounds),
+        PRODUCTS: _of_sweeps(name, "least_seconds", rounds),
+        IN_MEMORY: memory,
+        MERGE: merges,
     }
+
+
+def _merge_parts(name: str, found: Found) -> tuple[float, float, float]:
+    """Seconds to write a merge, to load it and to score it."""
+    plans = found["written"]["plans"].values()
+    scoring = _mean(x["seconds"] for x in found["written"]["tasks"][name].values())
+    return _mean(p["write"] for p in plans), _mean(p["load"] for p in plans), scoring
+
+
+def _peer_rows(name: str, rounds: Sequence[Found]) -> list[list[str]]:
+    write, load, scoring = min((_merge_parts(name, r) for r in rounds), key=sum)
+    size = _mean(p["bytes"] for p in rounds[0]["written"]["plans"].values())
+    parts = f"{write:.1f} write ({size / MB:.0f} MB) + {load:.1f} load + {scoring:.1f} score"
+    seconds = peer_seconds(name, rounds)
+    sweep = min(seconds[SWEEP])
     return [
         [
             *(name, way, f"{min(times):.2f}", f"{median(times):.2f}"),
-            *(f"{min(times) / min(sweeps):.1f}", text),
+            *(f"{min(times) / sweep:.1f}", parts if way == MERGE else ""),
         ]
-        for way, (times, text) in ways.items()
+        for way, times in seconds.items()
     ]
 
 
@@ -262,32 +264,3 @@ SECTIONS: dict[str, Callable[[Found], str]] = {
 
 def section(part: str, kept: Mapping[str, Any]) -> str:
     return SECTIONS[part](kept["found"])
-
-
-def page(results: Path, parts: Sequence[str], threads: int) -> str:
-    """All parts whose results there are."""
-    files = {part: results / f"{part}.json" for part in parts}
-    sections = [
-        section(part, json.loads(file.read_text()))
-        for part, file in files.items()
-        if file.is_file()
-    ]
-    return "\n\n".join(["# Speed, beside peers", machine(threads), *sections]) + "\n"
-
-
-def machine(threads: int) -> str:
-    """Where and of what the measurements are."""
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
-    name = models[0] if models else platform.processor()
-    changed = " with changes" if _git("status", "--porcelain", "-uno") else ""
-    return (
-        f"{len(models)} cores ({name}), {threads} threads, Python {platform.python_version()}, "
-        f"torch {version('torch')}, transformers {version('transformers')}; commit "
-        f"{_git('rev-parse', '--short', 'HEAD')}{changed}, {time.strftime('%Y-%m-%d')}."
-    )
-
-
-def _git(*given: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *given], capture_output=True, text=True)
-    return done.stdout.strip()
