@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,16 +105,29 @@ def test_each_engine_and_precision_is_measured_once(experiment):
     ]
 
 
-def test_a_measurement_of_some_layers_counts_for_all(tmp_path):
+def test_a_measurement_of_some_layers_counts_for_all(tmp_path, monkeypatch):
+    """By a clock on which a layer takes two seconds and the head half of one."""
     sizes = config.check(settings()).models["small"].sizes
     engine = TorchEngine(random_model(tmp_path / "m", config_of(sizes, 2)), "float32", "cpu")
-    calls = []
-    run = engine.run
-    engine.run = lambda step, hidden, placed: calls.append(step.layer) or run(step, hidden, placed)
+    clock, layers = [0.0], set()
+    run, score = engine.run, engine.score
+
+    def timed_run(step, hidden, placed):
+        layers.add(step.layer)
+        clock[0] += 2.0
+        return run(step, hidden, placed)
+
+    def timed_score(hidden, placed):
+        clock[0] += 0.5
+        return score(hidden, placed)
+
+    engine.run, engine.score = timed_run, timed_score
+    monkeypatch.setattr(speed_test, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    batch, in_batch = speed_test._batch(engine, 256)
     tokens, scored = speed_test.time_engine(engine, 1000, 256)
-    assert set(calls) == {0, 1}
-    few, _ = speed_test.time_engine(engine, 10, 256)
-    assert few / tokens == pytest.approx(100, rel=0.9) and scored > 0
+    assert layers == {0, 1}
+    assert tokens == pytest.approx(in_batch / (2.0 * 1000))
+    assert scored == pytest.approx(len(batch.positions_scored) / 0.5)
 
 
 def test_a_random_model_has_the_sizes_of_the_real_one(tmp_path):
