@@ -76,7 +76,7 @@ def visible(folder: Path) -> list[str]:
         ({"pypi": "a==1", "path": "b"}, "data", "exactly one of"),
         ({"pypi": "a>=1"}, "data", "not pinned"),
         ({"pypi": "a"}, "data", "not pinned"),
-        ({"pypi": "--index-url=x==1"}, "data", "not pinned"),
+        ({"pypi": "--pre=x==1"}, "data", "not pinned"),
         ({"pypi": "a==1.*"}, "data", "not pinned"),
         ({"pypi": "a==1", "revision": COMMIT}, "data", "unknown key 'revision'"),
         ({"pypi": "a==1"}, "model", "needs 'file'"),
