@@ -57,16 +57,19 @@ def load_task(setting: Setting, name: str) -> tuple[EvaluationTask, list[Documen
 def run_sweeps(setting: Setting, grid: str) -> dict[str, Any]:
     """Every task's sweep of a grid, and what its matrix products alone would take."""
     plans = setting.grid(grid)
+    passes = layer_passes(plan_trie(plans))
     ours = Ours(setting.model)
     return {
         "load_seconds": ours.load_seconds,
         "plans": [plan.text for plan in plans],
-        "passes": layer_passes(plan_trie(plans)),
-        "tasks": {name: _one_task(setting, ours, plans, name) for name in setting.tasks},
+        "passes": passes,
+        "tasks": {name: _one_task(setting, ours, plans, passes, name) for name in setting.tasks},
     }
 
 
-def _one_task(setting: Setting, ours: Ours, plans: Sequence[Plan], name: str) -> dict[str, Any]:
+def _one_task(
+    setting: Setting, ours: Ours, plans: Sequence[Plan], passes: int, name: str
+) -> dict[str, Any]:
     task_seconds, (task, documents) = timed(lambda: load_task(setting, name))
     return_freed_memory()
     before = memory()["now"]
@@ -80,7 +83,7 @@ def _one_task(setting: Setting, ours: Ours, plans: Sequence[Plan], name: str) ->
     return {
         "task_seconds": task_seconds,
         "seconds": seconds,
-        "least_seconds": least_seconds(setting.model, machine, plans, found),
+        "least_seconds": least_seconds(setting.model, machine, passes, len(plans), found),
         "peaks": machine,
         "documents": len(documents),
         "memory_before": before,

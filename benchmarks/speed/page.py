@@ -20,6 +20,7 @@ from benchmarks.speed.tables import (
     Found,
     peer_seconds,
     section,
+    share_of_peak,
     table,
 )
 
@@ -72,10 +73,8 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     if "split" in found:
         shares = []
         for name, task in found["split"]["tasks"].items():
-            seconds, flops = task["part_seconds"]["layers"], task["flops"]["layers"]
-            of_peak = flops / seconds / task["peaks"]["layer"]
-            rest = 1 - seconds / task["plain_seconds"]
-            shares.append(f"{name} {of_peak:.0%} and {rest:.0%}")
+            rest = 1 - task["part_seconds"]["layers"] / task["plain_seconds"]
+            shares.append(f"{name} {share_of_peak(task):.0%} and {rest:.0%}")
         text = "Layers' share of the matrix peak, and share of time outside of the layers: "
         lines.append(f"- {text}{'; '.join(shares)}.")
     if "start" in found:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from frankenlab.memory import Sizes
-from frankenlab.plans import Plan
-from frankenlab.trie import layer_passes, plan_trie
 
 REPEATS = 15
 LARGE = (4096, 576, 1536)
@@ -68,16 +66,17 @@ def batch_tokens(counts: Mapping[str, Any]) -> int:
 
 
 def least_seconds(
-    model: Path, peak: Mapping[str, float], plans: Sequence[Plan], counts: Mapping[str, Any]
+    model: Path, peak: Mapping[str, float], passes: int, plans: int, counts: Mapping[str, Any]
 ) -> float:
     """What a sweep's matrix products would take at the peaks: nothing that needs them is faster.
 
     Args:
-        peak: of `peaks`; counts: what `Spies` counted in the sweep.
+        peak: of `peaks`; passes: of layers, for all plans; counts: what `Spies` counted in the
+            sweep.
     """
     shapes = layer_shapes(model)
     head = shapes.pop("head")
     weights = sum(inner * outer for outer, inner in shapes.values())
-    passes = layer_passes(plan_trie(plans)) * counts["tokens_padded"]
-    scored = len(plans) * counts["positions_scored"] * head[0] * head[1]
-    return 2 * (passes * weights / peak["layer"] + scored / peak["head"])
+    layers = passes * counts["tokens_padded"] * weights
+    scored = plans * counts["positions_scored"] * head[0] * head[1]
+    return 2 * (layers / peak["layer"] + scored / peak["head"])

@@ -75,6 +75,12 @@ def split_section(found: Found) -> str:
     return f"## Where the time goes\n\n{note}\n\n{table(['part', *tasks], rows)}"
 
 
+def share_of_peak(task: Found) -> float:
+    """The layers' operations a second, over all the time in them, of the peak at their shapes."""
+    layers = task["flops"]["layers"] / task["part_seconds"]["layers"]
+    return layers / task["peaks"]["layer"]
+
+
 def _speeds(task: Found) -> dict[str, str]:
     peaks, flops, split = task["peaks"], task["flops"], task["split"]
     layers = flops["layers"] / task["part_seconds"]["layers"]
@@ -84,7 +90,7 @@ def _speeds(task: Found) -> dict[str, str]:
         "padding": f"{1 - task['tokens'] / task['tokens_padded']:.1%}",
         "tokens of a batch": f"{peaks['tokens']}",
         "layers, GFLOP/s": f"{layers / 1e9:.0f}",
-        "of the peak at the same shapes": f"{layers / peaks['layer']:.0%}",
+        "of the peak at the same shapes": f"{share_of_peak(task):.0%}",
         "of the peak of one large product": f"{layers / peaks['large']:.0%}",
         "their matrix products alone, GFLOP/s": f"{products / 1e9:.0f}",
         "peak at the same shapes, GFLOP/s": f"{peaks['layer'] / 1e9:.0f}",

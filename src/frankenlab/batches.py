@@ -162,7 +162,7 @@ def group_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]
     """
     groups: list[list[int]] = []
     used = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    for index in _longest_first(lengths):
         if groups and used + lengths[index] <= token_budget:
             groups[-1].append(index)
             used += lengths[index]
@@ -170,6 +170,10 @@ def group_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]
             groups.append([index])
             used = lengths[index]
     return groups
+
+
+def _longest_first(lengths: Sequence[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
 
 def group_to_pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -185,7 +189,7 @@ def group_to_pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 def _mixtures(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Groups of all lengths; neighbours in length where documents are too long to be mixed so."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    order = _longest_first(lengths)
     least = -(-sum(lengths) // token_budget)
     for count in range(least, 2 * least + 1):
         groups = [order[first::count] for first in range(min(count, len(order)))]

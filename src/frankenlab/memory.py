@@ -25,7 +25,7 @@ OVERHEAD = {"cpu": int(0.5 * GB), "cuda": int(1.2 * GB)}
 # A head is stored a little wider than its nominal bits: its most important inputs are.
 HEAD_EXTRA_BITS = 0.5
 
-# Tokens of a row of a batch with a prefix, at least: short documents share rows (`batches`).
+# Tokens of a row of a batch with a prefix, assumed: a short question with its choices.
 SHORT_ROW = 64
 
 VALUE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}

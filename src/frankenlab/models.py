@@ -95,8 +95,9 @@ def model_info(directory: str | os.PathLike) -> ModelInfo:
     Raises:
         UserError: as `check_llama_shaped`.
     """
-    if shape := (complete_manifest(directory) or {}).get("shape"):
-        return ModelInfo(**shape)
+    manifest = complete_manifest(directory) or {}
+    if "shape" in manifest:
+        return manifest_info(manifest, directory)
     config, headers = _inspect(Path(directory))
     sizes = {name: prod(shape) for name, (shape, _) in headers.items()}
     dtypes = Counter()

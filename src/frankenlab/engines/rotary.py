@@ -1,7 +1,6 @@
 """Rotary position embeddings (Su et al. 2021, RoFormer) with transformers' frequencies."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -54,7 +53,7 @@ def _scaled(
     # Imported here: it takes seconds, and most models' angles are not scaled.
     from transformers import LlamaConfig
 
-    config: Any = LlamaConfig(
+    config = LlamaConfig(
         hidden_size=info.hidden_size,
         num_attention_heads=info.n_heads,
         head_dim=info.head_dim,
