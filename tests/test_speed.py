@@ -28,6 +28,7 @@ from benchmarks.speed import (  # noqa: E402
     growth,
     ours,
     page,
+    peak,
     peers,
     spies,
     start,
@@ -112,6 +113,41 @@ def test_the_split_adds_up_and_counts_every_product(setting):
         assert task["flops"]["head"] == HEAD * found["plans"] * task["positions_scored"]
         for part in spies.SPLIT[:4]:
             assert task["split"][part] > 0
+
+
+def test_the_machine_s_peak_is_sampled_every_few_seconds(setting, monkeypatch):
+    clock = SimpleNamespace(now=50.0)
+
+    def product(x, weight):
+        clock.now += 1.0
+        return 0.5
+
+    monkeypatch.setattr(peak, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(peak, "_product_seconds", product)
+    peaks = peak.Peaks(setting.model, torch.float32)
+    for tokens in (7, 9, 9):
+        peaks.between(tokens)
+    assert peaks.paused == 6.0
+    assert peaks.found()["layer"] == 7 * LAYER / (4 * 0.5)
+    assert peaks.found()["head"] == peak.HEAD_POSITIONS * HEAD / 0.5
+    clock.now += peak.PERIOD
+    peaks.between(9)
+    assert peaks.paused == 12.0
+    assert peaks.found()["layer"] == 8 * LAYER / (4 * 0.5)
+
+
+@pytest.mark.parametrize("part", ["sweep", "split"])
+def test_sampling_the_peak_is_not_in_the_sweep_s_seconds(part, setting, monkeypatch):
+    class Slow(peak.Peaks):
+        def between(self, tokens):
+            super().between(tokens)
+            self.paused = 1000.0
+
+    monkeypatch.setattr(ours, "Peaks", Slow)
+    found = __main__.PARTS[part](run_here(setting), replace(setting, tasks=("arc_easy",)))
+    first = found if part == "split" else found[0]
+    seconds = first["tasks"]["arc_easy"]["plain_seconds" if part == "split" else "seconds"]
+    assert -1000 < seconds < -900
 
 
 def test_the_engine_is_as_before_after_it_was_spied_on(setting):

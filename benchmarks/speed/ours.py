@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.speed.peak import batch_tokens, least_seconds, peaks
+from benchmarks.speed.peak import Peaks, least_seconds
 from benchmarks.speed.setting import (
     Setting,
     memory,
@@ -71,20 +71,19 @@ def _one_task(
     setting: Setting, ours: Ours, plans: Sequence[Plan], passes: int, name: str
 ) -> dict[str, Any]:
     task_seconds, (task, documents) = timed(lambda: load_task(setting, name))
+    peaks = Peaks(setting.model, ours.engine.dtype)
     return_freed_memory()
     before = memory()["now"]
     reset_peak_memory()
-    with tempfile.TemporaryDirectory() as root, Spies(ours.engine) as spies:
+    with tempfile.TemporaryDirectory() as root, Spies(ours.engine, peaks) as spies:
         seconds, table = timed(lambda: ours.sweep(plans, task, documents, Path(root)))
         written = sum(p.stat().st_size for p in Path(root).rglob("*") if p.is_file())
     highest, found, metric = memory()["peak"], spies.found(), task.settings.metric
-    # Beside the sweep, not before all of them: the machine's speed drifts.
-    machine = peaks(setting.model, ours.engine.dtype, batch_tokens(found))
     return {
         "task_seconds": task_seconds,
-        "seconds": seconds,
-        "least_seconds": least_seconds(setting.model, machine, passes, len(plans), found),
-        "peaks": machine,
+        "seconds": seconds - peaks.paused,
+        "least_seconds": least_seconds(setting.model, peaks.found(), passes, len(plans), found),
+        "peaks": peaks.found(),
         "documents": len(documents),
         "memory_before": before,
         "memory_peak": highest,
@@ -108,13 +107,13 @@ def run_split(setting: Setting, grid: str) -> dict[str, Any]:
                 ours.sweep(plans, task, documents, Path(root))
 
         sweep()
-        with Spies(ours.engine) as spies:
+        peaks = Peaks(setting.model, ours.engine.dtype)
+        with Spies(ours.engine, peaks) as spies:
             plain, _ = timed(sweep)
-        found = spies.found()
         tasks[name] = {
-            "plain_seconds": plain,
-            **found,
-            "peaks": peaks(setting.model, ours.engine.dtype, batch_tokens(found)),
+            "plain_seconds": plain - peaks.paused,
+            **spies.found(),
+            "peaks": peaks.found(),
             **profile(ours.engine, sweep),
         }
     return {"threads": torch.get_num_threads(), "plans": len(plans), "tasks": tasks}

@@ -1,8 +1,10 @@
-"""What the machine's matrix product reaches, at the sweep's own shapes."""
+"""What the machine's matrix product reaches, at the sweep's own shapes and in the same seconds."""
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,11 @@ import torch.nn.functional as F
 
 from frankenlab.memory import Sizes
 
-REPEATS = 15
+# Seconds of a sweep between two samples of the products; each is the fastest of some repeats.
+PERIOD = 3.0
+REPEATS = 3
+HEAD_POSITIONS = 512
 LARGE = (4096, 576, 1536)
-
-
-def product_seconds(tokens: int, inner: int, outer: int, dtype: torch.dtype) -> float:
-    """The fastest of some products [tokens, inner] x [inner, outer]."""
-    x = torch.randn(tokens, inner).to(dtype)
-    weight = torch.randn(outer, inner).to(dtype)
-    times = []
-    with torch.inference_mode():
-        for _ in range(REPEATS):
-            begun = time.perf_counter()
-            F.linear(x, weight)
-            times.append(time.perf_counter() - begun)
-    return min(times)
 
 
 def layer_shapes(model: Path) -> dict[str, tuple[int, int]]:
@@ -43,26 +35,60 @@ def layer_shapes(model: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def peaks(model: Path, dtype: torch.dtype, tokens: int) -> dict[str, float]:
-    """FLOP/s: of a layer's four products with a batch's tokens, of a head of 512 positions, of one
-    large product."""
-    shapes = layer_shapes(model)
-    rows = dict.fromkeys(shapes, tokens) | {"head": 512}
-    seconds = {n: product_seconds(rows[n], i, o, dtype) for n, (o, i) in shapes.items()}
-    work = {n: 2 * rows[n] * i * o for n, (o, i) in shapes.items()}
-    layer = [n for n in shapes if n != "head"]
-    tokens_, inner, outer = LARGE
-    return {
-        "tokens": tokens,
-        "layer": sum(work[n] for n in layer) / sum(seconds[n] for n in layer),
-        "head": work["head"] / seconds["head"],
-        "large": 2 * tokens_ * inner * outer / product_seconds(*LARGE, dtype),
-    }
+class Peaks:
+    """Samples the products all along a sweep: a machine's speed may double within a minute, so a
+    peak measured before or after it says little.
+
+    Attributes:
+        paused: seconds that sampling took, which are not the sweep's.
+    """
+
+    def __init__(self, model: Path, dtype: torch.dtype) -> None:
+        self.shapes, self.dtype = layer_shapes(model), dtype
+        self.paused, self._next = 0.0, 0.0
+        self._seconds: Counter[str] = Counter()
+        self._work: Counter[str] = Counter()
+        tokens, inner, outer = LARGE
+        self._weights = {n: _random(shape, dtype) for n, shape in self.shapes.items()}
+        self._weights["large"] = _random((outer, inner), dtype)
+        self._large_tokens = tokens
+        # The activations of one sample are those of the next.
+        self._activations = cache(lambda rows, inner: _random((rows, inner), dtype))
+
+    def between(self, tokens: int) -> None:
+        """To be called between any two of the sweep's operations, with a batch's tokens."""
+        begun = time.perf_counter()
+        if begun < self._next:
+            return
+        for name, weight in self._weights.items():
+            rows = {"head": HEAD_POSITIONS, "large": self._large_tokens}.get(name, tokens)
+            x = self._activations(rows, weight.shape[1])
+            part = "layer" if name in self.shapes and name != "head" else name
+            self._seconds[part] += _product_seconds(x, weight)
+            self._work[part] += 2 * rows * weight.numel()
+        end = time.perf_counter()
+        self.paused += end - begun
+        self._next = end + PERIOD
+
+    def found(self) -> dict[str, float]:
+        """FLOP/s: of a layer's four products with a batch's tokens, of a head of 512 positions, of
+        one large product."""
+        return {part: self._work[part] / self._seconds[part] for part in self._work}
 
 
-def batch_tokens(counts: Mapping[str, Any]) -> int:
-    """Mean tokens of a batch, padding included, of what `Spies` counted."""
-    return round(counts["tokens_padded"] / counts["batches"])
+def _random(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(shape).to(dtype)
+
+
+def _product_seconds(x: torch.Tensor, weight: torch.Tensor) -> float:
+    """[rows, inner] times [outer, inner]: the fastest of some repeats."""
+    times = []
+    with torch.inference_mode():
+        for _ in range(REPEATS):
+            begun = time.perf_counter()
+            F.linear(x, weight)
+            times.append(time.perf_counter() - begun)
+    return min(times)
 
 
 def least_seconds(
@@ -71,7 +97,7 @@ def least_seconds(
     """What a sweep's matrix products would take at the peaks: nothing that needs them is faster.
 
     Args:
-        peak: of `peaks`; passes: of layers, for all plans; counts: what `Spies` counted in the
+        peak: of `Peaks`; passes: of layers, for all plans; counts: what `Spies` counted in the
             sweep.
     """
     shapes = layer_shapes(model)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.autograd.profiler_util import FunctionEvent
 
+from benchmarks.speed.peak import Peaks
 from frankenlab.batches import Batch
 
 # Method of an engine -> the part of the sweep that it is.
@@ -38,10 +39,11 @@ SPLIT = (
 
 
 class Spies:
-    """While entered, the engine's methods count their seconds and what they are given."""
+    """While entered, the engine's methods count their seconds and what they are given; `peaks`, if
+    any, are sampled between layers."""
 
-    def __init__(self, engine: Any) -> None:
-        self.engine = engine
+    def __init__(self, engine: Any, peaks: Peaks | None = None) -> None:
+        self.engine, self.peaks = engine, peaks
         self.seconds: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
@@ -66,6 +68,8 @@ class Spies:
 
     def _clocked(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
+            if name == "run" and self.peaks is not None:
+                self.peaks.between(len(given[1]))
             begun = time.perf_counter()
             result = method(*given, **named)
             self.seconds[METHODS[name]] += time.perf_counter() - begun

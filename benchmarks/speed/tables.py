@@ -11,8 +11,8 @@ SWEEP, PRODUCTS = "the sweep", "its matrix products at the peak"
 IN_MEMORY, MERGE = "lm-eval on a model in memory", "mergekit, then lm-eval"
 
 PEAK = (
-    "The peak is that of matrix products of the sweep's own shapes, measured right after it: no "
-    "sweep of these plans and tokens can take less."
+    "The peak is that of matrix products of the sweep's own shapes, measured every few seconds "
+    "of it with the clock stopped: no sweep of these plans and tokens can take less."
 )
 
 Found = Any
@@ -70,7 +70,7 @@ def split_section(found: Found) -> str:
     note = (
         f"Blocks, {found['plans']} plans. GFLOP/s of the layers are their matrix products' "
         "operations, padding included, over all the time in them, not profiled; the peak was "
-        "measured beside each task's sweep."
+        "measured every few seconds of the same sweep."
     )
     return f"## Where the time goes\n\n{note}\n\n{table(['part', *tasks], rows)}"
 
@@ -88,7 +88,7 @@ def _speeds(task: Found) -> dict[str, str]:
     head = flops["head"] / (split["head: matrix product"] or 1.0)
     return {
         "padding": f"{1 - task['tokens'] / task['tokens_padded']:.1%}",
-        "tokens of a batch": f"{peaks['tokens']}",
+        "tokens of a batch": f"{task['tokens_padded'] / task['batches']:.0f}",
         "layers, GFLOP/s": f"{layers / 1e9:.0f}",
         "of the peak at the same shapes": f"{share_of_peak(task):.0%}",
         "of the peak of one large product": f"{layers / peaks['large']:.0%}",
