@@ -127,12 +127,13 @@ def test_the_machine_s_peak_is_sampled_every_few_seconds(setting, monkeypatch):
     peaks = peak.Peaks(setting.model, torch.float32)
     for tokens in (7, 9, 9):
         peaks.between(tokens)
-    assert peaks.paused == 6.0
+    products = 5 + len(peak.OTHERS)
+    assert peaks.paused == products
     assert peaks.found()["layer"] == 7 * LAYER / (4 * 0.5)
     assert peaks.found()["head"] == peak.HEAD_POSITIONS * HEAD / 0.5
     clock.now += peak.PERIOD
     peaks.between(9)
-    assert peaks.paused == 12.0
+    assert peaks.paused == 2 * products
     assert peaks.found()["layer"] == 8 * LAYER / (4 * 0.5)
 
 
@@ -276,10 +277,12 @@ def test_the_page_begins_with_what_the_parts_come_to(tmp_path):
     parts = {"sweep": swept(4, 8.0), "in memory": scored, "written": merged, "layer-scan": scan}
     peers = {"tuned": {"arc_easy": {"1": 9.0}}, "best": {"arc_easy": "1"}, "rounds": [parts]}
     kept = {"peers": peers, "start": FOUND, "sweep": [swept(4, 9.0), swept(8, 12.0)]}
+    made = {"peers": "abc, 2026-01-01", "start": "def, 2026-01-02", "sweep": "def, 2026-01-02"}
     for part, found in kept.items():
-        (tmp_path / f"{part}.json").write_text(json.dumps({"found": found}))
+        (tmp_path / f"{part}.json").write_text(json.dumps({"found": found, "commit": made[part]}))
     text = page.page(tmp_path, list(__main__.PARTS), 2)
     summary = text[text.index("## In short") : text.index("## The sweep alone")]
+    assert "Commits: def, 2026-01-02 (sweep, start); abc, 2026-01-01 (peers)." in text
     # 24 s for a merge and 18 s in memory over 2 s, then over 1.5 s, of a plan
     assert "| arc_easy | 12.0 | 9.0 | 50% | 16.0 | 12.0 | 50% |" in summary
     assert "7.5 s." in summary and "3 MB." in summary and "1.2 kB." in summary

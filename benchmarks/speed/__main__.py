@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.page import page
+from benchmarks.speed.page import commit, page
 from benchmarks.speed.setting import TASKS, Setting, environment
 from benchmarks.speed.tables import section
 
@@ -109,6 +109,7 @@ def main(given: Sequence[str] = sys.argv[1:]) -> int:
     for name in (part for part in PARTS if part in parts):
         begun = time.monotonic()
         kept = {
+            "commit": commit(),
             "setting": json.loads(setting.to_json()),
             "found": PARTS[name](partial(measure, setting), setting),
             "minutes": (time.monotonic() - begun) / 60,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.ours import Ours
+from benchmarks.speed.peak import Peaks
 from benchmarks.speed.setting import (
     Setting,
     memory,
@@ -17,11 +18,12 @@ from benchmarks.speed.setting import (
     timed,
 )
 from benchmarks.speed.spies import Spies
+from frankenlab.capacity import sizes_of
 from frankenlab.config import TASKS_FOLDER
 from frankenlab.grid import expand
 from frankenlab.plans import Plan
 from frankenlab.random_models import LLAMA, random_model
-from frankenlab.speeds import speed_of
+from frankenlab.speeds import from_matrix_product
 from frankenlab.tasks import EvaluationTask
 from frankenlab.trie import layer_passes, plan_trie
 
@@ -68,10 +70,11 @@ def _row(setting: Setting, ours: Ours, n_plans: int, n_documents: int) -> dict[s
     task = EvaluationTask(setting.task(TASK), TASKS_FOLDER)
     limit = min(n_documents, setting.documents or n_documents)
     documents = task.documents(task.indices(None, limit))
+    peaks = Peaks(ours.directory, ours.engine.dtype)
     return_freed_memory()
     before = memory()["now"]
     reset_peak_memory()
-    with tempfile.TemporaryDirectory() as root, Spies(ours.engine) as spies:
+    with tempfile.TemporaryDirectory() as root, Spies(ours.engine, peaks) as spies:
         seconds, _ = timed(lambda: ours.sweep(plans, task, documents, Path(root)))
     peak = memory()["peak"]
     return {
@@ -79,18 +82,20 @@ def _row(setting: Setting, ours: Ours, n_plans: int, n_documents: int) -> dict[s
         "plans": len(plans),
         "documents": len(documents),
         "passes": layer_passes(plan_trie(plans)),
-        "seconds": seconds,
+        "seconds": seconds - peaks.paused,
         "memory": peak - before,
+        "peaks": peaks.found(),
         **spies.found(),
     }
 
 
 def _predicted(setting: Setting, row: dict[str, Any]) -> float:
-    """What `make plan` says of the scoring, without the start of a job."""
-    experiment = setting.experiment
-    model = next(iter(experiment.models.values()))
-    speed = speed_of(experiment, model, model.reference, "search")
-    assert speed is not None, "the search stage is to run on a CPU"
+    """What `make plan` says of the scoring, without the start of a job, from the matrix product
+    that it measures."""
+    model = next(iter(setting.experiment.models.values()))
+    sizes = sizes_of(model)
+    assert sizes is not None, "the model is there: it was run"
+    speed = from_matrix_product(sizes, row["peaks"]["planning"], "cpu", "measured")
     layers = row["tokens"] * row["passes"] / model.n_layers / speed.tokens
     return layers + row["positions_scored"] * row["plans"] / speed.scored
 

@@ -35,6 +35,7 @@ class Ours:
 
     def __init__(self, model: Path, precision: str = "bfloat16") -> None:
         job._keep_freed_memory()
+        self.directory = model
         self.load_seconds, self.engine = timed(lambda: TorchEngine(model, precision))
         self.encoder = Encoder(load_tokenizer(model), model_info(model).max_position_embeddings)
         self.precision = precision
@@ -71,7 +72,7 @@ def _one_task(
     setting: Setting, ours: Ours, plans: Sequence[Plan], passes: int, name: str
 ) -> dict[str, Any]:
     task_seconds, (task, documents) = timed(lambda: load_task(setting, name))
-    peaks = Peaks(setting.model, ours.engine.dtype)
+    peaks = Peaks(ours.directory, ours.engine.dtype)
     return_freed_memory()
     before = memory()["now"]
     reset_peak_memory()
@@ -107,7 +108,7 @@ def run_split(setting: Setting, grid: str) -> dict[str, Any]:
                 ours.sweep(plans, task, documents, Path(root))
 
         sweep()
-        peaks = Peaks(setting.model, ours.engine.dtype)
+        peaks = Peaks(ours.directory, ours.engine.dtype)
         with Spies(ours.engine, peaks) as spies:
             plain, _ = timed(sweep)
         tasks[name] = {

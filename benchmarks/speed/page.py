@@ -29,7 +29,7 @@ def page(results: Path, parts: Sequence[str], threads: int) -> str:
     """All parts whose results there are."""
     files = {part: results / f"{part}.json" for part in parts}
     kept = {part: json.loads(file.read_text()) for part, file in files.items() if file.is_file()}
-    head = ["# Speed, beside peers", machine(threads), *_summary(kept)]
+    head = ["# Speed, beside peers", f"{machine(threads)} {_commits(kept)}", *_summary(kept)]
     return "\n\n".join([*head, *(section(part, kept[part]) for part in kept)]) + "\n"
 
 
@@ -87,16 +87,29 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def machine(threads: int) -> str:
-    """Where and of what the measurements are."""
+    """What the measurements are made on."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
     name = models[0] if models else platform.processor()
-    changed = " with changes" if _git("status", "--porcelain", "-uno") else ""
     return (
         f"{len(models)} cores ({name}), {threads} threads, Python {platform.python_version()}, "
-        f"torch {version('torch')}, transformers {version('transformers')}; commit "
-        f"{_git('rev-parse', '--short', 'HEAD')}{changed}, {time.strftime('%Y-%m-%d')}."
+        f"torch {version('torch')}, transformers {version('transformers')}."
     )
+
+
+def commit() -> str:
+    """What is measured, and when."""
+    changed = " with changes" if _git("status", "--porcelain", "-uno") else ""
+    return f"{_git('rev-parse', '--short', 'HEAD')}{changed}, {time.strftime('%Y-%m-%d')}"
+
+
+def _commits(kept: Mapping[str, Any]) -> str:
+    """Which parts are of which commit: they need not be run together."""
+    parts: dict[str, list[str]] = {}
+    for part, result in kept.items():
+        parts.setdefault(result["commit"], []).append(part)
+    texts = (f"{made} ({', '.join(names)})" for made, names in parts.items())
+    return f"Commits: {'; '.join(texts)}."
 
 
 def _git(*given: str) -> str:

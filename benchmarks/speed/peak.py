@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 
 from frankenlab.memory import Sizes
+from frankenlab.speeds import PRODUCT
 
 # Seconds of a sweep between two samples of the products; each is the fastest of some repeats.
 PERIOD = 3.0
 REPEATS = 3
 HEAD_POSITIONS = 512
-LARGE = (4096, 576, 1536)
+
+# Products of any model: rows, inner, outer.
+OTHERS = {"large": (4096, 576, 1536), "planning": PRODUCT}
 
 
 def layer_shapes(model: Path) -> dict[str, tuple[int, int]]:
@@ -44,14 +47,13 @@ class Peaks:
     """
 
     def __init__(self, model: Path, dtype: torch.dtype) -> None:
-        self.shapes, self.dtype = layer_shapes(model), dtype
+        self.shapes = layer_shapes(model)
         self.paused, self._next = 0.0, 0.0
         self._seconds: Counter[str] = Counter()
         self._work: Counter[str] = Counter()
-        tokens, inner, outer = LARGE
-        self._weights = {n: _random(shape, dtype) for n, shape in self.shapes.items()}
-        self._weights["large"] = _random((outer, inner), dtype)
-        self._large_tokens = tokens
+        self._rows = {"head": HEAD_POSITIONS} | {n: rows for n, (rows, _, _) in OTHERS.items()}
+        others = {n: (outer, inner) for n, (_, inner, outer) in OTHERS.items()}
+        self._weights = {n: _random(shape, dtype) for n, shape in (self.shapes | others).items()}
         # The activations of one sample are those of the next.
         self._activations = cache(lambda rows, inner: _random((rows, inner), dtype))
 
@@ -61,9 +63,9 @@ class Peaks:
         if begun < self._next:
             return
         for name, weight in self._weights.items():
-            rows = {"head": HEAD_POSITIONS, "large": self._large_tokens}.get(name, tokens)
+            rows = self._rows.get(name, tokens)
             x = self._activations(rows, weight.shape[1])
-            part = "layer" if name in self.shapes and name != "head" else name
+            part = name if name in self._rows else "layer"
             self._seconds[part] += _product_seconds(x, weight)
             self._work[part] += 2 * rows * weight.numel()
         end = time.perf_counter()
@@ -72,7 +74,7 @@ class Peaks:
 
     def found(self) -> dict[str, float]:
         """FLOP/s: of a layer's four products with a batch's tokens, of a head of 512 positions, of
-        one large product."""
+        one large product, of the one that `make plan` measures."""
         return {part: self._work[part] / self._seconds[part] for part in self._work}
 
 

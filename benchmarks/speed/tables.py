@@ -239,7 +239,8 @@ def growth_section(found: Found) -> str:
         pieces.append(f"### {axis['axis'].capitalize()}\n\n{table(header, rows)}")
     note = (
         "ARC-Easy; plans are evenly spread over all blocks (i, j). Depth grows on models with "
-        "random weights, 192 wide. The prediction is without the start of a job."
+        "random weights, 192 wide. The prediction is without the start of a job, and from the "
+        "matrix product that `make plan` measures once, here measured every few seconds."
     )
     return "\n\n".join([f"## Growth\n\n{note}", *pieces])
 

@@ -51,9 +51,10 @@ def _reduced(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     size = CACHED_ROWS if logits.device.type == "cpu" else len(logits)
     highest, total = [], []
     for block in logits.split(size):
-        values = block.float()
-        highest.append(values.amax(dim=-1))
-        total.append(torch.logsumexp(values, dim=-1))
+        values = block.to(torch.float32, copy=True)
+        most = values.amax(dim=-1, keepdim=True)
+        highest.append(most[:, 0])
+        total.append((values.sub_(most).exp_().sum(dim=-1, keepdim=True).log_() + most)[:, 0])
     return torch.cat(highest), torch.cat(total)
 
 
