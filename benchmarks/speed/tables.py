@@ -11,8 +11,8 @@ SWEEP, PRODUCTS = "the sweep", "its matrix products at the peak"
 IN_MEMORY, MERGE = "lm-eval on a model in memory", "mergekit, then lm-eval"
 
 PEAK = (
-    "The peak is that of matrix products of the sweep's own shapes, measured every few seconds "
-    "of it with the clock stopped: no sweep of these plans and tokens can take less."
+    "The peak is that of matrix products of the sweep's own shapes, measured beside it with its "
+    "clock stopped: no sweep of these plans and tokens can take less."
 )
 
 Found = Any
