@@ -4,7 +4,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +46,12 @@ class Peaks:
     """
 
     def __init__(self, model: Path, dtype: torch.dtype) -> None:
-        self.shapes = layer_shapes(model)
-        self.paused, self._next = 0.0, 0.0
+        self.dtype, self.paused, self._next = dtype, 0.0, 0.0
         self._seconds: Counter[str] = Counter()
         self._work: Counter[str] = Counter()
         self._rows = {"head": HEAD_POSITIONS} | {n: rows for n, (rows, _, _) in OTHERS.items()}
-        others = {n: (outer, inner) for n, (_, inner, outer) in OTHERS.items()}
-        self._weights = {n: _random(shape, dtype) for n, shape in (self.shapes | others).items()}
-        # The activations of one sample are those of the next.
-        self._activations = cache(lambda rows, inner: _random((rows, inner), dtype))
+        shapes = layer_shapes(model) | {n: (out, inner) for n, (_, inner, out) in OTHERS.items()}
+        self._weights = {n: _random(shape, dtype) for n, shape in shapes.items()}
 
     def between(self, tokens: int) -> None:
         """To be called between any two of the sweep's operations, with a batch's tokens."""
@@ -64,7 +60,8 @@ class Peaks:
             return
         for name, weight in self._weights.items():
             rows = self._rows.get(name, tokens)
-            x = self._activations(rows, weight.shape[1])
+            # Not kept: batches of many sizes would add up in the sweep's memory.
+            x = _random((rows, weight.shape[1]), self.dtype)
             part = name if name in self._rows else "layer"
             self._seconds[part] += _product_seconds(x, weight)
             self._work[part] += 2 * rows * weight.numel()

@@ -51,6 +51,7 @@ def _reduced(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     size = CACHED_ROWS if logits.device.type == "cpu" else len(logits)
     highest, total = [], []
     for block in logits.split(size):
+        # A copy also of float32 logits, which are still needed: the rest is done in place.
         values = block.to(torch.float32, copy=True)
         most = values.amax(dim=-1, keepdim=True)
         highest.append(most[:, 0])
