@@ -303,6 +303,9 @@ class Wrapped:
     def run(self, step, hidden, placed):
         return self.engine.run(step, hidden, placed)
 
+    def finish(self, step, hidden, placed):
+        return self.engine.finish(step, hidden, placed)
+
     def score(self, hidden, placed):
         return self.engine.score(hidden, placed)
 

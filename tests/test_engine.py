@@ -102,7 +102,29 @@ def test_a_step_does_not_change_its_input(tiny, part):
         hidden = engine.embed(placed)
         before = hidden.clone()
         engine.run(parse(part, 4).steps[0], hidden, placed)
+        engine.finish(parse(part, 4).steps[0], hidden, placed)
     assert torch.equal(hidden, before)
+
+
+@pytest.mark.parametrize("part", ["0", "1@attn", "2@mlp", "3*0.5", "0@attn*0.5", "0@mlp*2"])
+@pytest.mark.parametrize("shots", [0, 40])
+def test_a_last_step_is_a_step_at_the_scored_positions(tiny, part, shots):
+    """Also after examples that the documents share."""
+    engine, (step,) = TorchEngine(tiny("all-biases"), "float32"), parse(part, 4).steps
+    shared = tuple(TOKENS[:shots])
+    documents = [
+        [TokenRequest((*shared, 5 + n, 6), (7, 8 + n)), TokenRequest((*shared, 5 + n), (n, 9))]
+        for n in range(3)
+    ]
+    batch = make_batch([token_tree(r) for r in documents], range(len(documents)))
+    assert len(batch.prefix) == shots
+    with torch.inference_mode():
+        placed = engine.place(batch)
+        hidden = engine.embed(placed)
+        expected = engine.run(step, hidden, placed)[batch.positions_scored]
+        found = engine.finish(step, hidden, placed)
+    assert (found - expected).abs().max() < 1e-5
+    assert (found - hidden[batch.positions_scored]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("text", PLANS)
@@ -132,9 +154,10 @@ def test_scores_are_log_probabilities_of_the_targets_however_the_head_is_chunked
     with torch.inference_mode():
         placed = engine.place(batch)
         hidden = engine.embed(placed)
-        for step in base(4).steps:
+        *steps, last = base(4).steps
+        for step in steps:
             hidden = engine.run(step, hidden, placed)
-        found, greedy = engine.score(hidden, placed)
+        found, greedy = engine.score(engine.finish(last, hidden, placed), placed)
     assert found.dtype == torch.float64 and greedy.dtype == torch.bool
     for request, indices in zip(requests, batch.requests[0], strict=True):
         first = len(request.context) - 1

@@ -116,9 +116,10 @@ def target_logprobs(engine, plan: Plan, documents=DOCUMENTS):
     trees = [token_tree(requests) for requests in documents]
     placed = engine.place(make(trees, range(len(trees))))
     hidden = engine.embed(placed)
-    for step in plan.steps:
+    *steps, last = plan.steps
+    for step in steps:
         hidden = engine.run(step, hidden, placed)
-    return engine.score(hidden, placed)
+    return engine.score(engine.finish(last, hidden, placed), placed)
 
 
 def all_logprobs(engine, plan: Plan, tokens=TOKENS) -> torch.Tensor:

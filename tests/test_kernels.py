@@ -17,9 +17,21 @@ def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tokens", [(), (1,), (CACHED_TOKENS,), (2, CACHED_TOKENS + 3)])
 def test_the_norm_is_torchs(tokens, dtype):
+    """But for the order of a float32 sum, which may turn a number's last bit."""
     width = CACHED_TOKENS + 48
     x, weight = random(*tokens, width, dtype=dtype), random(width, dtype=dtype)
-    assert torch.equal(rms_norm(x, weight, 1e-5), F.rms_norm(x, (width,), weight, 1e-5))
+    found, expected = rms_norm(x, weight, 1e-5), F.rms_norm(x, (width,), weight, 1e-5)
+    assert found.dtype == dtype and found.shape == x.shape
+    assert torch.allclose(found, expected, rtol=torch.finfo(dtype).eps, atol=0)
+    assert (found != expected).float().mean() < 1e-3
+
+
+def test_the_norm_of_long_vectors_does_not_overflow():
+    """Squares of these are beyond float16 and, summed, beyond what bfloat16 tells apart."""
+    x = 1e4 * random(3, 96, dtype=torch.bfloat16)
+    weight = torch.ones(96, dtype=torch.bfloat16)
+    expected = x.double() / x.double().square().mean(-1, keepdim=True).sqrt()
+    assert torch.allclose(rms_norm(x, weight, 1e-5).double(), expected, rtol=2**-8)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -39,6 +39,7 @@ from benchmarks.speed.setting import TASKS, Setting  # noqa: E402
 # FLOPs of the tiny model, hidden 32: of a layer and token (q and o 32 x 32, k and v 32 x 16, MLP
 # 3 x 32 x 96), of the head and position; a multiplication and an addition each.
 LAYER = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 96)
+QKV = 2 * (32 * 32 + 2 * 32 * 16)
 HEAD = 2 * 32 * 384
 
 peers_installed = pytest.mark.skipif(
@@ -87,6 +88,14 @@ def shown(part: str, setting: Setting, *tasks: str) -> tuple[object, str]:
     return found, tables.section(part, {"found": found})
 
 
+def layer_flops(task, plans: int) -> tuple[int, int]:
+    """Operations of the layers' products, and positions that are scored, in the whole sweep."""
+    scored = plans * task["positions_scored"]
+    passes = task["layer_calls"] / task["batches"]
+    skipped = plans * task["tokens_padded"] - scored
+    return LAYER * passes * task["tokens_padded"] - (LAYER - QKV) * skipped, scored
+
+
 def test_the_sweep_is_timed_with_what_it_took(setting):
     found, text = shown("sweep", setting)
     assert text.count("| arc_easy_5shot | 6 |") == 2
@@ -95,10 +104,13 @@ def test_the_sweep_is_timed_with_what_it_took(setting):
         for task in result["tasks"].values():
             assert set(task["means"]) == set(result["plans"])
             assert 0 < sum(task["part_seconds"].values()) < task["seconds"]
-            work = LAYER * result["passes"] * task["tokens_padded"] / task["peaks"]["layer"]
-            work += HEAD * len(result["plans"]) * task["positions_scored"] / task["peaks"]["head"]
+            layers, scored = layer_flops(task, len(result["plans"]))
+            work = layers / task["peaks"]["layer"] + HEAD * scored / task["peaks"]["head"]
             assert task["least_seconds"] == pytest.approx(work)
-            assert task["layer_calls"] == result["passes"] * task["batches"]
+            # A plan that others begin with ends once more than it is passed through.
+            plans = {parse(text, 4).steps for text in result["plans"]}
+            begun = [p for p in plans if any(o[: len(p)] == p for o in plans - {p})]
+            assert task["layer_calls"] == (result["passes"] + len(begun)) * task["batches"]
             assert 0 < task["tokens"] <= task["tokens_padded"]
             assert task["bytes_written"] > 0 and task["memory_peak"] >= task["memory_before"]
 
@@ -108,9 +120,9 @@ def test_the_split_adds_up_and_counts_every_product(setting):
     assert "of the peak at the same shapes" in text
     for task in found["tasks"].values():
         assert sum(task["split"].values()) == pytest.approx(task["profiled_seconds"])
-        passes = task["layer_calls"] / task["batches"]
-        assert task["flops"]["layers"] == LAYER * passes * task["tokens_padded"]
-        assert task["flops"]["head"] == HEAD * found["plans"] * task["positions_scored"]
+        layers, scored = layer_flops(task, found["plans"])
+        assert task["flops"]["layers"] == layers
+        assert task["flops"]["head"] == HEAD * scored
         for part in spies.SPLIT[:4]:
             assert task["split"][part] > 0
 

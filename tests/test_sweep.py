@@ -125,7 +125,7 @@ class Counting(Wrapped):
 
     def __init__(self, engine):
         super().__init__(engine)
-        self.runs = self.scored = self.most_alive = 0
+        self.runs = self.finished = self.scored = self.most_alive = 0
         self.states = []
 
     def run(self, step, hidden, placed):
@@ -135,6 +135,10 @@ class Counting(Wrapped):
         alive = sum(state() is not None for state in self.states)
         self.most_alive = max(self.most_alive, alive)
         return result
+
+    def finish(self, step, hidden, placed):
+        self.finished += 1
+        return super().finish(step, hidden, placed)
 
     def score(self, hidden, placed):
         self.scored += 1
@@ -147,11 +151,13 @@ def distinct_prefixes(plans) -> set[tuple]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_distinct_prefix_runs_once(tiny, seed):
+    """In full where a plan goes on from it, at scored positions where one ends."""
     engine, plans = Counting(TorchEngine(tiny(), "float32")), random_plans(seed)
     swept(engine, [*plans, *plans], batch_of(DOCUMENTS[:2]))
     prefixes = distinct_prefixes(plans)
-    assert engine.runs == len(prefixes) < sum(len(plan.steps) for plan in plans)
-    assert engine.scored == len(set(plans))
+    inner = {prefix[:-1] for prefix in prefixes} - {()}
+    assert engine.runs == len(inner) < sum(len(plan.steps) - 1 for plan in plans)
+    assert engine.finished == engine.scored == len(set(plans))
     halves = sum(1 if prefix[-1].part == "block" else 0.5 for prefix in prefixes)
     assert layer_passes(plan_trie(plans)) == halves
 
@@ -186,7 +192,12 @@ class Poisoned(Wrapped):
         self.layer, self.value = layer, value
 
     def run(self, step, hidden, placed):
-        result = super().run(step, hidden, placed)
+        return self.poisoned(step, super().run(step, hidden, placed))
+
+    def finish(self, step, hidden, placed):
+        return self.poisoned(step, super().finish(step, hidden, placed))
+
+    def poisoned(self, step, result):
         if step.layer == self.layer:
             result[..., 0] = self.value
         return result

@@ -64,13 +64,11 @@ def run_sweeps(setting: Setting, grid: str) -> dict[str, Any]:
         "load_seconds": ours.load_seconds,
         "plans": [plan.text for plan in plans],
         "passes": passes,
-        "tasks": {name: _one_task(setting, ours, plans, passes, name) for name in setting.tasks},
+        "tasks": {name: _one_task(setting, ours, plans, name) for name in setting.tasks},
     }
 
 
-def _one_task(
-    setting: Setting, ours: Ours, plans: Sequence[Plan], passes: int, name: str
-) -> dict[str, Any]:
+def _one_task(setting: Setting, ours: Ours, plans: Sequence[Plan], name: str) -> dict[str, Any]:
     task_seconds, (task, documents) = timed(lambda: load_task(setting, name))
     peaks = Peaks(ours.directory, ours.engine.dtype)
     return_freed_memory()
@@ -83,7 +81,7 @@ def _one_task(
     return {
         "task_seconds": task_seconds,
         "seconds": seconds - peaks.paused,
-        "least_seconds": least_seconds(setting.model, peaks.found(), passes, len(plans), found),
+        "least_seconds": least_seconds(setting.model, peaks.found(), found),
         "peaks": peaks.found(),
         "documents": len(documents),
         "memory_before": before,

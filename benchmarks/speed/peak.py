@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,18 +89,15 @@ def _product_seconds(x: torch.Tensor, weight: torch.Tensor) -> float:
     return min(times)
 
 
-def least_seconds(
-    model: Path, peak: Mapping[str, float], passes: int, plans: int, counts: Mapping[str, Any]
-) -> float:
+def least_seconds(model: Path, peak: Mapping[str, float], counts: Mapping[str, int]) -> float:
     """What a sweep's matrix products would take at the peaks: nothing that needs them is faster.
 
     Args:
-        peak: of `Peaks`; passes: of layers, for all plans; counts: what `Spies` counted in the
-            sweep.
+        peak: of `Peaks`; counts: what `Spies` counted in the sweep.
     """
-    shapes = layer_shapes(model)
-    head = shapes.pop("head")
-    weights = sum(inner * outer for outer, inner in shapes.values())
-    layers = passes * counts["tokens_padded"] * weights
-    scored = plans * counts["positions_scored"] * head[0] * head[1]
-    return 2 * (layers / peak["layer"] + scored / peak["head"])
+    weights = {name: inner * outer for name, (outer, inner) in layer_shapes(model).items()}
+    head, qkv, layer = weights.pop("head"), weights["qkv"], sum(weights.values())
+    # A plan's last layer: keys and values of all tokens, the rest at scored positions only.
+    last = counts["entering"] * qkv + counts["finished"] * (layer - qkv)
+    layers = counts["through"] * layer + last
+    return 2 * (layers / peak["layer"] + counts["finished"] * head / peak["head"])

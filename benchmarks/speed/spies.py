@@ -13,7 +13,14 @@ from benchmarks.speed.peak import Peaks
 from frankenlab.batches import Batch
 
 # Method of an engine -> the part of the sweep that it is.
-METHODS = {"place": "placing", "embed": "placing", "run": "layers", "score": "head"}
+METHODS = {
+    "place": "placing",
+    "embed": "placing",
+    "run": "layers",
+    "finish": "layers",
+    "score": "head",
+}
+LAYERS = ("run", "finish")
 
 # Where torch multiplies matrices (compiled code calls the last ones).
 PRODUCTS = (
@@ -58,17 +65,18 @@ class Spies:
             delattr(self.engine, name)
 
     def found(self) -> dict[str, Any]:
-        """Seconds of each part; batches with their tokens, padding counted and not."""
+        """Seconds of each part; batches with their tokens, padding counted and not; tokens
+        `through` a layer, and `entering` a plan's last, of which the `finished` are scored."""
         return {
             "part_seconds": dict(self.seconds),
-            "layer_calls": self.calls["run"],
+            "layer_calls": sum(self.calls[name] for name in LAYERS),
             "batches": self.calls["place"],
             **self.tokens,
         }
 
     def _clocked(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any, **named: Any) -> Any:
-            if name == "run" and self.peaks is not None:
+            if name in LAYERS and self.peaks is not None:
                 self.peaks.between(len(given[1]))
             begun = time.perf_counter()
             result = method(*given, **named)
@@ -80,7 +88,12 @@ class Spies:
                 self.tokens["tokens"] += batch.n_tokens
                 self.tokens["positions_scored"] += len(batch.positions_scored)
             if name == "embed":
-                self.tokens["tokens_padded"] += result.numel() // result.shape[-1]
+                self.tokens["tokens_padded"] += len(result)
+            if name == "run":
+                self.tokens["through"] += len(result)
+            if name == "finish":
+                self.tokens["entering"] += len(given[1])
+                self.tokens["finished"] += len(result)
             return result
 
         return call

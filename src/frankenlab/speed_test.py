@@ -130,7 +130,7 @@ def time_engine(engine: Engine, n_layers: int, token_budget: int) -> tuple[float
                 hidden = engine.run(Step(layer), hidden, placed)
             return hidden
 
-        last = layers()
+        last = engine.finish(Step(0), first, placed)
         through_layers = _seconds(engine.device, layers) / engine.n_layers
         through_head = _seconds(engine.device, lambda: engine.score(last, placed))
     return tokens / (through_layers * n_layers), len(batch.positions_scored) / through_head

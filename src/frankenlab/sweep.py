@@ -1,6 +1,7 @@
 """Many plans over one batch: every common prefix of steps is computed once.
 
-Plans form a trie of steps. The walk is depth first, so the memory is one hidden state a level.
+Plans form a trie of steps. The walk is depth first, so the memory is one hidden state a level. A
+plan's last step runs where a target is scored, and only there.
 """
 
 import math
@@ -43,13 +44,16 @@ def sweep(
         pending: list[tuple[Node, Step | None, torch.Tensor]] = [(trie, None, engine.embed(placed))]
         while pending:
             node, step, hidden = pending.pop()
-            if step is not None:
-                hidden = engine.run(step, hidden, placed)
             if node.plan is not None:
-                logprobs, greedy = engine.score(hidden, placed)
+                assert step is not None, "a plan has a step"
+                # Also where other plans go on from here: a score must not depend on which.
+                last = engine.finish(step, hidden, placed)
+                logprobs, greedy = engine.score(last, placed)
                 if not bool(torch.isfinite(logprobs).all()):
                     raise _not_finite(engine, node.plan, placed)
                 yield node.plan, _request_scores(batch, logprobs, greedy)
+            if node.children and step is not None:
+                hidden = engine.run(step, hidden, placed)
             pending += [(child, s, hidden) for s, child in reversed(node.children.items())]
             del hidden
 

@@ -52,8 +52,14 @@ class Engine(Protocol):
         """Hidden state after one step. Does not change its input."""
         ...
 
+    def finish(self, step: Step, hidden: torch.Tensor, placed: Any) -> torch.Tensor:
+        """Hidden state after a plan's last step at scored positions only, [scored positions,
+        hidden size]: what `run` gives there, without what nothing reads any more."""
+        ...
+
     def score(self, hidden: torch.Tensor, placed: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """(float64 [targets] log-probability, bool [targets] whether greedy decoding picks it)."""
+        """Of what `finish` gives: (float64 [targets] log-probability, bool [targets] whether
+        greedy decoding picks it)."""
         ...
 
     def decoder(self, plan: Plan, capacity: int) -> Decoder:

@@ -108,8 +108,15 @@ class Exllamav2Engine:
             passes = [self._step(step, attention, h, placed) for h in hidden.split(rows)]
             return passes[0] if len(passes) == 1 else torch.cat(passes)
 
+    def finish(self, step: Step, hidden: torch.Tensor, placed: Placed) -> torch.Tensor:
+        """See `frankenlab.engines.Engine`. exllamav2's modules take whole rows, so all positions
+        run."""
+        assert placed.batch is not None, "place() a batch to score it"
+        after = self.run(step, hidden, placed).flatten(0, 1)
+        return after[placed.batch.positions_scored.to(after.device)]
+
     def score(self, hidden: torch.Tensor, placed: Placed) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `score_targets`."""
+        """See `score_targets`; `hidden` is what `finish` gives."""
         assert placed.batch is not None, "place() a batch to score it"
         with _surfacing_memory():
             return score_targets(self.logits, hidden, placed.batch)

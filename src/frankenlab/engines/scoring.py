@@ -1,4 +1,4 @@
-"""Log-probabilities of the targets of a batch from its last hidden states: any engine's head."""
+"""Log-probabilities of a batch's targets from the last hidden states there: any engine's head."""
 
 from collections.abc import Callable
 
@@ -18,23 +18,22 @@ CACHED_ROWS = 8
 def score_targets(
     logits: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Runs the head at scored positions only, a chunk of them at a time.
+    """Runs the head a chunk of positions at a time.
 
     Args:
         logits: final norm and head, [positions, hidden size] -> [positions, vocabulary].
-        hidden: [..., hidden size], the tokens of the batch in its order.
+        hidden: [scored positions, hidden size], in the order of `batch.positions_scored`.
 
     Returns:
         float64 [targets] log-probabilities and bool [targets] whether greedy decoding picks the
         target, both on the CPU.
     """
-    rows = hidden.reshape(-1, hidden.shape[-1])[batch.positions_scored.to(hidden.device)]
     order = torch.argsort(batch.target_positions, stable=True)
     positions = batch.target_positions[order]
     logprobs = torch.empty(len(order), dtype=torch.float64)
     greedy = torch.empty(len(order), dtype=torch.bool)
-    for start in range(0, len(rows), CHUNK):
-        chunk = logits(rows[start : start + CHUNK])
+    for start in range(0, len(hidden), CHUNK):
+        chunk = logits(hidden[start : start + CHUNK])
         low, high = torch.searchsorted(positions, torch.tensor([start, start + CHUNK])).tolist()
         where = order[low:high]
         local = (positions[low:high] - start).to(hidden.device)

@@ -159,18 +159,15 @@ class TorchEngine:
         cache: KeyValues | None = None,
     ) -> torch.Tensor:
         """Hidden state after one step; with a cache, `hidden` holds the new tokens only."""
-        layer = self.layers[step.layer]
-        if step.part == "attn":
-            after = hidden + self._attention(layer, hidden, placed, cache)
-        elif step.part == "mlp":
-            after = hidden + self._mlp(layer, hidden)
-        else:
-            after = hidden + self._attention(layer, hidden, placed, cache)
-            after = after + self._mlp(layer, after)
-        return after if step.scale == 1 else hidden + step.scale * (after - hidden)
+        return self._step(step, hidden, placed, cache=cache)
+
+    def finish(self, step: Step, hidden: torch.Tensor, placed: Placed) -> torch.Tensor:
+        """See `frankenlab.engines.Engine`. Other positions have their keys and values only."""
+        assert placed.batch is not None, "place() a batch to score it"
+        return self._step(step, hidden, placed, kept=placed.batch.positions_scored.to(self.device))
 
     def score(self, hidden: torch.Tensor, placed: Placed) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `score_targets`."""
+        """See `score_targets`; `hidden` is what `finish` gives."""
         assert placed.batch is not None, "place() a batch to score it"
         return score_targets(self.logits, hidden, placed.batch)
 
@@ -182,16 +179,35 @@ class TorchEngine:
         """[..., hidden size] -> [..., vocabulary]: final norm and head."""
         return F.linear(self._norm(hidden, self.norm), self.head)
 
+    def _step(
+        self,
+        step: Step,
+        hidden: torch.Tensor,
+        placed: Placed,
+        cache: KeyValues | None = None,
+        kept: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`kept`: the tokens whose new state is wanted, int64 [kept]; None for all."""
+        layer = self.layers[step.layer]
+        before = after = hidden if kept is None else hidden[kept]
+        if step.part != "mlp":
+            mixed = self._attention(layer, hidden, placed, cache)
+            mixed = mixed if kept is None else mixed[kept]
+            after = after + F.linear(mixed, layer.out, layer.out_bias)
+        if step.part != "attn":
+            after = after + self._mlp(layer, after)
+        return after if step.scale == 1 else before + step.scale * (after - before)
+
     def _attention(
         self, layer: Layer, hidden: torch.Tensor, placed: Placed, cache: KeyValues | None
     ) -> torch.Tensor:
+        """[tokens, heads * head dim], before the output's projection."""
         qkv = F.linear(self._norm(hidden, layer.input_norm), layer.qkv, layer.qkv_bias)
         qkv = qkv.view(len(hidden), -1, self.head_dim)
         rotated, values = qkv.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=1)
         rotated = rotate(rotated, placed.cos, placed.sin)
         queries, keys = rotated.split((self.n_heads, self.n_kv_heads), dim=1)
-        mixed = self._mix(queries, keys, values, placed, cache)
-        return F.linear(mixed.flatten(-2), layer.out, layer.out_bias)
+        return self._mix(queries, keys, values, placed, cache).flatten(-2)
 
     def _mix(
         self,
