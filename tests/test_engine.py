@@ -7,7 +7,7 @@ import torch
 from conftest import PLANS, VARIANTS, load_hf, load_task, one_line, parse_all
 from tiny import make_tiny_model
 
-from frankenlab.batches import TokenRequest, make_batch, token_tree
+from frankenlab.batches import Batch, TokenRequest, make_batch, token_tree
 from frankenlab.engines import scoring
 from frankenlab.engines import torch as torch_engine
 from frankenlab.engines.torch import TorchEngine
@@ -106,18 +106,37 @@ def test_a_step_does_not_change_its_input(tiny, part):
     assert torch.equal(hidden, before)
 
 
+def documents_after(shots: list[int]) -> Batch:
+    """Documents of a few tokens that begin with the same examples."""
+    documents = [
+        [TokenRequest((*shots, 5 + n, 6), (7, 8 + n)), TokenRequest((*shots, 5 + n), (n, 9))]
+        for n in range(3)
+    ]
+    batch = make_batch([token_tree(r) for r in documents], range(len(documents)))
+    assert batch.prefix.tolist() == shots
+    return batch
+
+
+@pytest.mark.parametrize("shots", [0, 40])
+def test_padding_before_the_keys_of_a_row_is_not_seen(tiny, monkeypatch, shots):
+    engine, batch = TorchEngine(tiny(), "float32"), documents_after(TOKENS[:shots])
+    found = []
+    for multiple in (1, 16, 64):
+        monkeypatch.setattr(torch_engine, "KEY_MULTIPLE", multiple)
+        with torch.inference_mode():
+            placed = engine.place(batch)
+            assert placed.mask.shape[-1] % multiple == 0
+            found.append(engine.run(parse("0", 4).steps[0], engine.embed(placed), placed))
+    assert placed.padding > 0
+    assert all((one - found[0]).abs().max() < 1e-5 for one in found)
+
+
 @pytest.mark.parametrize("part", ["0", "1@attn", "2@mlp", "3*0.5", "0@attn*0.5", "0@mlp*2"])
 @pytest.mark.parametrize("shots", [0, 40])
 def test_a_last_step_is_a_step_at_the_scored_positions(tiny, part, shots):
     """Also after examples that the documents share."""
     engine, (step,) = TorchEngine(tiny("all-biases"), "float32"), parse(part, 4).steps
-    shared = tuple(TOKENS[:shots])
-    documents = [
-        [TokenRequest((*shared, 5 + n, 6), (7, 8 + n)), TokenRequest((*shared, 5 + n), (n, 9))]
-        for n in range(3)
-    ]
-    batch = make_batch([token_tree(r) for r in documents], range(len(documents)))
-    assert len(batch.prefix) == shots
+    batch = documents_after(TOKENS[:shots])
     with torch.inference_mode():
         placed = engine.place(batch)
         hidden = engine.embed(placed)

@@ -23,6 +23,9 @@ from frankenlab.exl2.tensor_files import TensorFiles
 from frankenlab.models import model_info
 from frankenlab.plans import Plan, Step
 
+# Keys of a row are a multiple of this: a CPU's 16-bit attention takes half as long again else.
+KEY_MULTIPLE = 16
+
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
@@ -50,13 +53,15 @@ class Placed:
     Attributes:
         tokens: int64 [tokens].
         cos, sin: rotary tables [tokens, 1, head dim].
-        mask: additive, [rows, 1, length, keys], the keys of the prefix first.
+        mask: additive, [rows, 1, length, keys]; the keys are `padding` that no token sees, the
+            prefix, the row.
         batch: None for tokens that are not to be scored.
     """
 
     prefix: int
     rows: int
     length: int
+    padding: int
     tokens: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
@@ -117,7 +122,10 @@ class TorchEngine:
 
     def place(self, batch: Batch) -> Placed:
         """Mask and rotary tables of a batch."""
-        return self.place_tokens(batch.tokens, batch.positions, batch.visible, batch.prefix, batch)
+        padding = -(len(batch.prefix) + batch.visible.shape[-1]) % KEY_MULTIPLE
+        return self.place_tokens(
+            batch.tokens, batch.positions, batch.visible, batch.prefix, padding, batch
+        )
 
     def place_tokens(
         self,
@@ -125,6 +133,7 @@ class TorchEngine:
         positions: torch.Tensor,
         visible: torch.Tensor,
         prefix: torch.Tensor | None = None,
+        padding: int = 0,
         batch: Batch | None = None,
     ) -> Placed:
         """`tokens`, `positions`: int64 [rows, length]; `visible`: bool [rows, length, keys];
@@ -136,14 +145,16 @@ class TorchEngine:
         )
         mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
         mask.masked_fill_(~visible.to(self.device), float("-inf"))
+        mask = F.pad(F.pad(mask, (len(before), 0)), (padding, 0), value=float("-inf"))
         return Placed(
             prefix=len(before),
             rows=rows,
             length=length,
+            padding=padding,
             tokens=torch.cat((before, tokens.flatten())).to(self.device),
             cos=cos.unsqueeze(1),
             sin=sin.unsqueeze(1),
-            mask=F.pad(mask, (len(before), 0)).unsqueeze(1),
+            mask=mask.unsqueeze(1),
             batch=batch,
         )
 
@@ -193,9 +204,9 @@ class TorchEngine:
         if step.part != "mlp":
             mixed = self._attention(layer, hidden, placed, cache)
             mixed = mixed if kept is None else mixed[kept]
-            after = after + F.linear(mixed, layer.out, layer.out_bias)
+            after = F.linear(mixed, layer.out, layer.out_bias).add_(after)
         if step.part != "attn":
-            after = after + self._mlp(layer, after)
+            after = self._mlp(layer, after).add_(after)
         return after if step.scale == 1 else before + step.scale * (after - before)
 
     def _attention(
@@ -219,22 +230,22 @@ class TorchEngine:
     ) -> torch.Tensor:
         """Attention of all tokens, [tokens, heads, head dim] each; the result too.
 
-        The prefix sees itself; the rows see it, its keys and values copied to each of them, and
-        themselves.
+        The prefix sees itself; the rows see it, its keys and values (and the padding, zeros)
+        copied to each of them, and themselves.
         """
         shape, count = (placed.rows, placed.length), placed.prefix
         own = [x[count:].unflatten(0, shape).transpose(1, 2) for x in (queries, keys, values)]
         if cache is not None:
             own[1:] = cache.extend(*own[1:])
-        if not count:
-            return _attend(*own, mask=placed.mask).flatten(0, 1)
         first = [x[:count].unsqueeze(0).transpose(1, 2) for x in (queries, keys, values)]
-        own[1:] = [
-            torch.cat((a.expand(placed.rows, -1, -1, -1), b), dim=2)
-            for a, b in zip(first[1:], own[1:], strict=True)
-        ]
+        if placed.padding + count:
+            before = (F.pad(x, (0, 0, placed.padding, 0)) for x in first[1:])
+            own[1:] = [
+                torch.cat((a.expand(placed.rows, -1, -1, -1), b), dim=2)
+                for a, b in zip(before, own[1:], strict=True)
+            ]
         rows = _attend(*own, mask=placed.mask).flatten(0, 1)
-        return torch.cat((_attend(*first)[0], rows))
+        return torch.cat((_attend(*first)[0], rows)) if count else rows
 
     def _mlp(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         normed = self._norm(hidden, layer.post_norm)
