@@ -16,7 +16,7 @@ from frankenlab.memory import Sizes
 # Share of the matrix product's speed that the layers reach, of the plans of a grid one after the
 # other: measured on a CPU, assumed on a GPU. What a logit costs on a CPU beyond its product
 # (log-sum-exp, arg max), in seconds: measured.
-EFFICIENCY = {"cpu": 0.5, "cuda": 0.35}
+EFFICIENCY = {"cpu": 0.6, "cuda": 0.35}
 LOGIT_SECONDS = 1.2e-9
 
 # float32 products, to 16-bit ones on tensor cores: a half on some GPUs, an eighth on others.
