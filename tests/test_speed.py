@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -86,6 +87,27 @@ def shown(part: str, setting: Setting, *tasks: str) -> tuple[object, str]:
     setting = replace(setting, tasks=tasks or setting.tasks)
     found = __main__.PARTS[part](run_here(setting), setting)
     return found, tables.section(part, {"found": found})
+
+
+def test_a_page_of_an_earlier_part_is_no_change_of_what_is_measured(tmp_path, monkeypatch):
+    def git(*given: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        return subprocess.check_output(["git", "-C", str(tmp_path), *who, *given], text=True)
+
+    files = [tmp_path / "benchmarks" / "speed.md", tmp_path / "module.py"]
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_text("before")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "all")
+    monkeypatch.setattr(page, "ROOT", tmp_path)
+    head = git("rev-parse", "--short", "HEAD").strip()
+    assert page.commit().startswith(f"{head}, ")
+    files[0].write_text("after")
+    assert page.commit().startswith(f"{head}, ")
+    files[1].write_text("after")
+    assert page.commit().startswith(f"{head} with changes, ")
 
 
 def layer_flops(task, plans: int) -> tuple[int, int]:

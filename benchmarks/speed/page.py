@@ -98,8 +98,9 @@ def machine(threads: int) -> str:
 
 
 def commit() -> str:
-    """What is measured, and when."""
-    changed = " with changes" if _git("status", "--porcelain", "-uno") else ""
+    """What is measured, and when; the pages are not part of it."""
+    sources = (".", ":(exclude)benchmarks/*.md")
+    changed = " with changes" if _git("status", "--porcelain", "-uno", "--", *sources) else ""
     return f"{_git('rev-parse', '--short', 'HEAD')}{changed}, {time.strftime('%Y-%m-%d')}"
 
 
