@@ -97,7 +97,7 @@ def least_seconds(model: Path, peak: Mapping[str, float], counts: Mapping[str, i
     """
     weights = {name: inner * outer for name, (outer, inner) in layer_shapes(model).items()}
     head, qkv, layer = weights.pop("head"), weights["qkv"], sum(weights.values())
-    # A plan's last layer: keys and values of all tokens, the rest at scored positions only.
+    # A plan's last layer: queries, keys and values of all tokens, the rest where one is scored.
     last = counts["entering"] * qkv + counts["finished"] * (layer - qkv)
     layers = counts["through"] * layer + last
     return 2 * (layers / peak["layer"] + counts["finished"] * head / peak["head"])

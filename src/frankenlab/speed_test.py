@@ -124,11 +124,10 @@ def time_engine(engine: Engine, n_layers: int, token_budget: int) -> tuple[float
         placed = engine.place(batch)
         first = engine.embed(placed)
 
-        def layers() -> torch.Tensor:
+        def layers() -> None:
             hidden = first
             for layer in range(engine.n_layers):
                 hidden = engine.run(Step(layer), hidden, placed)
-            return hidden
 
         last = engine.finish(Step(0), first, placed)
         through_layers = _seconds(engine.device, layers) / engine.n_layers

@@ -173,7 +173,8 @@ class TorchEngine:
         return self._step(step, hidden, placed, cache=cache)
 
     def finish(self, step: Step, hidden: torch.Tensor, placed: Placed) -> torch.Tensor:
-        """See `frankenlab.engines.Engine`. Other positions have their keys and values only."""
+        """See `frankenlab.engines.Engine`. Of other positions there is the attention only, without
+        the output's projection and the MLP."""
         assert placed.batch is not None, "place() a batch to score it"
         return self._step(step, hidden, placed, kept=placed.batch.positions_scored.to(self.device))
 
@@ -196,14 +197,13 @@ class TorchEngine:
         hidden: torch.Tensor,
         placed: Placed,
         cache: KeyValues | None = None,
-        kept: torch.Tensor | None = None,
+        kept: torch.Tensor | slice = slice(None),
     ) -> torch.Tensor:
-        """`kept`: the tokens whose new state is wanted, int64 [kept]; None for all."""
+        """`kept`: the tokens whose new state is wanted, int64 [kept]; all unless told."""
         layer = self.layers[step.layer]
-        before = after = hidden if kept is None else hidden[kept]
+        before = after = hidden[kept]
         if step.part != "mlp":
-            mixed = self._attention(layer, hidden, placed, cache)
-            mixed = mixed if kept is None else mixed[kept]
+            mixed = self._attention(layer, hidden, placed, cache)[kept]
             after = F.linear(mixed, layer.out, layer.out_bias).add_(after)
         if step.part != "attn":
             after = self._mlp(layer, after).add_(after)
