@@ -21,7 +21,8 @@ def weighted(*choices: tuple[int, object]) -> st.SearchStrategy:
 
 
 def _texts(least: int, most: int) -> st.SearchStrategy[str]:
-    """Words with and without a space before them, odd blanks, other scripts, special tokens."""
+    """Draw words with and without a space before them, odd blanks, other scripts, special
+    tokens."""
     piece = st.one_of(
         st.sampled_from(WORDS),
         st.sampled_from(WORDS).map(lambda word: " " + word),
@@ -33,7 +34,7 @@ def _texts(least: int, most: int) -> st.SearchStrategy[str]:
     return st.lists(piece, min_size=least, max_size=most).map("".join)
 
 
-TEXTS = _texts(0, 8)
+TEXTS = _texts(1, 8)
 LONG_TEXTS = st.builds(lambda text, times: (text + " ") * times, _texts(2, 5), st.integers(8, 40))
 
 
@@ -44,10 +45,11 @@ def models(draw: st.DrawFn) -> ModelSpec:
     heads = draw(st.sampled_from((1, 2, 3, 4, 6)))
     kv_heads = draw(st.sampled_from([n for n in (1, 2, 3, 4, 6) if heads % n == 0]))
     named_dim = draw(st.sampled_from((None, None, 2, 4, 6, 10)))
-    if named_dim is None:
-        hidden = heads * draw(st.sampled_from((4, 6, 8)))
-    else:
-        hidden = draw(st.sampled_from((8, 9, 14, 15, 24)))
+    hidden = heads * draw(st.sampled_from((4, 6, 8)))
+    if named_dim is not None:
+        # Llama and Qwen2 want a multiple of the heads, odd or not; Mistral takes any size.
+        hidden = heads * draw(st.sampled_from((5, 3, 8)))
+        hidden += draw(weighted((1 if architecture == "mistral" else 9, 0), (1, 1)))
     return ModelSpec(
         architecture=architecture,
         n_layers=draw(st.integers(1, 5)),
@@ -58,13 +60,13 @@ def models(draw: st.DrawFn) -> ModelSpec:
         head_dim=named_dim,
         attention_bias=draw(st.booleans()),
         mlp_bias=draw(st.booleans()),
-        rope=draw(st.sampled_from([*(r for r in ROPES if r != "dynamic")] * 6 + ["dynamic"])),
+        rope=draw(st.sampled_from([*(r for r in ROPES if r != "dynamic")] * 8 + ["dynamic"])),
         theta=draw(st.sampled_from((10000.0, 100.0, 1e6))),
         old_rope=draw(st.booleans()),
         tied=draw(weighted((6, "no"), (3, "yes"), (1, "stored"))),
         dtype=draw(weighted((3, "float32"), (1, "bfloat16"), (1, "float16"))),
         files=draw(weighted((6, "single"), (3, "shards"), (2, "names"), (1, "decoys"), (1, "two"))),
-        window=draw(weighted((6, "none"), (3, "wide"), (3, "off"), (1, "narrow"))),
+        window=draw(weighted((12, "none"), (6, "wide"), (6, "off"), (1, "narrow"))),
         context=draw(weighted((6, 128), (2, 512), (1, 24), (1, 33))),
         padding=draw(weighted((12, 0), (3, 1), (3, 13), (1, -1))),
         norm_eps=draw(st.sampled_from((1e-5, 1e-6, 1e-2))),
@@ -99,10 +101,10 @@ def tokenizers(draw: st.DrawFn) -> TokenizerSpec:
 def documents(draw: st.DrawFn, delimiter: str) -> DocSpec:
     """Draw a document; often a text that was cut anywhere, the rest of which is a choice."""
     kind = draw(st.integers(0, 9))
-    if kind < 4:
+    if kind < 4:  # the tokenizer may join what is cut
         whole = draw(_texts(2, 8))
         cut = draw(st.integers(0, len(whole)))
-        text, right = whole[:cut], whole[cut:].removeprefix(delimiter)
+        text, right = whole[:cut], whole[cut:].removeprefix(delimiter) or whole[-1]
         choices = draw(st.lists(TEXTS, min_size=1, max_size=3))
         choices.insert(draw(st.integers(0, len(choices))), right)
     else:
@@ -110,9 +112,11 @@ def documents(draw: st.DrawFn, delimiter: str) -> DocSpec:
         choices = draw(st.lists(TEXTS, min_size=2, max_size=4))
     if draw(st.integers(0, 4)) == 4:  # a duplicate, or a prefix of another
         first = choices[0]
-        choices.append(first[: draw(st.integers(0, len(first)))] if draw(st.booleans()) else first)
-    if draw(st.integers(0, 9)):  # one in ten documents may have an empty choice
-        choices = [choice or "cat" for choice in choices]
+        choices.append(first[: draw(st.integers(1, len(first)))] if draw(st.booleans()) else first)
+    if draw(st.integers(0, 39)) == 39:
+        choices[draw(st.integers(0, len(choices) - 1))] = ""
+    if draw(st.integers(0, 39)) == 39:
+        text = ""
     return DocSpec(text, tuple(choices), draw(st.integers(0, len(choices) - 1)))
 
 
