@@ -97,7 +97,7 @@ def _justified(case: Case, ours: Refusal, theirs: reference.Harness) -> Verdict:
     long = theirs.longest > case.model.context
     if "longer than the model's context" in ours.message and not long:
         return Verdict(FAILED, "refused as too long, which it is not", ours.message)
-    if "few-shot" in ours.message and not case.task.shots:
+    if "few-shot examples are drawn" in ours.message and not case.task.shots:
         return Verdict(FAILED, "refused for shots, of which there are none", ours.message)
     return Verdict(HERE, masked(ours.message), ours.message)
 

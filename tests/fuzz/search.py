@@ -1,5 +1,6 @@
-"""Runs cases until there are enough, and shrinks the first failure of each kind."""
+"""Runs random cases, and shrinks the first failure of each kind."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from .specs import Case, to_json
 SHRINK_SECONDS = 30.0
 
 # With more kinds of failures than this, there is enough to mend.
-MOST_KINDS = 12
+MOST_SHRUNK = 12
 
 
 @dataclass
@@ -84,52 +85,57 @@ def search(
     progress: Progress = lambda _: None,
     shrink_seconds: float = SHRINK_SECONDS,
 ) -> Summary:
-    """Judge `count` random cases; the same for the same seed.
-
-    The first failure of each kind is shrunk, others of its kind are counted. It ends early after
-    `MOST_KINDS` kinds.
-    """
+    """Judge `count` random cases, the same for the same seed and count, and shrink the first
+    failure of each kind."""
     summary, began = Summary(), time.monotonic()
-    while summary.total < count and len(summary.failures) < MOST_KINDS:
-        again = seed + len(summary.failures)
-        _until_failure(judge, again, count, summary, progress, shrink_seconds)
-        summary.seconds = time.monotonic() - began
+    known: dict[Case, Verdict] = {}
+
+    def check(case: Case) -> None:
+        verdict = known[case] = judge(case)
+        summary.add(case, verdict)
+        progress(summary)
+        if verdict.outcome == FAILED:
+            summary.failures.setdefault(verdict.kind, (case, verdict))
+
+    _draw(check, seed, count)
+    summary.seconds = time.monotonic() - began
+    for kind in list(summary.failures)[:MOST_SHRUNK]:
+        _shrink(kind, judge, known, seed, count, summary, shrink_seconds)
     return summary
 
 
-def _until_failure(
+def _shrink(
+    kind: str,
     judge: Judge,
+    known: dict[Case, Verdict],
     seed: int,
     count: int,
     summary: Summary,
-    progress: Progress,
     shrink_seconds: float,
 ) -> None:
-    """Judge cases until there are enough or one fails in a new way, which is then shrunk."""
-    kind: str | None = None
-    stop = 0.0
+    """Draw the same cases again; Hypothesis shrinks the first that now raises an error."""
+    stop: float | None = None
 
     def check(case: Case) -> None:
-        nonlocal kind, stop
-        if kind is not None and time.monotonic() > stop:
+        nonlocal stop
+        if stop is not None and time.monotonic() > stop:
             raise Enough
-        if kind is None and summary.total >= count:
-            raise Enough
-        verdict = judge(case)
-        if kind is None:
-            summary.add(case, verdict)
-            progress(summary)
-            if verdict.outcome != FAILED or verdict.kind in summary.failures:
-                return
-            kind, stop = verdict.kind, time.monotonic() + shrink_seconds
-        elif verdict.outcome != FAILED or verdict.kind != kind:
+        if case not in known:
+            known[case] = judge(case)
+        if known[case].outcome != FAILED or known[case].kind != kind:
             return
-        smallest = summary.failures.get(kind)
-        if smallest is None or len(to_json(case)) <= len(to_json(smallest[0])):
-            summary.failures[kind] = case, verdict
+        if stop is None:
+            stop = time.monotonic() + shrink_seconds
+        if len(to_json(case)) <= len(to_json(summary.failures[kind][0])):
+            summary.failures[kind] = case, known[case]
         raise AssertionError(kind)
 
-    drawn = given(drawn_cases())(check)
+    with contextlib.suppress(AssertionError, Enough):
+        _draw(check, seed, count)
+
+
+def _draw(check: Callable[[Case], None], seed: int, count: int) -> None:
+    """Call `check` with `count` random cases, and with smaller ones after it failed."""
     drawn = settings(
         max_examples=count,
         database=None,
@@ -139,12 +145,7 @@ def _until_failure(
         verbosity=hypothesis.Verbosity.quiet,
         print_blob=False,
         report_multiple_bugs=False,
-    )(drawn)
+    )(given(drawn_cases())(check))
     # Without this, five of six cases are the one before with a part of it repeated.
-    fresh = patch.object(ConjectureRunner, "generate_mutations_from", lambda *_: None)
-    try:
-        with fresh:
-            hypothesis.seed(seed)(drawn)()
-    except (AssertionError, Enough):
-        if kind is None and summary.total < count:
-            raise
+    with patch.object(ConjectureRunner, "generate_mutations_from", lambda *_: None):
+        hypothesis.seed(seed)(drawn)()
