@@ -49,7 +49,7 @@ def _judge(case: Case, folder: Path) -> Verdict:
     base = folder / "base"
     write_model(case.model, write_tokenizer(case.tokenizer, base), base)
     settings = write_task(case.task, folder)
-    ours = product.score(base, case.plan, folder, settings)
+    ours = product.score(case, base, folder, settings)
     if isinstance(ours, Crash):
         return Verdict(FAILED, f"traceback: {ours.kind}", ours.message)
     if isinstance(ours, Refusal) and "\n" in ours.message:

@@ -28,7 +28,11 @@ def _texts(least: int, most: int) -> st.SearchStrategy[str]:
         st.sampled_from(WORDS).map(lambda word: " " + word),
         st.sampled_from(WORDS).map(lambda word: " " + word),
         st.sampled_from((" ", "\n", "  ", "\n\n", "\t", "\u00a0", "\u2028", ",", "'")),
-        st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00"), max_size=3),
+        st.text(
+            st.characters(exclude_categories=("Cs",), exclude_characters="\x00"),
+            min_size=1,
+            max_size=3,
+        ),
         weighted((3, "the"), (1, BOS), (1, EOS)),
     )
     return st.lists(piece, min_size=least, max_size=most).map("".join)
@@ -178,4 +182,12 @@ def _segments(draw: st.DrawFn, n_layers: int) -> str:
 def cases(draw: st.DrawFn) -> Case:
     """Draw a case."""
     model = draw(models())
-    return Case(model, draw(tokenizers()), draw(tasks()), draw(plans(model.n_layers)))
+    plan = plans(model.n_layers)
+    return Case(
+        model=model,
+        tokenizer=draw(tokenizers()),
+        task=draw(tasks()),
+        plan=draw(plan),
+        beside=tuple(draw(st.lists(plan, max_size=2))),
+        budget=draw(st.sampled_from((4096, 60))),
+    )

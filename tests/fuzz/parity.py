@@ -2,9 +2,11 @@
 
 import sys
 import uuid
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import datasets
-import numpy as np
 import torch
 import transformers
 
@@ -15,7 +17,7 @@ from .specs import from_json, to_json
 
 def run(seed: int, cases: int) -> int:
     """Judge random cases and print what was found; return the number of failures."""
-    _prepare()
+    prepare()
     summary = search(judge, seed, cases, _progress)
     print("", file=sys.stderr)
     print(report(summary, seed))
@@ -24,7 +26,7 @@ def run(seed: int, cases: int) -> int:
 
 def replay(text: str) -> int:
     """Judge one case given as JSON and print the verdict; return the number of failures."""
-    _prepare()
+    prepare()
     verdict = judge(from_json(text))
     print(verdict.outcome, verdict.kind, verdict.detail, sep="\n")
     return int(verdict.outcome == FAILED)
@@ -46,14 +48,14 @@ def report(summary: Summary, seed: int) -> str:
     return "\n".join(lines)
 
 
-def _prepare() -> None:
+def prepare(set_attribute: Callable[[Any, str, Any], None] = setattr) -> None:
     """Make tiny models fast and the output readable."""
     # On two threads they are slower than on one.
     torch.set_num_threads(1)
     # A fingerprint of each data set would take a tenth of the time.
-    datasets.arrow_dataset.generate_fingerprint = lambda _: uuid.uuid4().hex
+    set_attribute(datasets.arrow_dataset, "generate_fingerprint", lambda _: uuid.uuid4().hex)
     # lm-eval divides by the length of an empty choice.
-    np.seterr(divide="ignore", invalid="ignore")
+    warnings.filterwarnings("ignore", "divide by zero|invalid value", RuntimeWarning)
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
 

@@ -1,49 +1,54 @@
 """What Frankenlab makes of a case, by the way that its commands go."""
 
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+import pandas as pd
 
 from frankenlab import evaluation
 from frankenlab.errors import UserError
 from frankenlab.export import materialize
 from frankenlab.models import model_info
-from frankenlab.plans import parse
+from frankenlab.plans import Plan, parse
 from frankenlab.scorer import Scorer
 from frankenlab.task_index import TaskSettings
 
 from .answers import Answers, Crash, Document, Refusal
+from .specs import Case
 from .tasks_of import NAME
 
 PACKAGE = str(Path(evaluation.__file__).parent)
 
 
 def score(
-    model: Path, plan: str, folder: Path, settings: dict[str, Any]
+    case: Case, model: Path, folder: Path, settings: dict[str, Any]
 ) -> Answers | Refusal | Crash:
-    """Return the scores of one plan on all documents of the task in `folder`."""
+    """Return the scores of the case's plan on all documents of the task in `folder`."""
 
     def work() -> Answers:
-        info = model_info(model)
-        table = _evaluate(model, plan, info.n_layers, folder, settings)
-        metrics = [name for name in table.columns[list(table.columns).index("target") + 1 :]]
+        n_layers = model_info(model).n_layers
+        plan, *beside = (parse(text, n_layers) for text in (case.plan, *case.beside))
+        table = _table(model, list({plan, *beside}), case.budget, folder, settings)
+        metrics = list(table.columns[list(table.columns).index("target") + 1 :])
         rows = {}
-        for row in table.to_dict("records"):
+        for row in table[table["plan"] == plan.text].to_dict("records"):
             pairs = tuple(zip(row["loglikelihoods"], row["is_greedy"], strict=True))
-            rows[row["document"]] = Document(pairs, {n: row[n] for n in metrics})
+            rows[row["document"]] = Document(pairs, {name: row[name] for name in metrics})
         return Answers(rows)
 
     return attempt(work)
 
 
-def _evaluate(model: Path, plan: str, n_layers: int, folder: Path, settings: dict[str, Any]):  # noqa: ANN202
+def _table(
+    model: Path, plans: list[Plan], budget: int, folder: Path, settings: dict[str, Any]
+) -> pd.DataFrame:
     task = TaskSettings(name=NAME, task=NAME, role="guard", **settings)
-    scorer = Scorer.for_directory(model, "float32", "cpu")
+    scorer = replace(Scorer.for_directory(model, "float32", "cpu"), token_budget=budget)
     with patch.object(evaluation, "TASKS_FOLDER", folder / "tasks"):
-        return evaluation.evaluate_task(
-            scorer, [parse(plan, n_layers)], task, None, None, folder / "store"
-        )
+        return evaluation.evaluate_task(scorer, plans, task, None, None, folder / "store")
 
 
 def export(model: Path, plan: str, target: Path) -> Path | Refusal | Crash:

@@ -5,6 +5,7 @@ written out (a scaled block) the base's layers in the plan's order.
 """
 
 import contextlib
+import copy
 import importlib.util
 import io
 import logging
@@ -23,7 +24,9 @@ from lm_eval.api.task import Task
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from frankenlab.plans import Step
 
 from .answers import Answers, Crash, Document
 from .specs import TaskSpec
@@ -90,7 +93,11 @@ class Harness:
 
 
 def run(
-    spec: TaskSpec, settings: dict[str, Any], folder: Path, checkpoint: Path, plan: list[Any] | None
+    spec: TaskSpec,
+    settings: dict[str, Any],
+    folder: Path,
+    checkpoint: Path,
+    plan: list[Step] | None,
 ) -> Harness | Crash:
     """Return lm-eval's scores on a checkpoint, or how it failed.
 
@@ -128,25 +135,35 @@ def _task(spec: TaskSpec, settings: dict[str, Any], folder: Path) -> Task:
     return task
 
 
-def _model(checkpoint: Path, plan: list[Any] | None) -> RecordingHFLM:
+def _model(checkpoint: Path, plan: list[Step] | None) -> RecordingHFLM:
     if plan is None:
         return RecordingHFLM(str(checkpoint), dtype="float32", device="cpu", batch_size=4)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    layers = model.model.layers
-    model.model.layers = torch.nn.ModuleList(Occurrence(layers[s.layer], s) for s in plan)
-    model.config.num_hidden_layers = len(plan)
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = [model.config.layer_types[step.layer] for step in plan]
-    # Occurrences of a layer share its number, and would share its place in a cache.
-    model.config.use_cache = False
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    return RecordingHFLM(model, tokenizer=tokenizer, device="cpu", batch_size=4)
+    return RecordingHFLM(assembled(model, plan), tokenizer=tokenizer, device="cpu", batch_size=4)
+
+
+def assembled(model: PreTrainedModel, plan: list[Step]) -> PreTrainedModel:
+    """Return a model of transformers whose layers are the steps of a plan, on the same weights."""
+    franken = copy.copy(model)
+    franken._modules = dict(model._modules)
+    franken.model = copy.copy(model.model)
+    franken.model._modules = dict(model.model._modules)
+    layers = model.model.layers
+    franken.model.layers = torch.nn.ModuleList(Occurrence(layers[s.layer], s) for s in plan)
+    franken.config = franken.model.config = copy.deepcopy(model.config)
+    franken.config.num_hidden_layers = len(plan)
+    if getattr(model.config, "layer_types", None):
+        franken.config.layer_types = [model.config.layer_types[step.layer] for step in plan]
+    # Occurrences of a layer share its number, and would share its place in a cache.
+    franken.config.use_cache = False
+    return franken
 
 
 class Occurrence(torch.nn.Module):
     """One step of a plan, around a decoder layer of transformers."""
 
-    def __init__(self, layer: torch.nn.Module, step: Any) -> None:
+    def __init__(self, layer: torch.nn.Module, step: Step) -> None:
         super().__init__()
         self.layer, self.step = layer, step
         self.attention_type = getattr(layer, "attention_type", None)

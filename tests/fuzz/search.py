@@ -97,7 +97,7 @@ def search(
         if verdict.outcome == FAILED:
             summary.failures.setdefault(verdict.kind, (case, verdict))
 
-    _draw(check, seed, count)
+    draw_all(check, seed, count)
     summary.seconds = time.monotonic() - began
     for kind in list(summary.failures)[:MOST_SHRUNK]:
         _shrink(kind, judge, known, seed, count, summary, shrink_seconds)
@@ -131,10 +131,10 @@ def _shrink(
         raise AssertionError(kind)
 
     with contextlib.suppress(AssertionError, Enough):
-        _draw(check, seed, count)
+        draw_all(check, seed, count)
 
 
-def _draw(check: Callable[[Case], None], seed: int, count: int) -> None:
+def draw_all(check: Callable[[Case], None], seed: int, count: int) -> None:
     """Call `check` with `count` random cases, and with smaller ones after it failed."""
     drawn = settings(
         max_examples=count,

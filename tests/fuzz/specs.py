@@ -117,12 +117,19 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison: a plan of a model with a tokenizer on a task."""
+    """One comparison: a plan of a model with a tokenizer on a task.
+
+    Attributes:
+        beside: plans that the sweep scores together with it, which must not matter.
+        budget: tokens of a batch, which must not matter either.
+    """
 
     model: ModelSpec = ModelSpec()
     tokenizer: TokenizerSpec = TokenizerSpec()
     task: TaskSpec = TaskSpec()
     plan: str = "base"
+    beside: tuple[str, ...] = ()
+    budget: int = 4096
 
 
 def to_json(case: Case) -> str:
