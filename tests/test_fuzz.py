@@ -191,7 +191,8 @@ def test_rounding_moves_scores_by_far_less_than_a_lost_step_does(drawn, tmp_path
     """Else the tolerance would hide faults, or rounding would be taken for one."""
     rounding, lost = [], []
     draw = torch.Generator().manual_seed(0)
-    for number, case in enumerate(drawn[:60]):
+    loadable = [case for case in drawn if case.model.hidden % case.model.heads == 0]
+    for number, case in enumerate(loadable[:60]):
         write_model(replace(case.model, rope="default", window="none"), 90, tmp_path / f"{number}")
         model = load_hf(tmp_path / f"{number}")
         model.config.use_cache = False
