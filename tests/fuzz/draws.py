@@ -53,7 +53,7 @@ def models(draw: st.DrawFn) -> ModelSpec:
     if named_dim is not None:
         # Llama and Qwen2 want a multiple of the heads, odd or not; Mistral takes any size.
         hidden = heads * draw(st.sampled_from((5, 3, 8)))
-        hidden += draw(weighted((1 if architecture == "mistral" else 9, 0), (1, 1)))
+        hidden += draw(weighted((2 if architecture == "mistral" else 19, 0), (1, 1)))
     return ModelSpec(
         architecture=architecture,
         n_layers=draw(st.integers(1, 5)),
@@ -71,7 +71,7 @@ def models(draw: st.DrawFn) -> ModelSpec:
         dtype=draw(weighted((3, "float32"), (1, "bfloat16"), (1, "float16"))),
         files=draw(weighted((6, "single"), (3, "shards"), (2, "names"), (1, "decoys"), (1, "two"))),
         window=draw(weighted((12, "none"), (6, "wide"), (6, "off"), (1, "narrow"))),
-        context=draw(weighted((6, 128), (2, 512), (1, 24), (1, 33))),
+        context=draw(weighted((9, 512), (4, 128), (1, 24), (1, 33))),
         padding=draw(weighted((12, 0), (3, 1), (3, 13), (1, -1))),
         norm_eps=draw(st.sampled_from((1e-5, 1e-6, 1e-2))),
         seed=draw(st.integers(0, 5)),
@@ -102,17 +102,20 @@ def tokenizers(draw: st.DrawFn) -> TokenizerSpec:
 
 
 @st.composite
-def documents(draw: st.DrawFn, delimiter: str) -> DocSpec:
-    """Draw a document; often a text that was cut anywhere, the rest of which is a choice."""
-    kind = draw(st.integers(0, 9))
-    if kind < 4:  # the tokenizer may join what is cut
+def documents(draw: st.DrawFn, delimiter: str, rolling: bool) -> DocSpec:
+    """Draw a document; often a text that was cut anywhere, the rest of which is a choice.
+
+    Long texts are windows of a rolling task; elsewhere they are too long and refused.
+    """
+    kind = draw(st.integers(0, 9 if rolling else 49))
+    if kind % 5 < 2:  # the tokenizer may join what is cut
         whole = draw(_texts(2, 8))
         cut = draw(st.integers(0, len(whole)))
         text, right = whole[:cut], whole[cut:].removeprefix(delimiter) or whole[-1]
         choices = draw(st.lists(TEXTS, min_size=1, max_size=3))
         choices.insert(draw(st.integers(0, len(choices))), right)
     else:
-        text = draw(LONG_TEXTS if kind == 9 else TEXTS)
+        text = draw(LONG_TEXTS if kind in (9, 49) else TEXTS)
         choices = draw(st.lists(TEXTS, min_size=2, max_size=4))
     if draw(st.integers(0, 4)) == 4:  # a duplicate, or a prefix of another
         first = choices[0]
@@ -133,6 +136,7 @@ def tasks(draw: st.DrawFn) -> TaskSpec:
     data = draw(weighted((3, "jsonl"), (2, "own"), (1, "parquet"), (1, "arrow")))
     sources = ["samples", "samples", "same", *["train"] * (3 if data == "own" else 0)]
     source = draw(st.sampled_from(sources)) if shots else "samples"
+    document = documents(delimiter, kind == "loglikelihood_rolling")
     if kind == "loglikelihood_rolling":
         metrics = tuple(draw(st.permutations(ROLLING_METRICS)))
     elif kind == "loglikelihood":
@@ -153,8 +157,8 @@ def tasks(draw: st.DrawFn) -> TaskSpec:
         sampler=draw(st.sampled_from(("default", "first_n", "first_n"))),
         shot_delimiter=draw(weighted((3, "\n\n"), (1, " "), (1, ""))),
         metrics=metrics,
-        docs=tuple(draw(st.lists(documents(delimiter), min_size=1, max_size=6))),
-        examples=tuple(draw(st.lists(documents(delimiter), min_size=shots, max_size=shots + 2))),
+        docs=tuple(draw(st.lists(document, min_size=1, max_size=6))),
+        examples=tuple(draw(st.lists(document, min_size=shots, max_size=shots + 2))),
     )
 
 
