@@ -1,9 +1,12 @@
 """A seeded share of the parity fuzzer; that it finds faults which are put in; that its models are
 such that a difference is a fault."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import fuzz
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,6 +23,9 @@ from frankenlab.engines.rotary import Rotary
 from frankenlab.plans import from_steps, parse
 
 SEED, CASES = 20261126, 400
+
+# Small cases that were wrong, with the outcomes that are right.
+FOUND = [json.loads(line) for line in (Path(fuzz.__file__).parent / "found.jsonl").open()]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,6 +55,12 @@ def test_every_score_is_lm_evals_or_refused_with_a_reason():
 def test_a_case_can_be_written_down_and_read_again(drawn):
     for case in drawn:
         assert from_json(to_json(case)) == case
+
+
+@pytest.mark.parametrize("found", FOUND, ids=lambda found: found["what"])
+def test_what_was_found_once_is_right(found):
+    verdict = judge(from_json(json.dumps(found["case"])))
+    assert verdict.outcome in found["outcomes"], verdict
 
 
 # ---- faults that are put in

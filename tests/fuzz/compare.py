@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,13 +93,26 @@ def _scales_block(case: Case) -> bool:
 
 
 def _justified(case: Case, ours: Refusal, theirs: reference.Harness) -> Verdict:
-    """A refusal of what lm-eval scores, where what it says is true."""
-    long = theirs.longest > case.model.context
-    if "longer than the model's context" in ours.message and not long:
-        return Verdict(FAILED, "refused as too long, which it is not", ours.message)
-    if "few-shot examples are drawn" in ours.message and not case.task.shots:
-        return Verdict(FAILED, "refused for shots, of which there are none", ours.message)
+    """Return the verdict on a refusal of what lm-eval scores: what it says must be true."""
+    for words, true in REASONS.items():
+        if words in ours.message and not true(case, theirs):
+            return Verdict(FAILED, f"untrue: {masked(ours.message)}", ours.message)
     return Verdict(HERE, masked(ours.message), ours.message)
+
+
+def _empty_side(case: Case, theirs: reference.Harness) -> bool:
+    # lm-eval looks at one of several requests with the same tokens, and may miss an empty one.
+    return not all(context and target for context, target in theirs.tokens.values())
+
+
+# Words of a refusal -> whether it is true of a case.
+REASONS: dict[str, Callable[[Case, reference.Harness], bool]] = {
+    "longer than the model's context": lambda case, theirs: theirs.longest > case.model.context,
+    "examples are drawn from the documents": lambda case, _: case.task.shots_from == "same",
+    "has no token of its own": _empty_side,
+    "slides over a window": lambda case, _: case.model.window == "narrow",
+    "rope type": lambda case, _: case.model.rope == "dynamic",
+}
 
 
 def masked(message: str) -> str:
@@ -163,5 +176,7 @@ def _metrics(number: int, ours: Document, theirs: reference.Harness) -> Iterator
             continue
         total, parts = expected if isinstance(expected, tuple) else (expected, 1)
         rate = value * math.log(2) if name == "bits_per_byte" else math.log(value)
-        if parts != weight or not math.isclose(-rate * weight, total, rel_tol=1e-6, abs_tol=1e-9):
+        # The log-likelihood of an empty text counts in lm-eval's sum, its 0 bytes in the other.
+        found = -rate * (weight or 1)
+        if parts != weight or not math.isclose(found, total, rel_tol=1e-6, abs_tol=1e-9):
             yield f"metric {name}", place
