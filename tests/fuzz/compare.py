@@ -64,7 +64,7 @@ def _judge(case: Case, folder: Path) -> Verdict:
         return _justified(case, ours, theirs)
     if isinstance(theirs, Crash):
         return Verdict(FAILED, f"accepted, lm-eval: {theirs.kind}", f"{theirs.message}; {ours}")
-    for kind, detail in differences(ours, theirs):
+    for kind, detail in differences(ours, theirs, case.limit):
         return Verdict(FAILED, f"differs: {kind}", detail)
     return Verdict(EQUAL)
 
@@ -122,14 +122,16 @@ def masked(message: str) -> str:
     return re.sub(r"\d+", "N", text)[:110]
 
 
-def differences(ours: Answers, theirs: reference.Harness) -> Iterator[tuple[str, str]]:
+def differences(
+    ours: Answers, theirs: reference.Harness, limit: int | None
+) -> Iterator[tuple[str, str]]:
     """Yield (kind, detail) of everything in which the two sides differ."""
     expected = theirs.answers.documents
     if ours.documents.keys() - expected.keys():
         yield "documents", f"{sorted(ours.documents)} here, {sorted(expected)} in lm-eval"
         return
-    missing = expected.keys() - ours.documents.keys()
-    if missing - _in_prompts(theirs):
+    wanted = sorted(expected.keys() - _in_prompts(theirs))[:limit]
+    if missing := set(wanted) - ours.documents.keys():
         yield "documents", f"{sorted(missing)} of lm-eval's are not there"
     for number, document in ours.documents.items():
         yield from _scores(number, document, expected[number], theirs)
@@ -137,12 +139,14 @@ def differences(ours: Answers, theirs: reference.Harness) -> Iterator[tuple[str,
 
 
 def _in_prompts(theirs: reference.Harness) -> set[int]:
-    """Documents that may be left out, for they may stand in a prompt."""
+    """Return the documents that are left out, for they may stand in a prompt."""
     task = theirs.task
-    if not task.config.num_fewshot:
+    if not (shots := task.config.num_fewshot):
         return set()
     docs = [dict(doc) for doc in task.eval_docs]
     shown = [dict(doc) for doc in task.fewshot_docs()]
+    if task.fewshot_cfg.sampler == "first_n":
+        shown = shown[:shots]
     return {number for number, doc in enumerate(docs) if doc in shown}
 
 

@@ -66,8 +66,8 @@ def models(draw: st.DrawFn) -> ModelSpec:
         mlp_bias=draw(st.booleans()),
         rope=draw(st.sampled_from([*(r for r in ROPES if r != "dynamic")] * 8 + ["dynamic"])),
         theta=draw(st.sampled_from((10000.0, 100.0, 1e6))),
-        old_rope=draw(st.booleans()),
-        tied=draw(weighted((6, "no"), (3, "yes"), (1, "stored"))),
+        old_rope=draw(st.sampled_from(("", "", "rope_type", "type"))),
+        tied=draw(weighted((18, "no"), (9, "yes"), (3, "stored"), (1, "other"))),
         dtype=draw(weighted((3, "float32"), (1, "bfloat16"), (1, "float16"))),
         files=draw(weighted((6, "single"), (3, "shards"), (2, "names"), (1, "decoys"), (1, "two"))),
         window=draw(weighted((12, "none"), (6, "wide"), (6, "off"), (1, "narrow"))),
@@ -81,10 +81,8 @@ def models(draw: st.DrawFn) -> ModelSpec:
 @st.composite
 def tokenizers(draw: st.DrawFn) -> TokenizerSpec:
     """Draw a tokenizer; one without BOS or EOS cannot add it."""
-    bos, eos = draw(weighted((6, (True, True)), (2, (False, True)), (2, (True, False)))), None
-    bos, eos = bos
-    if draw(st.integers(0, 19)) == 19:
-        bos = eos = False
+    both = (12, (True, True)), (4, (False, True)), (4, (True, False)), (1, (False, False))
+    bos, eos = draw(weighted(*both))
     can_add = [""] + ["bos"] * bos + ["eos"] * eos + ["both"] * (bos and eos)
     return TokenizerSpec(
         kind=draw(st.sampled_from(("bytes", "bytes", "pieces", "unigram"))),
@@ -98,6 +96,7 @@ def tokenizers(draw: st.DrawFn) -> TokenizerSpec:
         adds=draw(st.sampled_from(can_add)),
         added=draw(weighted((4, ()), (1, ("the cat",)), (1, (" dog", "er")), (1, ("\n\n",)))),
         named=draw(st.sampled_from((*NAMED[:1] * 6, *NAMED))),
+        flag=draw(weighted((6, None), (1, True), (1, False))),
     )
 
 
@@ -193,5 +192,7 @@ def cases(draw: st.DrawFn) -> Case:
         task=draw(tasks()),
         plan=draw(plan),
         beside=tuple(draw(st.lists(plan, max_size=2))),
+        earlier=draw(st.booleans()),
         budget=draw(st.sampled_from((4096, 60))),
+        limit=draw(weighted((6, None), (1, 1), (1, 2), (1, 3))),
     )

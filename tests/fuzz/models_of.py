@@ -89,8 +89,10 @@ def _rope(spec: ModelSpec) -> dict[str, Any]:
     scaling = ROPES[spec.rope]
     if not spec.old_rope:
         return {"rope_parameters": scaling | {"rope_theta": spec.theta}}
-    rope = {"rope_theta": spec.theta}
-    return rope | ({} if spec.rope == "default" else {"rope_scaling": scaling})
+    if spec.rope == "default":
+        return {"rope_theta": spec.theta, "rope_scaling": None}
+    old = {spec.old_rope if name == "rope_type" else name: v for name, v in scaling.items()}
+    return {"rope_theta": spec.theta, "rope_scaling": old}
 
 
 def _window(spec: ModelSpec) -> dict[str, Any]:
@@ -141,6 +143,8 @@ def _tensors(spec: ModelSpec, vocabulary: int) -> dict[str, torch.Tensor]:
         tensors["lm_head.weight"] = matrix(vocabulary, spec.hidden)
     elif spec.tied == "stored":
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    elif spec.tied == "other":
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0)
     return tensors
 
 

@@ -31,7 +31,9 @@ def score(
     def work() -> Answers:
         n_layers = model_info(model).n_layers
         plan, *beside = (parse(text, n_layers) for text in (case.plan, *case.beside))
-        table = _table(model, list({plan, *beside}), case.budget, folder, settings)
+        if case.earlier and beside:
+            _table(case, model, beside, folder, settings)
+        table = _table(case, model, [plan, *beside], folder, settings)
         metrics = list(table.columns[list(table.columns).index("target") + 1 :])
         rows = {}
         for row in table[table["plan"] == plan.text].to_dict("records"):
@@ -43,12 +45,13 @@ def score(
 
 
 def _table(
-    model: Path, plans: list[Plan], budget: int, folder: Path, settings: dict[str, Any]
+    case: Case, model: Path, plans: list[Plan], folder: Path, settings: dict[str, Any]
 ) -> pd.DataFrame:
     task = TaskSettings(name=NAME, task=NAME, role="guard", **settings)
-    scorer = replace(Scorer.for_directory(model, "float32", "cpu"), token_budget=budget)
+    scorer = replace(Scorer.for_directory(model, "float32", "cpu"), token_budget=case.budget)
+    unique = list(dict.fromkeys(plans))
     with patch.object(evaluation, "TASKS_FOLDER", folder / "tasks"):
-        return evaluation.evaluate_task(scorer, plans, task, None, None, folder / "store")
+        return evaluation.evaluate_task(scorer, unique, task, None, case.limit, folder / "store")
 
 
 def export(model: Path, plan: str, target: Path) -> Path | Refusal | Crash:

@@ -13,8 +13,11 @@ class ModelSpec:
     Attributes:
         head_dim: None leaves it to hidden / heads, else it is named in config.json.
         attention_bias, mlp_bias: read for llama only; qwen2 always has biases of q, k and v.
-        rope: the rotary parameters; old_rope: written as `rope_theta` and `rope_scaling`.
-        tied: "no", "yes", or "stored" (tied, and the head is in the file all the same).
+        rope: the rotary parameters.
+        old_rope: "" writes them as `rope_parameters`; "rope_type" or "type" as `rope_theta` and
+            `rope_scaling`, where this key names the kind.
+        tied: "no", "yes", "stored" (tied, and the head is in the file all the same) or "other"
+            (tied, and another head is in the file).
         dtype: how the weights are stored.
         files: "single", "shards", "names" (shards with names of their own), "decoys" (a file of
             other weights beside the model's) or "two" (a stale set of shards beside the model).
@@ -33,7 +36,7 @@ class ModelSpec:
     mlp_bias: bool = False
     rope: str = "default"
     theta: float = 10000.0
-    old_rope: bool = False
+    old_rope: str = ""
     tied: str = "no"
     dtype: str = "float32"
     files: str = "single"
@@ -56,6 +59,7 @@ class TokenizerSpec:
         adds: what the post-processor adds: "", "bos", "eos" or "both".
         added: tokens added after training.
         named: the class that tokenizer_config.json names, None for none.
+        flag: what it says of `add_bos_token`, None for nothing.
     """
 
     kind: str = "bytes"
@@ -69,6 +73,7 @@ class TokenizerSpec:
     adds: str = ""
     added: tuple[str, ...] = ()
     named: str | None = "PreTrainedTokenizerFast"
+    flag: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,10 @@ class Case:
     """One comparison: a plan of a model with a tokenizer on a task.
 
     Attributes:
-        beside: plans that the sweep scores together with it, which must not matter.
-        budget: tokens of a batch, which must not matter either.
+        beside: plans that the sweep scores too; earlier: before it, into the same store. Neither
+            must matter.
+        budget: tokens of a batch, which must not matter.
+        limit: how many documents are scored, None for all.
     """
 
     model: ModelSpec = ModelSpec()
@@ -129,7 +136,9 @@ class Case:
     task: TaskSpec = TaskSpec()
     plan: str = "base"
     beside: tuple[str, ...] = ()
+    earlier: bool = False
     budget: int = 4096
+    limit: int | None = None
 
 
 def to_json(case: Case) -> str:

@@ -70,6 +70,8 @@ def _made(spec: TokenizerSpec) -> tuple[Path, int]:
     settings.pop("tokenizer_class", None)
     if spec.named is not None:
         settings["tokenizer_class"] = spec.named
+    if spec.flag is not None:
+        settings["add_bos_token"] = spec.flag
     path.write_text(json.dumps(settings))
     return folder, len(fast)
 
