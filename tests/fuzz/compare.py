@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frankenlab.plans import parse
@@ -63,6 +63,8 @@ def _judge(case: Case, folder: Path) -> Verdict:
             return Verdict(BOTH, kind, f"{ours.message} | {theirs.message}")
         return _justified(case, ours, theirs)
     if isinstance(theirs, Crash):
+        if case.limit is not None:  # it may have failed on a document beyond the limit
+            return judge(replace(case, limit=None))
         return Verdict(FAILED, f"accepted, lm-eval: {theirs.kind}", f"{theirs.message}; {ours}")
     for kind, detail in differences(ours, theirs, case.limit):
         return Verdict(FAILED, f"differs: {kind}", detail)

@@ -132,6 +132,9 @@ def _task(spec: TaskSpec, settings: dict[str, Any], folder: Path) -> Task:
         config["num_fewshot"] = settings["num_fewshot"]
     (task,) = TaskManager(include_defaults=False).load([config])["tasks"].values()
     task.set_fewshot_seed(FEWSHOT_SEED)
+    # Documents are compared, not what lm-eval sums them up to, which has no value where all texts
+    # are empty.
+    task.aggregation = lambda: dict.fromkeys(task._aggregation_list, lambda _: 0.0)
     return task
 
 
