@@ -22,7 +22,7 @@ from frankenlab.engines import torch as torch_engine
 from frankenlab.engines.rotary import Rotary
 from frankenlab.plans import from_steps, parse
 
-SEED, CASES = 20261126, 400
+SEED, CASES = 20261126, 300
 
 # Small cases that were wrong, with the outcomes that are right.
 FOUND = [json.loads(line) for line in (Path(fuzz.__file__).parent / "found.jsonl").open()]
