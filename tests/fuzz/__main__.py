@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import os
 import random
 import sys
@@ -24,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parts", default=",".join(parts), help="default: %(default)s")
     parser.add_argument("--case", help="replay a case of the parity fuzzer: JSON, or a file of it")
     options = parser.parse_args(arguments)
+    # Its warnings are right, and would be thousands.
+    logging.getLogger("frankenlab").setLevel(logging.ERROR)
     if options.case:
         from . import parity
 

@@ -18,7 +18,18 @@ from .specs import from_json, to_json
 def run(seed: int, cases: int) -> int:
     """Judge random cases and print what was found; return the number of failures."""
     prepare()
-    summary = search(judge, seed, cases, _progress)
+    announced: set[str] = set()
+
+    def progress(summary: Summary) -> None:
+        # At once, for whoever stops the rest.
+        for kind in summary.failures.keys() - announced:
+            announced.add(kind)
+            print(f"\n{kind}: {to_json(summary.failures[kind][0])}", file=sys.stderr, flush=True)
+        if summary.total % 20 == 0:
+            failed = summary.outcomes[FAILED]
+            print(f"\r{summary.total} cases, {failed} failed", end="", file=sys.stderr, flush=True)
+
+    summary = search(judge, seed, cases, progress)
     print("", file=sys.stderr)
     print(report(summary, seed))
     return summary.outcomes[FAILED]
@@ -58,9 +69,3 @@ def prepare(set_attribute: Callable[[Any, str, Any], None] = setattr) -> None:
     warnings.filterwarnings("ignore", "divide by zero|invalid value", RuntimeWarning)
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
-
-
-def _progress(summary: Summary) -> None:
-    if summary.total % 20 == 0:
-        failed = summary.outcomes[FAILED]
-        print(f"\r{summary.total} cases, {failed} failed", end="", file=sys.stderr, flush=True)

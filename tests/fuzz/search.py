@@ -93,9 +93,9 @@ def search(
     def check(case: Case) -> None:
         verdict = known[case] = judge(case)
         summary.add(case, verdict)
-        progress(summary)
         if verdict.outcome == FAILED:
             summary.failures.setdefault(verdict.kind, (case, verdict))
+        progress(summary)
 
     draw_all(check, seed, count)
     summary.seconds = time.monotonic() - began
