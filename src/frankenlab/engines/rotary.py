@@ -53,8 +53,8 @@ def _scaled(
     # Imported here: it takes seconds, and most models' angles are not scaled.
     from transformers import LlamaConfig
 
-    # The functions read the size of a head. One head: a Mistral's hidden size need not be a multiple
-    # of its heads, as a Llama's must.
+    # The functions read the size of a head only. Of one head, for a Mistral's hidden size need not
+    # be a multiple of its heads, as a Llama's must.
     config = LlamaConfig(
         hidden_size=info.head_dim,
         num_attention_heads=1,
