@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,12 @@ from frankenlab.capacity import check_fits
 from frankenlab.config import Experiment
 from frankenlab.directories import file_states, has_manifest, verify_directory
 from frankenlab.engines import Engine
-from frankenlab.engines.exllamav2 import Exllamav2Engine
-from frankenlab.engines.torch import TorchEngine
+from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
 from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.files import sha256_file
 from frankenlab.fingerprints import code_fingerprint, engine_libraries
-from frankenlab.memory import pass_tokens
-from frankenlab.models import model_info, weights_hash
+from frankenlab.models import weights_hash
 from frankenlab.quantization import NONE, Quantization
 
 # Everything that a log-likelihood depends on, with the engine that makes it; the rest of the
@@ -98,8 +97,10 @@ class Scorer:
                 their manifest says.
         """
         directory = Path(directory)
-        own = Exllamav2Engine.precision if engine == "exllamav2" else None
-        _check_precision(engine, precision or own or cls.precision)
+        own = Exllamav2Engine.precision if engine == "exllamav2" else cls.precision
+        precision = precision or own
+        if engine == "exllamav2":
+            check_precision(precision)
         weights, states = _identify(directory)
         return cls(
             directory,
@@ -107,7 +108,7 @@ class Scorer:
             weights,
             quantization_of(directory),
             engine,
-            precision or own or cls.precision,
+            precision,
             device,
             states=states,
         )
@@ -151,11 +152,8 @@ class Scorer:
         Raises:
             UserError: as the engine's; exllamav2 at another precision than its own.
         """
-        if self.engine == "torch":
-            return TorchEngine(self.directory, self.precision, self.device)
-        _check_precision(self.engine, self.precision)
-        context = model_info(self.directory).max_position_embeddings
-        return Exllamav2Engine(self.directory, self.device, pass_tokens(self.token_budget, context))
+        make_engine = import_module(ENGINES[self.engine]).make_engine
+        return make_engine(self.directory, self.precision, self.device, self.token_budget)
 
 
 def scoring_fingerprint(engine: str = "torch") -> str:
@@ -175,14 +173,6 @@ def quantization_of(directory: Path) -> str:
         return NONE.text
     exl2 = Exl2Directory(directory)
     return Quantization("exl2", float(exl2.declaration.bits or round(exl2.bits_per_weight, 2))).text
-
-
-def _check_precision(engine: str, precision: str) -> None:
-    if engine == "exllamav2" and precision != Exllamav2Engine.precision:
-        raise UserError(
-            f'precision "{precision}": engine exllamav2 computes in '
-            f"{Exllamav2Engine.precision} only"
-        )
 
 
 def _identify(directory: Path) -> tuple[str, dict[str, list[int]]]:
