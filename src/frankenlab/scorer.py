@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from frankenlab.capacity import check_fits
 from frankenlab.config import Experiment
 from frankenlab.directories import file_states, has_manifest, verify_directory
-from frankenlab.engines import Engine
+from frankenlab.engines import Engine, exllamav2, torch
 from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
 from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
@@ -22,10 +21,8 @@ from frankenlab.quantization import NONE, Quantization
 # package may change freely.
 SCORING_MODULES = ("frankenlab.scoring", "frankenlab.tasks")
 
-ENGINES = {
-    "torch": "frankenlab.engines.torch",
-    "exllamav2": "frankenlab.engines.exllamav2",
-}
+# Imported by name, so that the fingerprints of scripts see them.
+ENGINES = {"torch": torch, "exllamav2": exllamav2}
 
 DEFAULT_TOKEN_BUDGET = 4096
 
@@ -152,13 +149,13 @@ class Scorer:
         Raises:
             UserError: as the engine's; exllamav2 at another precision than its own.
         """
-        make_engine = import_module(ENGINES[self.engine]).make_engine
+        make_engine = ENGINES[self.engine].make_engine
         return make_engine(self.directory, self.precision, self.device, self.token_budget)
 
 
 def scoring_fingerprint(engine: str = "torch") -> str:
     """Hash of the code that makes an engine's log-likelihoods."""
-    return code_fingerprint(*SCORING_MODULES, ENGINES[engine])
+    return code_fingerprint(*SCORING_MODULES, ENGINES[engine].__name__)
 
 
 def quantization_of(directory: Path) -> str:
