@@ -8,8 +8,10 @@ from typing import Any
 from frankenlab.capacity import check_fits
 from frankenlab.config import Experiment
 from frankenlab.directories import file_states, has_manifest, verify_directory
-from frankenlab.engines import Engine, exllamav2, torch
+from frankenlab.engines import Engine
 from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
+from frankenlab.engines.exllamav2 import make_engine as make_exllamav2_engine
+from frankenlab.engines.torch import make_engine as make_torch_engine
 from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.files import sha256_file
@@ -21,8 +23,8 @@ from frankenlab.quantization import NONE, Quantization
 # package may change freely.
 SCORING_MODULES = ("frankenlab.scoring", "frankenlab.tasks")
 
-# Imported by name, so that the fingerprints of scripts see them.
-ENGINES = {"torch": torch, "exllamav2": exllamav2}
+# What makes each engine. The modules are imported in plain sight of the fingerprints of scripts.
+ENGINES = {"torch": make_torch_engine, "exllamav2": make_exllamav2_engine}
 
 DEFAULT_TOKEN_BUDGET = 4096
 
@@ -149,13 +151,13 @@ class Scorer:
         Raises:
             UserError: as the engine's; exllamav2 at another precision than its own.
         """
-        make_engine = ENGINES[self.engine].make_engine
+        make_engine = ENGINES[self.engine]
         return make_engine(self.directory, self.precision, self.device, self.token_budget)
 
 
 def scoring_fingerprint(engine: str = "torch") -> str:
     """Hash of the code that makes an engine's log-likelihoods."""
-    return code_fingerprint(*SCORING_MODULES, ENGINES[engine].__name__)
+    return code_fingerprint(*SCORING_MODULES, ENGINES[engine].__module__)
 
 
 def quantization_of(directory: Path) -> str:
