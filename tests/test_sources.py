@@ -135,7 +135,12 @@ def test_a_wheel_is_unpacked_without_code_and_pickles_and_described(wheel, tmp_p
     assert manifest["description"] == "a corpus"
     assert json.loads((tmp_path / "data/manifest.json").read_text()) == manifest
     assert read_manifest(tmp_path / "data", verify=True) == manifest
-    assert visible(tmp_path / "data") == [".manifest.json", "corpus", "manifest.json"]
+    assert visible(tmp_path / "data") == [
+        ".manifest.json",
+        ".states.json",
+        "corpus",
+        "manifest.json",
+    ]
 
 
 @pytest.mark.parametrize("key", ["sha256", "wheel_sha256", "file"])
