@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from frankenlab.directories import read_manifest
+from frankenlab.directories import STATES, read_manifest
 from frankenlab.errors import UserError
 from frankenlab.files import sha256_file
 from frankenlab.sources import Source, fetch_data, scrub, source_from_config, source_key, unpack
@@ -63,7 +63,9 @@ def data_source(**keys) -> Source:
 
 
 def visible(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+    """Names in a folder, but for locks and the notes of when files were hashed."""
+    notes = (".lock", STATES)
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(notes))
 
 
 # --- the configuration -----------------------------------------------------------------------
@@ -135,12 +137,7 @@ def test_a_wheel_is_unpacked_without_code_and_pickles_and_described(wheel, tmp_p
     assert manifest["description"] == "a corpus"
     assert json.loads((tmp_path / "data/manifest.json").read_text()) == manifest
     assert read_manifest(tmp_path / "data", verify=True) == manifest
-    assert visible(tmp_path / "data") == [
-        ".manifest.json",
-        ".states.json",
-        "corpus",
-        "manifest.json",
-    ]
+    assert visible(tmp_path / "data") == [".manifest.json", "corpus", "manifest.json"]
 
 
 @pytest.mark.parametrize("key", ["sha256", "wheel_sha256", "file"])
