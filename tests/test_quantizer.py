@@ -133,8 +133,8 @@ def test_the_directory_reads_back_and_answers_like_the_model(models, rows, name,
             parameter.data = made.get(key, torch.float32)
         head.weight.data = made.get("lm_head.weight", torch.float32)
         after = original(rows[:4]).logits.log_softmax(-1)
-    # Of log-probabilities that differ by three or so from token to token.
-    assert before.std() > 2 and (before - after).abs().mean() < 0.2
+    # Of log-probabilities that differ by one or so from token to token.
+    assert before.std() > 0.5 and (before - after).abs().mean() < 0.02
     assert not list((tmp_path / "work").glob("gptq-*"))
 
 
