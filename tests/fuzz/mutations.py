@@ -140,13 +140,9 @@ def _as_text(draw: random.Random, text: str) -> tuple[str, str]:
 
 def _changed(draw: random.Random, value: Any, where: str) -> tuple[Any, str]:
     """Return the value with one change somewhere below it."""
-    inside = (
-        list(value)
-        if isinstance(value, dict)
-        else range(len(value))[:200]
-        if isinstance(value, list)
-        else []
-    )
+    inside: list[Any] = []
+    if isinstance(value, dict | list):
+        inside = list(value if isinstance(value, dict) else range(len(value)))[:500]
     if not inside or draw.random() < 0.12:
         strange = draw.choice(STRANGE)
         if isinstance(value, int) and not isinstance(value, bool) and draw.random() < 0.5:
@@ -155,7 +151,7 @@ def _changed(draw: random.Random, value: Any, where: str) -> tuple[Any, str]:
             )
         shown = json.dumps(strange)
         return strange, f"{where or 'the whole'} made {shown[:40]}"
-    key = draw.choice(list(inside))
+    key = draw.choice(inside)
     copy = dict(value) if isinstance(value, dict) else list(value)
     below = f"{where}.{key}" if where else str(key)
     kind = draw.random()
@@ -163,7 +159,7 @@ def _changed(draw: random.Random, value: Any, where: str) -> tuple[Any, str]:
         copy.pop(key)
         return copy, f"{below} left out"
     if kind < 0.15:
-        other = draw.choice(list(inside))
+        other = draw.choice(inside)
         copy[key], copy[other] = copy[other], copy[key]
         return copy, f"{below} and {other} swapped"
     copy[key], what = _changed(draw, copy[key], below)

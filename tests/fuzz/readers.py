@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import shutil
 from functools import partial
 from pathlib import Path
@@ -147,11 +148,11 @@ PLANS = ("base", "0:2,1:4")
 
 
 def a_store(folder: Path) -> None:
-    store = Store(folder, IDENTITY)
-    for part in range(3):
+    draw, store = random.Random(0), Store(folder, IDENTITY)
+    for part in range(2):
         store.append(
-            Row(plan, f"{part}-{n}", (-n / 3, -1.5), (True, False))
-            for n in range(9)
+            Row(plan, f"{part}-{n}", (draw.gauss(-20, 9), draw.gauss(-20, 9)), (True, False))
+            for n in range(100)
             for plan in PLANS
         )
 
