@@ -10,19 +10,17 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
     {"errors", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
-    {"files", "quantization", "rounds", "schema", "lock", "orphans"},
+    {"files", "quantization", "rounds", "schema", "lock", "orphans", "rows"},
     {
         "plans",
         "exl2",
         "directories",
         "task_index",
-        "store",
+        "parquet",
         "ledger",
-        "figures",
-        "report",
         "batches",
     },
-    {"sources", "models", "tasks", "grid", "trie", "memory", "clearing"},
+    {"sources", "models", "tasks", "grid", "trie", "memory", "clearing", "store", "figures", "report"},
     {
         "config",
         "gguf",
@@ -35,7 +33,7 @@ FLOORS = (
         "footprints",
     },
     {"bits", "fetching", "sweep", "generation", "export", "conversion", "quantizer"},
-    {"efficiency", "capacity", "quantizing", "races", "shards"},
+    {"efficiency", "capacity", "quantizing", "races", "shards", "scoring"},
     {"scorer", "speeds", "random_models"},
     {"evaluation", "planning"},
     {"schedule", "speed_test"},
