@@ -261,7 +261,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(models, rows, after, tmp
     model = models["two"]
     whole = quantize(model, tmp_path / "whole", 4.0, 6, rows[:4], FACTS, tmp_path / "work-whole")
     target, work = tmp_path / "target", tmp_path / "work"
-    save, layer, saved, run = quantizer._save, LayerwiseModel.run_layer, [], []
+    save, layer, saved, run = quantizer.save_part, LayerwiseModel.run_layer, [], []
 
     def save_and_die(path, tensors):
         if after:
@@ -276,7 +276,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(models, rows, after, tmp
         return layer(self, index, hidden, visit)
 
     monkeypatch.setattr(LayerwiseModel, "run_layer", count)
-    monkeypatch.setattr(quantizer, "_save", save_and_die)
+    monkeypatch.setattr(quantizer, "save_part", save_and_die)
     kills = 0
     while True:
         try:

@@ -10,17 +10,29 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
     {"errors", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
-    {"files", "quantization", "rounds", "schema", "lock", "orphans", "rows"},
+    {"files", "quantization", "rounds", "schema", "lock", "orphans", "rows", "records"},
     {
         "plans",
         "exl2",
         "directories",
         "task_index",
         "parquet",
+        "tensor_parts",
         "ledger",
         "batches",
     },
-    {"sources", "models", "tasks", "grid", "trie", "memory", "clearing", "store", "figures", "report"},
+    {
+        "sources",
+        "models",
+        "tasks",
+        "grid",
+        "trie",
+        "memory",
+        "clearing",
+        "store",
+        "figures",
+        "report",
+    },
     {
         "config",
         "gguf",

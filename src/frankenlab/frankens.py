@@ -119,4 +119,4 @@ def plans_of(manifest: Mapping[str, Any]) -> list[Plan]:
 
 
 def _same(steps: Sequence[Step], occurrences: Sequence[Sequence[Any]]) -> bool:
-    return list(steps) == [Step(int(layer), part, scale) for layer, part, scale in occurrences]
+    return [[step.layer, step.part, step.scale] for step in steps] == list(occurrences)

@@ -66,7 +66,22 @@ RACE = object_of(
     dropped=table_of(object_of(behind=NUMBER, ahead_at_most=NUMBER)),
 )
 # What `analysis.freeze` and `analysis.shortlist` make, and the plans of a shard.
-FROZEN = object_of(model=TEXT, frozen=TEXT, group=TEXT, controls=list_of(TEXT))
+FROZEN = object_of(
+    model=TEXT,
+    frozen=TEXT,
+    group=TEXT,
+    controls=list_of(TEXT),
+    reference_quantization=TEXT,
+    reason=TEXT,
+)
+# What the report reads of `provenance.json`; it shows what is there.
+PROVENANCE = {
+    "type": "object",
+    "properties": {
+        "models": table_of({"type": "object"}),
+        **{name: {"type": "object"} for name in ("grid", "precisions", "machine", "versions")},
+    },
+}
 SHORTLIST = object_of(plans=list_of(object_of(plan=TEXT, group=TEXT)))
 PLANS = list_of(list_of(TEXT, minItems=2, maxItems=2))
 
@@ -89,16 +104,18 @@ def read_record(path: str | os.PathLike, schema: Mapping[str, Any]) -> Any:
     return value
 
 
+def is_record(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Tell whether a value has the schema's shape."""
+    return _first_fault(value, schema) is None
+
+
 def check_record(path: str | os.PathLike, value: Any, schema: Mapping[str, Any]) -> None:
     """Checks that a value read from a file has the schema's shape.
 
     Raises:
         UserError: it has not; with the place in the file.
     """
-    # Imported here: it takes a tenth of a second, and most commands read no record.
-    import jsonschema
-
-    error = next(jsonschema.Draft202012Validator(schema).iter_errors(value), None)
+    error = _first_fault(value, schema)
     if error is None:
         return
     where = ".".join(str(part) for part in error.absolute_path)
@@ -107,6 +124,13 @@ def check_record(path: str | os.PathLike, value: Any, schema: Mapping[str, Any])
         f"{path}: not what a job wrote there ({place}{_one_line(error.message)}); remove it and "
         "run again"
     ) from None
+
+
+def _first_fault(value: Any, schema: Mapping[str, Any]) -> Any:
+    # Imported here: it takes a tenth of a second, and most commands read no record.
+    import jsonschema
+
+    return next(jsonschema.Draft202012Validator(schema).iter_errors(value), None)
 
 
 def _one_line(what: object, longest: int = 200) -> str:
