@@ -42,6 +42,7 @@ FLOORS = (
         "analysis",
         "calibration",
         "layerwise",
+        "mixing",
         "footprints",
     },
     {"bits", "fetching", "sweep", "generation", "export", "conversion", "quantizer"},
