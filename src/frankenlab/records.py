@@ -75,13 +75,24 @@ FROZEN = object_of(
     reason=TEXT,
 )
 # What the report reads of `provenance.json`; it shows what is there.
+TABLES = ("data", "code", "versions")
 PROVENANCE = {
     "type": "object",
     "properties": {
         "models": table_of({"type": "object"}),
-        **{name: {"type": "object"} for name in ("grid", "precisions", "machine", "versions")},
+        **{name: {"type": "object"} for name in ("grid", "precisions", "machine", *TABLES)},
     },
 }
+# What `usage.expected` makes: rule -> what its jobs are predicted to take and ask for.
+ASKED = table_of(
+    object_of(
+        jobs=COUNT,
+        predicted_hours={"type": ["number", "null"]},
+        asked_hours=NUMBER,
+        asked_mem_mb=NUMBER,
+        asked_gpu_hours=NUMBER,
+    )
+)
 SHORTLIST = object_of(plans=list_of(object_of(plan=TEXT, group=TEXT)))
 PLANS = list_of(list_of(TEXT, minItems=2, maxItems=2))
 
@@ -130,7 +141,11 @@ def _first_fault(value: Any, schema: Mapping[str, Any]) -> Any:
     # Imported here: it takes a tenth of a second, and most commands read no record.
     import jsonschema
 
-    return next(jsonschema.Draft202012Validator(schema).iter_errors(value), None)
+    # JSON Schema calls 4.0 an integer, Python's range() does not.
+    draft = jsonschema.Draft202012Validator
+    checker = draft.TYPE_CHECKER.redefine("integer", lambda _, number: type(number) is int)
+    validator = jsonschema.validators.extend(draft, type_checker=checker)
+    return next(validator(schema).iter_errors(value), None)
 
 
 def _one_line(what: object, longest: int = 200) -> str:

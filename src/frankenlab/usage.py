@@ -115,8 +115,9 @@ def table(
                 "source": ("sacct" if accounting else "benchmark") if took else "",
             }
         )
+    frame = pd.DataFrame(rows, columns=None if rows else ["rule", *NUMBERS])
     # Without a single value a column would be of no type.
-    return pd.DataFrame(rows).astype(dict.fromkeys(NUMBERS, float))
+    return frame.astype(dict.fromkeys(NUMBERS, float))
 
 
 def _largest(took: Iterable[Took]) -> float | None:

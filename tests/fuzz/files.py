@@ -103,7 +103,8 @@ def _one(
         found = subject.read(place)
     except UserError as error:
         text = str(error)
-        if "\n" in text or not text.strip():
+        # A wrong plan is shown with a caret under the fault.
+        if not text.strip() or ("\n" in text and not text.endswith("^")):
             return f"a message of {text.count(chr(10)) + 1} lines: {text[:300]}"
         if len(text) > LONGEST_MESSAGE:
             return f"a message of {len(text)} characters: {text[:300]}"
