@@ -1,5 +1,6 @@
 """Work that may kill its process, done in forked children: a bus error costs one case."""
 
+import faulthandler
 import os
 import resource
 import select
@@ -76,6 +77,7 @@ def _child(work: Callable[[int], str], cases: Sequence[int], pipe: int, log: Pat
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MORE_MEMORY, used + MORE_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.disable()  # pytest would print every thread of the child
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for standard in (1, 2):
         os.dup2(descriptor, standard)

@@ -57,7 +57,7 @@ def run(seed: int, cases: int) -> int:
 
 def failures_of(seed: int, cases: range, folder: Path) -> dict[int, str]:
     """Return the cases that fail, with what was damaged and what happened."""
-    subjects = _subjects()
+    subjects = subjects_of()
     originals = {}
     for name, subject in subjects.items():
         originals[name] = folder / "originals" / name
@@ -126,7 +126,7 @@ def _one(
 
 
 @cache
-def _subjects() -> dict[str, Subject]:
+def subjects_of() -> dict[str, Subject]:
     if str(TESTS) not in sys.path:
         sys.path.insert(0, str(TESTS))
     from . import readers
