@@ -1,13 +1,15 @@
 """JSON files that jobs write for each other: read as what they were written as, or refused."""
 
 import json
+from dataclasses import asdict, fields
 
 import pytest
 from conftest import one_line
 
 from frankenlab.errors import UserError
 from frankenlab.frankens import plans_of
-from frankenlab.records import FRANKENS, FROZEN, PLANS, RACE, list_of, read_record
+from frankenlab.models import ModelInfo, manifest_info, model_info
+from frankenlab.records import FRANKENS, FROZEN, MODEL_SHAPE, PLANS, RACE, list_of, read_record
 
 FREEZE = {
     "model": "m",
@@ -87,3 +89,13 @@ def test_limits_of_a_list_count(tmp_path):
         read_record(path, list_of({"type": "integer"}, minItems=4))
     with pytest.raises(UserError, match="is not of type 'object'"):
         read_record(path, RACE)
+
+
+def test_the_shape_in_a_manifest_is_that_of_a_model(tiny):
+    info = model_info(tiny())
+    assert manifest_info({"shape": asdict(info)}, "m") == info
+    assert {field.name for field in fields(ModelInfo)} == set(MODEL_SHAPE["properties"])
+    for changed in ({"n_layers": "4"}, {"parameters_head": {}}, {"n_layers": 4.0}, {"more": 1}):
+        with pytest.raises(UserError) as error:
+            manifest_info({"shape": asdict(info) | changed}, "m")
+        assert "no shape of the model" in one_line(error)

@@ -34,6 +34,26 @@ def table_of(value: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": value}
 
 
+# A model's shape in a manifest: the fields of `models.ModelInfo`.
+MODEL_SHAPE = object_of(
+    architecture=TEXT,
+    n_layers=SOME,
+    hidden_size=SOME,
+    intermediate_size=SOME,
+    n_heads=SOME,
+    n_kv_heads=SOME,
+    head_dim=SOME,
+    vocab_size=SOME,
+    max_position_embeddings=SOME,
+    tied_embeddings={"type": "boolean"},
+    norm_eps=NUMBER,
+    rope={"type": "object"},
+    parameters_per_layer=SOME,
+    parameters_mlp=SOME,
+    parameters_embeddings=SOME,
+    parameters_head=COUNT,
+    dtype=TEXT,
+)
 # What `frankens.manifest` makes; the steps of the plans are checked by `frankens.plans_of`.
 FRANKENS = object_of(
     model=TEXT,

@@ -19,7 +19,17 @@ import torch
 from pytest import MonkeyPatch
 from tiny import make_tiny_model
 
-from frankenlab import accounting, frankens, ledger, lock, report, rounds, speeds, usage
+from frankenlab import (
+    accounting,
+    calibration,
+    frankens,
+    ledger,
+    lock,
+    report,
+    rounds,
+    speeds,
+    usage,
+)
 from frankenlab import records as schemas
 from frankenlab.directories import complete_manifest, make_directory, read_manifest
 from frankenlab.engines.torch import TorchEngine
@@ -41,7 +51,6 @@ from frankenlab.records import read_record
 from frankenlab.rows import Row
 from frankenlab.sources import source_from_config
 from frankenlab.store import Store
-from frankenlab.tasks import read_data
 from frankenlab.tensor_parts import is_whole_part, load_part, save_part
 
 from .files import TESTS, Subject
@@ -139,7 +148,7 @@ def json_lines(folder: Path, zipped: bool) -> None:
 
 def read_rows(folder: Path) -> None:
     (path,) = folder.iterdir()
-    for row in read_data(path):
+    for row in calibration.read_data(path):
         str(row)
 
 
