@@ -10,13 +10,14 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
     {"errors", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
-    {"files", "quantization", "rounds", "schema", "lock", "orphans", "rows"},
+    {"files", "quantization", "rounds", "schema", "lock", "orphans", "rows", "records"},
     {
         "plans",
         "exl2",
         "directories",
         "task_index",
         "parquet",
+        "tensor_parts",
         "figures",
         "ledger",
         "batches",

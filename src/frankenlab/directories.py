@@ -214,7 +214,7 @@ def _proof(directory: Path) -> dict[str, Any] | None:
             sound = isinstance(entry["size"], int) and isinstance(entry["sha256"], str)
             if not sound or not is_safe_name(name):
                 return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
     return manifest
 

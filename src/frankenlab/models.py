@@ -17,6 +17,7 @@ from typing import Any
 from frankenlab.directories import NEVER, complete_manifest, is_safe_name
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash
+from frankenlab.records import MODEL_SHAPE, is_record
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json"),
@@ -136,12 +137,12 @@ def manifest_info(manifest: Mapping[str, Any], where: str | os.PathLike) -> Mode
     Raises:
         UserError: the manifest was written before it had one.
     """
-    try:
-        return ModelInfo(**manifest["shape"])
-    except (KeyError, TypeError):
+    shape = manifest.get("shape")
+    if not is_record(shape, MODEL_SHAPE) or shape.keys() != MODEL_SHAPE["properties"].keys():
         raise UserError(
             f"{where}: no shape of the model in it; `frankenlab fetch --config ...` makes it again"
-        ) from None
+        )
+    return ModelInfo(**shape)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Any:

@@ -1,6 +1,5 @@
 """What the jobs of an experiment have to compute, and how long that takes, before any runs."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,11 +16,13 @@ from frankenlab.config import (
     Experiment,
     ModelSettings,
 )
+from frankenlab.errors import UserError
 from frankenlab.files import content_hash, write_json
 from frankenlab.fingerprints import code_fingerprint
 from frankenlab.grid import Grid, expand
 from frankenlab.models import model_info
 from frankenlab.quantization import NONE
+from frankenlab.records import COUNT, list_of, read_record
 from frankenlab.shards import Shard, divide
 from frankenlab.speeds import FALLBACK_FLOPS, Speed, from_matrix_product, speed_of
 from frankenlab.task_index import TaskSettings, task_file, task_fingerprint
@@ -263,7 +264,8 @@ def document_tokens(
     documents as the limit allows with as many tokens each as the assumptions above say.
     """
     remembered = RESOURCES / "counts" / f"{_count_key(model, task, stage, limit)}.json"
-    if not remembered.is_file():
+    counts = _remembered(remembered)
+    if counts is None:
         directory = RESOURCES / "models" / model.folder
         if not (counting and _there(directory, task)):
             count = limit or ASSUMED_DOCUMENTS
@@ -271,8 +273,18 @@ def document_tokens(
                 tokens = count * ASSUMED_TEXT_TOKENS
                 return Documents(count, tokens, tokens, 0, True)
             return Documents(count, count * ASSUMED_TOKENS, count * ASSUMED_SCORED, 0, True)
-        write_json(remembered, _count(directory, task, stage, limit))
-    return Documents(*json.loads(remembered.read_text()), assumed=False)
+        counts = _count(directory, task, stage, limit)
+        write_json(remembered, counts)
+    return Documents(*counts, assumed=False)
+
+
+def _remembered(path: Path) -> Sequence[int] | None:
+    """Return the counts that were written down; None where there are none, or damaged ones."""
+    try:
+        found = read_record(path, list_of(COUNT, minItems=4, maxItems=4))
+    except UserError:
+        return None
+    return found
 
 
 def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int | None) -> str:

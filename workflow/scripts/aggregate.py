@@ -1,11 +1,9 @@
 """Compares every plan of a stage with the base."""
 
-import json
-from pathlib import Path
-
 from frankenlab.analysis import Rules, comparisons, concatenated, with_shapes
 from frankenlab.job import job
 from frankenlab.parquet import read_parquet, write_parquet
+from frankenlab.records import FRANKENS, RACE, read_record
 from frankenlab.rounds import dropped
 
 with job(snakemake) as experiment:
@@ -13,12 +11,12 @@ with job(snakemake) as experiment:
     groups = {
         item["plan"]: item["group"]
         for path in snakemake.input.frankens
-        for item in json.loads(Path(path).read_text())["frankens"]
+        for item in read_record(path, FRANKENS)["frankens"]
     }
     scores = concatenated(map(read_parquet, snakemake.input.scores))
     # A round of a race has the documents of those before.
     scores = scores.drop_duplicates(["quantization", "task", "plan", "document"])
-    raced = dropped(json.loads(Path(path).read_text()) for path in snakemake.input.races)
+    raced = dropped(read_record(path, RACE) for path in snakemake.input.races)
     tables = [
         comparisons(
             rows,

@@ -1,8 +1,5 @@
 """Measures speed and memory of the confirmed plans, each alone."""
 
-import json
-from pathlib import Path
-
 import pandas as pd
 
 from frankenlab.efficiency import measure
@@ -10,10 +7,11 @@ from frankenlab.engines.devices import hardware_name
 from frankenlab.frankens import plans_of
 from frankenlab.job import job
 from frankenlab.parquet import write_parquet
+from frankenlab.records import FRANKENS, read_record
 from frankenlab.scorer import Scorer
 
 with job(snakemake) as experiment:
-    frankens = json.loads(Path(snakemake.input.frankens).read_text())
+    frankens = read_record(snakemake.input.frankens, FRANKENS)
     model, quantization = frankens["model"], snakemake.wildcards.quantization
     scorer = Scorer.for_stage(experiment, model, quantization, "search")
     engine = scorer.load_engine()

@@ -1,8 +1,5 @@
 """Decides which plans of a search go on after a round of its race."""
 
-import json
-from pathlib import Path
-
 from frankenlab import races
 from frankenlab.analysis import concatenated
 from frankenlab.files import write_json
@@ -10,6 +7,7 @@ from frankenlab.job import job
 from frankenlab.parquet import read_parquet
 from frankenlab.plans import BASE
 from frankenlab.racing import Rule
+from frankenlab.records import RACE, read_record
 from frankenlab.rounds import named
 
 with job(snakemake) as experiment:
@@ -17,7 +15,7 @@ with job(snakemake) as experiment:
     settings = experiment.raw["stages"]["search"]
     race = settings["racing"]
     earlier = snakemake.input.earlier
-    leaders = json.loads(Path(earlier).read_text())["leaders"] if earlier else []
+    leaders = read_record(earlier, RACE)["leaders"] if earlier else []
     rule = Rule(
         error=race["error"],
         margin=race["margin"],

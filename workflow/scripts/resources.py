@@ -1,17 +1,17 @@
 """Writes what the jobs took beside what was predicted and asked for."""
 
-import json
 from pathlib import Path
 
 from frankenlab import accounting, usage
 from frankenlab.files import atomic_path
 from frankenlab.job import job
 from frankenlab.parquet import write_parquet
+from frankenlab.records import ASKED, read_record
 
 with job(snakemake) as experiment:
     results = Path(snakemake.output.csv).parents[1]
     table = usage.table(
-        json.loads(Path(snakemake.params.asked).read_text()),
+        read_record(snakemake.params.asked, ASKED),
         usage.measured(experiment, results),
         accounting.accounted(results),
     )

@@ -1,6 +1,5 @@
 """Writes the tables that people open."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ from frankenlab.files import atomic_path
 from frankenlab.footprints import Footprint, weights_row
 from frankenlab.job import job
 from frankenlab.parquet import read_parquet, write_parquet
+from frankenlab.records import FROZEN, RACE, read_record
 
 
 def all_pairs(scores: pd.DataFrame, experiment, rules: analysis.Rules) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def all_bits(
 
 def all_rounds(compared: pd.DataFrame, experiment, paths: list[str]) -> pd.DataFrame:
     """The rounds of every model's race."""
-    records = [json.loads(Path(path).read_text()) for path in paths]
+    records = [read_record(path, RACE) for path in paths]
     found = []
     for model in experiment.models.values():
         own = [record for record in records if record["model"] == model.name]
@@ -77,7 +77,7 @@ def all_weights(experiment) -> pd.DataFrame:
 
 with job(snakemake) as experiment:
     rules = analysis.Rules(**experiment.raw["statistics"])
-    freezes = [json.loads(Path(path).read_text()) for path in snakemake.input.frozen]
+    freezes = [read_record(path, FROZEN) for path in snakemake.input.frozen]
     frozen = {freeze["model"]: freeze["frozen"] for freeze in freezes}
     compared = analysis.concatenated(map(read_parquet, snakemake.input.comparisons))
     scores = analysis.concatenated(map(read_parquet, snakemake.input.scores))
