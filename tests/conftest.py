@@ -293,6 +293,7 @@ class Wrapped:
         self.engine = engine
         self.token_trees = engine.token_trees
         self.n_layers = engine.n_layers
+        self.device = engine.device
 
     def place(self, batch):
         return self.engine.place(batch)

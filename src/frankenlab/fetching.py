@@ -38,13 +38,12 @@ def fetch_model(
     target_dir: str | os.PathLike,
     n_layers: int | None,
     description: str,
-    verify: bool = False,
 ) -> dict[str, Any]:
     """Makes `target_dir` a Hugging Face directory with the model of `source`.
 
     A GGUF file is converted. Other files come as distributed (those of a local directory as
     links), but that config.json says `rope_theta` also where older readers look for it. A
-    directory that is complete (with `verify`, by its hashes too) is kept.
+    directory that is complete, by its hashes too, is kept.
 
     Args:
         n_layers: the depth that the configuration declares; None takes any.
@@ -68,9 +67,7 @@ def fetch_model(
             raise UserError(str(error).replace(str(directory), source.text)) from error
 
     refresh = source.kind == "path"
-    manifest = make_directory(
-        target_dir, facts, fill, verify=verify, refresh=refresh, filled=("shape",)
-    )
+    manifest = make_directory(target_dir, facts, fill, refresh=refresh, filled=("shape",))
     check_depth(manifest["n_layers"], n_layers, source.text)
     return manifest
 

@@ -324,3 +324,14 @@ def _layer(weights: _Weights, index: int) -> Layer:
         down=stacked(*down, "weight"),
         down_bias=stacked(*down, "bias"),
     )
+
+
+def make_engine(
+    directory: str | Path, precision: str, device: str, token_budget: int
+) -> TorchEngine:
+    """Return the engine for batches of `token_budget` tokens, which this one takes at any size.
+
+    Raises:
+        UserError: as `TorchEngine`.
+    """
+    return TorchEngine(directory, precision, device)
