@@ -27,11 +27,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from frankenlab import cli, config
 from frankenlab.batches import TokenRequest
 from frankenlab.config import TASKS_FOLDER
-from frankenlab.encoding import Encoder
+from frankenlab.encoding import encoder_of
 from frankenlab.engines import Engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluation import evaluate
-from frankenlab.models import load_tokenizer, model_info
+from frankenlab.models import load_tokenizer
 from frankenlab.plans import Plan, parse
 from frankenlab.store import Store
 from frankenlab.task_index import TaskSettings, task_file
@@ -197,10 +197,6 @@ def task_settings(folder: Path, name: str = "arc_easy", n: int = 12, **changes) 
 
 def load_task(settings: TaskSettings) -> EvaluationTask:
     return EvaluationTask(settings, TASKS_FOLDER)
-
-
-def encoder_of(directory: Path) -> Encoder:
-    return Encoder(load_tokenizer(directory), model_info(directory).max_position_embeddings)
 
 
 def scores_of(directory: Path, plans: Sequence[Plan], task: EvaluationTask, store: Store, **more):

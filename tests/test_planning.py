@@ -8,7 +8,6 @@ import torch
 from conftest import (
     arc_row,
     boolq_row,
-    encoder_of,
     load_task,
     scores_of,
     task_settings,
@@ -23,6 +22,7 @@ from frankenlab.batches import (
     shared_prefix,
     token_tree,
 )
+from frankenlab.encoding import encoder_of
 from frankenlab.errors import UserError
 from frankenlab.fetching import fetch_model
 from frankenlab.grid import expand
