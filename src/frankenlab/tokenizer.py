@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,7 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, where: str) -> None:
     log.warning("%s; a text with such a token is refused, others are scored", reason)
 
 
-def warn_of_other_tokens(
-    tokenizer: Any, directory: Path, texts: tuple[str, ...], name: str
-) -> None:
+def warn_of_other_tokens(tokenizer: Any, directory: Path, texts: Sequence[str], name: str) -> None:
     """Warns where tokenizer.json by itself would cut one of `texts` into other tokens.
 
     transformers goes by the name of a class or by the model's type, and some classes bring a
@@ -50,9 +49,11 @@ def warn_of_other_tokens(
     for text in texts:
         found, other = tokenizer.encode(text), alone.encode(text).ids
         if found != other:
+            pairs = zip_longest(map(tokenizer.decode, found), map(tokenizer.decode, other))
+            one, another = next((a, b) for a, b in pairs if a != b)
             log.warning(
-                "%s: transformers' %s cuts %r into tokens %s, tokenizer.json by itself into %s; "
-                "scores are of the former, as lm-eval's are",
-                *(name, type(tokenizer).__name__, text, found, other),
+                "%s: transformers' %s cuts %r otherwise than tokenizer.json by itself, the first "
+                "time into %r and not %r; scores are of its tokens, as lm-eval's are",
+                *(name, type(tokenizer).__name__, text, one, another),
             )
             return
