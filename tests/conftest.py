@@ -278,7 +278,7 @@ def aggregate(table: pd.DataFrame, metric: str, kind: str) -> float:
         return table[metric].mean()
     weights = table[f"{metric}_weight"]
     values = np.log(table[metric]) if kind == "perplexity" else table[metric]
-    mean = (weights * values).sum() / weights.sum()
+    mean = (weights.replace(0, 1) * values).sum() / weights.sum()
     return math.exp(mean) if kind == "perplexity" else mean
 
 

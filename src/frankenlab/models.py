@@ -159,7 +159,10 @@ def load_tokenizer(directory: str | os.PathLike) -> Any:
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise FileNotFoundError("no tokenizer files")
         kind = getattr(transformers, _tokenizer_class(folder))
-        return kind.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(folder, trust_remote_code=False)
+        # Some settings of the wrong type are only noticed when a text is encoded.
+        tokenizer.encode("A text.")
+        return tokenizer
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{directory}: its tokenizer cannot be loaded ({reason})") from error
