@@ -167,7 +167,7 @@ def _resampled_effects(d: Floats, w: Floats, resamples: int, seed: int) -> Float
         counts = np.bincount(picks.ravel(), minlength=height * units).astype(float)
         counts = counts.reshape(height, units)
         # Divided last, as the effect is: a limit k documents wide compares exactly with a margin.
-        # Where only units without weight are drawn, which few units make possible, nothing is known.
+        # A draw of nothing but units without weight, possible where they are few, says nothing.
         total = np.where(counts @ w > 0, counts @ w, np.nan)
         drawn[rows] = 100 * (counts @ d.T) / total[:, None]
     return drawn
