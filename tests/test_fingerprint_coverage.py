@@ -59,7 +59,9 @@ FLOW_FUNCTIONS = {
 
 def fingerprinted(engine: str) -> set[str]:
     """Files of the modules that an engine's fingerprint covers, relative to the package."""
-    pending = [fingerprints._locate(name) for name in (*SCORING_MODULES, ENGINES[engine])]
+    pending = [
+        fingerprints._locate(name) for name in (*SCORING_MODULES, ENGINES[engine].__module__)
+    ]
     seen: set[str] = set()
     while pending:
         path = pending.pop()

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from frankenlab.config import Experiment
 from frankenlab.directories import file_states, has_manifest, verify_directory
 from frankenlab.engines import Engine
 from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
+from frankenlab.engines.exllamav2 import make_engine as make_exllamav2_engine
+from frankenlab.engines.torch import make_engine as make_torch_engine
 from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.files import sha256_file
@@ -22,10 +23,8 @@ from frankenlab.quantization import NONE, Quantization
 # package may change freely.
 SCORING_MODULES = ("frankenlab.scoring", "frankenlab.tasks")
 
-ENGINES = {
-    "torch": "frankenlab.engines.torch",
-    "exllamav2": "frankenlab.engines.exllamav2",
-}
+# What makes each engine. The modules are imported in plain sight of the fingerprints of scripts.
+ENGINES = {"torch": make_torch_engine, "exllamav2": make_exllamav2_engine}
 
 DEFAULT_TOKEN_BUDGET = 4096
 
@@ -152,13 +151,13 @@ class Scorer:
         Raises:
             UserError: as the engine's; exllamav2 at another precision than its own.
         """
-        make_engine = import_module(ENGINES[self.engine]).make_engine
+        make_engine = ENGINES[self.engine]
         return make_engine(self.directory, self.precision, self.device, self.token_budget)
 
 
 def scoring_fingerprint(engine: str = "torch") -> str:
     """Hash of the code that makes an engine's log-likelihoods."""
-    return code_fingerprint(*SCORING_MODULES, ENGINES[engine])
+    return code_fingerprint(*SCORING_MODULES, ENGINES[engine].__module__)
 
 
 def quantization_of(directory: Path) -> str:

@@ -48,8 +48,8 @@ def hardware_note(tables: Mapping[str, pd.DataFrame]) -> str:
     if mixed.empty:
         return f"Every plan and its base were computed by the same hardware ({listed(names)})."
     parts = [
-        f"In {len(own)} of {(rows['stage'] == stage).sum()} comparisons of the {stage} stage a plan "
-        f"and its base were computed by different hardware{_turned(own)}."
+        f"In {len(own)} of {(rows['stage'] == stage).sum()} comparisons of the {stage} stage "
+        f"a plan and its base were computed by different hardware{_turned(own)}."
         for stage, own in mixed.groupby("stage", sort=False)
     ]
     return " ".join([*parts, f"The hardware was {listed(names)}."])
