@@ -699,7 +699,7 @@ def unloadable():
 
 
 def test_a_choice_without_a_token_of_its_own_is_refused_before_a_model_is_loaded(tiny, tmp_path):
-    """A sum of no token would be 0, and win. lm-eval asserts, unless another choice is one token."""
+    """A sum of no token is 0, and would win. lm-eval asserts unless another choice is one token."""
     rows = [arc_row(0), arc_row(1) | {"question": "The wat"}]
     rows[1]["choices"] |= {"text": ["er", " is a fish", " runs past it", " can fly"]}
     settings = task_settings(tmp_path, data_file=write_rows(tmp_path / "rows.jsonl", rows))

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import one_line
 from tiny import make_tiny_model
 from transformers import AutoTokenizer
 
+from frankenlab.errors import UserError
 from frankenlab.export import materialize
 from frankenlab.fetching import fetch_model
 from frankenlab.gguf import SAMPLES
@@ -97,3 +99,31 @@ def test_an_added_token_without_an_embedding_is_warned_of(tmp_path, model, caplo
     fetch(model, tmp_path / "m")
     (warning,) = warnings(caplog)
     assert "id 384, the model only 384 embeddings; token '[PAD]' is id 384" in warning
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model_max_length": "512"},  # noticed when a text is encoded
+        {"model_max_length": {}},
+        {"fast_tokenizer_files": ["tokenizer.4.0.json"]},  # an export would have another tokenizer
+    ],
+)
+def test_settings_that_cannot_be_followed_are_refused(model, settings):
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(UserError) as error:
+        load_tokenizer(model)
+    assert one_line(error).startswith(f"{model}: its tokenizer cannot be loaded")
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_a_damaged_tokenizer_json_is_refused(tmp_path, architecture):
+    model = make_tiny_model(tmp_path / "damaged", architecture)
+    path = model / "tokenizer.json"
+    content = json.loads(path.read_text())
+    for damaged in (content | {"pre_tokenizer": {"type": "Nothing"}}, {}, "{"):
+        path.write_text(damaged if isinstance(damaged, str) else json.dumps(damaged))
+        with pytest.raises(UserError) as error:
+            fetch(model, tmp_path / "m")
+        assert "its tokenizer cannot be loaded" in one_line(error)

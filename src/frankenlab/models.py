@@ -175,6 +175,8 @@ def _tokenizer_class(directory: Path) -> str:
     """
     files = (directory / name for name in ("config.json", "tokenizer_config.json"))
     model, settings = (read_json(file) if file.is_file() else {} for file in files)
+    if settings.get("fast_tokenizer_files"):
+        raise ValueError("fast_tokenizer_files names files that a copy of the model would not have")
     if "auto_map" in settings or (directory / "tekken.json").exists():
         return "AutoTokenizer"
     if model.get("model_type") == "qwen2":

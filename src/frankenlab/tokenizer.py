@@ -45,12 +45,7 @@ def warn_of_other_tokens(tokenizer: Any, directory: Path, texts: Sequence[str], 
         return
     from tokenizers import Tokenizer
 
-    try:
-        alone = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises no other type
-        reason = " ".join(str(error).split())[:200]
-        log.warning("%s: its tokenizer.json by itself is not readable (%s)", name, reason)
-        return
+    alone = Tokenizer.from_file(str(directory / "tokenizer.json"))
     for text in texts:
         found, other = tokenizer.encode(text), alone.encode(text).ids
         if found != other:
