@@ -44,6 +44,7 @@ from frankenlab.errors import UserError
 from frankenlab.evaluation import evaluate_task, write_scores
 from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.export import materialize
+from frankenlab.models import load_tokenizer
 from frankenlab.plans import base, looped
 from frankenlab.scorer import Scorer
 from frankenlab.stopping import Stopped, stopped_by_signals
@@ -691,3 +692,40 @@ def test_rows_of_the_store_are_what_the_table_says(tiny, tmp_path):
     assert sorted(row.loglikelihoods for row in rows) == sorted(
         map(tuple, table[table["plan"] == FEW[1].text]["loglikelihoods"])
     )
+
+
+def unloadable():
+    raise AssertionError("a model is loaded for documents that cannot be scored")
+
+
+def test_a_choice_without_a_token_of_its_own_is_refused_before_a_model_is_loaded(tiny, tmp_path):
+    """A sum of no token is 0, and would win. lm-eval asserts unless another choice is one token."""
+    rows = [arc_row(0), arc_row(1) | {"question": "The wat"}]
+    rows[1]["choices"] |= {"text": ["er", " is a fish", " runs past it", " can fly"]}
+    settings = task_settings(tmp_path, data_file=write_rows(tmp_path / "rows.jsonl", rows))
+    settings = replace(settings, overrides={"doc_to_text": "{{question}}", "target_delimiter": ""})
+    with pytest.raises(UserError) as error:
+        scores_of(tiny(), FEW, load_task(settings), Store(tmp_path / "s", {}), engine=unloadable)
+    assert one_line(error).startswith('task "arc_easy": document 1, request 1 of 4: ')
+    assert "'er' has no token of its own after 'The wat'" in str(error.value)
+    with pytest.raises(AssertionError):
+        harness_results(tiny(), [settings], tmp_path, 2)
+
+
+def test_a_token_beyond_the_embeddings_is_refused_before_a_model_is_loaded(tiny, tmp_path, caplog):
+    """Texts without it are scored as in lm-eval, after a warning."""
+    directory = shutil.copytree(tiny(), tmp_path / "padded")
+    tokenizer = load_tokenizer(directory)
+    tokenizer.add_tokens(["[PAD]"])
+    tokenizer.save_pretrained(directory)
+    rows = [arc_row(0), arc_row(1), arc_row(2) | {"question": "a [PAD] here"}]
+    settings = task_settings(tmp_path, data_file=write_rows(tmp_path / "rows.jsonl", rows))
+    task, store = load_task(settings), Store(tmp_path / "s", {})
+    table = scores_of(directory, FEW, task, store, limit=2)
+    assert "token '[PAD]' is id 384" in caplog.text
+    ((_, answers),) = harness_results(directory, [settings], tmp_path, 2).values()
+    assert_same_scores(table[table["plan"] == "base"], answers, 1e-3)
+    with pytest.raises(UserError) as error:
+        scores_of(directory, FEW, task, store, engine=unloadable)
+    assert one_line(error).startswith('task "arc_easy": document 2, request 1 of 4: ')
+    assert "token '[PAD]' is id 384; the model has only 384" in str(error.value)

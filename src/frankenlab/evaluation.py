@@ -14,7 +14,7 @@ from frankenlab.batches import TokenTree
 from frankenlab.calibration import check_disjoint
 from frankenlab.config import TASKS_FOLDER
 from frankenlab.directories import verify_file
-from frankenlab.encoding import Encoder
+from frankenlab.encoding import Encoder, encoder_of
 from frankenlab.engines import Engine
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash
@@ -26,7 +26,6 @@ from frankenlab.scorer import DEFAULT_TOKEN_BUDGET, Scorer, scoring_fingerprint
 from frankenlab.scoring import (
     batches,
     document_trees,
-    encoder_of,
     requests_name,
     score_documents,
 )
@@ -117,8 +116,8 @@ def evaluate(
         target, and each metric of the task.
 
     Raises:
-        UserError: a request longer than the context, NaN scores, memory too small for one
-            document, a full disk.
+        UserError: a request that lm-eval could not score (see `Encoder.encode`), NaN scores,
+            memory too small for one document, a full disk.
     """
     names = [requests_name(document) for document in documents]
     unique = {name: document for name, document in zip(names, documents, strict=True)}
@@ -127,7 +126,7 @@ def evaluate(
     missing = _missing(known, texts, unique)
     if missing:
         lacking = [unique[name] for names_of_group, _ in missing for name in names_of_group]
-        trees = document_trees(encoder, lacking, task.rolling)
+        trees = document_trees(encoder, lacking, task.rolling, task.settings.name)
         engine = make_engine()
         # The model may have been replaced while it was loaded.
         before_storing()

@@ -5,7 +5,6 @@ when something is scored, and where it is kept, is in `evaluation`, which knows 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from frankenlab.batches import (
     TokenTree,
@@ -20,22 +19,13 @@ from frankenlab.batches import (
 from frankenlab.encoding import Encoder
 from frankenlab.engines import Engine
 from frankenlab.engines.devices import hardware_name
+from frankenlab.errors import UserError
 from frankenlab.files import content_hash
-from frankenlab.models import load_tokenizer, model_info
 from frankenlab.plans import Plan
 from frankenlab.rows import Row
 from frankenlab.sweep import RequestScore, sweep
 from frankenlab.tasks import Document
 from frankenlab.trie import plan_trie
-
-
-def encoder_of(directory: str | Path) -> Encoder:
-    """Return what tokenizes documents for the model in a directory.
-
-    Raises:
-        UserError: as `load_tokenizer` and `model_info`.
-    """
-    return Encoder(load_tokenizer(directory), model_info(directory).max_position_embeddings)
 
 
 def requests_name(document: Document) -> str:
@@ -44,16 +34,19 @@ def requests_name(document: Document) -> str:
 
 
 def document_trees(
-    encoder: Encoder, documents: Iterable[Document], rolling: bool
+    encoder: Encoder, documents: Iterable[Document], rolling: bool, task: str
 ) -> dict[str, TokenTree]:
     """Return the token tree of each document's requests, by their name.
 
     A text in windows has all its windows under one request.
 
     Raises:
-        UserError: as `Encoder.encode`.
+        UserError: as `Encoder.encode`, with the name of the task.
     """
-    return {requests_name(d): _tree(encoder.encode(d, rolling)) for d in documents}
+    try:
+        return {requests_name(d): _tree(encoder.encode(d, rolling)) for d in documents}
+    except UserError as error:
+        raise UserError(f'task "{task}": {error}') from error
 
 
 def _tree(requests: Sequence[Sequence]) -> TokenTree:
@@ -91,10 +84,23 @@ def score_documents(
         UserError: as `sweep`.
     """
     hardware = hardware_name(engine.device)
+    # A text without any token has nothing to run: its sum is empty, as in lm-eval.
+    without = {n: [RequestScore(0.0, True) for _ in t.requests] for n, t in trees.items() if not t}
+    names = [name for name in trees if name not in without]
+    for plan, scores in _swept(engine, plans, [trees[name] for name in names]):
+        found = without | dict(zip(names, scores, strict=True))
+        yield plan, [_row(plan, name, found[name], hardware) for name in trees]
+
+
+def _swept(
+    engine: Engine, plans: Sequence[Plan], trees: Sequence[TokenTree]
+) -> Iterator[tuple[Plan, list[list[RequestScore]]]]:
+    """Yields every plan's scores of the requests of each tree, from one batch of them."""
+    if not trees:
+        yield from ((plan, []) for plan in plans)
+        return
     make = make_batch if engine.token_trees else make_causal_batch
-    batch = make(list(trees.values()), range(len(trees)))
-    for plan, scores in sweep(engine, plan_trie(plans), batch):
-        yield plan, [_row(plan, n, s, hardware) for n, s in zip(trees, scores, strict=True)]
+    yield from sweep(engine, plan_trie(plans), make(trees, range(len(trees))))
 
 
 def _row(plan: Plan, requests: str, scores: Sequence[RequestScore], hardware: str) -> Row:
