@@ -11,10 +11,11 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 FLOORS = (
     {"errors", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
     {"files", "quantization", "rounds", "schema", "lock", "orphans"},
+    {"directories"},
+    {"model_files"},
     {
         "plans",
         "exl2",
-        "directories",
         "task_index",
         "store",
         "ledger",
@@ -22,6 +23,7 @@ FLOORS = (
         "report",
         "batches",
     },
+    {"model_config"},
     {"sources", "models", "tasks", "grid", "trie", "memory", "clearing"},
     {
         "config",

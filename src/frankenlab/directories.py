@@ -140,7 +140,7 @@ def _fill(
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
         more = fill(temporary)
-        _share(temporary)
+        share(temporary)
         manifest = {"format": FORMAT, **facts, **more, "files": _describe(temporary)}
         if manifest != old or not (target / MANIFEST).is_file():
             _write_manifest(temporary, manifest)
@@ -156,7 +156,7 @@ def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     write_json(directory / MANIFEST, manifest)
 
 
-def _share(directory: Path) -> None:
+def share(directory: Path) -> None:
     """Gives everything the permissions that the umask asks for: temporary directories and some
     writers' files are private, but shared resources must be readable by the group."""
     umask = os.umask(0)

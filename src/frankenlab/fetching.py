@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,25 +13,21 @@ from frankenlab.directories import make_directory
 from frankenlab.errors import UserError
 from frankenlab.files import write_json
 from frankenlab.gguf import SAMPLES, convert_gguf, read_gguf
-from frankenlab.models import (
-    TOKENIZER_FILES,
-    check_depth,
-    check_llama_shaped,
-    load_tokenizer,
-    model_info,
+from frankenlab.model_files import (
+    EXL2_WEIGHTS,
+    INDEX,
+    MODEL_FILES,
+    WEIGHTS,
     read_json,
+    shard_names,
 )
+from frankenlab.models import check_depth, check_llama_shaped, load_tokenizer, model_info
 from frankenlab.sources import Source, fetch_files, source_key
 
 log = logging.getLogger(__name__)
 
-# What a Hugging Face model directory consists of; everything else in a repository stays there.
-MODEL_FILES = (
-    *("config.json", "generation_config.json", "chat_template.jinja", "LICENSE*", "NOTICE*"),
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-    *("output.safetensors", "output-*-of-*.safetensors"),  # of EXL2
-    *TOKENIZER_FILES,
-)
+# The first bytes of a GGUF file, whatever its name.
+GGUF_MAGIC = b"GGUF"
 
 
 def fetch_model(
@@ -81,12 +78,13 @@ def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
         check_llama_shaped(Path(source.location).expanduser())
     with tempfile.TemporaryDirectory(prefix=".source-", dir=directory) as folder:
         facts = fetch_files(source, Path(folder), MODEL_FILES, "model")
-        ggufs = sorted(Path(folder).rglob("*.gguf"))
-        if ggufs:
+        gguf = next(filter(_is_gguf, sorted(Path(folder).rglob("*"))), None)
+        if gguf is not None:
             log.info("%s: converting to a Hugging Face directory", source.text)
-            made = convert_gguf(read_gguf(ggufs[0]), directory)
+            made = convert_gguf(read_gguf(gguf), directory)
             made = f"weights as distributed: {made}; not the original checkpoint"
         else:
+            _fetch_shards(source, Path(folder))
             made = "files as distributed"
             for path in Path(folder).iterdir():
                 path.rename(directory / path.name)
@@ -101,6 +99,25 @@ def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
         sizes = f"the tokenizer has id {largest}, the model only {info.vocab_size} embeddings"
         raise UserError(f"{source.text}: {sizes}")
     return {"made": made, "n_layers": info.n_layers, "shape": asdict(info), **facts}
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        return path.suffix == ".gguf" or handle.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+
+
+def _fetch_shards(source: Source, folder: Path) -> None:
+    """Fetch the shards that the index names, where the weights are in shards.
+
+    Only these: a repository may hold those of an earlier upload too.
+    """
+    index = folder / INDEX
+    alone = (folder / WEIGHTS).is_file() or any(folder.glob(EXL2_WEIGHTS))
+    if index.is_file() and not alone:
+        patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in shard_names(index)]
+        fetch_files(source, folder, patterns, "model")
 
 
 def _add_rope_theta(directory: Path) -> bool:

@@ -14,6 +14,7 @@ from frankenlab.errors import UserError
 from frankenlab.files import sha256_file
 from frankenlab.fingerprints import NUMERIC_LIBRARIES, code_fingerprint, library_versions
 from frankenlab.memory import pass_tokens
+from frankenlab.model_files import identity_files
 from frankenlab.models import model_info, weights_hash
 
 # Everything that a log-likelihood depends on, with the engine that makes it; the rest of the
@@ -81,8 +82,8 @@ class Scorer:
         directory = Path(directory)
         manifest = complete_manifest(directory)
         if manifest is None:
-            files = [path for path in directory.iterdir() if path.is_file()]
-            manifest = {"files": {path.name: {"sha256": sha256_file(path)} for path in files}}
+            files = identity_files(directory).items()
+            manifest = {"files": {name: {"sha256": sha256_file(path)} for name, path in files}}
         return cls(
             directory,
             directory.name,

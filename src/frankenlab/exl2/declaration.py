@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from frankenlab.errors import UserError
-
-METHOD = "exl2"
-KEY = "quantization_config"
+from frankenlab.model_files import EXL2 as METHOD
+from frankenlab.model_files import QUANTIZATION as KEY
+from frankenlab.model_files import declares_exl2
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,6 @@ class Declaration:
             "calibration": dict(self.calibration or {}),
             "quantizer": self.quantizer,
         }
-
-
-def declares_exl2(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json says that the weights are EXL2."""
-    declared = config.get(KEY)
-    return isinstance(declared, Mapping) and declared.get("quant_method") == METHOD
 
 
 def read_declaration(config: Mapping[str, Any]) -> Declaration:
