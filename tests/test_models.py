@@ -376,7 +376,7 @@ def test_settings_that_do_not_fit_are_named(model, changes, message):
         check_llama_shaped(model)
 
 
-# transformers says of each layer of Qwen2 whether it slides; older configs gave the first that does.
+# Newer configs of Qwen2 say of each layer whether it slides, older ones name the first that does.
 DERIVED = {"layer_types": None, "max_window_layers": 3}
 
 

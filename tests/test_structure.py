@@ -13,6 +13,7 @@ FLOORS = (
     {"files", "quantization", "rounds", "schema", "lock", "orphans"},
     {"directories"},
     {"model_files"},
+    {"weight_writing"},
     {
         "plans",
         "exl2",
@@ -24,7 +25,7 @@ FLOORS = (
         "batches",
     },
     {"model_config"},
-    {"sources", "models", "tasks", "grid", "trie", "memory", "clearing"},
+    {"sources", "models", "gguf_model", "tasks", "grid", "trie", "memory", "clearing"},
     {
         "config",
         "gguf",

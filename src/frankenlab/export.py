@@ -14,18 +14,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from frankenlab.directories import share
 from frankenlab.errors import UserError
 from frankenlab.exl2.reading import is_exl2
 from frankenlab.exl2.tensor_files import TensorFiles
 from frankenlab.frankens import layer_tensors, parts
-from frankenlab.model_files import CONFIG, INDEX, TOKENIZER_FILES, read_json
+from frankenlab.model_files import CONFIG, TOKENIZER_FILES, read_json
 from frankenlab.models import check_llama_shaped
 from frankenlab.plans import Plan, Step
-
-SHARD_BYTES = 2 << 30
+from frankenlab.weight_writing import SHARD_BYTES, write_weights
 
 # Files beside the weights that a checkpoint keeps from its base.
 COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", "chat_template.jinja")
@@ -134,7 +132,8 @@ def _locked(directory: Path) -> Iterator[bool | None]:
 
 def _write_checkpoint(source: Path, plan: Plan, target: Path) -> None:
     """Fills the empty directory `target`."""
-    _write_weights(source, plan, target)
+    tensors = _tensors(TensorFiles.of_model(source), plan)
+    write_weights(target, tensors, shard_bytes=SHARD_BYTES)
     for name in COMPANIONS:
         if (source / name).is_file():
             shutil.copy(source / name, target / name)
@@ -152,41 +151,6 @@ def _config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
         # Deeper layers would slide over a window, by default those from 28 on.
         changed["max_window_layers"] = len(plan.steps)
     return changed
-
-
-def _write_weights(source: Path, plan: Plan, target: Path) -> None:
-    """Shards of at most `SHARD_BYTES`, so that memory stays far below the model's size."""
-    stored = TensorFiles.of_model(source)
-    shards: list[list[str]] = []
-    index: dict[str, str] = {}
-    shard: dict[str, torch.Tensor] = {}
-    size = total = 0
-
-    def close() -> None:
-        name = f"part-{len(shards)}.safetensors"
-        save_file(shard, target / name, metadata={"format": "pt"})
-        shards.append(list(shard))
-        shard.clear()
-
-    for name, tensor in _tensors(stored, plan):
-        # Occurrences of one layer share memory, which safetensors refuses to save.
-        shard[name] = tensor.clone(memory_format=torch.contiguous_format)
-        size += tensor.nbytes
-        total += tensor.nbytes
-        if size >= SHARD_BYTES:
-            close()
-            size = 0
-    if shard:
-        close()
-    for i, names in enumerate(shards):
-        final = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        if len(shards) == 1:
-            final = "model.safetensors"
-        (target / f"part-{i}.safetensors").rename(target / final)
-        index |= dict.fromkeys(names, final)
-    if len(shards) > 1:
-        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
-        (target / INDEX).write_text(text + "\n")
 
 
 def _tensors(stored: TensorFiles, plan: Plan) -> Iterator[tuple[str, torch.Tensor]]:

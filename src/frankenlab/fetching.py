@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 # The first bytes of a GGUF file, whatever its name.
 GGUF_MAGIC = b"GGUF"
+# In the manifest of a converted model. Directories without it were made when headers were taken on
+# trust: they are made again. To be renamed when the same file is converted into another model.
+CONVERSION = "gguf_header_checked"
 
 
 def fetch_model(
@@ -65,8 +68,10 @@ def fetch_model(
             raise UserError(str(error).replace(str(directory), source.text)) from error
 
     refresh = source.kind == "path"
+    converted = source.file is not None and source.file.endswith(".gguf")
+    filled = ("shape", CONVERSION) if converted else ("shape",)
     manifest = make_directory(
-        target_dir, facts, fill, verify=verify, refresh=refresh, filled=("shape",)
+        target_dir, facts, fill, verify=verify, refresh=refresh, filled=filled
     )
     check_depth(manifest["n_layers"], n_layers, source.text)
     return manifest
@@ -83,6 +88,7 @@ def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
             log.info("%s: converting to a Hugging Face directory", source.text)
             made = convert_gguf(read_gguf(gguf), directory)
             made = f"weights as distributed: {made}; not the original checkpoint"
+            facts[CONVERSION] = True
         else:
             _fetch_shards(source, Path(folder))
             made = "files as distributed"

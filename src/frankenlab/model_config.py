@@ -69,10 +69,15 @@ def attention_window(directory: Path, raw: Mapping[str, Any], config: Any) -> in
             )
         if strange := sorted({*types} - {"full_attention", "sliding_attention"}):
             raise UserError(f"{directory}: layer_types has {strange[0]!r}; {ALLOWED}")
-        if "sliding_attention" not in types:
+        slides = "sliding_attention" in types
+        # transformers takes a Mistral with layer_types for a Ministral, which always makes the mask.
+        if window is None and (slides or raw["model_type"] == "mistral"):
+            raise UserError(
+                f"{directory}: config.json has layer_types but no sliding_window, with which "
+                "transformers fails; remove layer_types where every layer attends fully"
+            )
+        if not slides:
             return None
-        if window is None:
-            raise UserError(f"{directory}: layer_types has sliding_attention without a window")
     return window if window is not None and window < config.max_position_embeddings else None
 
 
