@@ -28,7 +28,8 @@ MODULES = {
     "post_attention_layernorm": "ffn_norm",
 }
 OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-# Of a llama model, llama.cpp rotates neighbouring rows of these, transformers rows half a head apart.
+# llama.cpp rotates neighbouring rows of these in a llama model; transformers, rows that are half a
+# head apart.
 PERMUTED = ("self_attn.q_proj", "self_attn.k_proj")
 
 USED = (

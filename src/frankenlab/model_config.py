@@ -70,7 +70,7 @@ def attention_window(directory: Path, raw: Mapping[str, Any], config: Any) -> in
         if strange := sorted({*types} - {"full_attention", "sliding_attention"}):
             raise UserError(f"{directory}: layer_types has {strange[0]!r}; {ALLOWED}")
         slides = "sliding_attention" in types
-        # transformers takes a Mistral with layer_types for a Ministral, which always makes the mask.
+        # transformers takes a Mistral with layer_types for a Ministral, which makes a mask always.
         if window is None and (slides or raw["model_type"] == "mistral"):
             raise UserError(
                 f"{directory}: config.json has layer_types but no sliding_window, with which "

@@ -108,11 +108,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         UserError: the file is missing, is not UTF-8 or not JSON, names a key twice, or holds
-            NaN, Infinity or something else than an object.
+            something else than an object.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        value = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refused)
+        value = json.loads(text, object_pairs_hook=_without_repeats)
     except FileNotFoundError:
         raise UserError(f"{path.parent}: it has no {path.name}; {ALLOWED}") from None
     except RecursionError:
@@ -133,7 +133,3 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(name for name in found if names.count(name) > 1)
         raise ValueError(f"it has the key {repeated!r} twice")
     return found
-
-
-def _refused(constant: str) -> Any:
-    raise ValueError(f"{constant} is not a JSON number")
