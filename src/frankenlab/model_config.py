@@ -18,7 +18,7 @@ ARCHITECTURES = {
 }
 
 # Keys that make transformers read other files or build layers of other sizes than these.
-ELSEWHERE = ("transformers_weights", "configuration_files", "per_layer_config")
+ELSEWHERE = ("transformers_weights", "configuration_files", "per_layer_config", "text_config")
 # A context longer than this is a slip.
 MOST_POSITIONS = 1 << 30
 
@@ -53,21 +53,23 @@ def attention_window(directory: Path, raw: Mapping[str, Any], config: Any) -> in
     """Return the window that some layer's attention slides over, None where it is not less than
     the model's context or every layer attends fully.
 
-    Llama's never slides. Mistral's does in every layer, unless config.json has `layer_types`:
-    these decide then, as they always do for Qwen2 (whose config makes them of
-    `use_sliding_window` and `max_window_layers` where config.json has none).
+    Llama's never slides, whatever its config.json says. Mistral's does in every layer, unless
+    config.json has `layer_types`: these decide then, as they always do for Qwen2 (whose config
+    makes them of `use_sliding_window` and `max_window_layers` where config.json has none).
     """
-    if raw["model_type"] == "llama":
-        return None
-    window = config.sliding_window
     types = getattr(config, "layer_types", None)
+    allowed = {"full_attention", "sliding_attention"}
+    if raw["model_type"] == "llama":
+        window, allowed = None, {"full_attention"}
+    else:
+        window = config.sliding_window
     if types is not None:
         if len(types) != config.num_hidden_layers:
             raise UserError(
                 f"{directory}: layer_types has {len(types)} entries for "
                 f"{config.num_hidden_layers} layers"
             )
-        if strange := sorted({*types} - {"full_attention", "sliding_attention"}):
+        if strange := sorted({*types} - allowed):
             raise UserError(f"{directory}: layer_types has {strange[0]!r}; {ALLOWED}")
         slides = "sliding_attention" in types
         # transformers takes a Mistral with layer_types for a Ministral, which makes a mask always.
@@ -107,6 +109,9 @@ def _check_raw(directory: Path, raw: Mapping[str, Any]) -> None:
             )
     if raw.get("is_causal", True) is not True:
         raise UserError(f"{directory}: is_causal is {raw['is_causal']}, allowed is true")
+    # The configs of the others take null for its usual value.
+    if found == "qwen2" and "head_dim" in raw and raw["head_dim"] is None:
+        raise UserError(f"{directory}: head_dim is null, with which transformers fails; remove it")
     adapter = directory / "adapter_config.json"
     if adapter.is_file() and importlib.util.find_spec("peft"):
         raise UserError(
@@ -130,6 +135,12 @@ def _check_numbers(directory: Path, config: Any) -> None:
             raise UserError(f"{directory}: {name} is {value}, allowed is {allowed}")
     if head_dim(config) % 2:
         raise UserError(f"{directory}: head_dim is {head_dim(config)}, allowed are even numbers")
+    padding = config.pad_token_id
+    if padding is not None and not -config.vocab_size <= padding < config.vocab_size:
+        raise UserError(
+            f"{directory}: pad_token_id is {padding}, which transformers refuses for "
+            f"{config.vocab_size} embeddings; remove it"
+        )
     positions, epsilon = config.max_position_embeddings, config.rms_norm_eps
     if not isinstance(positions, int) or not 0 < positions <= MOST_POSITIONS:
         raise UserError(
