@@ -1,8 +1,8 @@
 """Models from their source to a Hugging Face directory that loads without special arguments."""
 
+import glob
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,14 +13,7 @@ from frankenlab.directories import make_directory
 from frankenlab.errors import UserError
 from frankenlab.files import write_json
 from frankenlab.gguf import SAMPLES, convert_gguf, read_gguf
-from frankenlab.model_files import (
-    EXL2_WEIGHTS,
-    INDEX,
-    MODEL_FILES,
-    WEIGHTS,
-    read_json,
-    shard_names,
-)
+from frankenlab.model_files import MODEL_FILES, read_json, shards_to_fetch
 from frankenlab.models import check_depth, check_llama_shaped, load_tokenizer, model_info
 from frankenlab.sources import Source, fetch_files, source_key
 
@@ -115,15 +108,10 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _fetch_shards(source: Source, folder: Path) -> None:
-    """Fetch the shards that the index names, where the weights are in shards.
-
-    Only these: a repository may hold those of an earlier upload too.
-    """
-    index = folder / INDEX
-    alone = (folder / WEIGHTS).is_file() or any(folder.glob(EXL2_WEIGHTS))
-    if index.is_file() and not alone:
-        patterns = [re.sub(r"([\[*?])", r"[\1]", name) for name in shard_names(index)]
-        fetch_files(source, folder, patterns, "model")
+    """Fetch the shards that the index names, where the weights are in shards; a repository may
+    hold those of an earlier upload too."""
+    if names := shards_to_fetch(folder):
+        fetch_files(source, folder, [glob.escape(name) for name in names], "model")
 
 
 def _add_rope_theta(directory: Path) -> bool:

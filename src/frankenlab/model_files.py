@@ -53,8 +53,7 @@ def weight_files(directory: str | os.PathLike) -> list[Path]:
         return files
     if (directory / WEIGHTS).is_file():
         return [directory / WEIGHTS]
-    index = directory / INDEX
-    names = shard_names(index) if index.is_file() else []
+    names = shard_names(directory)
     absent = [name for name in names if not (directory / name).is_file()]
     # Early versions of exllamav2 declared nothing, and copied the index too.
     if quantized and (absent or not names):
@@ -68,21 +67,36 @@ def weight_files(directory: str | os.PathLike) -> list[Path]:
     return [directory / name for name in names]
 
 
-def shard_names(index: Path) -> list[str]:
-    """Return the names of the files that an index of shards names, relative to its directory.
+def shard_names(directory: Path) -> list[str]:
+    """Return the files that a directory's index of shards names, relative to the directory; none
+    without an index.
 
     Raises:
         UserError: it is no such index, or a name is not that of a safetensors file in there.
     """
+    index = directory / INDEX
+    if not index.is_file():
+        return []
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise UserError(f"{index}: it needs a weight_map of tensors and the files that hold them")
     for name in places.values():
         if not isinstance(name, str) or not is_safe_name(name):
-            raise UserError(f"{index.parent}: {index.name} names '{name}', which is not there")
+            raise UserError(f"{directory}: {INDEX} names '{name}', which is not there")
         if not name.endswith(".safetensors"):
-            raise UserError(f"{index.parent}: {index.name} names '{name}', no safetensors file")
+            raise UserError(f"{directory}: {INDEX} names '{name}', which is no safetensors file")
     return sorted(set(places.values()))
+
+
+def shards_to_fetch(directory: Path) -> list[str]:
+    """Return the names of the shards that a directory needs beside `MODEL_FILES`.
+
+    Raises:
+        UserError: as `shard_names`.
+    """
+    if (directory / WEIGHTS).is_file() or any(directory.glob(EXL2_WEIGHTS)):
+        return []
+    return shard_names(directory)
 
 
 def identity_files(directory: str | os.PathLike) -> dict[str, Path]:

@@ -150,10 +150,10 @@ def model_hash(model: Path, config: Mapping[str, Any]) -> str:
 
 
 def stage(model: Path, config: Mapping[str, Any], work: Path) -> str:
-    """What the converter may see of the model.
+    """Make a folder of what the converter may see of the model, and return its path.
 
-    It copies every file that is no tensor, stale indices and read-only modes too, and loads every
-    *.safetensors.
+    The converter copies every file that is no tensor, stale indices and read-only modes too, and
+    loads every safetensors file.
     """
     folder = work / "model"
     shutil.rmtree(folder, ignore_errors=True)
