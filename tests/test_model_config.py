@@ -133,9 +133,17 @@ def test_a_franken_deeper_than_the_first_layer_that_would_slide_attends_fully(tm
         ),
         ("qwen2", {"layer_types": ["chunked_attention"] * 4}, "layer_types has 'chunked_attention"),
         ("qwen2", {"layer_types": FULL[:3]}, "config.json"),
+        ("qwen2", {"head_dim": None}, "head_dim is null, with which transformers fails; write 8"),
+        (
+            "mistral",
+            {"sliding_window": 16, "layer_types": FULL, "head_dim": DROPPED},
+            "head_dim is null, with which transformers fails; write 8",
+        ),
     ],
 )
-def test_windows_that_tokens_would_leave_are_refused(tmp_path, architecture, changes, message):
+def test_windows_and_what_transformers_cannot_run_are_refused(
+    tmp_path, architecture, changes, message
+):
     directory = edit(make_tiny_model(tmp_path / "m", architecture), changes)
     with pytest.raises(UserError, match=message) as error:
         check_llama_shaped(directory)

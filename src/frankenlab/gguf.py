@@ -155,10 +155,15 @@ def _check_vocabulary(metadata: Mapping[str, Any]) -> None:
             f"'tokenizer.ggml.tokens' has {len(tokens)} tokens, {len(set(tokens))} of them "
             f"distinct, and types for {len(kinds)}"
         )
-    if strange := [merge for merge in merges if not isinstance(merge, str) or " " not in merge]:
-        raise UserError(f"'tokenizer.ggml.merges' has {strange[0]!r}, expected two tokens")
-    for key, known in SPECIAL.items():
-        number = metadata.get(f"tokenizer.ggml.{known}_token_id")
+    known = set(tokens)
+    for merge in merges:
+        parts = merge.split(" ") if isinstance(merge, str) else []
+        if len(parts) != 2 or not {*parts, "".join(parts)} <= known:
+            raise UserError(
+                f"'tokenizer.ggml.merges' has {merge!r}, expected two tokens that make a third"
+            )
+    for key, name in SPECIAL.items():
+        number = metadata.get(f"tokenizer.ggml.{name}_token_id")
         if number is not None and not (isinstance(number, int) and 0 <= number < len(tokens)):
             raise UserError(f"the {key} token is {number}, of {len(tokens)} tokens")
     for key in ("add_eos_token", "add_sep_token"):

@@ -109,9 +109,6 @@ def _check_raw(directory: Path, raw: Mapping[str, Any]) -> None:
             )
     if raw.get("is_causal", True) is not True:
         raise UserError(f"{directory}: is_causal is {raw['is_causal']}, allowed is true")
-    # The configs of the others take null for its usual value.
-    if found == "qwen2" and "head_dim" in raw and raw["head_dim"] is None:
-        raise UserError(f"{directory}: head_dim is null, with which transformers fails; remove it")
     adapter = directory / "adapter_config.json"
     if adapter.is_file() and importlib.util.find_spec("peft"):
         raise UserError(
@@ -133,8 +130,15 @@ def _check_numbers(directory: Path, config: Any) -> None:
     for name, (value, allowed) in settings.items():
         if value != allowed:
             raise UserError(f"{directory}: {name} is {value}, allowed is {allowed}")
-    if head_dim(config) % 2:
-        raise UserError(f"{directory}: head_dim is {head_dim(config)}, allowed are even numbers")
+    # Some configs take null for the usual value, others keep it (Qwen2's, or Mistral's with
+    # layer_types).
+    dim = head_dim(config)
+    if getattr(config, "head_dim", dim) is None:
+        raise UserError(
+            f"{directory}: head_dim is null, with which transformers fails; write {dim}"
+        )
+    if dim % 2:
+        raise UserError(f"{directory}: head_dim is {dim}, allowed are even numbers")
     padding = config.pad_token_id
     if padding is not None and not -config.vocab_size <= padding < config.vocab_size:
         raise UserError(
