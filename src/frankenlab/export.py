@@ -69,14 +69,21 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
                 # A temporary directory means nothing to a user.
                 raise UserError(str(error).replace(str(partial), str(target))) from error
             share(partial)
-            partial.rename(target)
+            _install(partial, target)
     except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise UserError(
-                f"{target}: exists already; another export wrote it in the meantime"
-            ) from error
         reason = " ".join(str(error).split())
         raise UserError(f"{target}: cannot be written: {reason}") from error
+
+
+def _install(partial: Path, target: Path) -> None:
+    try:
+        partial.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise UserError(
+            f"{target}: exists already; another export wrote it in the meantime"
+        ) from error
 
 
 @contextmanager

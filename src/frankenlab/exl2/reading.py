@@ -15,7 +15,7 @@ from frankenlab.exl2.format import (
     dequantize,
 )
 from frankenlab.exl2.shapes import HEAD, ModelShapes
-from frankenlab.exl2.tensor_files import TensorFiles
+from frankenlab.exl2.tensor_files import TensorFiles, is_finite
 from frankenlab.model_files import CONFIG, EXL2_WEIGHTS, read_json, weight_files
 
 FLOATS = ("F16", "BF16", "F32")
@@ -102,7 +102,12 @@ class Exl2Directory:
             return self._files.get(name)[:outputs].to(device=device, dtype=dtype)
         linear = self.linear(module)
         moved = {part: tensor.to(device) for part, tensor in linear.tensors().items()}
-        return dequantize(QuantizedLinear(**moved), outputs, dtype)
+        weight = dequantize(QuantizedLinear(**moved), outputs, dtype)
+        if not is_finite(weight):
+            raise UserError(
+                f"{self.path}: tensor '{name}': its scales give more than float16 holds"
+            )
+        return weight
 
     @property
     def linears(self) -> frozenset[str]:
