@@ -128,7 +128,7 @@ def _check_kind(metadata: Mapping[str, Any]) -> None:
         raise UserError(
             f"architecture '{architecture}' is not supported; allowed: {', '.join(SUPPORTED)}"
         )
-    if metadata.get("split.count", 1) > 1:
+    if metadata.get("split.count", 1) not in (0, 1):
         raise UserError(
             "a file in several parts cannot be converted; take a Hugging Face directory"
         )
@@ -169,6 +169,8 @@ def _check_vocabulary(metadata: Mapping[str, Any]) -> None:
     for key in ("add_eos_token", "add_sep_token"):
         if metadata.get(f"tokenizer.ggml.{key}"):
             raise UserError(f"tokenizer.ggml.{key} is true: a text would end before its answer")
+    if not isinstance(metadata.get("tokenizer.chat_template", ""), str):
+        raise UserError("'tokenizer.chat_template' is no text")
     default = SPLITTINGS[metadata["tokenizer.ggml.pre"]].add_bos
     adds = metadata.get("tokenizer.ggml.add_bos_token", default)
     if adds and metadata.get("tokenizer.ggml.bos_token_id") is None:

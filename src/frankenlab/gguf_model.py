@@ -81,8 +81,8 @@ def model_config(metadata: Mapping[str, Any], tensors: Sequence[str]) -> dict[st
                 f"{architecture}.{key} is {found}, but a head has {width} dimensions; take the "
                 "model's Hugging Face directory instead"
             )
-    window = number("attention.sliding_window", context)
-    if 0 < window < context:
+    window = metadata.get(f"{architecture}.attention.sliding_window", 0)
+    if window != 0 and not (isinstance(window, int) and window >= context):
         raise UserError(f"attention slides over a window of {window}; only full attention is run")
     special = {
         f"{name}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id")
