@@ -159,9 +159,9 @@ def stage(model: Path, config: Mapping[str, Any], work: Path) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path in weight_files(model):
-        link = folder / path.relative_to(model)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.resolve())
+        # It does not look into folders, where an index may have its shards.
+        name = path.relative_to(model).as_posix().replace("/", "-")
+        (folder / name).symlink_to(path.resolve())
     for name in COMPANIONS:
         if (model / name).is_file():
             shutil.copyfile(model / name, folder / name)

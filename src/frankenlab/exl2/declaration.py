@@ -52,6 +52,9 @@ def read_declaration(config: Mapping[str, Any]) -> Declaration:
     if not declares_exl2(config):
         method = declared.get("quant_method") if isinstance(declared, Mapping) else declared
         raise UserError(f"{KEY}.quant_method is '{method}', expected '{METHOD}'")
+    calibration = declared.get("calibration")
+    if not isinstance(calibration, Mapping | None):
+        raise UserError(f"{KEY}.calibration is {calibration!r}, expected an object")
     version = declared.get("version")
     by = f"exllamav2 {version}" if version else "exllamav2, version not recorded"
     return Declaration(
@@ -59,5 +62,5 @@ def read_declaration(config: Mapping[str, Any]) -> Declaration:
         version=version,
         bits=declared.get("bits"),
         head_bits=declared.get("head_bits"),
-        calibration=declared.get("calibration"),
+        calibration=calibration,
     )
