@@ -331,6 +331,16 @@ def test_a_local_file_is_linked_and_followed_when_it_changes(tmp_path):
     assert second["files"] != first["files"]
 
 
+def test_a_local_link_keeps_its_name(tmp_path):
+    """Caches hold files under hashes, and links with the names that say what they are."""
+    (tmp_path / "5ad0e1").write_text("{}\n")
+    (tmp_path / "rows.jsonl").symlink_to("5ad0e1")
+    source = source_from_config({"path": str(tmp_path / "rows.jsonl")}, "data.d", "data")
+    manifest = fetch_data(source, tmp_path / "d")
+    assert [*manifest["files"]] == ["rows.jsonl"] and manifest["source"] == "local rows.jsonl"
+    assert (tmp_path / "d/rows.jsonl").read_text() == "{}\n"
+
+
 def test_a_local_file_is_compared_with_its_hash(tmp_path):
     file = tmp_path / "mine.jsonl"
     file.write_text("one")

@@ -1,6 +1,7 @@
-"""The house: a module imports only from floors below its own."""
+"""The house: a module imports only from floors below its own, and some facts are in one module."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 FLOORS = (
     {"errors", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
     {"files", "quantization", "rounds", "schema", "lock", "orphans", "rows", "records"},
+    {"directories"},
+    {"model_files"},
+    {"weight_writing"},
     {
         "plans",
         "exl2",
-        "directories",
         "task_index",
         "parquet",
         "tensor_parts",
@@ -22,9 +25,11 @@ FLOORS = (
         "ledger",
         "batches",
     },
+    {"model_config"},
     {
         "sources",
         "models",
+        "gguf_model",
         "tasks",
         "grid",
         "trie",
@@ -84,3 +89,12 @@ def test_imports_point_down(path: Path) -> None:
     level = next(i for i, floor in enumerate(FLOORS) if own in floor)
     below = set().union(*FLOORS[:level]) | {own}
     assert imports(path) <= below
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_one_module_says_which_files_are_the_weights(path: Path) -> None:
+    """Whoever lists a directory for weights himself finds others than transformers does."""
+    listings = re.findall(
+        r"glob\([^)]*(?:safetensors|WEIGHTS)|\*[\w.-]*\.safetensors", path.read_text()
+    )
+    assert not listings or path.stem == "model_files"

@@ -299,7 +299,7 @@ def _fill(
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
         more = fill(temporary)
-        _share(temporary)
+        share(temporary)
         taken, states = time.time_ns(), file_states(temporary)
         manifest = {"format": FORMAT, **facts, **more, "files": _describe(temporary)}
         if manifest != old or not (target / MANIFEST).is_file():
@@ -317,7 +317,7 @@ def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     write_json(directory / MANIFEST, manifest)
 
 
-def _share(directory: Path) -> None:
+def share(directory: Path) -> None:
     """Gives everything the permissions that the umask asks for: temporary directories and some
     writers' files are private, but shared resources must be readable by the group."""
     umask = os.umask(0)

@@ -33,13 +33,8 @@ from frankenlab.exl2.writing import stored_tensors, write_exl2
 from frankenlab.files import content_hash, sha256_file, write_json
 from frankenlab.fingerprints import code_fingerprint, library_versions
 from frankenlab.layerwise import LayerwiseModel, Shared
-from frankenlab.models import (
-    TOKENIZER_FILES,
-    check_llama_shaped,
-    model_info,
-    read_json,
-    weights_hash,
-)
+from frankenlab.model_files import TOKENIZER_FILES, identity_files, read_json
+from frankenlab.models import check_llama_shaped, model_info, weights_hash
 from frankenlab.progress import Progress
 from frankenlab.records import NUMBER, TEXT, is_record, list_of, object_of
 from frankenlab.tensor_parts import is_whole_part, load_part, save_part
@@ -230,8 +225,8 @@ def _identity(model: Path, rows: torch.Tensor) -> str:
     """Of everything that the numbers depend on, but for the bits."""
     manifest = complete_manifest(model)
     if manifest is None:
-        paths = [model / "config.json", *sorted(model.glob("*.safetensors"))]
-        manifest = {"files": {path.name: {"sha256": sha256_file(path)} for path in paths}}
+        files = identity_files(model).items()
+        manifest = {"files": {name: {"sha256": sha256_file(path)} for name, path in files}}
     return content_hash(
         {
             "model": weights_hash(manifest),

@@ -16,6 +16,7 @@ from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.files import sha256_file
 from frankenlab.fingerprints import code_fingerprint, engine_libraries
+from frankenlab.model_files import identity_files
 from frankenlab.models import weights_hash
 from frankenlab.quantization import NONE, Quantization
 
@@ -183,7 +184,7 @@ def _identify(directory: Path) -> tuple[str, dict[str, list[int]]]:
     if has_manifest(directory):
         manifest, states = verify_directory(directory)
         return weights_hash(manifest), states
-    names = [path.name for path in directory.iterdir() if path.is_file()]
+    names = identity_files(directory)
     states = file_states(directory, names)
-    files = {name: {"sha256": sha256_file(directory / name)} for name in names}
+    files = {name: {"sha256": sha256_file(path)} for name, path in names.items()}
     return weights_hash({"files": files}), states

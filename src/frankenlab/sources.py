@@ -308,7 +308,10 @@ def _fetch_snapshot(source: Source, directory: Path, patterns: tuple[str, ...], 
         )
         names = [file.rfilename for file in info.siblings]
         chosen = [file for file in info.siblings if wanted(file.rfilename, patterns)]
-        weights = any(file.rfilename.endswith(".safetensors") for file in chosen)
+        # Shards are fetched by the names in their index, which comes first.
+        weights = any(
+            file.rfilename.endswith((".safetensors", ".safetensors.index.json")) for file in chosen
+        )
         if use == "model" and not source.file and not weights:
             pickled = " (pickled weights are never loaded)" if any(map(NEVER.search, names)) else ""
             raise UserError(f"{source.text}: it has no safetensors weights{pickled}")
@@ -366,9 +369,11 @@ def _hub_error(source: Source, error: Exception) -> UserError:
 
 def _link_local(source: Source, directory: Path, patterns: tuple[str, ...]) -> None:
     """Links the files of a local source; copies would double the space that models take."""
-    root = Path(source.location).expanduser().resolve()
+    named = Path(source.location).expanduser()
+    root = named.resolve()
     if root.is_file() and source.file is None:
-        (directory / root.name).symlink_to(root)
+        # A link into a cache has a name that says what it is, its target a hash.
+        (directory / named.name).symlink_to(root)
         return
     if not root.is_dir():
         raise UserError(f"{source.location}: there is no such file or directory")

@@ -29,7 +29,8 @@ from frankenlab.exl2.declaration import KEY, METHOD, Declaration
 from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.exl2.shapes import HEAD, ModelShapes
 from frankenlab.files import sha256_file, write_json
-from frankenlab.models import model_info, read_json
+from frankenlab.model_files import read_json, weight_files
+from frankenlab.models import model_info
 from frankenlab.records import NUMBER, TEXT, check_record, is_record, list_of, object_of
 
 logger = logging.getLogger(__name__)
@@ -239,8 +240,10 @@ def _declare(result: Path, config: Mapping[str, Any], calibration: Calibration, 
         raise job.failure("it ended without writing a config.json") from None
     if not isinstance(written, Mapping) or not is_record(written.get(KEY), DECLARED):
         raise job.failure(f"it ended without writing {KEY} into config.json")
-    if not any(result.glob("output*.safetensors")):
-        raise job.failure("it ended without writing output.safetensors")
+    try:
+        weight_files(result)
+    except UserError:
+        raise job.failure("it ended without writing output.safetensors") from None
     if stale := sorted(result.glob("*.index.json")):
         raise job.failure(f"it copied {stale[0].name}, an index of other files")
     declared = written[KEY]

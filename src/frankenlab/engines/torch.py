@@ -288,7 +288,7 @@ class _Weights:
     def __init__(self, directory: Path, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self.exl2 = Exl2Directory(directory) if is_exl2(directory) else None
-        self.files = TensorFiles(() if self.exl2 else sorted(directory.glob("*.safetensors")))
+        self.files = TensorFiles(()) if self.exl2 else TensorFiles.of_model(directory)
 
     def __contains__(self, name: str) -> bool:
         return name in (self.exl2 or self.files)
