@@ -27,9 +27,10 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from frankenlab.config import TASKS_FOLDER
+from frankenlab.data_files import read_data
 from frankenlab.errors import UserError
 from frankenlab.task_index import task_file
-from frankenlab.tasks import STAGES, EvaluationTask, content_key, read_data
+from frankenlab.tasks import STAGES, EvaluationTask, content_key
 
 FIRST_N = {"fewshot_config": {"sampler": "first_n"}}
 # The first three rows give the few-shot examples; two of them come again, numbered otherwise.

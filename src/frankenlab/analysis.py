@@ -6,7 +6,7 @@ for accuracies and in log-percent (100 times the natural logarithm of a ratio) f
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -39,10 +39,11 @@ class Outcomes:
         kind: "mean" or "perplexity".
         plans: [plans] canonical texts.
         documents: [documents] numbers in lm-eval's order.
-        scores: [plans, documents]; higher is better: the metric itself, or minus the negative
-            log-likelihood.
+        scores: [plans, documents]; higher is better: the metric itself times `sign`, or minus the
+            negative log-likelihood.
         weights: [documents]: 1, or the words, bytes or tokens that a log-likelihood is over.
         units: [documents]: label of the resampling unit.
+        sign: of a mean: -1 where lower values of the metric are better, else 1.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Outcomes:
     scores: np.ndarray
     weights: np.ndarray
     units: np.ndarray
+    sign: float = 1.0
 
     @property
     def clustered(self) -> bool:
@@ -63,16 +65,22 @@ class Outcomes:
 
 
 def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
-    """The primary metric of one task's scores as arrays."""
+    """The primary metric of one task's scores as arrays, turned so that higher is better.
+
+    Which metrics are turned is in the rows: see `EvaluationTask.metrics`.
+    """
     weighted = f"{metric}_weight" in scores
     table = scores.pivot(index="plan", columns="document", values=metric)
     documents = scores.drop_duplicates("document").set_index("document").loc[table.columns]
     values = table.to_numpy(dtype=float)
     weights = np.ones(values.shape[1])
+    sign = float(scores[f"{metric}_sign"].iloc[0]) if f"{metric}_sign" in scores else 1.0
     if weighted:
         weights = documents[f"{metric}_weight"].to_numpy(dtype=float)
         rate = values * math.log(2) if metric.startswith("bits") else np.log(values)
         values = -rate * weights
+    else:
+        values = sign * values
     return Outcomes(
         kind="perplexity" if weighted else "mean",
         plans=tuple(table.index),
@@ -80,6 +88,7 @@ def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
         scores=values,
         weights=weights,
         units=documents["unit"].to_numpy(dtype=str),
+        sign=sign,
     )
 
 
@@ -346,8 +355,13 @@ def pairs(
 def _pair(a: tuple, b: tuple, rules: Rules) -> dict[str, Any]:
     (model_a, quantization_a, plan_a, left), (model_b, quantization_b, plan_b, right) = a, b
     both, in_left, in_right = np.intersect1d(left.documents, right.documents, return_indices=True)
-    measured = Outcomes(
-        left.kind, (), both, left.scores[:, in_left], left.weights[in_left], left.units[in_left]
+    measured = replace(
+        left,
+        plans=(),
+        documents=both,
+        scores=left.scores[:, in_left],
+        weights=left.weights[in_left],
+        units=left.units[in_left],
     )
     difference = left.row(plan_a)[in_left] - right.row(plan_b)[in_right]
     found = compare(difference[None], measured, rules)
@@ -387,7 +401,7 @@ def metric_value(scores: np.ndarray, measured: Outcomes, metric: str) -> float:
     """The metric of one plan's scores [documents], in its own unit."""
     rate = float(scores.sum() / measured.weights.sum())
     if measured.kind == "mean":
-        return rate
+        return measured.sign * rate
     return -rate / math.log(2) if metric.startswith("bits") else math.exp(-rate)
 
 

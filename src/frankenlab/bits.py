@@ -165,13 +165,13 @@ def _cells(scores: pd.DataFrame, metric: str) -> _Cells:
         rows |= {
             (plan, quantization): found.scores[i, places] for i, plan in enumerate(found.plans)
         }
-    kept = Outcomes(
-        found.kind,
-        (),
-        np.array(common),
-        np.empty((0, 0)),
-        found.weights[places],
-        found.units[places],
+    kept = replace(
+        found,
+        plans=(),
+        documents=np.array(common),
+        scores=np.empty((0, 0)),
+        weights=found.weights[places],
+        units=found.units[places],
     )
     return _Cells(kept, rows)
 
