@@ -9,7 +9,16 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
-    {"errors", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
+    {
+        "errors",
+        "fingerprints",
+        "statistics",
+        "racing",
+        "progress",
+        "stopping",
+        "accounting",
+        "outcomes",
+    },
     {"files", "quantization", "rounds", "schema", "lock", "orphans"},
     {
         "plans",

@@ -162,13 +162,22 @@ class EvaluationTask:
                 if name in results
                 for column, value in _columns(name, kind, results[name]).items()
             }
-        if not math.isfinite(row.get(self.settings.metric, math.nan)):
-            raise UserError(
-                f'{self.where}: document {document.index}: no number for "{self.settings.metric}"'
-            )
+        self._check_primary(row, document.index)
         for name in self._lower_is_better & row.keys():
             row[f"{name}_sign"] = -1.0
         return row
+
+    def _check_primary(self, row: Mapping[str, float], index: int) -> None:
+        metric = self.settings.metric
+        value = row.get(metric, math.nan)
+        where = f'{self.where}: document {index}: metric "{metric}"'
+        if not math.isfinite(value):
+            raise UserError(f"{where}: lm-evaluation-harness gives no number for it")
+        if self.kind == "mean" and not 0 <= value <= 1:
+            raise UserError(
+                f"{where}: it is {value:g}; means are compared in percentage points and need "
+                "values from 0 to 1: take another metric"
+            )
 
     def _results(
         self, index: int, loglikelihoods: Sequence[float], is_greedy: Sequence[bool]
