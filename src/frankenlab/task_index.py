@@ -39,6 +39,9 @@ FILE_KEYS = ("group", "include", "task_list", "use_prompt")
 # What makes up a data set, which `data` replaces.
 DATA_KEYS = ("dataset_path", "dataset_name", "dataset_kwargs")
 
+# Loaders of `datasets` that run queries or programs, or unpickle.
+RUNNING_LOADERS = ("cache", "generator", "iceberg", "pandas", "spark", "sql")
+
 # How many members of a group a message names.
 SHOWN_MEMBERS = 8
 
@@ -96,6 +99,11 @@ def _check_overrides(overrides: Mapping[str, Any], where: str, data_file: Path |
     for key in DATA_KEYS:
         if key in overrides and data_file is not None:
             raise UserError(f"{where}.{key}: the task has `data`, which replaces its data set")
+    if overrides.get("dataset_path") in RUNNING_LOADERS:
+        raise UserError(
+            f"{where}.dataset_path: {overrides['dataset_path']} can run code; take json, parquet "
+            "or arrow, or `data`"
+        )
     if "trust_remote_code" in (overrides.get("dataset_kwargs") or {}):
         raise UserError(f"{where}.dataset_kwargs.trust_remote_code: remote code is never run")
     for value in _texts(overrides, where):

@@ -68,6 +68,9 @@ def _configuration(settings: TaskSettings, tasks_folder: Path) -> dict[str, Any]
     except Exception as error:  # of any kind: it imports the functions that the YAML names
         raise UserError(f"{where}: {path}: it cannot be loaded ({_reason(error)})") from error
     config |= settings.overrides
+    fewshot = config.get("fewshot_config")
+    if not isinstance(fewshot, Mapping | None):
+        raise UserError(f"{where}: fewshot_config: a mapping of keys is expected, not {fewshot!r}")
     if "class" not in config:
         _check_output_type(config.get("output_type", "generate_until"), where)
     _check_metrics(config, settings, where)
@@ -151,10 +154,13 @@ def _fewshot_split(
 
 def _check_metrics(config: Mapping[str, Any], settings: TaskSettings, where: str) -> None:
     """Refuses metrics of a config that lm-eval would look for in a library that runs their code."""
-    for entry in settings.overrides.get("metric_list") or []:
-        name = entry.get("metric") if isinstance(entry, Mapping) else entry
-        hub = isinstance(entry, Mapping) and entry.get("hf_evaluate")
-        if hub or (config.get("process_results") is None and name not in metric_registry):
+    metrics = settings.overrides.get("metric_list") or []
+    if not isinstance(metrics, list) or not all(isinstance(m, Mapping) for m in metrics):
+        raise UserError(f"{where}: overrides.metric_list: a list of mappings is expected")
+    for entry in metrics:
+        name = str(entry.get("metric"))
+        own = config.get("process_results") is not None or name in metric_registry
+        if entry.get("hf_evaluate") or not own:
             raise UserError(
                 f"{where}: overrides.metric_list: {name!r} is no metric of lm-evaluation-harness, "
                 "which would look for it in a library that runs downloaded code; it has "
