@@ -263,7 +263,8 @@ def task_fingerprint(path: Path) -> str:
         UserError: a file is unreadable or no task, is included twice or by itself, or names a
             module that is not there.
     """
-    return content_hash(_contents(path, set()))
+    with _telling(path):
+        return content_hash(_contents(path, set()))
 
 
 def read_task_file(path: Path) -> dict[str, Any]:

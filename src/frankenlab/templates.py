@@ -25,10 +25,10 @@ from jinja2.visitor import NodeTransformer
 MAX_WORK = 10_000_000
 
 # Processor time that one regular expression may take.
-MAX_SECONDS = 2.0
+MAX_SECONDS = 1.0
 
 # What one step of a loop or one call costs, in characters: both take about as long.
-STEP = 50
+STEP = 100
 
 # Filters whose result can be as large as the product of their arguments.
 _MULTIPLYING = frozenset(
