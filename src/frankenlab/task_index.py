@@ -359,8 +359,11 @@ def _functions(value: Any) -> list[str]:
     return [text for text in texts if text.startswith("!function ")]
 
 
-class _FunctionNames(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Reads `!function module.name` as text; nothing is imported."""
+class _FunctionNames(yaml.SafeLoader):
+    """Reads `!function module.name` as text; nothing is imported.
+
+    It is the parser in Python: the one in C ends the process on a file that nests too deeply.
+    """
 
 
 _FunctionNames.add_constructor(
