@@ -27,11 +27,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from frankenlab import cli, config
 from frankenlab.batches import TokenRequest
 from frankenlab.config import TASKS_FOLDER
-from frankenlab.encoding import Encoder
+from frankenlab.encoding import encoder_of
 from frankenlab.engines import Engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluation import evaluate
-from frankenlab.models import load_tokenizer, model_info
+from frankenlab.models import load_tokenizer
 from frankenlab.plans import Plan, parse
 from frankenlab.store import Store
 from frankenlab.task_index import TaskSettings, task_file
@@ -199,10 +199,6 @@ def load_task(settings: TaskSettings) -> EvaluationTask:
     return EvaluationTask(settings, TASKS_FOLDER)
 
 
-def encoder_of(directory: Path) -> Encoder:
-    return Encoder(load_tokenizer(directory), model_info(directory).max_position_embeddings)
-
-
 def scores_of(directory: Path, plans: Sequence[Plan], task: EvaluationTask, store: Store, **more):
     """The table of `evaluate` on a task's documents, in float32. `more` may hold a `limit` and
     another `engine` (a function that makes it), and is else handed on."""
@@ -282,7 +278,7 @@ def aggregate(table: pd.DataFrame, metric: str, kind: str) -> float:
         return table[metric].mean()
     weights = table[f"{metric}_weight"]
     values = np.log(table[metric]) if kind == "perplexity" else table[metric]
-    mean = (weights * values).sum() / weights.sum()
+    mean = (weights.replace(0, 1) * values).sum() / weights.sum()
     return math.exp(mean) if kind == "perplexity" else mean
 
 
@@ -293,6 +289,7 @@ class Wrapped:
         self.engine = engine
         self.token_trees = engine.token_trees
         self.n_layers = engine.n_layers
+        self.device = engine.device
 
     def place(self, batch):
         return self.engine.place(batch)

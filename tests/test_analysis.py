@@ -19,6 +19,14 @@ from frankenlab.analysis import (
 from frankenlab.outcomes import outcomes
 from frankenlab.races import sample
 
+STAMPS = {
+    "stage": "search",
+    "model": "m",
+    "quantization": "none",
+    "task": "t",
+    "precision": "float32",
+    "hardware": "a processor",
+}
 RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
 
 
@@ -29,8 +37,7 @@ def accuracy_scores(answers: dict[str, list[int]], **columns: object) -> pd.Data
         for plan, rights in answers.items()
         for i, right in enumerate(rights)
     ]
-    stamps = {"stage": "search", "model": "m", "quantization": "none", "task": "t"} | columns
-    return pd.DataFrame(rows).assign(**stamps)
+    return pd.DataFrame(rows).assign(**(STAMPS | columns))
 
 
 def perplexity_scores(nlls: dict[str, list[float]], words: list[int], units=None) -> pd.DataFrame:
@@ -47,7 +54,7 @@ def perplexity_scores(nlls: dict[str, list[float]], words: list[int], units=None
         for plan, values in nlls.items()
         for i, nll in enumerate(values)
     ]
-    return pd.DataFrame(rows).assign(stage="search", model="m", quantization="none", task="t")
+    return pd.DataFrame(rows).assign(**STAMPS)
 
 
 def test_accuracy_is_compared_in_points_with_its_flips():
@@ -259,3 +266,49 @@ def test_documents_that_are_right_in_part_are_tested_by_their_sizes():
     assert row["effect"] == pytest.approx(100 * (16 * 0.5 - 44 * 0.05) / 60)
     assert (row["up"], row["down"]) == (16, 44)
     assert 0.001 < row["p"] < 0.05
+
+
+# ---- rows of different hardware
+
+
+def on_two_cards(plan: str, first: int) -> pd.DataFrame:
+    """Scores of a base that one card computed, and of a plan whose last documents another did."""
+    scores = accuracy_scores({"base": [1, 0] * 20, plan: [1, 1] * 20}, precision="bfloat16")
+    later = (scores["plan"] == plan) & (scores["document"] >= first)
+    return scores.assign(hardware=later.map({True: "new", False: "old"}).astype("category"))
+
+
+def test_a_comparison_says_on_how_many_documents_its_sides_ran_on_different_hardware():
+    plan = "0:2,1:4"
+    groups = {"base": "base", plan: "block"}
+    table = comparisons(on_two_cards(plan, 33), "acc", "search", groups, RULES)
+    base, franken = table.to_dict("records")
+    assert (base["hardware"], base["mixed"]) == ("old", 0)
+    assert (franken["hardware"], franken["mixed"], franken["precision"]) == (
+        "new; old",
+        7,
+        "bfloat16",
+    )
+    same = comparisons(on_two_cards(plan, 40), "acc", "search", groups, RULES)
+    assert list(same["mixed"]) == [0, 0] and set(same["hardware"]) == {"old"}
+
+
+def test_only_the_documents_that_a_dropped_plan_saw_count_as_mixed():
+    plan = "0:2,1:4"
+    scores = on_two_cards(plan, 33)
+    scores = scores[(scores["plan"] == "base") | (scores["document"] < 35)]
+    groups = {"base": "base", plan: "block"}
+    table = comparisons(scores, "acc", "search", groups, RULES, {plan: 1}).set_index("plan")
+    assert (table.at[plan, "n"], table.at[plan, "mixed"]) == (35, 2)
+
+
+def test_verdicts_and_pairs_say_it_too():
+    plan = "0:2,1:4"
+    scores = on_two_cards(plan, 33).assign(stage="confirm")
+    found = pairs({("m", "none"): scores, ("n", "none"): scores}, "acc", "t", "confirm", RULES)
+    mixed = found.set_index(["plan_a", "plan_b"])["mixed"]
+    assert mixed["base", plan] == mixed[plan, "base"] == 7
+    assert mixed["base", "base"] == mixed[plan, plan] == 0
+    table = comparisons(scores, "acc", "search", {"base": "base", plan: "block"}, RULES)
+    rows = verdicts(with_shapes(table, {"m": 4}), {"m": plan}, RULES)
+    assert list(rows["mixed"]) == [7] and list(rows["hardware"]) == ["new; old"]

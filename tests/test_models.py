@@ -26,7 +26,6 @@ from frankenlab.errors import UserError
 from frankenlab.fetching import fetch_model
 from frankenlab.models import (
     check_llama_shaped,
-    load_tokenizer,
     manifest_info,
     model_info,
     read_json,
@@ -129,27 +128,6 @@ def test_code_beside_a_model_is_neither_taken_nor_run(tmp_path, model):
     logits(tmp_path / "m")
     assert not (tmp_path / "executed").exists()
     assert not any(name.endswith(".py") for name in manifest["files"])
-
-
-def test_transformers_is_made_to_follow_tokenizer_json(tmp_path, model):
-    """GPT2Tokenizer replaces how a tokenizer.json like SmolLM2's splits digits."""
-    path = model / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    digits = {"type": "Digits", "individual_digits": True}
-    tokenizer["pre_tokenizer"] = {
-        "type": "Sequence",
-        "pretokenizers": [digits, tokenizer["pre_tokenizer"]],
-    }
-    path.write_text(json.dumps(tokenizer))
-    config = json.loads((model / "tokenizer_config.json").read_text())
-    config = {**config, "tokenizer_class": "GPT2Tokenizer"}
-    (model / "tokenizer_config.json").write_text(json.dumps(config))
-    digits = "1 20"
-    wrong = AutoTokenizer.from_pretrained(model).tokenize(digits)
-
-    manifest = fetch_model(source(path=str(model)), tmp_path / "m", 4, "")
-    assert load_tokenizer(tmp_path / "m").tokenize(digits) == ["1", "Ġ", "2", "0"] != wrong
-    assert "tokenizer_class" in manifest["made"]
 
 
 def test_a_tokenizer_that_does_not_fit_or_is_missing_is_refused(tmp_path, model):

@@ -200,7 +200,7 @@ def test_clocks_up_to_the_first_batch(setting, monkeypatch):
         (evaluation.Scorer, "for_directory"),
         (evaluation, "sweep"),
         (evaluation, "EvaluationTask"),
-        (evaluation, "load_tokenizer"),
+        (evaluation, "encoder_of"),
         (evaluation.Scorer, "load_engine"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))

@@ -266,7 +266,8 @@ def test_metrics_over_all_documents_are_lm_evals(tmp_path, name):
 
 
 def test_a_text_without_words_or_bytes_weighs_as_in_lm_eval(tmp_path):
-    """An empty text has no bytes: it must not divide by zero, nor count."""
+    """An empty text has no bytes: it must not divide by zero, and what is scored of it (a BOS that
+    the tokenizer adds) counts."""
     rows = [{"passage": text, "question": "", "answer": True} for text in ("", "two words")]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     task = load_task(task_settings(tmp_path, "boolq_passages", n=1, data_file=file))

@@ -3,6 +3,7 @@
 The tests share one finished run; each that changes something changes it back.
 """
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -121,6 +122,66 @@ def test_changed_code_reruns_what_it_affects(lab: Laboratory) -> None:
     assert lab.jobs()["evaluate_task"] == 2 + 2 + 3
     engine.write_text(original)
     assert lab.jobs() == Counter()
+
+
+def test_another_kind_of_device_makes_scores_and_costs_stale(lab: Laboratory) -> None:
+    lab.config["device"] = "cuda"
+    stale = lab.jobs()
+    assert (stale["evaluate_task"], stale["measure_cost"]) == (2 + 2 + 3, 1)
+    del lab.config["device"]
+    assert lab.jobs() == Counter()
+
+
+def replaced(path: Path) -> bytes:
+    """Changes a file's contents, and leaves its size and its time of modification; what it held."""
+    before, contents = path.stat(), path.read_bytes()
+    path.write_bytes(contents[:-9] + bytes(b ^ 1 for b in contents[-9:-2]) + contents[-2:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == len(contents)
+    return contents
+
+
+def test_a_local_model_or_data_file_that_was_replaced_makes_what_it_affects_stale(
+    lab: Laboratory,
+) -> None:
+    weights = lab.folder / "tiny-model" / "model.safetensors"
+    original = replaced(weights)
+    stale = lab.jobs()
+    assert (stale["download_model"], stale["evaluate_task"]) == (1, 2 + 2 + 3)
+    # The next job that would load it is told so: none scores the new weights as the old ones.
+    table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
+    (lab.folder / table).unlink()
+    before = lab.scored()
+    failed = lab.snakemake(table, "--allowed-rules", "evaluate_task", check=False)
+    assert failed.returncode and lab.scored() == before
+    assert "model.safetensors: its content differs" in failed.stderr
+    weights.write_bytes(original)
+    lab.snakemake(table, "--allowed-rules", "evaluate_task")
+    assert lab.jobs() == Counter() and lab.scored() == before
+
+    data = lab.folder / "animals.jsonl"
+    original = replaced(data)
+    dry = lab.snakemake("--dry-run", "--quiet", "reason").stdout
+    stale = [line for line in dry.splitlines() if "output: results/tiny/scores/search" in line]
+    assert len(stale) == 1 and "animals" in stale[0]
+    data.write_bytes(original)
+    assert lab.jobs() == Counter()
+
+
+def test_a_flipped_bit_in_the_store_is_computed_again(lab: Laboratory) -> None:
+    parts = (lab.folder / "results" / "store").glob("*/part-*.parquet")
+    made_by = {p: json.loads((p.parent / "identity.json").read_text()) for p in parts}
+    own = [part for part, identity in made_by.items() if identity["task"] == "animals"]
+    part = max(own, key=lambda path: path.stat().st_size)  # the search's
+    before, contents = lab.scored(), bytearray(part.read_bytes())
+    contents[len(contents) // 3] ^= 4
+    part.write_bytes(contents)
+    table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
+    (lab.folder / table).unlink()
+    lab.snakemake(table)
+    assert not part.exists() and lab.scored() == before
+    log = (lab.results / "logs/evaluate_task/search.tiny.none.animals.0.log").read_text()
+    assert f"{part.name}: damaged, its rows are computed again" in log
 
 
 def test_a_truncated_table_is_made_again_without_scoring(lab: Laboratory) -> None:

@@ -24,7 +24,7 @@ def main(result: str, *given: str) -> None:
     _stamp(cli.config, "load", "config")
     _stamp(evaluation.Scorer, "for_directory", "model's hash")
     _stamp(evaluation, "EvaluationTask", "task")
-    _stamp(evaluation, "load_tokenizer", "documents and tokenizer")
+    _stamp(evaluation, "encoder_of", "documents and tokenizer")
     load = evaluation.Scorer.load_engine
 
     def loaded(scorer: Any) -> Any:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from frankenlab import statistics
 from frankenlab.grid import equal_cost_controls
+from frankenlab.mixing import with_hardware, with_pair_hardware
 from frankenlab.outcomes import UNITS, Outcomes, metric_value, outcomes
 from frankenlab.plans import BASE, parse
 
@@ -96,7 +97,7 @@ def comparisons(
         seen = base[base["document"].isin(rows["document"])]
         part = _compared(pd.concat([seen, rows]), metric, role, groups, rules)
         found.append(part[part["plan"] != BASE])
-    table = pd.concat(found, ignore_index=True)
+    table = with_hardware(pd.concat(found, ignore_index=True), scores)
     table["dropped"] = table["plan"].map(dropped or {}).astype("Int64")
     raced, others = table["dropped"].notna(), table["plan"] != BASE
     tested = table["p"].where(~raced, 1.0)[others]
@@ -262,6 +263,7 @@ def verdicts(table: pd.DataFrame, frozen: Mapping[str, str], rules: Rules) -> pd
         *("model", "quantization", "task", "role", "metric", "kind", "unit", "plan", "group"),
         *("depth", "relative_depth", "n", "value", "base_value", "effect", "low", "high"),
         *("low90", "high90", "up", "down", "p", "p_holm", "margin", "verdict", "documents_needed"),
+        *("precision", "hardware", "mixed"),
     )
     return rows[list(columns)].reset_index(drop=True)
 
@@ -289,7 +291,7 @@ def pairs(
         rows.append(_pair(a, b, rules))
     kind = sides[0][3].kind if sides else "mean"
     common = {"stage": stage, "task": task, "metric": metric, "kind": kind, "unit": UNITS[kind]}
-    return pd.DataFrame([common | row for row in rows])
+    return with_pair_hardware(pd.DataFrame([common | row for row in rows]), scores)
 
 
 def _pair(a: tuple, b: tuple, rules: Rules) -> dict[str, Any]:

@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--engine", default="torch", choices=("torch", "exllamav2"), help="exllamav2: float16, cuda"
     )
-    evaluate.add_argument("--dtype", default="bfloat16", choices=config.PRECISIONS)
+    evaluate.add_argument(
+        "--dtype", choices=config.PRECISIONS, help="default: bfloat16; exllamav2: float16"
+    )
     evaluate.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     evaluate.add_argument("--store", type=Path, default=Path("results/store"))
     evaluate.add_argument("--output", type=Path, required=True, help="a .parquet file")

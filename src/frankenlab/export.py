@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from frankenlab.directories import has_manifest, verify_directory
 from frankenlab.errors import UserError
 from frankenlab.frankens import layer_tensors, parts
 from frankenlab.models import TOKENIZER_FILES, check_llama_shaped
@@ -33,9 +34,12 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
 
     Raises:
         UserError: a scaled `block`, which no LLaMA layer computes (its MLP would see the scaled
-            attention); the target exists, or cannot be written.
+            attention); the source is not what its manifest says; the target exists, or cannot be
+            written.
     """
     source, target = Path(source), Path(target)
+    if has_manifest(source):
+        verify_directory(source, every_hash=True)
     check_llama_shaped(source, plan.n_layers)
     for number, step in enumerate(plan.steps):
         if step.part == "block" and step.scale != 1:

@@ -21,6 +21,7 @@ from frankenlab.models import (
     read_json,
 )
 from frankenlab.sources import Source, fetch_files, source_key
+from frankenlab.tokenizer import check_vocabulary, warn_of_other_tokens
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +39,12 @@ def fetch_model(
     target_dir: str | os.PathLike,
     n_layers: int | None,
     description: str,
-    verify: bool = False,
 ) -> dict[str, Any]:
     """Makes `target_dir` a Hugging Face directory with the model of `source`.
 
     A GGUF file is converted. Other files come as distributed (those of a local directory as
     links), but that config.json says `rope_theta` also where older readers look for it. A
-    directory that is complete (with `verify`, by its hashes too) is kept.
+    directory that is complete, by its hashes too, is kept.
 
     Args:
         n_layers: the depth that the configuration declares; None takes any.
@@ -68,9 +68,7 @@ def fetch_model(
             raise UserError(str(error).replace(str(directory), source.text)) from error
 
     refresh = source.kind == "path"
-    manifest = make_directory(
-        target_dir, facts, fill, verify=verify, refresh=refresh, filled=("shape",)
-    )
+    manifest = make_directory(target_dir, facts, fill, refresh=refresh, filled=("shape",))
     check_depth(manifest["n_layers"], n_layers, source.text)
     return manifest
 
@@ -92,14 +90,11 @@ def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
                 path.rename(directory / path.name)
     if _add_rope_theta(directory):
         made += "; rope_theta added to config.json"
-    if _insist_on_tokenizer_json(directory):
-        made += "; tokenizer_class in tokenizer_config.json changed to what tokenizer.json is"
     log.info("%s: checking the model", source.text)
     info = model_info(directory)
-    largest = max(load_tokenizer(directory).get_vocab().values())
-    if largest >= info.vocab_size:
-        sizes = f"the tokenizer has id {largest}, the model only {info.vocab_size} embeddings"
-        raise UserError(f"{source.text}: {sizes}")
+    tokenizer = load_tokenizer(directory)
+    check_vocabulary(tokenizer, info.vocab_size, source.text)
+    warn_of_other_tokens(tokenizer, directory, SAMPLES, source.text)
     return {"made": made, "n_layers": info.n_layers, "shape": asdict(info), **facts}
 
 
@@ -115,34 +110,4 @@ def _add_rope_theta(directory: Path) -> bool:
     if rope.get("rope_type", "default") != "default":
         config["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
     write_json(path, config)
-    return True
-
-
-def _insist_on_tokenizer_json(directory: Path) -> bool:
-    """Sees to it that `AutoTokenizer` splits text as tokenizer.json, the original, does.
-
-    transformers 5 goes by the name of the class, and some classes bring a splitting of their own:
-    GPT2Tokenizer splits spaces before digits otherwise than the tokenizer.json of SmolLM2 does.
-    """
-    if not (directory / "tokenizer.json").is_file():
-        return False
-    from tokenizers import Tokenizer
-
-    original = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    expected = [original.encode(text, add_special_tokens=False).ids for text in SAMPLES]
-
-    def difference() -> str | None:
-        tokenizer = load_tokenizer(directory)
-        found = [tokenizer.encode(text, add_special_tokens=False) for text in SAMPLES]
-        return next((t for t, a, b in zip(SAMPLES, found, expected, strict=True) if a != b), None)
-
-    if difference() is None:
-        return False
-    path = directory / "tokenizer_config.json"
-    write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"})
-    if (text := difference()) is not None:
-        raise UserError(
-            f"{directory}: the tokenizer that transformers loads splits {text!r} otherwise than "
-            "its tokenizer.json"
-        )
     return True

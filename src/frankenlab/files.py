@@ -72,7 +72,7 @@ def write_if_changed(path: str | os.PathLike, text: str) -> bool:
     Keeps the modification time of an unchanged file, which is what Snakemake compares.
     """
     path = Path(path)
-    if path.is_file() and path.read_text() == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return False
     with atomic_path(path) as temporary:
         temporary.write_text(text)

@@ -145,27 +145,45 @@ def manifest_info(manifest: Mapping[str, Any], where: str | os.PathLike) -> Mode
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Any:
-    """The tokenizer of a model directory, a `transformers.PreTrainedTokenizerFast`.
+    """Returns the tokenizer of a model directory: the one of `AutoTokenizer`, as lm-eval takes it.
 
     Raises:
         UserError: there is none that loads without running code from the directory.
     """
     import transformers
 
+    # Absolute, because AutoTokenizer makes exceptions of models by how their paths begin.
+    folder = Path(directory).absolute()
     try:
         # Without a tokenizer transformers makes an empty one for some architectures.
-        if not any((Path(directory) / name).is_file() for name in TOKENIZER_FILES):
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise FileNotFoundError("no tokenizer files")
-        settings = Path(directory) / "tokenizer_config.json"
-        named = read_json(settings).get("tokenizer_class") if settings.is_file() else None
-        # AutoTokenizer would end there too, but looks for the model's configuration on its way, and
-        # importing one takes seconds.
-        generic = named in GENERIC_TOKENIZERS
-        kind = transformers.PreTrainedTokenizerFast if generic else transformers.AutoTokenizer
-        return kind.from_pretrained(directory)
+        kind = getattr(transformers, _tokenizer_class(folder))
+        tokenizer = kind.from_pretrained(folder, trust_remote_code=False)
+        # Some settings of the wrong type are only noticed when a text is encoded.
+        tokenizer.encode("A text.")
+        return tokenizer
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{directory}: its tokenizer cannot be loaded ({reason})") from error
+
+
+def _tokenizer_class(directory: Path) -> str:
+    """Returns the class in which AutoTokenizer ends, where that can be told without it.
+
+    On its way AutoTokenizer imports the model's configuration, which takes seconds.
+    """
+    files = (directory / name for name in ("config.json", "tokenizer_config.json"))
+    model, settings = (read_json(file) if file.is_file() else {} for file in files)
+    if settings.get("fast_tokenizer_files"):
+        raise ValueError("fast_tokenizer_files names files that a copy of the model would not have")
+    if "auto_map" in settings or (directory / "tekken.json").exists():
+        return "AutoTokenizer"
+    if model.get("model_type") == "qwen2":
+        return "Qwen2Tokenizer"  # whatever the settings name
+    generic = settings.get("tokenizer_class") in GENERIC_TOKENIZERS
+    known = generic and model.get("model_type") in ("llama", "mistral")
+    return "PreTrainedTokenizerFast" if known else "AutoTokenizer"
 
 
 def weights_hash(manifest: Mapping[str, Any]) -> str:

@@ -19,7 +19,8 @@ class Outcomes:
         documents: [documents] numbers in lm-eval's order.
         scores: [plans, documents]; higher is better: the metric itself times `sign`, or minus the
             negative log-likelihood.
-        weights: [documents]: 1, or the words, bytes or tokens that a log-likelihood is over.
+        weights: [documents]: 1, or the words, bytes or tokens that a log-likelihood is over; 0 for
+            a text without any.
         units: [documents]: label of the resampling unit.
         sign: of a mean: -1 where lower values of the metric are better, else 1.
     """
@@ -62,7 +63,8 @@ def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
     if weighted:
         weights = documents[f"{metric}_weight"].to_numpy(dtype=float)
         rate = values * math.log(2) if metric.startswith("bits") else np.log(values)
-        values = -rate * weights
+        # An empty text has no bytes, but what is scored of it counts: see `EvaluationTask.metrics`.
+        values = -rate * np.where(weights == 0, 1.0, weights)
     else:
         values = sign * values
     return Outcomes(

@@ -20,7 +20,6 @@ from frankenlab.config import (
 from frankenlab.files import content_hash, write_json
 from frankenlab.fingerprints import code_fingerprint
 from frankenlab.grid import Grid, expand
-from frankenlab.models import model_info
 from frankenlab.quantization import NONE
 from frankenlab.shards import Shard, divide
 from frankenlab.speeds import FALLBACK_FLOPS, Speed, from_matrix_product, speed_of
@@ -301,17 +300,14 @@ def _there(directory: Path, task: TaskSettings) -> bool:
 
 def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -> Sequence[int]:
     # Imported here: lm-eval and transformers take seconds, and a count is made only once.
-    from frankenlab.batches import shared_prefix, token_tree
-    from frankenlab.encoding import Encoder
-    from frankenlab.models import load_tokenizer
+    from frankenlab.batches import shared_prefix
+    from frankenlab.encoding import encoder_of
+    from frankenlab.scoring import document_trees, requests_name
     from frankenlab.tasks import EvaluationTask
 
     loaded = EvaluationTask(task, TASKS_FOLDER)
-    encoder = Encoder(load_tokenizer(directory), model_info(directory).max_position_embeddings)
     documents = loaded.documents(loaded.indices(stage, limit))
-    trees = [
-        token_tree(part for request in encoder.encode(document, loaded.rolling) for part in request)
-        for document in documents
-    ]
+    found = document_trees(encoder_of(directory), documents, loaded.rolling, task.name)
+    trees = [found[requests_name(document)] for document in documents]
     scored = sum(len({node for node, _ in tree.scored}) for tree in trees)
     return [len(documents), sum(map(len, trees)), scored, shared_prefix(trees)]

@@ -135,13 +135,11 @@ def source_key(source: Source) -> str:
     return content_hash(asdict(source), length=12)
 
 
-def fetch_data(
-    source: Source, target: str | os.PathLike, description: str = "", verify: bool = False
-) -> dict[str, Any]:
+def fetch_data(source: Source, target: str | os.PathLike, description: str = "") -> dict[str, Any]:
     """Fetches a data source into the directory `target`, files under their names in the source.
 
-    A directory that is complete (with `verify`, by its hashes too) is kept. A local source is
-    linked, not copied; it can change, so it is always looked at again.
+    A directory that is complete, by its hashes too, is kept. A local source is linked, not copied;
+    it can change, so it is always looked at again.
 
     Returns:
         The manifest (see `directories.make_directory`).
@@ -160,7 +158,7 @@ def fetch_data(
     def fill(directory: Path) -> Mapping[str, Any]:
         return fetch_files(source, directory, source.include or DATA_FILES, "data")
 
-    return make_directory(target, facts, fill, verify=verify, refresh=source.kind == "path")
+    return make_directory(target, facts, fill, refresh=source.kind == "path")
 
 
 def fetch_files(

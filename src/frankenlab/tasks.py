@@ -148,8 +148,9 @@ class EvaluationTask:
         """Every metric of a document, from lm-eval's `process_results`.
 
         A perplexity becomes the document's own, with the words or bytes it is averaged over
-        in `<metric>_weight`: exp(sum(weight * log(value)) / sum(weight)) is the corpus value.
-        A mean of which lower is better comes with `<metric>_sign` = -1.
+        in `<metric>_weight`: exp(sum(weight * log(value)) / sum(weight)) is the corpus value, where
+        in the numerator a weight of 0 (an empty text has no bytes) is 1. A mean of which lower is
+        better comes with `<metric>_sign` = -1.
 
         Raises:
             UserError: the primary metric is missing, or no number.
@@ -321,7 +322,8 @@ def _columns(name: str, kind: str, value: Any) -> dict[str, float]:
     if kind == "mean":
         return {name: float(value)}
     total, weight = value if isinstance(value, tuple) else (value, 1)
-    # An empty text has no bytes: it counts for nothing, as in lm-eval's ratio of sums.
-    rate = -total / weight if weight else 0.0
+    # An empty text has no bytes, but the tokens that begin and end a text may be scored: in
+    # lm-eval's ratio of sums these count, and no bytes do.
+    rate = -total / (weight or 1)
     own = rate / math.log(2) if kind == "bits" else math.exp(min(rate, 700.0))
     return {name: own, f"{name}_weight": float(weight)}

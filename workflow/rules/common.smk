@@ -8,7 +8,8 @@ from pathlib import Path
 from snakemake.cli import parse_args
 
 from frankenlab import config as configuration
-from frankenlab import capacity, fingerprints, lock, orphans, plan_summary, planning
+from frankenlab import capacity, fingerprints, local_files, lock, orphans, plan_summary
+from frankenlab import planning
 from frankenlab import requests, rounds, task_index, usage
 from frankenlab.errors import UserError
 from frankenlab.files import remove_truncated, write_if_changed, write_json
@@ -96,6 +97,14 @@ def model_in(folder):
     return next(m.name for m in EXPERIMENT.models.values() if m.folder == folder)
 
 
+def data_in(folder):
+    return next(
+        name
+        for name, source in EXPERIMENT.data.items()
+        if configuration.data_folder(name, source) == folder
+    )
+
+
 def calibration_data():
     """What holds the quantizer's text: a package's manifest or a local file."""
     if EXPERIMENT.calibration is None:
@@ -104,8 +113,19 @@ def calibration_data():
     return data_manifest(given["source"]) if "source" in given else given["file"]
 
 
+def calibration_text():
+    """What the quantizer's text is, where it is a file of this machine."""
+    return local_data(EXPERIMENT.calibration and SETTINGS["exl2"]["calibration"])
+
+
 def data_manifest(name):
     return f"resources/data/{configuration.data_folder(name, EXPERIMENT.data[name])}/manifest.json"
+
+
+def local_data(given):
+    """What a file of this machine that a config names is; nothing for one of a package."""
+    given = given or {"source": None}
+    return None if "source" in given else local_files.file_identity(given["file"])
 
 
 def task_data(task):
@@ -153,6 +173,15 @@ def script_stamp(name, **settings):
     return stamp(f"scripts/{name}", content)
 
 
+def source_stamp(folder, source, use):
+    """Stamp of a source on this machine, which can change; other sources need none."""
+    if source.kind != "path":
+        return []
+    return stamp(
+        f"sources/{use}.{folder}", lambda: local_files.source_identity(source, use)
+    )
+
+
 # One of a task, for all shards: it reads the YAML of the task.
 @cache
 def task_stamp(stage, task, model, quantization):
@@ -165,10 +194,14 @@ def task_stamp(stage, task, model, quantization):
             "yaml": task_index.task_fingerprint(
                 task_index.task_file(settings.task, configuration.TASKS_FOLDER)
             ),
+            "data": local_data(SETTINGS["tasks"][task].get("data")),
             "limit": EXPERIMENT.limit(stage, task),
             "precision": EXPERIMENT.precision(stage, model, quantization),
+            "device": SETTINGS["device"],
             "engine": EXPERIMENT.engine(model, quantization),
-            "libraries": fingerprints.library_versions(),
+            "libraries": fingerprints.engine_libraries(
+                EXPERIMENT.engine(model, quantization)
+            ),
         },
     )
 

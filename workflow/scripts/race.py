@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-import pandas as pd
-
 from frankenlab import races
 from frankenlab.analysis import concatenated
 from frankenlab.files import write_json
 from frankenlab.job import job
+from frankenlab.parquet import read_parquet
 from frankenlab.plans import BASE
 from frankenlab.racing import Rule
 from frankenlab.rounds import named
@@ -26,7 +25,7 @@ with job(snakemake) as experiment:
         # The select stage wants so many, whatever is known of them.
         keep=experiment.raw["stages"]["select"]["shortlist"] + 1,
     )
-    scores = concatenated(map(pd.read_parquet, snakemake.input.scores))
+    scores = concatenated(map(read_parquet, snakemake.input.scores))
     # Of plans that tie the first one leads: the base, else the same whatever the shards.
     plans = sorted(scores["plan"].unique(), key=lambda plan: (plan != BASE, plan))
     name = named(where.round)

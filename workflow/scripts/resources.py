@@ -6,6 +6,7 @@ from pathlib import Path
 from frankenlab import accounting, usage
 from frankenlab.files import atomic_path
 from frankenlab.job import job
+from frankenlab.parquet import write_parquet
 
 with job(snakemake) as experiment:
     results = Path(snakemake.output.csv).parents[1]
@@ -16,5 +17,4 @@ with job(snakemake) as experiment:
     )
     with atomic_path(snakemake.output.csv) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
-    with atomic_path(snakemake.output.parquet) as temporary:
-        table.to_parquet(temporary, index=False)
+    write_parquet(table, snakemake.output.parquet)

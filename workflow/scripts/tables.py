@@ -10,6 +10,7 @@ from frankenlab.directories import read_manifest
 from frankenlab.files import atomic_path
 from frankenlab.footprints import Footprint, weights_row
 from frankenlab.job import job
+from frankenlab.parquet import read_parquet, write_parquet
 
 
 def all_pairs(scores: pd.DataFrame, experiment, rules: analysis.Rules) -> pd.DataFrame:
@@ -78,13 +79,13 @@ with job(snakemake) as experiment:
     rules = analysis.Rules(**experiment.raw["statistics"])
     freezes = [json.loads(Path(path).read_text()) for path in snakemake.input.frozen]
     frozen = {freeze["model"]: freeze["frozen"] for freeze in freezes}
-    compared = analysis.concatenated(map(pd.read_parquet, snakemake.input.comparisons))
-    scores = analysis.concatenated(map(pd.read_parquet, snakemake.input.scores))
+    compared = analysis.concatenated(map(read_parquet, snakemake.input.comparisons))
+    scores = analysis.concatenated(map(read_parquet, snakemake.input.scores))
     made = {
         "comparisons": compared,
         "pairs": all_pairs(scores, experiment, rules),
         "verdicts": analysis.verdicts(compared, frozen, rules),
-        "costs": analysis.concatenated(map(pd.read_parquet, snakemake.input.costs)),
+        "costs": analysis.concatenated(map(read_parquet, snakemake.input.costs)),
         "ledger": ledger.table(
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
@@ -99,5 +100,4 @@ with job(snakemake) as experiment:
         path = Path(snakemake.output[name])
         with atomic_path(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-        with atomic_path(path.with_suffix(".parquet")) as temporary:
-            table.to_parquet(temporary, index=False)
+        write_parquet(table, path.with_suffix(".parquet"))

@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from frankenlab.errors import UserError
+from frankenlab.parquet import read_parquet
 from frankenlab.report.answer import against_controls, answer, signed
 
 NAMES = (
@@ -44,7 +45,7 @@ def load_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
         UserError: there is none at all.
     """
     paths = {name: Path(folder) / f"{name}.parquet" for name in NAMES}
-    tables = {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
+    tables = {name: read_parquet(path) for name, path in paths.items() if path.is_file()}
     if not tables:
         raise UserError(f"{folder}: no tables here; expected {', '.join(NAMES)} as .parquet")
     return tables
