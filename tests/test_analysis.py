@@ -11,12 +11,13 @@ from frankenlab.analysis import (
     comparisons,
     freeze,
     mean_effects,
-    outcomes,
     pairs,
     shortlist,
     verdicts,
     with_shapes,
 )
+from frankenlab.outcomes import outcomes
+from frankenlab.races import sample
 
 STAMPS = {
     "stage": "search",
@@ -219,6 +220,52 @@ def test_pairs_compare_within_and_across_models_on_common_documents():
     assert set(across.index) == {"base", "0:3,1:4", "0:4,2:4"}
     assert (across["n"] == 30).all()
     assert across.loc["base", "effect"] == 100 and across.loc["0:3,1:4", "effect"] == 0
+
+
+def turned_scores(answers: dict[str, list[int]], **columns: object) -> pd.DataFrame:
+    """The same metric where lower is better, as `EvaluationTask.metrics` marks it."""
+    return accuracy_scores(answers, **columns).assign(acc_sign=-1.0)
+
+
+LOWER = {
+    "base": [1] * 30 + [0] * 70,
+    "0:3,1:4": [1] * 10 + [0] * 90,
+    "0:2,1:4": [1] * 50 + [0] * 50,
+}
+
+
+def test_where_lower_is_better_the_value_is_the_metrics_and_the_effect_is_turned():
+    groups = dict.fromkeys(LOWER, "block")
+    table = comparisons(turned_scores(LOWER), "acc", "search", groups, RULES).set_index("plan")
+    assert dict(table["value"]) == pytest.approx({"base": 0.3, "0:3,1:4": 0.1, "0:2,1:4": 0.5})
+    assert table["base_value"].tolist() == pytest.approx([0.3] * 3)
+    assert dict(table["effect"]) == pytest.approx({"base": 0, "0:3,1:4": 20, "0:2,1:4": -20})
+    assert table.loc["0:3,1:4", ["up", "down"]].tolist() == [20, 0]
+    assert table.loc["0:3,1:4", "low"] > 0 > table.loc["0:2,1:4", "high"]
+    ranked = mean_effects(with_shapes(table.reset_index(), {"m": 4}))
+    assert ranked["plan"].tolist() == ["0:3,1:4", "0:2,1:4"]
+
+
+def test_pairs_and_races_turn_it_too():
+    frame = turned_scores(LOWER)
+    (row,) = pairs({("m", "none"): frame}, "acc", "t", "confirm", RULES).to_dict("records")
+    better = 1 if row["plan_a"] == "0:3,1:4" else -1
+    assert row["effect"] == pytest.approx(40 * better)
+    seen = sample(frame, "acc", list(LOWER), 100, None)
+    assert seen.scores.sum(axis=1).tolist() == [-30, -10, -50]
+
+
+def test_documents_that_are_right_in_part_are_tested_by_their_sizes():
+    """Many small losses and few large gains: signs alone would call the gain a loss."""
+    frame = accuracy_scores({"base": [0] * 60, "0:3,1:4": [0] * 60})
+    better = frame["plan"] != "base"
+    frame["acc"] = 0.5
+    frame.loc[better, "acc"] = [0.45] * 44 + [1.0] * 16
+    groups = dict.fromkeys(("base", "0:3,1:4"), "block")
+    row = comparisons(frame, "acc", "guard", groups, RULES).iloc[1]
+    assert row["effect"] == pytest.approx(100 * (16 * 0.5 - 44 * 0.05) / 60)
+    assert (row["up"], row["down"]) == (16, 44)
+    assert 0.001 < row["p"] < 0.05
 
 
 # ---- rows of different hardware

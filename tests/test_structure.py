@@ -10,7 +10,16 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
-    {"errors", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
+    {
+        "errors",
+        "fingerprints",
+        "statistics",
+        "racing",
+        "progress",
+        "stopping",
+        "accounting",
+        "outcomes",
+    },
     {"files", "quantization", "rounds", "schema", "lock", "orphans", "rows", "records"},
     {"directories"},
     {"model_files"},
@@ -19,13 +28,16 @@ FLOORS = (
         "plans",
         "exl2",
         "task_index",
+        "templates",
+        "data_files",
         "parquet",
         "tensor_parts",
         "figures",
         "ledger",
         "batches",
     },
-    {"model_config"},
+    {"model_config", "task_documents"},
+    {"task_loading"},
     {
         "sources",
         "models",

@@ -16,9 +16,8 @@ import pandas as pd
 from frankenlab import statistics
 from frankenlab.grid import equal_cost_controls
 from frankenlab.mixing import with_hardware, with_pair_hardware
+from frankenlab.outcomes import UNITS, Outcomes, metric_value, outcomes
 from frankenlab.plans import BASE, parse
-
-UNITS = {"mean": "points", "perplexity": "log-percent"}
 
 
 @dataclass(frozen=True)
@@ -30,60 +29,6 @@ class Rules:
     margin: float
     resamples: int
     seed: int
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What plans did on the same documents.
-
-    Attributes:
-        kind: "mean" or "perplexity".
-        plans: [plans] canonical texts.
-        documents: [documents] numbers in lm-eval's order.
-        scores: [plans, documents]; higher is better: the metric itself, or minus the negative
-            log-likelihood.
-        weights: [documents]: 1, or the words, bytes or tokens that a log-likelihood is over; 0 for
-            a text without any.
-        units: [documents]: label of the resampling unit.
-    """
-
-    kind: str
-    plans: tuple[str, ...]
-    documents: np.ndarray
-    scores: np.ndarray
-    weights: np.ndarray
-    units: np.ndarray
-
-    @property
-    def clustered(self) -> bool:
-        """Whether several documents share a unit."""
-        return len(np.unique(self.units)) < len(self.units)
-
-    def row(self, plan: str) -> np.ndarray:
-        """[documents] scores of one plan."""
-        return self.scores[self.plans.index(plan)]
-
-
-def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
-    """The primary metric of one task's scores as arrays."""
-    weighted = f"{metric}_weight" in scores
-    table = scores.pivot(index="plan", columns="document", values=metric)
-    documents = scores.drop_duplicates("document").set_index("document").loc[table.columns]
-    values = table.to_numpy(dtype=float)
-    weights = np.ones(values.shape[1])
-    if weighted:
-        weights = documents[f"{metric}_weight"].to_numpy(dtype=float)
-        rate = values * math.log(2) if metric.startswith("bits") else np.log(values)
-        # An empty text has no bytes, but what is scored of it counts: see `EvaluationTask.metrics`.
-        values = -rate * np.where(weights == 0, 1.0, weights)
-    return Outcomes(
-        kind="perplexity" if weighted else "mean",
-        plans=tuple(table.index),
-        documents=table.columns.to_numpy(),
-        scores=values,
-        weights=weights,
-        units=documents["unit"].to_numpy(dtype=str),
-    )
 
 
 @dataclass(frozen=True)
@@ -109,7 +54,9 @@ def compare(differences: np.ndarray, measured: Outcomes, rules: Rules) -> Compar
         by_unit, weights, kind=measured.kind, seed=rules.seed, resamples=rules.resamples
     )
     up, down = statistics.discordant(differences)
-    if measured.kind == "mean" and not measured.clustered:
+    # McNemar's test counts signs: a document that is right in part needs its size, too.
+    whole = np.isin(differences, (-1.0, 0.0, 1.0)).all()
+    if measured.kind == "mean" and whole and not measured.clustered:
         p = statistics.mcnemar_exact(up, down)
     else:
         p = statistics.sign_flip_test(by_unit, seed=rules.seed, resamples=rules.resamples)
@@ -350,11 +297,8 @@ def pairs(
 def _pair(a: tuple, b: tuple, rules: Rules) -> dict[str, Any]:
     (model_a, quantization_a, plan_a, left), (model_b, quantization_b, plan_b, right) = a, b
     both, in_left, in_right = np.intersect1d(left.documents, right.documents, return_indices=True)
-    measured = Outcomes(
-        left.kind, (), both, left.scores[:, in_left], left.weights[in_left], left.units[in_left]
-    )
-    difference = left.row(plan_a)[in_left] - right.row(plan_b)[in_right]
-    found = compare(difference[None], measured, rules)
+    left, right = left.at(in_left), right.at(in_right)
+    found = compare((left.row(plan_a) - right.row(plan_b))[None], left, rules)
     return {
         "model_a": model_a,
         "quantization_a": quantization_a,
@@ -385,14 +329,6 @@ def _values(scores: np.ndarray, measured: Outcomes, metric: str) -> dict[str, fl
     if measured.kind == "perplexity":
         error = error / math.log(2) if metric.startswith("bits") else error * value
     return {"value": value, "value_stderr": error}
-
-
-def metric_value(scores: np.ndarray, measured: Outcomes, metric: str) -> float:
-    """The metric of one plan's scores [documents], in its own unit."""
-    rate = float(scores.sum() / measured.weights.sum())
-    if measured.kind == "mean":
-        return rate
-    return -rate / math.log(2) if metric.startswith("bits") else math.exp(-rate)
 
 
 def concatenated(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from frankenlab.memory import Sizes
 from frankenlab.quantization import NONE, Quantization
 from frankenlab.schema import check_schema, with_defaults
 from frankenlab.sources import Source, source_from_config, source_key
-from frankenlab.task_index import TaskSettings, task_file
+from frankenlab.task_index import TaskSettings, task_file, task_fingerprint
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
@@ -348,7 +348,7 @@ def _task(name: str, task: Mapping[str, Any], data: Mapping[str, Source]) -> Tas
     where = f"config: tasks.{name}"
     lm_eval_name = task.get("task", name)
     try:
-        task_file(lm_eval_name, TASKS_FOLDER)
+        task_fingerprint(task_file(lm_eval_name, TASKS_FOLDER))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     file = None
