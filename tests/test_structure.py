@@ -9,8 +9,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
-    {"errors", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
-    {"files", "quantization", "rounds", "schema", "lock", "orphans"},
+    {"errors", "words", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
+    {"files", "quantization", "rounds", "schema", "yaml_file", "lock", "orphans"},
     {
         "plans",
         "exl2",

@@ -79,6 +79,16 @@ def write_if_changed(path: str | os.PathLike, text: str) -> bool:
     return True
 
 
+def no_file(path: str | os.PathLike) -> str:
+    """Return why a path cannot be read as a file, in words that follow it; "" if it can."""
+    path = Path(path)
+    if path.is_file():
+        return ""
+    if path.is_dir():
+        return "is a directory"
+    return "is no regular file" if path.exists() else "does not exist"
+
+
 def sha256_file(path: str | os.PathLike) -> str:
     """Hexadecimal SHA-256 of a file's contents."""
     digest = hashlib.sha256()
@@ -97,16 +107,17 @@ def content_hash(value: Any, length: int = 16) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def remove_truncated(folder: str | os.PathLike) -> list[Path]:
-    """Removes Parquet files that lost their end (a copy cut short, a broken disk); names them.
+def truncated(folder: str | os.PathLike) -> list[Path]:
+    """Return the Parquet files that lost their end (a copy cut short, a broken disk).
 
     A whole Parquet file ends with the same four bytes that it starts with.
     """
-    removed = []
-    for path in sorted(Path(folder).rglob("*.parquet")):
-        with path.open("rb") as handle:
-            handle.seek(max(0, path.stat().st_size - len(PARQUET_MAGIC)))
-            if handle.read() != PARQUET_MAGIC:
-                path.unlink()
-                removed.append(path)
-    return removed
+    return [path for path in sorted(Path(folder).rglob("*.parquet")) if _lost_its_end(path)]
+
+
+def _lost_its_end(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        handle.seek(max(0, path.stat().st_size - len(PARQUET_MAGIC)))
+        return handle.read() != PARQUET_MAGIC

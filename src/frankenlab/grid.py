@@ -10,7 +10,17 @@ from functools import cache
 from typing import Any
 
 from frankenlab.errors import UserError
-from frankenlab.plans import MAX_STEPS, Plan, Step, base, from_steps, looped, number, omissions, parse
+from frankenlab.plans import (
+    MAX_STEPS,
+    Plan,
+    Step,
+    base,
+    from_steps,
+    looped,
+    number,
+    omissions,
+    parse,
+)
 from frankenlab.words import excerpt
 
 # Far beyond what any machine evaluates: all (i, j) of 126 layers are 8,000 plans that run 1.3

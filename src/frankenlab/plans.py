@@ -15,7 +15,6 @@ Digits are 0 to 9. A plan runs at most `MAX_STEPS` layers, and a scale is betwee
 model (stacking layers of two models) would be one more field of `Step`.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
