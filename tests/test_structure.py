@@ -9,13 +9,23 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 
 # From the ground up. Modules of one floor do not know each other.
 FLOORS = (
-    {"errors", "words", "fingerprints", "statistics", "racing", "progress", "stopping", "accounting"},
+    {
+        "errors",
+        "words",
+        "fingerprints",
+        "statistics",
+        "racing",
+        "progress",
+        "stopping",
+        "accounting",
+    },
     {"files", "quantization", "rounds", "schema", "yaml_file", "lock", "orphans"},
     {
         "plans",
         "exl2",
         "directories",
         "task_index",
+        "stamps",
         "store",
         "ledger",
         "figures",
@@ -42,6 +52,7 @@ FLOORS = (
     {"requests"},
     {"plan_summary", "usage"},
     {"provenance", "job", "cli"},
+    {"__main__"},
 )
 
 
