@@ -15,6 +15,8 @@ from frankenlab.errors import UserError
 CHUNK = 1 << 20
 PARQUET_MAGIC = b"PAR1"
 
+CACHE_VARIABLE = "FRANKENLAB_CACHE"
+
 
 @contextmanager
 def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
@@ -58,6 +60,19 @@ def _flush(path: Path) -> None:
     """Forces the contents to disk, so that the rename cannot survive a crash without them."""
     with path.open("rb") as handle:
         os.fsync(handle.fileno())
+
+
+def cache_folder() -> Path:
+    """Return where a user's quickly made files are kept that no result depends on:
+    $FRANKENLAB_CACHE, or frankenlab in $XDG_CACHE_HOME, ~/.cache or the temporary files."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given, "frankenlab")
+    try:
+        return Path.home() / ".cache" / "frankenlab"
+    except RuntimeError:
+        return Path(tempfile.gettempdir(), "frankenlab")
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

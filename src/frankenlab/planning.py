@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from frankenlab.config import (
     Experiment,
     ModelSettings,
 )
-from frankenlab.files import content_hash, write_json
+from frankenlab.errors import UserError
+from frankenlab.files import cache_folder, content_hash, write_json
 from frankenlab.fingerprints import code_fingerprint
 from frankenlab.grid import Grid, expand
 from frankenlab.models import model_info
@@ -262,8 +264,10 @@ def document_tokens(
     Counted once model and data are there, if `counting`, and remembered; before that, as many
     documents as the limit allows with as many tokens each as the assumptions above say.
     """
-    remembered = RESOURCES / "counts" / f"{_count_key(model, task, stage, limit)}.json"
-    if not remembered.is_file():
+    # Not in the project: a dry run or `frankenlab plans` counts, and changes nothing there.
+    remembered = cache_folder() / "counts" / f"{_count_key(model, task, stage, limit)}.json"
+    found = _remembered(remembered)
+    if found is None:
         directory = RESOURCES / "models" / model.folder
         if not (counting and _there(directory, task)):
             count = limit or ASSUMED_DOCUMENTS
@@ -271,8 +275,20 @@ def document_tokens(
                 tokens = count * ASSUMED_TEXT_TOKENS
                 return Documents(count, tokens, tokens, 0, True)
             return Documents(count, count * ASSUMED_TOKENS, count * ASSUMED_SCORED, 0, True)
-        write_json(remembered, _count(directory, task, stage, limit))
-    return Documents(*json.loads(remembered.read_text()), assumed=False)
+        found = list(_count(directory, task, stage, limit))
+        with suppress(OSError, UserError):  # a home that cannot be written to
+            write_json(remembered, found)
+    return Documents(*found, assumed=False)
+
+
+def _remembered(path: Path) -> list[int] | None:
+    """Return what was counted before, None if nothing was."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(found, list) and len(found) == len(fields(Documents)) - 1
+    return found if whole and all(isinstance(x, int) and x >= 0 for x in found) else None
 
 
 def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int | None) -> str:
@@ -281,7 +297,7 @@ def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int 
     state = file.stat() if file is not None and file.is_file() else None
     return content_hash(
         [
-            *(model.folder, str(task), stage, limit),
+            *(str(Path.cwd()), model.folder, str(task), stage, limit),
             state and [state.st_size, state.st_mtime_ns],
             task_fingerprint(task_file(task.task, TASKS_FOLDER)),
             code_fingerprint(*COUNTING_MODULES),
