@@ -317,6 +317,8 @@ def test_an_unknown_task_is_named_with_the_nearest(raw, parts):
         (changed("tasks.arc_easy.data", {"file": "no/such.jsonl"}),
          ["tasks.arc_easy.data.file", "no/such.jsonl", "does not exist"]),
         (changed("models.tiny.source", {"pypi": "pack"}), ["models.tiny.source", "pack"]),
+        (changed("models.tiny.source", {"hub": "a/b\n", "revision": "c"}), ["source.hub", "a/b?"]),
+        (changed("models.tiny.source", {"path": "a", "file": "\u200b"}), ["source.file: '?'"]),
         ([1, 2], ["config"]),
         (None, ["config"]),
     ],

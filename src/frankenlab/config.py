@@ -29,6 +29,7 @@ PRECISIONS = ("bfloat16", "float16", "float32")
 # What else lies in results/, whatever the case: an experiment of that name would write into it.
 RESERVED = ("store", "ledger.jsonl", "slurm-logs", "readme.md")
 
+LONGEST_LINE = 1000
 # What a plan alone is timed on: tokens that it reads, and those that it then decodes.
 PROMPT_TOKENS = 256
 DECODED_TOKENS = 16
@@ -209,6 +210,13 @@ def check(raw: Mapping[str, Any]) -> Experiment:
     Raises:
         UserError: one line with the key, what is wrong and what is allowed.
     """
+    try:
+        return _checked(raw)
+    except UserError as error:  # which may quote what the config says, ends of lines too
+        raise UserError(excerpt(error, LONGEST_LINE)) from None
+
+
+def _checked(raw: Mapping[str, Any]) -> Experiment:
     check_plain(raw, "config")
     filled = with_defaults(raw, _schema(), _schema())
     check_schema(filled, _schema())
@@ -255,8 +263,7 @@ def _model(name: str, model: Mapping[str, Any], config: Mapping[str, Any]) -> Mo
     if settings.stored != NONE and settings.to_quantize:
         raise UserError(
             f"{where}: it is EXL2 as distributed and cannot be quantized to "
-            f"{settings.to_quantize[0]}; it is evaluated at none, that is, as it is: write "
-            f"quantizations: [none] under models.{name}"
+            f"{settings.to_quantize[0]}; write quantizations: [none] to evaluate it as it is"
         )
     if "shapes" in model and settings.to_quantize:
         _check_bits(settings, _as_config(model), config["exl2"]["head_bits"], where)
@@ -276,10 +283,8 @@ def _check_bits(
         raise UserError(f"{where}.shapes: {error}") from None
     for text in model.to_quantize:
         if not low <= (Quantization.parse(text).bits or 0) <= high:
-            raise UserError(
-                f"{where}: {text} cannot be had, its shapes allow {low:.2f} to {high:.2f} bits "
-                "per weight"
-            )
+            allowed = f"{low:.2f} to {high:.2f} bits per weight"
+            raise UserError(f"{where}: {text} cannot be had, its shapes allow {allowed}")
 
 
 def _quantizations(texts: list[str], where: str) -> list[str]:
@@ -322,10 +327,8 @@ def _check_engine(config: Mapping[str, Any], models: Mapping[str, ModelSettings]
     if config["engine"] != "exllamav2":
         return
     if config["device"] != "cuda":
-        raise UserError(
-            f"config: engine: exllamav2 runs on device: cuda only, device is {config['device']}; "
-            "torch runs EXL2 anywhere"
-        )
+        on = f"runs on device: cuda only, device is {config['device']}; torch runs EXL2 anywhere"
+        raise UserError(f"config: engine: exllamav2 {on}")
     for model in models.values():
         if model.stored == NONE and NONE.text in model.quantizations:
             raise UserError(

@@ -34,7 +34,7 @@ PLANS_PER_CONFIG = 50
 
 # A config of the largest grid allowed takes some seconds on a busy machine, and nothing more.
 SECONDS = 20.0
-LONGEST_LINE = 3000
+LONGEST_LINE = 1500
 # A larger grid is made, but not summed up: that takes its time rightly.
 SUMMED_PLANS = 2000
 
