@@ -31,6 +31,7 @@ from frankenlab.encoding import encoder_of
 from frankenlab.engines import Engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluation import evaluate
+from frankenlab.files import CACHE_VARIABLE
 from frankenlab.models import load_tokenizer
 from frankenlab.plans import Plan, parse
 from frankenlab.store import Store
@@ -84,6 +85,12 @@ def exllamav2_on_cpu():
     """exllamav2 runs in this process, on a stand-in for its compiled extension."""
     with standing_in():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps what tests count out of the user's cache; processes that they start inherit it."""
+    os.environ[CACHE_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "frankenlab"
 FLOORS = (
     {
         "errors",
+        "words",
         "fingerprints",
         "statistics",
         "racing",
@@ -20,7 +21,17 @@ FLOORS = (
         "accounting",
         "outcomes",
     },
-    {"files", "quantization", "rounds", "schema", "lock", "orphans", "rows", "records"},
+    {
+        "files",
+        "quantization",
+        "rounds",
+        "schema",
+        "yaml_file",
+        "lock",
+        "orphans",
+        "rows",
+        "records",
+    },
     {"directories"},
     {"model_files"},
     {"weight_writing"},
@@ -32,6 +43,7 @@ FLOORS = (
         "data_files",
         "parquet",
         "tensor_parts",
+        "stamps",
         "figures",
         "ledger",
         "batches",
@@ -70,6 +82,7 @@ FLOORS = (
     {"requests"},
     {"plan_summary", "usage"},
     {"provenance", "job", "cli"},
+    {"__main__"},
 )
 
 

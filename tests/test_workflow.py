@@ -14,6 +14,7 @@ import pytest
 from laboratory import Laboratory
 
 from frankenlab.engines.devices import processor_name
+from frankenlab.files import sha256_file
 
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 
@@ -196,8 +197,9 @@ def test_a_truncated_table_is_made_again_without_scoring(lab: Laboratory) -> Non
     path = lab.folder / table
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
+    assert lab.jobs(table)["evaluate_task"] == 1
     done = lab.snakemake(table)
-    assert "animals.0.parquet is truncated: removed, to be made again" in done.stderr
+    assert "animals.0.parquet is truncated: made again" in done.stderr
     assert path.stat().st_size == len(whole)
     assert lab.scored() == before
 
@@ -267,7 +269,109 @@ def test_a_wrong_config_ends_in_one_line(lab: Laboratory, change: dict, message:
     assert len(lines) == 1 and "Traceback" not in done.stderr
 
 
-def test_a_checkpoint_of_any_plan_on_request(lab: Laboratory) -> None:
-    target = "results/tiny/checkpoints/tiny/0:3,1:4"
+@pytest.mark.parametrize("plan", ["0:3,1:4", "0:4,1x2@attn*-0.5,3"])
+def test_a_checkpoint_of_any_plan_on_request_needs_no_search(lab: Laboratory, plan: str) -> None:
+    target = f"results/tiny/checkpoints/tiny/{plan}"
+    right = lab.config
+    # Nothing of this experiment is there, so that a search would be listed.
+    lab.config = right | {"experiment": "other"}
+    other = target.replace("/tiny/", "/other/", 1)
+    assert lab.jobs(other) == Counter(["materialize_franken"])
+    assert "freeze" in lab.jobs("results/other/checkpoints/tiny/frozen")
+    lab.config = right
     lab.snakemake(target)
     assert (lab.folder / target / "model.safetensors").is_file()
+
+
+def test_a_checkpoint_of_a_wrong_plan_is_refused_before_anything_runs(lab: Laboratory) -> None:
+    done = lab.snakemake("results/tiny/checkpoints/tiny/0:9", check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert 'plan "0:9": 9 is too large, at most 4 can stand here' in done.stderr
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, str]]:
+    """Every file but Snakemake's own and compiled code: time, size, hash."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if not {".snakemake", "__pycache__"} & set(path.parts):
+            state = path.lstat()
+            content = sha256_file(path) if path.is_file() else ""
+            name = str(path.relative_to(folder))
+            found[name] = (state.st_mtime_ns, state.st_size, content)
+    return found
+
+
+READING = [
+    ("--dry-run",),
+    ("--dry-run", "--forceall"),
+    ("--lint",),
+    ("--summary",),
+    ("--dag",),
+    ("--list-rules",),
+    ("--list-changes", "input"),
+]
+
+
+def assert_reading_changes_nothing(lab: Laboratory) -> None:
+    lab.write_config()
+    before = snapshot(lab.folder)
+    for arguments in READING:
+        lab.snakemake(*arguments, check=False)
+        assert snapshot(lab.folder) == before, arguments
+    lab.command("plans", "--config", "tiny.yaml")
+    assert snapshot(lab.folder) == before
+
+
+def test_reading_changes_nothing_where_nothing_is_yet(tmp_path: Path) -> None:
+    fresh = Laboratory(tmp_path)
+    assert_reading_changes_nothing(fresh)
+    assert not (tmp_path / "results").exists() and not (tmp_path / "resources").exists()
+
+
+def test_reading_changes_nothing_in_results_that_are_stale_damaged_or_foreign(
+    lab: Laboratory,
+) -> None:
+    table = lab.results / "scores/search/tiny/none/animals.0.parquet"
+    whole = table.read_bytes()
+    foreign = lab.results / "mine.parquet"
+    foreign.write_bytes(b"not parquet")
+    table.write_bytes(whole[:100])
+    lab.config["statistics"]["resamples"] = 300
+    try:
+        assert_reading_changes_nothing(lab)
+        assert "evaluate_task" in lab.jobs()
+        # Neither does a run delete what it would not make.
+        lab.snakemake("results/tiny/scores/search/tiny/none/animals.0.parquet")
+        assert foreign.read_bytes() == b"not parquet" and table.read_bytes() == whole
+    finally:
+        lab.config["statistics"]["resamples"] = 200
+        foreign.unlink()
+    lab.snakemake(SEARCH_TABLE)
+
+
+def test_a_report_writes_its_page_alone(lab: Laboratory) -> None:
+    lab.snakemake()
+    before = snapshot(lab.folder)
+    lab.snakemake("--report", "page.html")
+    after = snapshot(lab.folder)
+    assert after.pop("page.html")
+    assert {name: after.get(name) for name in before if name != "."} == before
+
+
+def test_a_plan_that_leaves_layers_out_is_noticed_once(lab: Laboratory) -> None:
+    right = lab.config
+    lab.config = right | {"plans": [*right["plans"], {"generator": "explicit", "plans": ["0:3"]}]}
+    done = lab.snakemake("--dry-run")
+    lab.config = right
+    text = "notice: tiny: plan 0:3 (explicit) never runs the layer 3 and ends with layer 2"
+    assert done.stderr.count(text) == 1
+
+
+def test_a_key_that_is_there_twice_is_refused_by_name(lab: Laboratory) -> None:
+    lab.write_config()
+    text = (lab.folder / "tiny.yaml").read_text()
+    (lab.folder / "twice.yaml").write_text(text + "device: cuda\ndevice: cpu\n")
+    done = lab.run("--dry-run", "--configfile", "twice.yaml")
+    (lab.folder / "twice.yaml").unlink()
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert 'the key "device" is there twice' in done.stderr

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from frankenlab.config import (
     ModelSettings,
 )
 from frankenlab.errors import UserError
-from frankenlab.files import content_hash, write_json
+from frankenlab.files import cache_folder, content_hash, write_json
 from frankenlab.fingerprints import code_fingerprint
 from frankenlab.grid import Grid, expand
 from frankenlab.quantization import NONE
@@ -262,7 +263,8 @@ def document_tokens(
     Counted once model and data are there, if `counting`, and remembered; before that, as many
     documents as the limit allows with as many tokens each as the assumptions above say.
     """
-    remembered = RESOURCES / "counts" / f"{_count_key(model, task, stage, limit)}.json"
+    # Not in the project: a dry run or `frankenlab plans` counts, and changes nothing there.
+    remembered = cache_folder() / "counts" / f"{_count_key(model, task, stage, limit)}.json"
     counts = _remembered(remembered)
     if counts is None:
         directory = RESOURCES / "models" / model.folder
@@ -273,7 +275,8 @@ def document_tokens(
                 return Documents(count, tokens, tokens, 0, True)
             return Documents(count, count * ASSUMED_TOKENS, count * ASSUMED_SCORED, 0, True)
         counts = _count(directory, task, stage, limit)
-        write_json(remembered, counts)
+        with suppress(OSError, UserError):  # a home that cannot be written to
+            write_json(remembered, counts)
     return Documents(*counts, assumed=False)
 
 
@@ -292,7 +295,7 @@ def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int 
     state = file.stat() if file is not None and file.is_file() else None
     return content_hash(
         [
-            *(model.folder, str(task), stage, limit),
+            *(str(Path.cwd()), model.folder, str(task), stage, limit),
             state and [state.st_size, state.st_mtime_ns],
             task_fingerprint(task_file(task.task, TASKS_FOLDER)),
             code_fingerprint(*COUNTING_MODULES),
