@@ -4,7 +4,7 @@ BIN := .venv/bin
 CONFIG ?= config/config.yaml
 PROFILE ?= profiles/local
 
-.PHONY: run test lint plan speed bench clear gpu-check
+.PHONY: run test fuzz lint plan speed bench clear gpu-check
 
 run: .venv/.installed
 	$(BIN)/snakemake --profile $(PROFILE) --configfile $(CONFIG)
@@ -12,6 +12,14 @@ run: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Random models, tokenizers, tasks, plans, configs and damaged files: docs/fuzzing.md. SEED=7 draws
+# the same cases again, PARTS=parity runs one part.
+CASES ?= 2000
+
+fuzz: .venv/.installed
+	$(BIN)/python -m tests.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(PARTS),--parts $(PARTS))
 
 # What a grid costs, without running it. TOKENS_PER_SECOND is the base's, "4000" (of the first
 # model) or "llama-7b=4000,llama-13b=2200"; GPUS asks how long it takes on so many.

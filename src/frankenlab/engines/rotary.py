@@ -53,9 +53,11 @@ def _scaled(
     # Imported here: it takes seconds, and most models' angles are not scaled.
     from transformers import LlamaConfig
 
+    # The functions read the size of a head. One head: a Mistral's hidden size need not be a multiple
+    # of its heads, as a Llama's must.
     config = LlamaConfig(
-        hidden_size=info.hidden_size,
-        num_attention_heads=info.n_heads,
+        hidden_size=info.head_dim,
+        num_attention_heads=1,
         head_dim=info.head_dim,
         max_position_embeddings=info.max_position_embeddings,
         rope_parameters=dict(info.rope),
