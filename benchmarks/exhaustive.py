@@ -25,11 +25,10 @@ import torch
 
 from frankenlab import config
 from frankenlab.batches import token_tree
-from frankenlab.encoding import Encoder
+from frankenlab.encoding import encoder_of
 from frankenlab.evaluation import evaluate
 from frankenlab.files import atomic_path
 from frankenlab.grid import expand
-from frankenlab.models import load_tokenizer, model_info
 from frankenlab.plans import Plan
 from frankenlab.scorer import Scorer, scoring_fingerprint
 from frankenlab.store import Store
@@ -72,9 +71,7 @@ def task_arrays(
         [documents], hash of the content and the stage that it belongs to.
     """
     documents, stages = documents_of(task, count)
-    encoder = Encoder(
-        load_tokenizer(scorer.directory), model_info(scorer.directory).max_position_embeddings
-    )
+    encoder = encoder_of(scorer.directory)
     trees = [token_tree(r for (r,) in encoder.encode(document, False)) for document in documents]
     scores = evaluate(
         scorer.load_engine,

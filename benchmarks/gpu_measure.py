@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_limits import Gap, plans_too_far
 from gpu_models import random_documents, requests_from_tokens
 
 from frankenlab.batches import (
@@ -32,9 +33,6 @@ Rows = list[tuple[str, str]]
 # engine makes exllamav2's buffers for.
 ROWS, LENGTH = 32, 256
 BATCH_TOKENS = ROWS * LENGTH
-# Nats that one log-probability may differ between the engines: fp16 against float32 on a model
-# whose weights are the same. Greater ones are another computation, not another rounding.
-LARGEST_DIFFERENCE, MEAN_DIFFERENCE = 0.5, 0.02
 TIMED_SECONDS = 3.0
 
 
@@ -149,7 +147,11 @@ def compare_engines(
     device: str,
     rows: Rows,
 ) -> None:
-    """Every log-probability of every plan, against torch in float32 on the same weights."""
+    """Compares every log-probability of every plan with torch's in float32 on the same weights.
+
+    Raises:
+        UserError: exllamav2 is farther from it than rounding explains (see `gpu_limits`).
+    """
     scores = {}
     for name, make in engine_makers(directory, device).items():
         engine = make()
@@ -159,26 +161,22 @@ def compare_engines(
         free_memory()
     exact = scores.pop("torch float32")
     count = sum(len(values) for values in exact.values())
-    verdict = ""
+    gaps: dict[str, dict[str, Gap]] = {}
     for name, found in scores.items():
-        gaps = {text: (found[text] - exact[text]).abs() for text in exact}
-        every = torch.cat(list(gaps.values()))
-        mean, largest = float(every.mean()), float(every.max())
-        worst = max(gaps, key=lambda text: float(gaps[text].max()))  # noqa: B023
+        gaps[name] = own = {text: Gap.between(found[text], exact[text]) for text in exact}
+        every = Gap.between(*(torch.cat(list(values.values())) for values in (found, exact)))
+        worst = max(own, key=lambda text: own[text].largest)  # noqa: B023
         rows.append(
             (
                 f"{directory.name}: {name} against torch float32, {len(plans)} plans, "
                 f"{count} log-probabilities",
-                f"mean difference {mean:.2e}, largest {largest:.2e} (plan {worst})",
+                f"mean difference {every.mean:.2e}, largest {every.largest:.2e} (plan {worst})",
             )
         )
-        # Written so that NaN is a difference.
-        same = largest <= LARGEST_DIFFERENCE and mean <= MEAN_DIFFERENCE
-        if name == "exllamav2" and not same:
-            verdict = f"mean {mean:.3f}, largest {largest:.3f} (plan {worst})"
-    if verdict:
+    if wrong := plans_too_far(gaps["exllamav2"], gaps["torch bf16"]):
         raise UserError(
-            f"{directory.name}: exllamav2's log-probabilities are not torch's: {verdict}"
+            f"{directory.name}: exllamav2's log-probabilities are farther from float32's than "
+            f"rounding to 16 bits: {wrong}"
         )
 
 

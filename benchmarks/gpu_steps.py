@@ -22,6 +22,7 @@ from gpu_models import (
 from frankenlab.conversion import CONVERTER, attainable, measure, quantize
 from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory
+from frankenlab.model_files import weight_files
 from frankenlab.random_models import random_exl2
 
 
@@ -135,7 +136,7 @@ def time_large(setup: Setup, rows: Rows) -> None:
     config = setup.large or LARGE
     started = time.monotonic()
     directory = random_exl2(setup.scratch / "random-large", config, setup.device)
-    size = sum(path.stat().st_size for path in directory.glob("*.safetensors")) / 1e9
+    size = sum(path.stat().st_size for path in weight_files(directory)) / 1e9
     rows.append(
         (
             f"random model, {weights_of(config) / 1e9:.2f}e9 weights",

@@ -22,16 +22,17 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from tiny import CORPUS, make_tiny_model
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 from frankenlab import cli, config
 from frankenlab.batches import TokenRequest
 from frankenlab.config import TASKS_FOLDER
-from frankenlab.encoding import Encoder
+from frankenlab.encoding import encoder_of
 from frankenlab.engines import Engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluation import evaluate
-from frankenlab.models import load_tokenizer, model_info
+from frankenlab.files import CACHE_VARIABLE
+from frankenlab.models import load_tokenizer
 from frankenlab.plans import Plan, parse
 from frankenlab.store import Store
 from frankenlab.task_index import TaskSettings, task_file
@@ -54,12 +55,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "qwen2": {"architecture": "qwen2", "tied": True},
     "mistral": {"architecture": "mistral"},
     "llama3-rope": {"rope": "llama3"},
-    "all-biases": {},
+    "all-biases": {"biases": True},
 }
 
 # Frankens of a model of 4 layers: a repeated block, a looped layer, parts, skipped and swapped
 # layers.
 PLANS = ("base", "0:3,1:4", "0:1,1x3,2:4", "0:3,1:3@attn,3", "0:2@mlp,0:4", "3,0:2")
+
+# Nats that two float32 computations of one log-probability of a tiny model may differ by. No
+# processor's order of sums comes near, and every fault moves outputs further: see test_rounding.py.
+ROUNDING = 1e-4
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -82,6 +87,12 @@ def exllamav2_on_cpu():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps what tests count out of the user's cache; processes that they start inherit it."""
+    os.environ[CACHE_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory):
     """variant name -> directory of the tiny model, made at its first use."""
@@ -89,24 +100,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory):
 
     @cache
     def make(variant: str = "untied") -> Path:
-        directory = make_tiny_model(root / variant, **VARIANTS[variant])
-        if variant == "all-biases":
-            _add_biases(directory)
-        return directory
+        return make_tiny_model(root / variant, **VARIANTS[variant])
 
     return make
-
-
-def _add_biases(directory: Path) -> None:
-    """Turns the saved LLaMA into one with a bias in every linear layer."""
-    shape = LlamaConfig.from_pretrained(directory, attention_bias=True, mlp_bias=True)
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith(".bias"):
-                parameter.normal_(std=0.3)
-    model.save_pretrained(directory)
 
 
 def load_hf(directory: Path) -> torch.nn.Module:
@@ -116,6 +112,15 @@ def load_hf(directory: Path) -> torch.nn.Module:
 
 def parse_all(texts: Sequence[str], n_layers: int = 4) -> list[Plan]:
     return [parse(text, n_layers) for text in texts]
+
+
+def assert_close(
+    found: torch.Tensor, expected: torch.Tensor, largest: float = ROUNDING, about: str = ""
+) -> None:
+    """Log-probabilities or logits of the same shape differ by rounding alone."""
+    assert found.shape == expected.shape
+    difference = (found - expected).abs().max().item()
+    assert difference < largest, about  # NaN is not
 
 
 @torch.inference_mode()
@@ -199,10 +204,6 @@ def load_task(settings: TaskSettings) -> EvaluationTask:
     return EvaluationTask(settings, TASKS_FOLDER)
 
 
-def encoder_of(directory: Path) -> Encoder:
-    return Encoder(load_tokenizer(directory), model_info(directory).max_position_embeddings)
-
-
 def scores_of(directory: Path, plans: Sequence[Plan], task: EvaluationTask, store: Store, **more):
     """The table of `evaluate` on a task's documents, in float32. `more` may hold a `limit` and
     another `engine` (a function that makes it), and is else handed on."""
@@ -282,7 +283,7 @@ def aggregate(table: pd.DataFrame, metric: str, kind: str) -> float:
         return table[metric].mean()
     weights = table[f"{metric}_weight"]
     values = np.log(table[metric]) if kind == "perplexity" else table[metric]
-    mean = (weights * values).sum() / weights.sum()
+    mean = (weights.replace(0, 1) * values).sum() / weights.sum()
     return math.exp(mean) if kind == "perplexity" else mean
 
 
@@ -293,6 +294,7 @@ class Wrapped:
         self.engine = engine
         self.token_trees = engine.token_trees
         self.n_layers = engine.n_layers
+        self.device = engine.device
 
     def place(self, batch):
         return self.engine.place(batch)

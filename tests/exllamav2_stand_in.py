@@ -60,6 +60,7 @@ CUDA: dict[str, Any] = {
     "device": lambda device: contextlib.nullcontext(),
     "memory_allocated": lambda device=None: 0,
     "max_memory_allocated": lambda device=None: 0,
+    "get_device_name": lambda device=None: "a stand-in for a GPU",
     "mem_get_info": lambda device=None: (1 << 40, 1 << 40),
 } | {
     name: lambda *arguments: None

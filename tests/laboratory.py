@@ -20,6 +20,7 @@ PARTS = ("Snakefile", "workflow", "notebooks", "profiles", "src", "config/tasks"
 # Tiny jobs: two at a time instead of each with all cores.
 FAST = ("--set-threads", "evaluate_task=1", "measure_cost=1")
 LOCAL = ("--cores", "all")
+CONFIG = "tiny.yaml"
 
 # Prints the rule of every job of a run from nothing.
 PLANNED = """
@@ -118,13 +119,33 @@ class Laboratory:
 
     def start(self, *arguments: str) -> subprocess.Popen:
         """The same without waiting for its end."""
-        config = self.folder / "tiny.yaml"
+        self.write_config()
+        command = [sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how]
+        return self._start(*command, "--configfile", CONFIG)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Runs Snakemake on a config of another name, which `arguments` give."""
+        return self._run(sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Runs the command `frankenlab` of the copy."""
+        return self._run(sys.executable, "-m", "frankenlab", *arguments)
+
+    def write_config(self) -> None:
+        """Writes the config as it stands now, if the file says something else."""
+        config = self.folder / CONFIG
         text = yaml.safe_dump(self.config, sort_keys=False)
         if not config.is_file() or config.read_text() != text:
             config.write_text(text)
-        command = [sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how]
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess:
+        process = self._start(*command)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    def _start(self, *command: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [*command, "--configfile", config.name],
+            command,
             cwd=self.folder,
             env=self._environment(),
             stdout=subprocess.PIPE,

@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, norm
 
+from frankenlab.parquet import write_parquet
+
 LAYERS = 30
 MODEL = "smollm2-135m-instruct"
 RESAMPLES = 400
+HARDWARE = "an invented processor"
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,7 @@ def comparison_rows(
     table.insert(0, "stage", stage)
     table.insert(1, "model", model)
     table.insert(2, "quantization", quantization)
+    table = table.assign(precision="bfloat16", hardware=HARDWARE, mixed=0)
     return table.astype({"start": "Int64", "stop": "Int64", "times": "Int64"})
 
 
@@ -215,7 +219,7 @@ def verdict_rows(confirmed: pd.DataFrame, frozen: str) -> pd.DataFrame:
     table["documents_needed"] = needed.where(table["verdict"] == "inconclusive").astype("Int64")
     columns = (
         "model quantization task role metric kind unit plan group n value base_value effect low "
-        "high low90 high90 p p_holm margin verdict documents_needed"
+        "high low90 high90 p p_holm margin verdict documents_needed precision hardware mixed"
     )
     return table[columns.split()].reset_index(drop=True)
 
@@ -242,6 +246,9 @@ def cost_rows(plans: list[SyntheticPlan], model: str, quantization: str) -> pd.D
                 "decode_low": 19.5 / ratio,
                 "decode_high": 21.6 / ratio,
                 "peak_memory_bytes": int(9e8 + 1e6 * plan.depth),
+                "precision": "bfloat16",
+                "device": "cpu",
+                "hardware": HARDWARE,
             }
         )
     return pd.DataFrame(rows)
@@ -331,6 +338,7 @@ def make_tables(
             "model": model,
             "frozen": frozen.text,
             "controls": [control.text for control in controls],
+            "group": "loop",
             "reference_quantization": quantizations[0],
             "reason": "cheapest within one standard error of the best on the select documents",
         }
@@ -386,7 +394,7 @@ def write_experiment(
     (folder / "frozen").mkdir()
     for name, table in tables.items():
         if name not in without:
-            table.to_parquet(folder / "tables" / f"{name}.parquet")
+            write_parquet(table, folder / "tables" / f"{name}.parquet")
     for freeze in freezes:
         (folder / "frozen" / f"{freeze['model']}.json").write_text(json.dumps(freeze))
     (folder / "provenance.json").write_text(json.dumps(make_provenance(models)))

@@ -11,13 +11,22 @@ from frankenlab.analysis import (
     comparisons,
     freeze,
     mean_effects,
-    outcomes,
     pairs,
     shortlist,
     verdicts,
     with_shapes,
 )
+from frankenlab.outcomes import outcomes
+from frankenlab.races import sample
 
+STAMPS = {
+    "stage": "search",
+    "model": "m",
+    "quantization": "none",
+    "task": "t",
+    "precision": "float32",
+    "hardware": "a processor",
+}
 RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
 
 
@@ -28,8 +37,7 @@ def accuracy_scores(answers: dict[str, list[int]], **columns: object) -> pd.Data
         for plan, rights in answers.items()
         for i, right in enumerate(rights)
     ]
-    stamps = {"stage": "search", "model": "m", "quantization": "none", "task": "t"} | columns
-    return pd.DataFrame(rows).assign(**stamps)
+    return pd.DataFrame(rows).assign(**(STAMPS | columns))
 
 
 def perplexity_scores(nlls: dict[str, list[float]], words: list[int], units=None) -> pd.DataFrame:
@@ -46,7 +54,7 @@ def perplexity_scores(nlls: dict[str, list[float]], words: list[int], units=None
         for plan, values in nlls.items()
         for i, nll in enumerate(values)
     ]
-    return pd.DataFrame(rows).assign(stage="search", model="m", quantization="none", task="t")
+    return pd.DataFrame(rows).assign(**STAMPS)
 
 
 def test_accuracy_is_compared_in_points_with_its_flips():
@@ -212,3 +220,95 @@ def test_pairs_compare_within_and_across_models_on_common_documents():
     assert set(across.index) == {"base", "0:3,1:4", "0:4,2:4"}
     assert (across["n"] == 30).all()
     assert across.loc["base", "effect"] == 100 and across.loc["0:3,1:4", "effect"] == 0
+
+
+def turned_scores(answers: dict[str, list[int]], **columns: object) -> pd.DataFrame:
+    """The same metric where lower is better, as `EvaluationTask.metrics` marks it."""
+    return accuracy_scores(answers, **columns).assign(acc_sign=-1.0)
+
+
+LOWER = {
+    "base": [1] * 30 + [0] * 70,
+    "0:3,1:4": [1] * 10 + [0] * 90,
+    "0:2,1:4": [1] * 50 + [0] * 50,
+}
+
+
+def test_where_lower_is_better_the_value_is_the_metrics_and_the_effect_is_turned():
+    groups = dict.fromkeys(LOWER, "block")
+    table = comparisons(turned_scores(LOWER), "acc", "search", groups, RULES).set_index("plan")
+    assert dict(table["value"]) == pytest.approx({"base": 0.3, "0:3,1:4": 0.1, "0:2,1:4": 0.5})
+    assert table["base_value"].tolist() == pytest.approx([0.3] * 3)
+    assert dict(table["effect"]) == pytest.approx({"base": 0, "0:3,1:4": 20, "0:2,1:4": -20})
+    assert table.loc["0:3,1:4", ["up", "down"]].tolist() == [20, 0]
+    assert table.loc["0:3,1:4", "low"] > 0 > table.loc["0:2,1:4", "high"]
+    ranked = mean_effects(with_shapes(table.reset_index(), {"m": 4}))
+    assert ranked["plan"].tolist() == ["0:3,1:4", "0:2,1:4"]
+
+
+def test_pairs_and_races_turn_it_too():
+    frame = turned_scores(LOWER)
+    (row,) = pairs({("m", "none"): frame}, "acc", "t", "confirm", RULES).to_dict("records")
+    better = 1 if row["plan_a"] == "0:3,1:4" else -1
+    assert row["effect"] == pytest.approx(40 * better)
+    seen = sample(frame, "acc", list(LOWER), 100, None)
+    assert seen.scores.sum(axis=1).tolist() == [-30, -10, -50]
+
+
+def test_documents_that_are_right_in_part_are_tested_by_their_sizes():
+    """Many small losses and few large gains: signs alone would call the gain a loss."""
+    frame = accuracy_scores({"base": [0] * 60, "0:3,1:4": [0] * 60})
+    better = frame["plan"] != "base"
+    frame["acc"] = 0.5
+    frame.loc[better, "acc"] = [0.45] * 44 + [1.0] * 16
+    groups = dict.fromkeys(("base", "0:3,1:4"), "block")
+    row = comparisons(frame, "acc", "guard", groups, RULES).iloc[1]
+    assert row["effect"] == pytest.approx(100 * (16 * 0.5 - 44 * 0.05) / 60)
+    assert (row["up"], row["down"]) == (16, 44)
+    assert 0.001 < row["p"] < 0.05
+
+
+# ---- rows of different hardware
+
+
+def on_two_cards(plan: str, first: int) -> pd.DataFrame:
+    """Scores of a base that one card computed, and of a plan whose last documents another did."""
+    scores = accuracy_scores({"base": [1, 0] * 20, plan: [1, 1] * 20}, precision="bfloat16")
+    later = (scores["plan"] == plan) & (scores["document"] >= first)
+    return scores.assign(hardware=later.map({True: "new", False: "old"}).astype("category"))
+
+
+def test_a_comparison_says_on_how_many_documents_its_sides_ran_on_different_hardware():
+    plan = "0:2,1:4"
+    groups = {"base": "base", plan: "block"}
+    table = comparisons(on_two_cards(plan, 33), "acc", "search", groups, RULES)
+    base, franken = table.to_dict("records")
+    assert (base["hardware"], base["mixed"]) == ("old", 0)
+    assert (franken["hardware"], franken["mixed"], franken["precision"]) == (
+        "new; old",
+        7,
+        "bfloat16",
+    )
+    same = comparisons(on_two_cards(plan, 40), "acc", "search", groups, RULES)
+    assert list(same["mixed"]) == [0, 0] and set(same["hardware"]) == {"old"}
+
+
+def test_only_the_documents_that_a_dropped_plan_saw_count_as_mixed():
+    plan = "0:2,1:4"
+    scores = on_two_cards(plan, 33)
+    scores = scores[(scores["plan"] == "base") | (scores["document"] < 35)]
+    groups = {"base": "base", plan: "block"}
+    table = comparisons(scores, "acc", "search", groups, RULES, {plan: 1}).set_index("plan")
+    assert (table.at[plan, "n"], table.at[plan, "mixed"]) == (35, 2)
+
+
+def test_verdicts_and_pairs_say_it_too():
+    plan = "0:2,1:4"
+    scores = on_two_cards(plan, 33).assign(stage="confirm")
+    found = pairs({("m", "none"): scores, ("n", "none"): scores}, "acc", "t", "confirm", RULES)
+    mixed = found.set_index(["plan_a", "plan_b"])["mixed"]
+    assert mixed["base", plan] == mixed[plan, "base"] == 7
+    assert mixed["base", "base"] == mixed[plan, plan] == 0
+    table = comparisons(scores, "acc", "search", {"base": "base", plan: "block"}, RULES)
+    rows = verdicts(with_shapes(table, {"m": 4}), {"m": plan}, RULES)
+    assert list(rows["mixed"]) == [7] and list(rows["hardware"]) == ["new; old"]

@@ -18,6 +18,7 @@ from frankenlab.batches import (
     make_causal_batch,
     shared_prefix,
     token_tree,
+    visible,
 )
 
 
@@ -132,7 +133,8 @@ def test_a_token_sees_itself_and_its_ancestors_only(seed, long):
         for node in range(len(tree)):
             ancestors = [start + ancestor for ancestor in way_to(tree, node)]
             expected[row, start + node, ancestors] = True
-    assert torch.equal(batch.visible, expected)
+    assert torch.equal(visible(batch.ends, 0, length), expected)
+    assert torch.equal(visible(batch.ends, 3, 11), expected[:, 3:11, :11])
     assert batch.n_tokens == sum(map(len, trees)) == int((batch.tokens != 0).sum())
 
 
@@ -168,14 +170,14 @@ def test_what_all_documents_begin_with_is_in_a_batch_once(seed):
 
     # Every target comes after exactly its context, prefix and visible tokens together.
     tokens, length = batch.tokens.flatten().tolist(), batch.tokens.shape[1]
-    visible = batch.visible.flatten(0, 1)
+    sees = visible(batch.ends, 0, length).flatten(0, 1)
     for requests, indices in zip(shot, batch.requests, strict=True):
         for made, targets in zip(requests, indices, strict=True):
             assert [batch.targets[i].item() for i in targets] == list(made.continuation)
             for n, i in enumerate(targets):
                 at = batch.positions_scored[batch.target_positions[i]].item() - len(prefix)
                 start = at // length * length
-                seen = [start + j for j in visible[at].nonzero().flatten().tolist()]
+                seen = [start + j for j in sees[at].nonzero().flatten().tolist()]
                 context = [*prefix, *(tokens[j] for j in seen)]
                 assert context == [*made.context, *made.continuation[:n]]
                 assert batch.positions.flatten()[at] == len(context) - 1
@@ -303,5 +305,5 @@ def test_a_causal_batch_sees_what_came_before():
     batch = make_causal_batch([token_tree(REQUESTS["choices"])], [0])
     rows, length = batch.tokens.shape
     assert rows == 3 and batch.positions.tolist() == [list(range(length))] * rows
-    for visible in batch.visible:
-        assert torch.equal(visible, torch.ones(length, length).tril().bool())
+    for sees in visible(batch.ends, 0, length):
+        assert torch.equal(sees, torch.ones(length, length).tril().bool())

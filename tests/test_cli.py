@@ -96,7 +96,7 @@ def test_a_second_run_needs_no_model(tiny, experiment, monkeypatch):
     arguments = ["--plan", "base", "--task", "arc_easy", "--limit", "5"]
     assert evaluate(tiny(), *arguments) == 0
     first = Path("out/scores.parquet").read_bytes()
-    monkeypatch.setattr("frankenlab.scorer.TorchEngine", None)
+    monkeypatch.setattr("frankenlab.engines.torch.TorchEngine", None)
     assert evaluate(tiny(), *arguments) == 0
     assert Path("out/scores.parquet").read_bytes() == first
 
@@ -127,7 +127,7 @@ def test_a_layer_out_of_range_is_shown_with_the_models_depth(tiny, experiment, c
     assert text.strip() == plan and caret.strip() == "^"
 
 
-@pytest.mark.parametrize("limit", ["0", "-3", "many"])
+@pytest.mark.parametrize("limit", ["0", "-3", "many", "٣", "9" * 60])
 def test_a_limit_that_is_no_number_of_documents_is_refused(tiny, experiment, capsys, limit):
     with pytest.raises(SystemExit) as error:
         evaluate(tiny(), "--plan", "base", "--task", "arc_easy", "--limit", limit)
@@ -209,6 +209,26 @@ def test_materialize_writes_a_checkpoint_of_the_plans_depth(tiny, experiment, ca
     assert load_hf(Path("franken")).config.num_hidden_layers == 6
     assert cli.main(arguments) == 2
     assert "franken: exists already" in one_line(capsys.readouterr().err)
+
+
+def test_a_plan_that_leaves_layers_out_is_noticed_by_every_command(tiny, experiment, capsys):
+    text = "notice: plan 0:3 never runs the layer 3 and ends with layer 2 (the model has 4 layers"
+    assert evaluate(tiny(), "--plan", "0:3", "--task", "arc_easy", "--limit", "2") == 0
+    assert capsys.readouterr().err.count(text) == 1
+    assert cli.main(["materialize", str(tiny()), "--plan", "0:3", "--output", "franken"]) == 0
+    assert capsys.readouterr().err.count(text) == 1
+    edit_config(experiment, plans=[{"generator": "explicit", "plans": ["0:3", "0:4,3"]}])
+    assert cli.main(["plans", "--config", "config.yaml", "--summary"]) == 0
+    noticed = [x for x in capsys.readouterr().err.splitlines() if x.startswith("notice")]
+    assert noticed == [text.replace("plan 0:3", "tiny: plan 0:3 (explicit)") + ", 0 to 3)"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plans", "--config", "config.yaml"]])
+def test_the_package_runs_as_the_command(experiment, arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "frankenlab", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and ("usage: frankenlab" in done.stdout or "tiny (4" in done.stdout)
 
 
 def test_the_command_is_installed(experiment):

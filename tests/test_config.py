@@ -1,5 +1,7 @@
 """A config: defaults filled in, and every mistake named in one line before anything runs."""
 
+import datetime
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT, one_line
 
-from frankenlab import config
+from frankenlab import config, plans
 from frankenlab.errors import UserError
 from frankenlab.grid import expand
 
@@ -315,6 +317,8 @@ def test_an_unknown_task_is_named_with_the_nearest(raw, parts):
         (changed("tasks.arc_easy.data", {"file": "no/such.jsonl"}),
          ["tasks.arc_easy.data.file", "no/such.jsonl", "does not exist"]),
         (changed("models.tiny.source", {"pypi": "pack"}), ["models.tiny.source", "pack"]),
+        (changed("models.tiny.source", {"hub": "a/b\n", "revision": "c"}), ["source.hub", "a/b?"]),
+        (changed("models.tiny.source", {"path": "a", "file": "\u200b"}), ["source.file: '?'"]),
         ([1, 2], ["config"]),
         (None, ["config"]),
     ],
@@ -326,17 +330,222 @@ def test_a_wrong_value_is_named_with_its_place_and_what_is_allowed(raw, parts):
     assert all(part in str(error.value) for part in parts)
 
 
-@pytest.mark.parametrize("text", [None, "experiment: [", "a: b: c"])
-def test_a_file_that_is_absent_or_no_yaml_is_refused_by_name(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "no such file"),
+        ("experiment: [", "line "),
+        ("a: b: c", "line 1: mapping values are not allowed"),
+        (
+            "experiment: a\ndevice: cpu\nexperiment: b",
+            'line 3: the key "experiment" is there twice',
+        ),
+    ],
+)
+def test_a_file_that_is_absent_or_no_yaml_is_refused_by_name(tmp_path, text, fault):
     path = tmp_path / "config.yaml"
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError) as error:
         config.load(path)
-    assert str(path) in one_line(error)
+    assert path.name in one_line(error) and fault in str(error.value)
 
 
 def test_a_file_means_what_its_contents_mean(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))
     assert config.load(path) == config.check(MINIMAL)
+
+
+NAMES = ("", ".", "..", "../../escape", "/etc/x", "a/b", "a\\b", ".hidden", "-a", "a b", "é")
+NAMED = {
+    "experiment": lambda name: changed("experiment", name),
+    "models": lambda name: {**MINIMAL, "models": {name: MINIMAL["models"]["tiny"]}},
+    "tasks": lambda name: {**MINIMAL, "tasks": {name: {"metric": "acc", "task": "arc_easy"}}},
+    "data": lambda name: changed("data", {name: {"path": "somewhere"}}),
+}
+
+
+@pytest.mark.parametrize("where", NAMED)
+@pytest.mark.parametrize("name", [*NAMES, "a" * 65, "tiny\n", "a\0", "x\u200b"])
+def test_all_names_follow_one_pattern(where, name):
+    with pytest.raises(UserError) as error:
+        config.check(NAMED[where](name))
+    assert one_line(error).startswith("config: ") and where in str(error.value)
+
+
+@pytest.mark.parametrize("where", NAMED)
+@pytest.mark.parametrize("name", ["a", "7", "Llama-2_7b.v1", "a" * 64])
+def test_names_that_follow_it_are_taken(where, name):
+    config.check(NAMED[where](name))
+
+
+@pytest.mark.parametrize(
+    "name", ["store", "Store", "README.md", "readme.MD", "ledger.jsonl", "slurm-logs", "SLURM-LOGS"]
+)
+def test_an_experiment_is_not_called_as_what_else_is_in_results(name):
+    with pytest.raises(UserError, match=f"^config: experiment: {name} is something else"):
+        config.check(changed("experiment", name))
+
+
+def test_what_else_is_in_results_is_all_reserved():
+    lines = (ROOT / "results" / "README.md").read_text().splitlines()
+    listed = [line.split("`")[1] for line in lines if line.startswith("| `")]
+    others = {name.split("/")[0] for name in listed if not name.startswith("<experiment>")}
+    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
+    others |= {Path(profile["slurm-logdir"]).name, "README.md"}
+    rules = (ROOT / "workflow" / "rules" / "common.smk").read_text()
+    others |= set(re.findall(r'"results/([^"{/]+)"', rules))
+    # A name does not begin with a dot.
+    assert {name.lower() for name in others if not name.startswith(".")} == set(config.RESERVED)
+
+
+NUMBERS = {
+    "models.tiny.n_layers": (1, 1000),
+    "gpu_memory_gb": (0.1, 10_000),
+    "token_budget": (16, 1_000_000),
+    "stages.search.shards": (1, 10_000),
+    "stages.search.limit": (10, 100_000_000),
+    "stages.select.shortlist": (1, 10_000),
+    "stages.confirm.controls": (0, 1000),
+    "statistics.alpha": (0.001, 0.999),
+    "statistics.fdr": (0.001, 0.999),
+    "statistics.margin": (0.001, 1000),
+    "statistics.resamples": (100, 1_000_000),
+    "statistics.seed": (0, 2**32 - 1),
+    "cost.repeats": (1, 1000),
+    "planning.gpu_tflops": (0.1, 10**6),
+    "tasks.arc_easy.limit": (1, 100_000_000),
+    "tasks.arc_easy.num_fewshot": (0, 1000),
+    "exl2.calibration.rows": (1, 100_000),
+}
+WHOLE = [path for path, (low, _) in NUMBERS.items() if isinstance(low, int)]
+
+
+def with_number(path: str, value) -> dict:
+    raw = changed(path, value)
+    if path.startswith("exl2"):
+        raw["exl2"]["calibration"]["file"] = "x"
+    return raw
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_numbers_are_bounded_on_both_sides(path):
+    low, high = NUMBERS[path]
+    for value in (low, high):
+        config.check(with_number(path, value))
+    for value in (low - 1, high + 1, -1, 10**10, 10**30):
+        with pytest.raises(UserError) as error:
+            config.check(with_number(path, value))
+        line = one_line(error)
+        assert line.startswith(f"config: {path}: ") and ("allowed: " in line or "too large" in line)
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_what_is_no_finite_number_is_refused_where_one_is_meant(path):
+    infinite = (float("nan"), float("inf"), -float("inf"))
+    for value in (*infinite, True, "4", [], {}, b"4", None):
+        if value is None and path == "stages.search.limit":
+            continue
+        with pytest.raises(UserError) as error:
+            config.check(with_number(path, value))
+        assert one_line(error).startswith(f"config: {path}: ")
+
+
+@pytest.mark.parametrize("path", WHOLE)
+def test_a_whole_number_is_written_as_one(path):
+    with pytest.raises(UserError, match="is not of type 'integer'"):
+        config.check(with_number(path, float(NUMBERS[path][1])))
+
+
+def test_the_schema_has_the_bounds_of_the_grammar():
+    schema = yaml.safe_load(config.SCHEMA.read_text())
+    model = schema["properties"]["models"]["additionalProperties"]["properties"]
+    assert model["n_layers"]["maximum"] == plans.MAX_LAYERS
+    one, many, _ = schema["$defs"]["numbers"]["oneOf"]
+    assert one["maximum"] == many["items"]["maximum"] == plans.MAX_STEPS
+
+
+def unbounded(schema, place=()):
+    """Yield the places of all numbers in a schema that lack a bound."""
+    if isinstance(schema, dict):
+        kind = schema.get("type")
+        kinds = [kind] if isinstance(kind, str) else kind if isinstance(kind, list) else []
+        if {"integer", "number"} & set(kinds):
+            sides = [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}]
+            if not all(side & set(schema) for side in sides):
+                yield place
+        for key, item in schema.items():
+            yield from unbounded(item, (*place, key))
+    elif isinstance(schema, list):
+        for number, item in enumerate(schema):
+            yield from unbounded(item, (*place, number))
+
+
+def test_no_number_of_the_schema_lacks_a_bound():
+    assert list(unbounded(yaml.safe_load(config.SCHEMA.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ({"fewshot_split": datetime.date(2020, 1, 1)}, "is a date; quote it"),
+        ({1: "x"}, "the key 1 is no text"),
+        ({"a": {"b": [float("nan")]}}, "overrides.a.b.0: nan"),
+        ({"a": 10**5000}, "overrides.a: a number of more than 19 digits"),
+        ({"a": "x\0"}, "overrides.a: 'x"),
+        ({"a": "\ud800"}, "overrides.a: "),
+    ],
+)
+def test_what_no_json_can_say_is_refused_by_its_place(overrides, fault):
+    with pytest.raises(UserError) as error:
+        config.check(changed("tasks.arc_easy.overrides", overrides))
+    line = one_line(error)
+    assert line.startswith("config: tasks.arc_easy.overrides") and fault in line
+
+
+def test_a_value_that_explodes_is_refused_in_no_time():
+    value: list = ["x"] * 10
+    for _ in range(20):
+        value = [value] * 10
+    with pytest.raises(UserError, match="more than 300,000 values"):
+        config.check(changed("tasks.arc_easy.overrides", {"a": value}))
+    value = []
+    value.append(value)
+    with pytest.raises(UserError, match="40 levels"):
+        config.check(changed("tasks.arc_easy.overrides", {"a": value}))
+
+
+@pytest.mark.parametrize(
+    ("file", "fault"),
+    [("folder", "is a directory"), ("/dev/null", "is no regular file"), ("no", "does not exist")],
+)
+def test_a_data_file_that_is_none_is_told_what_it_is(tmp_path, monkeypatch, file, fault):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    task = changed("tasks.arc_easy.data", {"file": file})
+    calibration = changed("exl2", {"calibration": {"file": file}})
+    for raw in (task, {**calibration, "quantizations": ["exl2-4.0"]}):
+        with pytest.raises(UserError, match=f"file: {file} {fault}$"):
+            config.check(raw)
+
+
+@pytest.mark.parametrize("file", ["../x", "/etc/passwd", "a/../../x", "C:x"])
+def test_a_file_of_a_package_lies_in_it(file):
+    pack = changed("data", {"pack": {"pypi": "some-data==1.0", "include": ["d/*"]}})
+    given = {"source": "pack", "file": file}
+    task = deepcopy(pack)
+    task["tasks"]["arc_easy"]["data"] = given
+    for raw in (task, {**pack, "exl2": {"calibration": given}, "quantizations": ["exl2-4.0"]}):
+        with pytest.raises(UserError) as error:
+            config.check(raw)
+        assert f'"{file}" must be a relative path inside pack' in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "raw", [changed(key, "x" * 10**5) for key in ("device", "plans", "y" * 99)]
+)
+def test_a_long_value_is_not_repeated_in_full(raw):
+    with pytest.raises(UserError) as error:
+        config.check(raw)
+    assert len(one_line(error)) < 1000

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 
 from frankenlab import directories
-from frankenlab.directories import make_directory, read_manifest
+from frankenlab.directories import make_directory, read_manifest, verify_directory, verify_file
 from frankenlab.errors import UserError
 
 FACTS = {"key": "k", "description": "words"}
 
 
 def visible(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+    """Names in a folder, but for locks and the notes of when files were hashed."""
+    notes = (".lock", directories.STATES)
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(notes))
 
 
 class Fill:
@@ -49,7 +51,7 @@ def test_the_manifest_depends_on_nothing_but_contents(tmp_path):
 def test_a_complete_directory_is_kept_and_its_description_renewed(tmp_path):
     fill = Fill()
     first = make_directory(tmp_path / "d", FACTS, fill)
-    again = make_directory(tmp_path / "d", {**FACTS, "description": "new"}, fill, verify=True)
+    again = make_directory(tmp_path / "d", {**FACTS, "description": "new"}, fill)
     assert fill.count == 1
     assert again == {**first, "description": "new"} == read_manifest(tmp_path / "d")
 
@@ -65,28 +67,138 @@ def test_a_manifest_that_lacks_what_filling_adds_is_made_again(tmp_path):
     assert fill.count == 2
 
 
-def test_damage_is_noticed_by_size_and_with_verify_by_hash(tmp_path):
+@pytest.fixture
+def hashed(monkeypatch) -> list[str]:
+    """Names of the files that are hashed, as they are."""
+    names, hash_file = [], directories.sha256_file
+
+    def noting(path):
+        names.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr(directories, "sha256_file", noting)
+    # Files that were just written count as settled, or no file of a test ever would.
+    monkeypatch.setattr(directories, "UNSETTLED_NS", -(10**12))
+    return names
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_directory_is_refused_and_made_again(tmp_path, damage):
     fill, file = Fill(), tmp_path / "d/b"
     manifest = make_directory(tmp_path / "d", FACTS, fill)
-
-    file.write_text("BB")
+    file.write_text({"flip": "bc", "cut": "b", "gone": ""}[damage])
+    if damage == "gone":
+        file.unlink()
+    for check in (lambda d: read_manifest(d, verify=True), verify_directory):
+        with pytest.raises(UserError):
+            check(tmp_path / "d")
     assert make_directory(tmp_path / "d", FACTS, fill) == manifest
-    assert file.read_text() == "BB" and fill.count == 1, "the same size passes without verify"
-    with pytest.raises(UserError, match="not a complete download"):
-        read_manifest(tmp_path / "d", verify=True)
-    assert make_directory(tmp_path / "d", FACTS, fill, verify=True) == manifest
     assert file.read_text() == "bb" and fill.count == 2
+    assert verify_directory(tmp_path / "d").manifest == manifest
+    assert visible(tmp_path) == ["d"]
 
-    file.write_text("b")
+
+def test_a_file_is_hashed_once_and_again_when_its_size_or_times_say_so(tmp_path, hashed):
+    directory = tmp_path / "d"
+    make_directory(directory, FACTS, Fill())
+    hashed.clear()
+    verify_directory(directory)
+    assert hashed == []
+    os.utime(directory / "b")
+    verify_directory(directory)
+    assert hashed == ["b"]
+    verify_directory(directory)
+    assert hashed == ["b"]
+    verify_directory(directory, every_hash=True)
+    assert sorted(hashed) == ["a", "b", "b"]
+
+
+def test_a_file_with_the_old_size_and_time_of_modification_is_noticed(tmp_path, hashed):
+    """As `cp -p` and `rsync -t` leave it: only its time of change is new."""
+    directory = tmp_path / "d"
+    make_directory(directory, FACTS, Fill())
+    before = (directory / "b").stat()
+    (tmp_path / "other").write_text("BB")
+    os.utime(tmp_path / "other", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (tmp_path / "other").replace(directory / "b")
+    assert (directory / "b").stat().st_mtime_ns == before.st_mtime_ns
+    with pytest.raises(UserError, match=r"d/b: its content differs from d/manifest\.json"):
+        verify_directory(directory)
+
+
+def test_the_target_of_a_link_counts(tmp_path, hashed):
+    source = tmp_path / "source"
+    source.write_text("one")
+
+    def link(directory):
+        (directory / "weights").symlink_to(source)
+        return {}
+
+    make_directory(tmp_path / "d", FACTS, link)
+    verify_directory(tmp_path / "d")
+    source.write_text("two")
+    with pytest.raises(UserError, match="its content differs"):
+        verify_directory(tmp_path / "d")
+
+
+def test_what_was_written_just_now_is_hashed_again(tmp_path, monkeypatch):
+    """Within a step of the file system's clock a file can change and keep its times."""
+    directory = tmp_path / "d"
+    make_directory(directory, FACTS, Fill())
+    settled_later = json.loads((directory / directories.STATES).read_text())
+    assert set(settled_later) <= {"b", "sub/a"}
+    now = time.time_ns()
+    monkeypatch.setattr(directories.time, "time_ns", lambda: now)
+    directories._record(directory, {"new": [1, now, now], "old": [1, 5, 5]}, now)
+    assert set(json.loads((directory / directories.STATES).read_text())) == {"old"}
+
+
+def test_without_a_note_of_states_or_the_right_to_write_one_files_are_hashed(
+    tmp_path, hashed, monkeypatch
+):
+    directory = tmp_path / "d"
+    make_directory(directory, FACTS, Fill())
+
+    def refuse(*arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(directories, "write_json", refuse)
+    for text in ("", "[]", "{"):
+        (directory / directories.STATES).write_text(text)
+        hashed.clear()
+        assert verify_directory(directory).manifest["key"] == "k"
+        assert sorted(hashed) == ["a", "b"]
+
+
+def test_a_file_that_no_manifest_lists_is_refused(tmp_path):
+    """Another `model.safetensors` beside the shards would be loaded instead of them."""
+    make_directory(tmp_path / "d", FACTS, Fill())
+    (tmp_path / "d/model.safetensors").write_text("weights")
+    with pytest.raises(UserError, match=r"d/model\.safetensors: it is not in manifest\.json"):
+        verify_directory(tmp_path / "d")
+    (tmp_path / "d/model.safetensors").rename(tmp_path / "d/.hidden")
+    verify_directory(tmp_path / "d")
+
+
+def test_a_manifest_that_is_not_what_its_twin_says_does_not_count(tmp_path):
+    make_directory(tmp_path / "d", {**FACTS, "shape": {"n_heads": 4}}, Fill())
+    path = tmp_path / "d/manifest.json"
+    path.write_text(path.read_text().replace('"n_heads": 4', '"n_heads": 2'))
     with pytest.raises(UserError, match="not a complete download"):
         read_manifest(tmp_path / "d")
-    make_directory(tmp_path / "d", FACTS, fill)
-    assert file.read_text() == "bb"
 
-    file.unlink()
-    make_directory(tmp_path / "d", FACTS, fill)
-    assert file.read_text() == "bb"
-    assert visible(tmp_path) == ["d"]
+
+def test_one_file_is_checked_against_the_manifest_of_its_directory(tmp_path, hashed):
+    make_directory(tmp_path / "d", FACTS, Fill())
+    hashed.clear()
+    (tmp_path / "d/b").write_text("BB")
+    verify_file(tmp_path / "d/sub/a")
+    with pytest.raises(UserError, match="d/b: its content differs"):
+        verify_file(tmp_path / "d/b")
+    (tmp_path / "free").write_text("text")
+    verify_file(tmp_path / "free")
+    verify_file(tmp_path / "d/of-the-user")
+    assert hashed == ["b"]
 
 
 @pytest.mark.parametrize("refresh", [False, True])
@@ -236,4 +348,5 @@ def test_fetched_files_are_readable_by_the_group(tmp_path):
         "private": 0o644,
         "manifest.json": 0o644,
         ".manifest.json": 0o644,
+        ".states.json": 0o644,
     }

@@ -1,10 +1,22 @@
 """Tokens are exactly those that lm-eval's Hugging Face model would score."""
 
+from itertools import product
+
 import pytest
 from conftest import load_hf, load_task, one_line, passage, task_settings
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from tiny import BOS, CORPUS, EOS
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+)
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from frankenlab.batches import TokenRequest
 from frankenlab.encoding import Encoder, count_tokens
@@ -13,18 +25,6 @@ from frankenlab.models import load_tokenizer
 from frankenlab.tasks import Document
 
 LENGTH = 64
-
-PAIRS = [
-    ("The river runs", " past the old mill"),
-    ("The river runs ", "past the old mill"),  # lm-eval moves the space to the continuation
-    ("The river runs \n ", "x"),
-    ("", "The river"),
-    ("", "<|begin|>The river"),
-    ("", "<|end|>The river"),
-    ("<|begin|>The river", " runs"),
-    ("größer \u00a0", "日本"),
-    ("a", "b"),
-]
 
 TEXTS = [
     "a",
@@ -37,18 +37,59 @@ TEXTS = [
 ]
 
 
+# Every pair of these: ends of contexts and beginnings of continuations that tokenizers join, that
+# are nothing but spaces or special tokens, or nothing at all.
+CONTEXTS = (
+    *("", " ", "\n\n ", "a", "The river runs", "The river runs ", "the wat", "answ", "x\n"),
+    *(
+        "größer \u00a0",
+        "日本",
+        "e",
+        "\t",
+        "a\u3000",
+        "a\u2028",
+        "<|begin|>The",
+        "<|end|>",
+        "<|begin|>",
+    ),
+    *("[NEW]", "a [NEW] ", "<|pad|>"),
+)
+CONTINUATIONS = (
+    *(
+        "",
+        " ",
+        " past",
+        "past",
+        "er",
+        "s",
+        "\n",
+        "本語",
+        "\u0301",
+        "🙂",
+        " a b",
+        "  a",
+        "<|begin|>",
+    ),
+    *("<|begin|>The", "<|end|>x", "[NEW]", " [NEW]b", "<|pad|>"),
+)
+
+
 def plain(directory):
     return load_tokenizer(directory)
 
 
-def adding_bos(directory):
-    """As LLaMA's: every text begins with the BOS token."""
-    tokenizer = load_tokenizer(directory)
-    tokenizer._tokenizer.post_processor = TemplateProcessing(
-        single="<|begin|> $A", special_tokens=[("<|begin|>", 0)]
-    )
-    assert tokenizer.encode("a")[0] == 0
-    return tokenizer
+def adding(template):
+    """Makes every text begin or end with special tokens: BOS as in LLaMA, EOS as few do."""
+
+    def make(directory):
+        tokenizer = load_tokenizer(directory)
+        tokenizer._tokenizer.post_processor = TemplateProcessing(
+            single=template, special_tokens=[(BOS, 0), (EOS, 1)]
+        )
+        assert len(tokenizer.encode("a")) > 1
+        return tokenizer
+
+    return make
 
 
 def without_bos(directory):
@@ -58,22 +99,84 @@ def without_bos(directory):
     return tokenizer
 
 
-TOKENIZERS = [plain, adding_bos, without_bos]
+def with_bos_only(directory):
+    """lm-eval adds "<|pad|>" to it, for which the model has no embedding."""
+    tokenizer = load_tokenizer(directory)
+    tokenizer.eos_token = tokenizer.pad_token = tokenizer.unk_token = None
+    return tokenizer
+
+
+def with_added_tokens(directory):
+    tokenizer = load_tokenizer(directory)
+    tokenizer.add_tokens([AddedToken("[NEW]", lstrip=True, rstrip=True), AddedToken(" a b")])
+    return tokenizer
+
+
+def unigram(**template):
+    """As LLaMA 2's: spaces and the start of a text are marks on the pieces, unknown is bytes."""
+
+    def make(_):
+        pieces = sorted({f"▁{word}" for word in CORPUS.split()} | {*CORPUS, "▁", "er", "▁a"})
+        vocabulary = [(BOS, 0.0), (EOS, 0.0), ("<unk>", 0.0)]
+        vocabulary += [(f"<0x{byte:02X}>", -20.0) for byte in range(256)]
+        vocabulary += [(piece, -9.0 + min(len(piece), 6)) for piece in pieces]
+        tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=True))
+        tokenizer.normalizer = normalizers.NFKC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
+        tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="first")
+        tokenizer.add_special_tokens([BOS, EOS, "<unk>"])
+        if template:
+            tokenizer.post_processor = TemplateProcessing(
+                **template, special_tokens=[(BOS, 0), (EOS, 1)]
+            )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, unk_token="<unk>"
+        )
+
+    return make
+
+
+TOKENIZERS = {
+    "plain": plain,
+    "adding-bos": adding(f"{BOS} $A"),
+    "adding-eos": adding(f"$A {EOS}"),
+    "adding-both": adding(f"{BOS} $A {EOS}"),
+    "without-bos": without_bos,
+    "with-bos-only": with_bos_only,
+    "with-added-tokens": with_added_tokens,
+    "unigram": unigram(),
+    "unigram-adding-bos": unigram(single=f"{BOS} $A"),
+}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def make_tokenizer(request):
+    return TOKENIZERS[request.param]
 
 
 @pytest.fixture
 def both(tiny, monkeypatch):
-    """Makes our encoder and a function that hands back what HFLM would score, as ours does."""
+    """Makes our encoder, and a function that hands back what HFLM would score, as ours does.
+
+    Each has a tokenizer of its own, for lm-eval changes the one that it is given.
+    """
 
     def make(variant, make_tokenizer, length=LENGTH):
-        tokenizer = make_tokenizer(tiny(variant))
         harness = HFLM(
-            pretrained=load_hf(tiny(variant)), tokenizer=tokenizer, max_length=length, batch_size=1
+            pretrained=load_hf(tiny(variant)),
+            tokenizer=make_tokenizer(tiny(variant)),
+            max_length=length,
+            batch_size=1,
         )
         captured = []
 
         def capture(requests, **_):
-            captured.extend(TokenRequest(tuple(c), tuple(t)) for _, c, t in requests)
+            for _, context, continuation in requests:
+                # As the method that this stands for begins.
+                assert len(context) > 0
+                assert len(continuation) > 0
+                assert len(continuation) <= length
+                captured.append(TokenRequest(tuple(context), tuple(continuation)))
             return [(0.0, False)] * len(requests)
 
         monkeypatch.setattr(harness, "_loglikelihood_tokens", capture)
@@ -85,7 +188,7 @@ def both(tiny, monkeypatch):
             getattr(harness, method)(instances, disable_tqdm=True)
             return list(captured)
 
-        return Encoder(tokenizer, length), reference
+        return Encoder(make_tokenizer(tiny(variant)), length), reference
 
     return make
 
@@ -94,26 +197,86 @@ def flat(requests: list[list[TokenRequest]]) -> list[TokenRequest]:
     return [part for request in requests for part in request]
 
 
-@pytest.mark.parametrize("make_tokenizer", TOKENIZERS)
-@pytest.mark.parametrize("pair", PAIRS)
-def test_a_pair_is_split_as_in_lm_eval(both, make_tokenizer, pair):
+def test_every_pair_is_split_as_in_lm_eval_or_refused_by_both(both, make_tokenizer):
     encoder, reference = both("untied", make_tokenizer)
-    document = Document(0, "key", "unit", (pair,))
-    found = encoder.encode(document, rolling=False)
-    assert flat(found) == reference(document, rolling=False)
-    assert all(r.context and r.continuation for r in flat(found))
+    refused = 0
+    for pair in product(CONTEXTS, CONTINUATIONS):
+        document = Document(3, "key", "unit", (pair,))
+        try:
+            expected = reference(document, rolling=False)
+        except (AssertionError, IndexError):
+            expected = None
+        if expected is None:
+            refused += 1
+            with pytest.raises(UserError) as error:
+                encoder.encode(document, rolling=False)
+            assert "document 3, request 1 of 1: the con" in one_line(error), pair
+        else:
+            found = flat(encoder.encode(document, rolling=False))
+            assert found == expected, pair
+    assert 0 < refused < len(CONTEXTS) * len(CONTINUATIONS) / 4
 
 
-@pytest.mark.parametrize("make_tokenizer", TOKENIZERS)
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_text_is_cut_into_windows_as_in_lm_eval(both, make_tokenizer, text):
+def test_a_text_is_cut_into_windows_as_in_lm_eval(both, make_tokenizer):
     encoder, reference = both("untied", make_tokenizer, length=32)
-    document = Document(0, "key", "unit", ((text,),))
-    (windows,) = encoder.encode(document, rolling=True)
-    assert windows == reference(document, rolling=True)
-    scored = [token for window in windows for token in window.continuation]
-    assert scored == encoder.tok_encode(text)
-    assert all(len(w.context) + len(w.continuation) - 1 <= 32 for w in windows)
+    for text in {*TEXTS, *CONTEXTS, *CONTINUATIONS}:
+        document = Document(0, "key", "unit", ((text,),))
+        (windows,) = encoder.encode(document, rolling=True)
+        assert windows == reference(document, rolling=True), text
+        scored = [token for window in windows for token in window.continuation]
+        assert scored == encoder.tok_encode(text)
+        assert all(len(w.context) + len(w.continuation) - 1 <= 32 for w in windows)
+
+
+def test_all_requests_of_a_document_are_encoded_in_their_order(both, make_tokenizer):
+    """Also the same twice, and some that begin others."""
+    encoder, reference = both("untied", make_tokenizer)
+    endings = (" past", " past the mill", " past", " p", "\n past")
+    document = Document(0, "key", "unit", tuple(("The river runs", end) for end in endings))
+    found = encoder.encode(document, rolling=False)
+    assert len(found) == 5 and flat(found) == reference(document, rolling=False)
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (("The wat", "er"), "'er' has no token of its own after 'The wat': the tokenizer joins"),
+        (("The river", ""), "the continuation '' has no token of its own after 'The river'; lm"),
+        (("", ""), "the continuation '' has no token of its own after ''; lm-eval"),
+        (("", BOS), f"the continuation '{BOS}' has no token of its own after ''; lm-eval"),
+        ((" ", "x"), "the context ' ' has no token for 'x' to follow; lm-eval"),
+    ],
+)
+def test_a_request_without_tokens_is_refused_by_name(tiny, pair, message):
+    document = Document(5, "key", "unit", (("The river", " runs"), pair))
+    with pytest.raises(UserError) as error:
+        Encoder(load_tokenizer(tiny()), LENGTH).encode(document, rolling=False)
+    assert "document 5, request 2 of 2: " in one_line(error) and message in str(error.value)
+    if "joins" in message:
+        assert "in one token, 'Ġwater'" in str(error.value)
+
+
+@pytest.mark.parametrize("rolling", [False, True])
+def test_a_token_without_an_embedding_is_refused_by_name(tiny, rolling):
+    tokenizer = load_tokenizer(tiny())
+    tokenizer.add_tokens(["[PAD]"])
+    encoder = Encoder(tokenizer, LENGTH, vocab_size=384)
+    texts = ("The river [PAD]",) if rolling else ("The [PAD] river", " runs")
+    with pytest.raises(UserError) as error:
+        encoder.encode(Document(5, "key", "unit", (texts,)), rolling)
+    assert "document 5, request 1 of 1: token '[PAD]' is id 384" in one_line(error)
+    assert "only 384 embeddings" in str(error.value)
+    fine = Document(5, "key", "unit", (("The river",) if rolling else ("The", " river"),))
+    assert encoder.encode(fine, rolling)
+
+
+def test_a_tokenizer_without_a_token_to_begin_with_is_refused(tiny):
+    """lm-eval fails at the first text."""
+    tokenizer = load_tokenizer(tiny())
+    tokenizer.bos_token = tokenizer.eos_token = None
+    with pytest.raises(UserError) as error:
+        Encoder(tokenizer, LENGTH)
+    assert str(tiny()) in one_line(error) and "neither a BOS nor an EOS" in str(error.value)
 
 
 @pytest.mark.parametrize("variant", ["qwen2", "mistral"])

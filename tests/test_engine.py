@@ -4,7 +4,16 @@ import json
 
 import pytest
 import torch
-from conftest import PLANS, VARIANTS, load_hf, load_task, one_line, parse_all
+from conftest import (
+    PLANS,
+    ROUNDING,
+    VARIANTS,
+    assert_close,
+    load_hf,
+    load_task,
+    one_line,
+    parse_all,
+)
 from tiny import make_tiny_model
 
 from frankenlab.batches import Batch, TokenRequest, make_batch, token_tree
@@ -72,8 +81,8 @@ def test_the_identity_plan_is_the_hugging_face_model(tiny, variant):
     with torch.inference_mode():
         expected = load_hf(tiny(variant))(torch.tensor([TOKENS])).logits[0].log_softmax(-1)
     found = logprobs(TorchEngine(tiny(variant), "float32"), base(4))
-    assert (found - expected).abs().max() < 1e-4
-    assert expected.std() > 1  # a model that says the same of every token would prove nothing
+    assert_close(found, expected)
+    assert expected.std() > 0.5  # a model that says the same of every token would prove nothing
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -82,7 +91,7 @@ def test_steps_parts_and_scales_are_as_written_by_hand(tiny, variant, text):
     plan = parse(text, 4)
     expected = reference(load_hf(tiny(variant)), plan)
     found = logprobs(TorchEngine(tiny(variant), "float32"), plan)
-    assert (found - expected).abs().max() < 1e-4
+    assert_close(found, expected)
 
 
 def test_every_plan_of_these_tests_computes_something_else(tiny):
@@ -125,10 +134,11 @@ def test_padding_before_the_keys_of_a_row_is_not_seen(tiny, monkeypatch, shots):
         monkeypatch.setattr(torch_engine, "KEY_MULTIPLE", multiple)
         with torch.inference_mode():
             placed = engine.place(batch)
-            assert placed.mask.shape[-1] % multiple == 0
+            assert placed.mask.keys % multiple == 0
             found.append(engine.run(parse("0", 4).steps[0], engine.embed(placed), placed))
     assert placed.padding > 0
-    assert all((one - found[0]).abs().max() < 1e-5 for one in found)
+    for one in found:
+        assert_close(one, found[0])
 
 
 @pytest.mark.parametrize("part", ["0", "1@attn", "2@mlp", "3*0.5", "0@attn*0.5", "0@mlp*2"])
@@ -142,7 +152,7 @@ def test_a_last_step_is_a_step_at_the_scored_positions(tiny, part, shots):
         hidden = engine.embed(placed)
         expected = engine.run(step, hidden, placed)[batch.positions_scored]
         found = engine.finish(step, hidden, placed)
-    assert (found - expected).abs().max() < 1e-5
+    assert_close(found, expected)
     assert (found - hidden[batch.positions_scored]).abs().max() > 1e-3
 
 
@@ -181,7 +191,7 @@ def test_scores_are_log_probabilities_of_the_targets_however_the_head_is_chunked
     for request, indices in zip(requests, batch.requests[0], strict=True):
         first = len(request.context) - 1
         for i, (index, target) in enumerate(zip(indices, request.continuation, strict=True)):
-            assert found[index] == pytest.approx(expected[first + i, target].item(), abs=1e-4)
+            assert found[index] == pytest.approx(expected[first + i, target].item(), abs=ROUNDING)
             assert greedy[index] == (target == best[first + i])
     assert greedy.any() and not greedy.all()
 
@@ -225,4 +235,4 @@ def test_the_identity_plan_is_the_real_model(real_model, real_config):
         engine = TorchEngine(real_model, "float32")
         hidden = hidden_states(engine, base(engine.n_layers), tokens)
         found = engine.logits(hidden).log_softmax(-1)
-    assert (found - expected).abs().max() < 1e-4
+    assert_close(found, expected)

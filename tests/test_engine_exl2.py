@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import one_line
+from conftest import assert_close, one_line
 from test_engine import TOKENS, logprobs
 from tiny import make_tiny_exl2
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -58,7 +58,7 @@ def test_the_torch_engine_is_the_dequantized_model(tmp_path, variant):
     with torch.inference_mode():
         expected = model(torch.tensor([TOKENS])).logits[0].log_softmax(-1)
     found = logprobs(TorchEngine(directory, "float32"), base(3))
-    assert (found - expected).abs().max() < 1e-4
+    assert_close(found, expected)
     assert expected.std() > 0.5
 
 

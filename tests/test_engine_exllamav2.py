@@ -10,7 +10,7 @@ from pathlib import Path
 import exllamav2_extension
 import pytest
 import torch
-from conftest import load_task, one_line, parse_all, scores_of, task_settings
+from conftest import ROUNDING, load_task, one_line, parse_all, scores_of, task_settings
 from test_sweep import DOCUMENTS
 from tiny import make_tiny_exl2
 
@@ -142,7 +142,7 @@ def test_a_batch_for_the_one_engine_scores_the_same_as_one_for_the_other(directo
     for plan in plans_of(3):
         for found, expected in zip(one[plan], other[plan], strict=True):
             for a, b in zip(found, expected, strict=True):
-                assert a.loglikelihood == pytest.approx(b.loglikelihood, abs=1e-4)
+                assert a.loglikelihood == pytest.approx(b.loglikelihood, abs=ROUNDING)
                 assert a.is_greedy == b.is_greedy
 
 

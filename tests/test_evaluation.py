@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -36,10 +37,14 @@ from conftest import (
 )
 
 from frankenlab import evaluation, files
+from frankenlab.directories import make_directory
+from frankenlab.engines.devices import processor_name
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
 from frankenlab.evaluation import evaluate_task, write_scores
+from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.export import materialize
+from frankenlab.models import load_tokenizer
 from frankenlab.plans import base, looped
 from frankenlab.scorer import Scorer
 from frankenlab.stopping import Stopped, stopped_by_signals
@@ -59,7 +64,7 @@ def noted(monkeypatch) -> list[tuple[str, str]]:
 
 def note(add, set_attribute=setattr, after=lambda: None) -> None:
     """Has `add` called with every pair that is computed, and `after` when its plan is done."""
-    score = evaluation._score
+    score = evaluation.score_documents
 
     def noting(*arguments):
         for plan, rows in score(*arguments):
@@ -68,7 +73,7 @@ def note(add, set_attribute=setattr, after=lambda: None) -> None:
             after()
             yield plan, rows
 
-    set_attribute(evaluation, "_score", noting)
+    set_attribute(evaluation, "score_documents", noting)
 
 
 def stored(store: Store) -> Counter[tuple[str, str]]:
@@ -453,7 +458,7 @@ def test_a_full_disk_stops_the_job_in_one_line_and_nothing_reads_as_whole(tiny, 
 
 def test_a_disk_that_fills_up_later_keeps_what_was_written(tiny, tmp_path, monkeypatch, noted):
     task, store = load_task(task_settings(tmp_path, n=24)), Store(tmp_path / "store", {})
-    sync, left = os.fsync, [3]
+    sync, left = os.fsync, [4]  # identity.json and three parts
 
     def fsync(descriptor):
         left[0] -= 1
@@ -486,14 +491,15 @@ def test_a_table_says_what_made_every_row(tiny, tmp_path):
     settings = task_settings(tmp_path)
     table = evaluate_task(scorer_of(tiny()), FEW, settings, "confirm", 5, tmp_path / "s", seed=7)
     assert list(table.columns[:10]) == [
-        "model", "quantization", "task", "stage", "engine", "precision", "weights", "data", "seed",
-        "code",
+        "model", "quantization", "task", "stage", "engine", "precision", "device", "weights",
+        "data", "seed",
     ]  # fmt: skip
     assert {"plan", "document", "key", "unit", "loglikelihoods", "is_greedy", "target", "acc",
             "acc_norm"} <= set(table.columns)  # fmt: skip
     assert len(table) == 15 and list(table["plan"].unique()) == [plan.text for plan in FEW]
     first = table.iloc[0]
     assert (first["model"], first["stage"], first["precision"]) == ("untied", "confirm", "float32")
+    assert (first["device"], first["hardware"]) == ("cpu", processor_name())
     assert first["seed"] == 7 and first["task"] == "arc_easy"
     row = arc_row(first["document"])
     assert int(first["target"]) == row["choices"]["label"].index(row["answerKey"])
@@ -526,25 +532,155 @@ def test_a_stage_without_documents_is_refused(tiny, tmp_path, stage):
 
 
 def test_everything_that_makes_a_score_is_in_the_identity_of_its_store(tiny, tmp_path, monkeypatch):
-    """And nothing else: not the batch, not the device's name for it."""
+    """And nothing else: not the batch, not which of several devices of a kind."""
     scorer = scorer_of(tiny())
     same = replace(scorer, token_budget=1, model="another name", directory=tmp_path)
     assert same.identity("arc_easy") == scorer.identity("arc_easy")
+    first, second = (replace(scorer, device=device) for device in ("cuda", "cuda:1"))
+    assert first.identity("arc_easy") == second.identity("arc_easy")
     different = [
         scorer.identity("arc_easy"),
         scorer_of(tiny("tied")).identity("arc_easy"),
         replace(scorer, precision="bfloat16").identity("arc_easy"),
         replace(scorer, quantization="4.0").identity("arc_easy"),
         replace(scorer, engine="exllamav2").identity("arc_easy"),
+        replace(scorer, device="cuda").identity("arc_easy"),
         scorer.identity("sst2"),
     ]
     monkeypatch.setattr("frankenlab.scorer.scoring_fingerprint", lambda engine: "edited")
     different.append(scorer.identity("arc_easy"))
     monkeypatch.undo()
-    monkeypatch.setattr("frankenlab.scorer.library_versions", lambda names: {"torch": "9"})
+    monkeypatch.setattr("frankenlab.scorer.engine_libraries", lambda engine: {"torch": "9"})
     different.append(scorer.identity("arc_easy"))
     texts = {json.dumps(identity, sort_keys=True) for identity in different}
-    assert len(texts) == len(different) == 8
+    assert len(texts) == len(different) == 9
+
+
+def test_every_row_keeps_the_name_of_the_hardware_that_computed_it(tiny, tmp_path, monkeypatch):
+    """As on a cluster of different nodes: what one has scored stays what it was on another."""
+    settings, store = task_settings(tmp_path), tmp_path / "s"
+    monkeypatch.setattr("frankenlab.scoring.hardware_name", lambda device: f"old {device.type}")
+    evaluate_task(scorer_of(tiny()), FEW[:1], settings, None, 7, store)
+    monkeypatch.setattr("frankenlab.scoring.hardware_name", lambda device: f"new {device.type}")
+    table = evaluate_task(scorer_of(tiny()), FEW[:2], settings, None, 9, store)
+    found = table.groupby(["plan", "hardware"], observed=True).size().to_dict()
+    assert found == {
+        (FEW[0].text, "old cpu"): 7,
+        (FEW[0].text, "new cpu"): 2,
+        (FEW[1].text, "new cpu"): 9,
+    }
+
+
+# ---- the model in the directory is the one that the rows say
+
+
+def replaced_weights(directory: Path) -> None:
+    """Other weights of the same size, with the old time of modification."""
+    path = directory / "model.safetensors"
+    before, contents = path.stat(), bytearray(path.read_bytes())
+    contents[-1000:] = bytes(1000)
+    path.unlink()
+    path.write_bytes(contents)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.fixture(params=["with a manifest", "without one"])
+def own_model(request, tiny, tmp_path) -> Path:
+    """A copy of the tiny model that a test may change."""
+
+    def fill(directory: Path) -> dict:
+        shutil.copytree(tiny(), directory, dirs_exist_ok=True)
+        return {}
+
+    if request.param == "with a manifest":
+        make_directory(tmp_path / "model", {"key": "k"}, fill)
+    else:
+        shutil.copytree(tiny(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_weights_replaced_between_two_jobs_are_refused_or_another_model(own_model, tmp_path):
+    settings, store = task_settings(tmp_path), tmp_path / "s"
+    first = evaluate_task(scorer_of(own_model), FEW[:1], settings, None, 5, store)
+    replaced_weights(own_model)
+    if (own_model / "manifest.json").exists():
+        with pytest.raises(UserError, match=r"model\.safetensors: its content differs"):
+            scorer_of(own_model)
+        return
+    second = evaluate_task(scorer_of(own_model), FEW, settings, None, 5, store)
+    assert not set(first["weights"]) & set(second["weights"])
+    base = second[second["plan"] == FEW[0].text]
+    assert list(base["loglikelihoods"]) != list(first["loglikelihoods"])
+
+
+@pytest.mark.parametrize("moment", ["before it is loaded", "while it is loaded", "in the sweep"])
+def test_weights_replaced_during_a_job_give_no_row(own_model, tmp_path, monkeypatch, moment):
+    settings, root = task_settings(tmp_path), tmp_path / "s"
+    scorer = scorer_of(own_model)
+    if moment == "before it is loaded":
+        replaced_weights(own_model)
+    else:
+        where = {
+            "while it is loaded": (Scorer, "load_engine"),
+            "in the sweep": (TorchEngine, "place"),
+        }
+        original = getattr(*where[moment])
+
+        def then_replaced(*arguments):
+            made = original(*arguments)
+            replaced_weights(own_model)
+            return made
+
+        monkeypatch.setattr(*where[moment], then_replaced)
+    with pytest.raises(UserError, match=r"was replaced while|its content differs"):
+        evaluate_task(scorer, FEW, settings, None, 5, root)
+    assert list(root.glob("*/part-*")) == []
+
+
+def test_files_that_were_only_touched_are_no_other_model(own_model, tmp_path, monkeypatch):
+    scorer = scorer_of(own_model)
+    load = Scorer.load_engine
+
+    def touched(self):
+        os.utime(own_model / "model.safetensors")
+        return load(self)
+
+    monkeypatch.setattr(Scorer, "load_engine", touched)
+    assert len(evaluate_task(scorer, FEW, task_settings(tmp_path), None, 5, tmp_path / "s")) == 15
+
+
+def test_a_data_file_that_its_manifest_does_not_know_is_refused(tiny, tmp_path):
+    row = task_settings(tmp_path).data_file.read_bytes()
+    make_directory(
+        tmp_path / "data", {"key": "k"}, lambda d: (d / "arc.jsonl").write_bytes(row) and {}
+    )
+    file = tmp_path / "data" / "arc.jsonl"
+    settings = task_settings(tmp_path, data_file=file)
+    assert len(evaluate_task(scorer_of(tiny()), FEW, settings, None, 5, tmp_path / "s")) == 15
+    file.write_bytes(row.replace(b"?", b"!"))
+    with pytest.raises(UserError, match=r"arc\.jsonl: its content differs"):
+        evaluate_task(scorer_of(tiny()), FEW, settings, None, 5, tmp_path / "s")
+
+
+def test_an_exl2_directory_says_at_which_bitrate_it_is(tiny):
+    """By its declaration; where exllamav2 wrote none, by the bits on disk."""
+    fixture = Path(__file__).parent / "data" / "llama-tiny-exl2"
+    scorer = Scorer.for_directory(fixture, engine="exllamav2", device="cuda")
+    assert (scorer.quantization, scorer.precision) == ("exl2-4.0", "float16")
+    assert Scorer.for_directory(fixture).precision == "bfloat16"
+    assert Scorer.for_directory(tiny()).quantization == "none"
+    with pytest.raises(UserError, match="float16 only"):
+        Scorer.for_directory(fixture, "bfloat16", "cuda", "exllamav2")
+
+
+def test_an_exl2_directory_of_early_times_says_what_its_bits_on_disk_are(tmp_path):
+    fixture = Path(__file__).parent / "data" / "llama-tiny-exl2"
+    copy = shutil.copytree(fixture, tmp_path / "old")
+    config = json.loads((copy / "config.json").read_text())
+    del config["quantization_config"]
+    (copy / "config.json").write_text(json.dumps(config))
+    bits = Exl2Directory(fixture).bits_per_weight
+    assert Scorer.for_directory(copy).quantization == f"exl2-{round(bits, 2)}"
 
 
 def test_rows_of_the_store_are_what_the_table_says(tiny, tmp_path):
@@ -552,7 +688,44 @@ def test_rows_of_the_store_are_what_the_table_says(tiny, tmp_path):
     task, store = load_task(task_settings(tmp_path)), Store(tmp_path / "store", {})
     table = scores_of(tiny(), FEW, task, store)
     frame = store.load([FEW[1].text])
-    rows = [Row(p, r, tuple(v), tuple(g)) for p, r, v, g in frame.itertuples(index=False)]
+    rows = [Row(p, r, tuple(v), tuple(g), h) for p, r, v, g, h in frame.itertuples(index=False)]
     assert sorted(row.loglikelihoods for row in rows) == sorted(
         map(tuple, table[table["plan"] == FEW[1].text]["loglikelihoods"])
     )
+
+
+def unloadable():
+    raise AssertionError("a model is loaded for documents that cannot be scored")
+
+
+def test_a_choice_without_a_token_of_its_own_is_refused_before_a_model_is_loaded(tiny, tmp_path):
+    """A sum of no token is 0, and would win. lm-eval asserts unless another choice is one token."""
+    rows = [arc_row(0), arc_row(1) | {"question": "The wat"}]
+    rows[1]["choices"] |= {"text": ["er", " is a fish", " runs past it", " can fly"]}
+    settings = task_settings(tmp_path, data_file=write_rows(tmp_path / "rows.jsonl", rows))
+    settings = replace(settings, overrides={"doc_to_text": "{{question}}", "target_delimiter": ""})
+    with pytest.raises(UserError) as error:
+        scores_of(tiny(), FEW, load_task(settings), Store(tmp_path / "s", {}), engine=unloadable)
+    assert one_line(error).startswith('task "arc_easy": document 1, request 1 of 4: ')
+    assert "'er' has no token of its own after 'The wat'" in str(error.value)
+    with pytest.raises(AssertionError):
+        harness_results(tiny(), [settings], tmp_path, 2)
+
+
+def test_a_token_beyond_the_embeddings_is_refused_before_a_model_is_loaded(tiny, tmp_path, caplog):
+    """Texts without it are scored as in lm-eval, after a warning."""
+    directory = shutil.copytree(tiny(), tmp_path / "padded")
+    tokenizer = load_tokenizer(directory)
+    tokenizer.add_tokens(["[PAD]"])
+    tokenizer.save_pretrained(directory)
+    rows = [arc_row(0), arc_row(1), arc_row(2) | {"question": "a [PAD] here"}]
+    settings = task_settings(tmp_path, data_file=write_rows(tmp_path / "rows.jsonl", rows))
+    task, store = load_task(settings), Store(tmp_path / "s", {})
+    table = scores_of(directory, FEW, task, store, limit=2)
+    assert "token '[PAD]' is id 384" in caplog.text
+    ((_, answers),) = harness_results(directory, [settings], tmp_path, 2).values()
+    assert_same_scores(table[table["plan"] == "base"], answers, 1e-3)
+    with pytest.raises(UserError) as error:
+        scores_of(directory, FEW, task, store, engine=unloadable)
+    assert one_line(error).startswith('task "arc_easy": document 2, request 1 of 4: ')
+    assert "token '[PAD]' is id 384; the model has only 384" in str(error.value)

@@ -370,6 +370,22 @@ BAD_TENSORS = {
     "no groups": (set_part("q_groups", lambda t: t[:0]), r"q_groups': shape \[0\]|q_scale'"),
     "wrong order": (set_part("q_invperm", swap_inputs), "q_invperm': not each of 0 to 351 once"),
     "short order": (set_part("q_invperm", lambda t: t[:-32]), r"\[320\], expected \[352\]"),
+    "one number for words": (
+        set_part("q_weight", lambda t: t.reshape(-1)[0].clone()),
+        r"q_weight': shape \[\], expected two dimensions",
+    ),
+    "flat words": (
+        set_part("q_weight", lambda t: t.reshape(-1)),
+        "q_weight': shape .*, expected two dimensions",
+    ),
+    "groups in rows": (
+        set_part("q_groups", lambda t: t.reshape(2, -1)),
+        r"q_groups': shape \[2, 11\], expected \[22\]",
+    ),
+    "order in rows": (
+        set_part("q_invperm", lambda t: t.reshape(2, -1)),
+        r"q_invperm': shape \[2, 176\], expected \[352\]",
+    ),
     "wrong type": (
         set_part("q_weight", lambda t: t.float()),
         "torch.float32, expected torch.int32",
@@ -388,6 +404,13 @@ BAD_TENSORS = {
         "'model.norm.weight': stored as I32",
     ),
 }
+
+
+def test_scales_beyond_float16_are_named_when_the_weight_is_read(tmp_path):
+    target = copy_of(tmp_path, set_part("q_scale_max", lambda t: t.fill_(60000)))
+    with pytest.raises(UserError, match=f"'{DOWN}.weight': its scales give more") as error:
+        Exl2Directory(target).get(f"{DOWN}.weight")
+    assert one_line(error)
 
 
 @pytest.mark.parametrize("case", BAD_TENSORS)

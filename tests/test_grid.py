@@ -4,9 +4,17 @@ import pytest
 import yaml
 from conftest import parse_all
 
+from frankenlab import grid
 from frankenlab.config import SCHEMA
 from frankenlab.errors import UserError
-from frankenlab.grid import GENERATORS, equal_cost_controls, expand, numbers, random_blocks
+from frankenlab.grid import (
+    GENERATORS,
+    equal_cost_controls,
+    expand,
+    notices,
+    numbers,
+    random_blocks,
+)
 from frankenlab.plans import Plan, base, looped, parse
 
 
@@ -85,6 +93,14 @@ def test_an_empty_grid_is_refused(generators):
         ({"generator": "random_block", "length": 5, "count": 1}, "length 5: the model has 4"),
         ({"generator": "depth_up_scaling", "drop": 4}, "drop 4 leaves nothing of the model's 4"),
         ({"generator": "explicit", "plans": ["0:5"]}, "the model has 4 layers, 0 to 3"),
+        ({"generator": "layer", "layer": 10**9}, "1000000000 is too large"),
+        ({"generator": "layer", "layer": "0:99999999999"}, "0:99999999999 is too large"),
+        ({"generator": "layer", "layer": "0:" + "9" * 5000}, "is too large"),
+        ({"generator": "layer", "times": 10**9}, "1000000000 is too large"),
+        ({"generator": "layer", "times": 9998}, "would run 10,001 layers, at most 10,000"),
+        ({"generator": "layer", "times": "2:10:0"}, "its step is 0"),
+        ({"generator": "layer", "times": "2:٣"}, "is not"),
+        ({"generator": "random_block", "length": 4, "times": 9000, "count": 1}, "36,000 layers"),
     ],
 )
 def test_a_layer_that_the_model_lacks_is_refused_with_its_place_and_the_depth(generator, fault):
@@ -132,3 +148,37 @@ def test_a_plan_that_no_block_costs_as_much_as_has_no_controls(text):
 def test_every_generator_of_the_schema_exists():
     plans = yaml.safe_load(SCHEMA.read_text())["properties"]["plans"]
     assert set(plans["items"]["properties"]["generator"]["enum"]) == set(GENERATORS)
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [
+        {"generator": "layer", "times": "1:9990"},
+        {"generator": "rys"},
+        {"generator": "random_block", "length": 1, "times": "2:9000", "count": 1},
+        {"generator": "block", "length": [900] * 9999, "start": [899] * 9999, "times": "1:50"},
+    ],
+)
+def test_a_grid_of_a_size_that_nobody_means_is_refused_before_it_takes_long(generator, monkeypatch):
+    monkeypatch.setattr(grid, "MAX_PLANS", 2000)
+    monkeypatch.setattr(grid, "MAX_GRID_STEPS", 10**6)
+    grid._expand.cache_clear()
+    with pytest.raises(UserError, match="the grid is too large, at most 2,000 plans"):
+        expand([generator], 900)
+
+
+def test_all_blocks_of_the_deepest_published_model_are_made():
+    assert len(expand([{"generator": "rys"}], 126).plans) == 1 + 126 * 127 // 2
+
+
+def test_plans_that_leave_layers_out_are_noticed_one_by_one_or_all_at_once():
+    few = {"generator": "explicit", "plans": ["0:3", "0:4,2", "0:4x2"]}
+    lines = list(notices(expand([few], 4)))
+    assert [line.split(" (the model")[0] for line in lines] == [
+        "plan 0:3 (explicit) never runs the layer 3 and ends with layer 2",
+        "plan 0:4,2 (explicit) ends with layer 2",
+    ]
+    many = {"generator": "depth_up_scaling", "drop": "16:30"}
+    (line,) = notices(expand([many], 30))
+    assert line.startswith("14 plans of depth_up_scaling never run some layers or end before the ")
+    assert "0:14,16:30, never runs the layers 14:16" in line

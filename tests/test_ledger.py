@@ -47,3 +47,15 @@ def test_a_line_that_a_full_disk_cut_swallows_no_look(tmp_path: Path) -> None:
     path.write_text(path.read_text() + path.read_text()[:30])
     assert ledger.record(path, LOOK | {"plan": "0:4,2:4"}, ["a"])
     assert ledger.table(path, ["m"], ["t"])["plan"].tolist() == ["0:3,1:4", "0:4,2:4"]
+
+
+def test_a_damaged_line_is_warned_of_and_the_others_count(tmp_path: Path, caplog) -> None:
+    path = tmp_path / "ledger.jsonl"
+    for documents in (["a"], ["b"], ["c"]):
+        ledger.record(path, LOOK, documents)
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = [b"\xff\xfe\n", b"7\n", b'{"identity": "x"}\n', b"[" * 90_000 + b"\n"]
+    path.write_bytes(lines[0] + b"".join(damaged) + lines[1] + lines[2])
+    assert len(ledger.table(path, ["m"], ["t"])) == 3
+    assert "looks there do not count: line 2, 3, 4, 5" in caplog.text
+    assert not ledger.record(path, LOOK, ["b"])

@@ -152,3 +152,12 @@ def test_a_child_does_not_give_back_what_its_parent_holds(tmp_path):
     assert lock.left_by(tmp_path).pid == os.getpid()
     refusal(tmp_path)
     held.release()
+
+
+@pytest.mark.parametrize("changes", [{"pid": "7"}, {"pid": -1}, {"pid": 2**40}, {"born": 0.5}])
+def test_a_damaged_lock_file_names_nobody(tmp_path, changes):
+    holder = asdict(Holder.here("e"))
+    (tmp_path / "lock").write_text(json.dumps(holder))
+    assert lock.read(tmp_path / "lock") == Holder(**holder)
+    (tmp_path / "lock").write_text(json.dumps(holder | changes))
+    assert lock.read(tmp_path / "lock") is None

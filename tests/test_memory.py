@@ -7,12 +7,14 @@ from conftest import ROOT, one_line
 from safetensors import safe_open
 from tiny import make_tiny_model
 
+from frankenlab.engines import masks
 from frankenlab.engines.scoring import CHUNK
 from frankenlab.errors import UserError
 from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.memory import (
     GB,
     LOGIT_ROWS,
+    MASK_ELEMENTS,
     Load,
     Memory,
     Sizes,
@@ -107,7 +109,14 @@ def test_a_prefix_is_computed_once_and_its_keys_are_in_every_row():
     assert shots.states - plain.states == 10 * 1000 * 4096 * 2
     copies = 8192 // 64 * 1000 * 2 * 4096 * 2
     layer = 1000 * (3 * 11008 + 6 * 4096) * 2
-    assert shots.working - plain.working == copies + layer + 8192 * 1000 * 2
+    assert shots.working - plain.working == copies + layer
+
+
+def test_masks_take_no_more_than_the_engine_makes_at_once():
+    assert MASK_ELEMENTS == masks.MASK_ELEMENTS
+    of = {n: need(NONE, "torch", Load(n, n, n, 1)).working for n in (1024, 8192, 16384)}
+    assert of[16384] - of[8192] == 8192 * (3 * 11008 + 6 * 4096) * 2
+    assert of[8192] - of[1024] < 8 * (of[1024] + MASK_ELEMENTS)
 
 
 def test_logits_are_of_as_many_rows_as_the_head_runs_on():

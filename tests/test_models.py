@@ -22,16 +22,19 @@ from transformers import (
     Qwen3Config,
 )
 
+from frankenlab.engines.torch import TorchEngine
 from frankenlab.errors import UserError
+from frankenlab.export import materialize
 from frankenlab.fetching import fetch_model
+from frankenlab.layerwise import LayerwiseModel
 from frankenlab.models import (
     check_llama_shaped,
-    load_tokenizer,
     manifest_info,
     model_info,
     read_json,
     weights_hash,
 )
+from frankenlab.plans import parse
 from frankenlab.sources import source_from_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -131,27 +134,6 @@ def test_code_beside_a_model_is_neither_taken_nor_run(tmp_path, model):
     assert not any(name.endswith(".py") for name in manifest["files"])
 
 
-def test_transformers_is_made_to_follow_tokenizer_json(tmp_path, model):
-    """GPT2Tokenizer replaces how a tokenizer.json like SmolLM2's splits digits."""
-    path = model / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    digits = {"type": "Digits", "individual_digits": True}
-    tokenizer["pre_tokenizer"] = {
-        "type": "Sequence",
-        "pretokenizers": [digits, tokenizer["pre_tokenizer"]],
-    }
-    path.write_text(json.dumps(tokenizer))
-    config = json.loads((model / "tokenizer_config.json").read_text())
-    config = {**config, "tokenizer_class": "GPT2Tokenizer"}
-    (model / "tokenizer_config.json").write_text(json.dumps(config))
-    digits = "1 20"
-    wrong = AutoTokenizer.from_pretrained(model).tokenize(digits)
-
-    manifest = fetch_model(source(path=str(model)), tmp_path / "m", 4, "")
-    assert load_tokenizer(tmp_path / "m").tokenize(digits) == ["1", "Ġ", "2", "0"] != wrong
-    assert "tokenizer_class" in manifest["made"]
-
-
 def test_a_tokenizer_that_does_not_fit_or_is_missing_is_refused(tmp_path, model):
     edit_config(model, vocab_size=300)
     edit_weights(
@@ -211,6 +193,25 @@ def test_a_hub_model_is_taken_without_pickles_and_code(tmp_path, model, hub):
     assert torch.equal(logits(tmp_path / "m"), logits(model))
     hub(tmp_path / "gone")
     assert fetch_model(place, tmp_path / "m", 4, "") == manifest
+
+
+def test_of_a_hub_models_shards_those_are_downloaded_that_its_index_names(tmp_path, model, hub):
+    weights = load_file(model / "model.safetensors")
+    names = sorted(weights)
+    (model / "model.safetensors").unlink()
+    places = {}
+    for file, part in (("weights.safetensors", names[:9]), ("rest.safetensors", names[9:])):
+        save_file({n: weights[n] for n in part}, model / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": places}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    for stranger in ("model-00001-of-00002.safetensors", "consolidated.safetensors"):
+        (model / stranger).write_bytes(b"of an earlier upload")
+    hub(model)
+    manifest = fetch_model(source(hub="owner/tiny", revision=COMMIT), tmp_path / "m", 4, "")
+    found = {name for name in manifest["files"] if name.endswith(".safetensors")}
+    assert found == {*places.values()}
+    assert torch.equal(logits(tmp_path / "m"), logits(model))
 
 
 def test_a_hub_model_with_pickled_weights_only_is_refused_before_it_is_downloaded(
@@ -354,10 +355,70 @@ def test_tensors_that_do_not_fit_are_named(model, change, message):
     assert str(caught.value).startswith(str(model)) and "\n" not in str(caught.value)
 
 
+HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2"])
+def test_a_head_that_config_json_ties_and_the_file_stores_apart_is_refused(
+    tmp_path, monkeypatch, architecture
+):
+    """transformers runs the stored one, lm-eval ties again, other programs take the embeddings."""
+    monkeypatch.setattr("frankenlab.exl2.tensor_files.COMPARED", 1000)
+    directory = make_tiny_model(tmp_path / "m", architecture, tied=True)
+    edit_weights(directory, lambda w: w.update({HEAD: w[EMBEDDINGS].clone()}))
+    info = model_info(directory)
+    assert info.tied_embeddings and info.parameters_head == 0
+
+    def change_the_last_value(weights):
+        weights[HEAD][-1, -1] += 1
+
+    edit_weights(directory, change_the_last_value)
+    with pytest.raises(UserError, match=f"tensors '{HEAD}' and '{EMBEDDINGS}' differ") as caught:
+        check_llama_shaped(directory)
+    assert "tie_word_embeddings: true" in str(caught.value) and "\n" not in str(caught.value)
+    edit_config(directory, tie_word_embeddings=False)
+    check_llama_shaped(directory)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2"])
+def test_an_untied_model_without_a_head_is_refused(tmp_path, architecture):
+    """transformers would draw one at random."""
+    directory = make_tiny_model(tmp_path / "m", architecture, tied=True)
+    edit_config(directory, tie_word_embeddings=False)
+    with pytest.raises(UserError, match=f"tensor '{HEAD}' is missing"):
+        check_llama_shaped(directory)
+    config = read_json(directory / "config.json")
+    del config["tie_word_embeddings"]
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"tensor '{HEAD}' is missing"):
+        check_llama_shaped(directory)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_no_numbers_are_named_when_they_are_read(tmp_path, model, value, dtype):
+    def spoil(weights):
+        for name, tensor in list(weights.items()):
+            weights[name] = tensor.to(dtype)
+        weights[K][-1, 0] = value
+
+    edit_weights(model, spoil)
+    for read in (
+        lambda: TorchEngine(model, "float32"),
+        lambda: materialize(model, parse("0:3,1:4", 4), tmp_path / "f"),
+        lambda: LayerwiseModel(model, torch.device("cpu")).tensor(K),
+    ):
+        with pytest.raises(UserError, match=f"model.safetensors: tensor '{K}': not finite"):
+            read()
+    assert not (tmp_path / "f").exists()
+
+
 def test_rotary_frequencies_of_old_checkpoints_are_harmless(model):
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     edit_weights(model, lambda w: w.update({name: torch.ones(4)}))
     check_llama_shaped(model)
+    expected = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(model).parameters())
+    assert model_info(model).parameters == expected
 
 
 @pytest.mark.parametrize(
@@ -376,6 +437,10 @@ def test_settings_that_do_not_fit_are_named(model, changes, message):
         check_llama_shaped(model)
 
 
+# Newer configs of Qwen2 say of each layer whether it slides, older ones name the first that does.
+DERIVED = {"layer_types": None, "max_window_layers": 3}
+
+
 def test_the_declared_depth_is_compared(model):
     with pytest.raises(UserError, match="has 4 layers, the configuration declares n_layers: 5"):
         check_llama_shaped(model, 5)
@@ -386,7 +451,8 @@ def test_the_declared_depth_is_compared(model):
     [
         ("mistral", {"sliding_window": 128}, True),
         ("mistral", {"sliding_window": 512}, False),
-        ("qwen2", {"sliding_window": 128, "use_sliding_window": True}, True),
+        ("qwen2", {"sliding_window": 128, "use_sliding_window": True, **DERIVED}, True),
+        ("qwen2", {"sliding_window": 128, "use_sliding_window": True}, False),
         ("qwen2", {"sliding_window": 128, "use_sliding_window": False}, False),
     ],
 )

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import one_line
+import yaml
+from conftest import ROOT, one_line
 
 from frankenlab import cli, lock, orphans
 from frankenlab.clearing import LEFTOVER
@@ -158,6 +159,36 @@ def test_slurm_without_a_cluster_has_no_jobs(slurm, project):
     assert orphans.orphans(project) == []
 
 
+@pytest.mark.parametrize(
+    "line", ["CLUSTER: alpha", "", "squeue: notice: maintenance on Monday", "JOBID NAME ST"]
+)
+def test_lines_that_are_no_job_are_skipped(slurm, project, capsys, line):
+    printed = f'print("{line}")'
+    slurm.script("squeue", SQUEUE + printed)
+    assert clear(capsys) == (0, "nothing to clear\n", "")
+    slurm.add("1", project)
+    slurm.script("squeue", SQUEUE.replace("names =", f"{printed}\nnames =") + printed)
+    assert [job.id for job in orphans.orphans(project)] == ["1"]
+    with pytest.raises(UserError, match="^1 job of an earlier workflow"):
+        orphans.check_none(project)
+
+
+def test_jobs_that_are_listed_in_another_way_are_no_answer(slurm, project, capsys):
+    slurm.add("1", project)
+    slurm.script("squeue", "#!/bin/sh\nprintf '1\\037frankenlab_1\\037RUNNING\\n'\n")
+    with pytest.raises(
+        NoAnswer, match="^squeue does not list jobs as it was asked to, but as: 1 f"
+    ):
+        orphans.orphans(project)
+    status, _, err = clear(capsys)
+    assert status == 2 and "squeue does not list jobs" in one_line(err)
+
+
+def test_jobs_are_named_as_the_profile_has_them_named():
+    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
+    assert profile["slurm-jobname-prefix"] + "_" == orphans.PREFIX
+
+
 def test_jobs_that_do_not_end_are_named(slurm, project, monkeypatch):
     slurm.add("1", project)
     slurm.script("scancel", "#!/bin/sh\n")
@@ -208,6 +239,32 @@ def test_clear_cancels_orphans_and_removes_what_killed_writers_left(
     # Now nobody is.
     assert clear(capsys)[1] == "half-written: resources/models/.other.abcdefgh.part: removed\n"
     assert clear(capsys) == (0, "nothing to clear\n", "")
+
+
+def test_clear_finds_killed_exports_and_what_finished_quantizations_left(slurm, project, capsys):
+    checkpoints = project / "results/tiny/checkpoints/m"
+    exl2 = project / "resources/exl2/m-12/ab"
+    removed = [
+        checkpoints / ".0:3,1:4.k3j9x_0a.part",
+        exl2 / ".measuring",
+        exl2 / ".making-exl2-4.0",
+        project / "resources/models/.m-12.k3j9x_0a.part/.source-ab/.wheel-cd",
+    ]
+    # A killed job goes on from it.
+    kept = [exl2 / ".making-exl2-3.0", checkpoints / "frozen", checkpoints / ".busy.k3j9x_0b.part"]
+    for path in [*removed, *kept, exl2 / "exl2-4.0"]:
+        path.mkdir(parents=True)
+        (path / "file").touch()
+    (exl2 / "measurement.json").touch()
+    (exl2 / "exl2-4.0" / "manifest.json").touch()
+    descriptor = os.open(kept[-1], os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    status, out, err = clear(capsys)
+    os.close(descriptor)
+    assert (status, err) == (0, "") and len(out.splitlines()) == len(removed)
+    assert not any(path.exists() for path in removed)
+    assert all((path / "file").is_file() for path in kept)
+    assert clear(capsys)[1].startswith("half-written: results/tiny/checkpoints/m/.busy.")
 
 
 def test_clear_leaves_a_running_workflow_alone(slurm, project, capsys):

@@ -8,7 +8,6 @@ import torch
 from conftest import (
     arc_row,
     boolq_row,
-    encoder_of,
     load_task,
     scores_of,
     task_settings,
@@ -23,6 +22,7 @@ from frankenlab.batches import (
     shared_prefix,
     token_tree,
 )
+from frankenlab.encoding import encoder_of
 from frankenlab.errors import UserError
 from frankenlab.fetching import fetch_model
 from frankenlab.grid import expand
@@ -290,7 +290,7 @@ def test_each_bitrate_is_listed_with_its_size_and_the_time_to_make_it(experiment
     text = text_of(quantized(experiment, ["none", "exl2-4.0", "exl2-3.0"]), speed=1000.0)
     assert "measured once for EXL2 by reference: about 10 min" in text
     assert text.count("about 5 min to make") == 2 and "20 min of quantizing" in text
-    assert "  exl2-4.0: 0.0 GB on disk, torch needs at most 1." in text
+    assert "  exl2-4.0: 0.0 GB on disk, torch needs at most 0.7 GB" in text
     assert "FIT" not in text and "fits" not in text
 
 

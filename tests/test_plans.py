@@ -6,7 +6,17 @@ from itertools import product
 import pytest
 
 from frankenlab.errors import UserError
-from frankenlab.plans import PARTS, Plan, Step, base, from_steps, looped, parse
+from frankenlab.plans import (
+    MAX_STEPS,
+    PARTS,
+    Plan,
+    Step,
+    base,
+    from_steps,
+    looped,
+    omissions,
+    parse,
+)
 
 
 def blocks(*layers: int) -> tuple[Step, ...]:
@@ -82,6 +92,18 @@ def test_only_attention_followed_by_the_same_layers_mlp_is_a_block(text):
         ("1@mpl", 2, "block, attn, mlp"),
         ("0,1*0", 4, "finite and not 0"),
         ("1*1e999", 2, "finite and not 0"),
+        ("1*-0", 2, "finite and not 0"),
+        ("1*1e-320", 2, "in size from 1e-09 to 1e+06"),
+        ("1*-1e7", 2, "in size from 1e-09 to 1e+06"),
+        ("0:4x2501", 4, "at most 10,000 layers"),
+        ("0x999999999", 2, "at most 10,000 layers"),
+        ("1,0:4x2500", 6, "at most 10,000 layers"),
+        ("1x9999,1,1", 9, "at most 10,000 layers"),
+        ("٣", 0, "expected here"),
+        ("0:٣", 1, "unexpected text"),
+        ("1x٣", 1, "unexpected text"),
+        ("1*٣", 1, "unexpected text"),
+        ("²", 0, "expected here"),
     ],
 )
 def test_a_wrong_plan_is_refused_with_a_caret_under_the_fault(text, caret, reason):
@@ -176,3 +198,73 @@ def test_the_key_is_short_and_depends_on_plan_and_depth():
 
 def test_the_mlp_alone_needs_no_key_value_cache():
     assert [step.attends for step in parse("0,1@attn,2@mlp", 4).steps] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "text", ["0:4x2500", "1x9999,1", "0" * 5000 + "1", "0x" + "0" * 5000 + "1"]
+)
+def test_what_is_large_but_allowed_is_taken(text):
+    plan = parse(text, 4)
+    assert len(plan.steps) in (1, MAX_STEPS) and parse(plan.text, 4) == plan
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("9" * 5000, "too large, at most 3"),
+        ("0:" + "9" * 5000, "too large, at most 4"),
+        ("0x" + "9" * 5000, "at most 10,000 layers"),
+        ("0," * 10**6, "at most 10,000 layers"),
+        ("1," * 2000 + "1@part", "unknown part"),
+        ("1@" + "a" * 10**5, "unknown part"),
+        ("1*" + "9" * 5000, "finite and not 0"),
+    ],
+)
+def test_a_long_text_is_shown_around_its_fault(text, fault):
+    with pytest.raises(UserError) as error:
+        parse(text, 4)
+    message, shown, caret = str(error.value).split("\n")
+    assert fault in message and len(message) < 350 and len(shown) <= len("  ......") + 80
+    assert len(caret) <= len(shown)
+
+
+def test_the_caret_of_a_long_text_is_under_its_fault():
+    with pytest.raises(UserError) as error:
+        parse("1," * 2000 + "2@part" + ",1" * 2000, 4)
+    _, shown, caret = str(error.value).split("\n")
+    assert shown[caret.index("^") :].startswith("part,1,1")
+
+
+@pytest.mark.parametrize("text", ["0:2\n,9", "0:2,\ud8009", "\x00", "\x1b[31m"])
+def test_what_no_terminal_shows_is_not_printed(text):
+    with pytest.raises(UserError) as error:
+        parse(text, 4)
+    lines = str(error.value).split("\n")
+    assert len(lines) == 3 and all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("base", ""),
+        ("0:3,1:4", ""),
+        ("3,0:4", ""),
+        ("0:4,3@mlp", ""),
+        ("0:3@attn,0:3@mlp,3", ""),
+        ("0:3", "never runs the layer 3 and ends with layer 2"),
+        ("0,3", "never runs the layers 1:3"),
+        ("1:4", "never runs the layer 0"),
+        ("0:4,2", "ends with layer 2"),
+        ("0,2,3@attn", "never runs the layer 1 and never runs the MLP of layer 3"),
+        ("0:3@mlp,3", "never runs the attention of layers 0:3"),
+    ],
+)
+def test_a_plan_says_what_it_leaves_out(text, words):
+    said = omissions(parse(text, 4))
+    assert said == (f"{words} (the model has 4 layers, 0 to 3)" if words else "")
+
+
+def test_a_plan_of_a_smaller_model_says_so():
+    assert omissions(parse("0:20,10:30", 32)).startswith(
+        "never runs the layers 30:32 and ends with layer 29 (the model has 32 layers"
+    )

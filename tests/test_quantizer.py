@@ -133,8 +133,8 @@ def test_the_directory_reads_back_and_answers_like_the_model(models, rows, name,
             parameter.data = made.get(key, torch.float32)
         head.weight.data = made.get("lm_head.weight", torch.float32)
         after = original(rows[:4]).logits.log_softmax(-1)
-    # Of log-probabilities that differ by three or so from token to token.
-    assert before.std() > 2 and (before - after).abs().mean() < 0.2
+    # Of log-probabilities that differ by one or so from token to token.
+    assert before.std() > 0.5 and (before - after).abs().mean() < 0.02
     assert not list((tmp_path / "work").glob("gptq-*"))
 
 
@@ -261,7 +261,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(models, rows, after, tmp
     model = models["two"]
     whole = quantize(model, tmp_path / "whole", 4.0, 6, rows[:4], FACTS, tmp_path / "work-whole")
     target, work = tmp_path / "target", tmp_path / "work"
-    save, layer, saved, run = quantizer._save, LayerwiseModel.run_layer, [], []
+    save, layer, saved, run = quantizer.save_part, LayerwiseModel.run_layer, [], []
 
     def save_and_die(path, tensors):
         if after:
@@ -276,7 +276,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(models, rows, after, tmp
         return layer(self, index, hidden, visit)
 
     monkeypatch.setattr(LayerwiseModel, "run_layer", count)
-    monkeypatch.setattr(quantizer, "_save", save_and_die)
+    monkeypatch.setattr(quantizer, "save_part", save_and_die)
     kills = 0
     while True:
         try:
@@ -293,6 +293,38 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(models, rows, after, tmp
     # Layer 0 of a pass is run again only while nothing after it is saved.
     assert len(run) <= 2 * kills + 4 and run[-1] == 1
     assert not list(work.glob("*/layer*")) and not list(work.glob("gptq*"))
+
+
+@pytest.mark.parametrize("damaged", ["layer-0000", "hidden-0001"])
+def test_what_was_damaged_after_a_kill_is_computed_again(
+    models, rows, damaged, tmp_path, monkeypatch
+):
+    """A flipped bit in what a killed run left would be weights that nobody quantized."""
+    target, work, save = tmp_path / "target", tmp_path / "work", quantizer.save_part
+
+    def save_and_die(path, tensors):
+        save(path, tensors)
+        if path.name == "hidden-0001.safetensors" and "gptq" in str(path):
+            raise Killed
+
+    whole = quantize(models["two"], tmp_path / "w", 4.0, 6, rows[:4], FACTS, tmp_path / "work-w")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(quantizer, "save_part", save_and_die)
+        quantize(models["two"], target, 4.0, 6, rows[:4], FACTS, work)
+    (path,) = work.glob(f"gptq*/**/{damaged}.safetensors")
+    contents = bytearray(path.read_bytes())
+    contents[-9] ^= 4
+    path.write_bytes(contents)
+    assert quantize(models["two"], target, 4.0, 6, rows[:4], FACTS, work) == whole
+
+
+def test_a_damaged_measurement_is_made_again(models, rows, tmp_path):
+    path = tmp_path / "m.json"
+    found = measure(models["two"], path, rows[:4], tmp_path / "work")
+    damaged = json.loads(path.read_text())
+    next(iter(damaged["linears"].values()))["errors"].pop()
+    path.write_text(json.dumps(damaged))
+    assert measure(models["two"], path, rows[:4], tmp_path / "work") == found
 
 
 def test_a_finished_directory_is_kept_without_any_work(models, rows, tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from snakemake.iocontainers import Wildcards
 
 from frankenlab import figures, report
 from frankenlab.errors import UserError
+from frankenlab.parquet import write_parquet
+from frankenlab.report.hardware import hardware_note
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks" / "report.ipynb"
@@ -431,7 +433,7 @@ def bits_page(tmp_path_factory):
     parameters = synthetic.write_experiment(folder, (synthetic.MODEL, other), step=15)
     tables = synthetic_bits.make_bits(tasks=synthetic.TASKS[1::3])
     for name, table in tables.items():
-        table.to_parquet(folder / "tables" / f"{name}.parquet")
+        write_parquet(table, folder / "tables" / f"{name}.parquet")
     picture = figures.bits_picture(tables, synthetic.MODEL)
     figures.save(picture.draw(), f"{parameters['figures']}/{picture.stem}")
     report.run_notebook(NOTEBOOK, folder / "executed.ipynb", parameters)
@@ -525,3 +527,62 @@ def test_captions_render_without_warnings(caption, config):
     assert "{" not in html and len(html) > 100
     if "interval" in text and config:
         assert "90 % interval" in text
+
+
+# ---- hardware
+
+
+def compared(kind: str = "mean", precision: str = "bfloat16", mixed: int = 0, stage="confirm"):
+    """A comparison of a plan with its base."""
+    hardware = "one card; another card" if mixed else "one card"
+    return {
+        "stage": stage,
+        "plan": "0:2,1:4",
+        "kind": kind,
+        "precision": precision,
+        "n": 342,
+        "hardware": hardware,
+        "mixed": mixed,
+    }
+
+
+def note_of(*rows: dict) -> str:
+    base = compared() | {"plan": "base"}
+    return hardware_note({"comparisons": pd.DataFrame([base, *rows])})
+
+
+def test_without_a_mixture_the_page_names_the_hardware():
+    assert note_of(compared(), compared()) == (
+        "Every plan and its base were computed by the same hardware (one card)."
+    )
+    assert hardware_note({}) == ""
+
+
+def test_a_mixture_is_told_with_the_decisions_that_it_can_turn():
+    text = note_of(compared(mixed=300), compared(mixed=10), compared(), compared(stage="search"))
+    assert "In 2 of 3 comparisons of the confirm stage" in text and "search" not in text
+    assert "in bfloat16" in text and "up to 2.3% of these documents, here 7 in a" in text
+    assert text.endswith("The hardware was another card and one card.")
+
+
+def test_in_float32_a_mixture_turns_no_decision():
+    text = note_of(compared(precision="float32", mixed=300))
+    assert "In 1 of 1 comparisons" in text and "float32 turns no decision by that." in text
+
+
+def test_a_perplexity_has_no_decisions_to_turn():
+    text = note_of(compared("perplexity", mixed=300))
+    assert "In 1 of 1 comparisons" in text and "decision" not in text
+
+
+def test_the_page_tells_mixtures_and_where_costs_were_measured():
+    tables, _ = synthetic.make_tables(step=15)
+    mixed = tables["comparisons"]["plan"] != "base"
+    tables["comparisons"].loc[mixed, "mixed"] = 5
+    assert "different hardware" in report.hardware_html(tables)
+    assert synthetic.HARDWARE in report.costs_hardware_html(tables)
+    other = tables["costs"].assign(hardware="another card", quantization="exl2-4.0")
+    costs = pd.concat([tables["costs"], other])
+    text = report.costs_hardware_html({"costs": costs})
+    assert f"on another card {synthetic.MODEL} at exl2-4.0" in text
+    assert "within one of them only" in text and report.costs_hardware_html({}) == ""

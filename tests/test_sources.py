@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from frankenlab.directories import read_manifest
+from frankenlab.directories import STATES, read_manifest
 from frankenlab.errors import UserError
 from frankenlab.files import sha256_file
 from frankenlab.sources import Source, fetch_data, scrub, source_from_config, source_key, unpack
@@ -63,7 +63,9 @@ def data_source(**keys) -> Source:
 
 
 def visible(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+    """Names in a folder, but for locks and the notes of when files were hashed."""
+    notes = (".lock", STATES)
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(notes))
 
 
 # --- the configuration -----------------------------------------------------------------------
@@ -327,6 +329,16 @@ def test_a_local_file_is_linked_and_followed_when_it_changes(tmp_path):
     file.write_text("two")
     second = fetch_data(local(file), tmp_path / "data")
     assert second["files"] != first["files"]
+
+
+def test_a_local_link_keeps_its_name(tmp_path):
+    """Caches hold files under hashes, and links with the names that say what they are."""
+    (tmp_path / "5ad0e1").write_text("{}\n")
+    (tmp_path / "rows.jsonl").symlink_to("5ad0e1")
+    source = source_from_config({"path": str(tmp_path / "rows.jsonl")}, "data.d", "data")
+    manifest = fetch_data(source, tmp_path / "d")
+    assert [*manifest["files"]] == ["rows.jsonl"] and manifest["source"] == "local rows.jsonl"
+    assert (tmp_path / "d/rows.jsonl").read_text() == "{}\n"
 
 
 def test_a_local_file_is_compared_with_its_hash(tmp_path):

@@ -235,9 +235,20 @@ def test_wrong_shapes_and_weights_are_refused():
         paired_bootstrap(np.zeros(5), np.ones(5), kind="mean", seed=1)
     with pytest.raises(ValueError, match="shape"):
         paired_bootstrap(np.zeros((2, 5)), np.ones(4), kind="mean", seed=1)
-    for wrong in ([1.0, 0.0], [1.0, -1.0], [1.0, NAN]):
-        with pytest.raises(ValueError, match="positive"):
+    for wrong in ([0.0, 0.0], [1.0, -1.0], [1.0, NAN]):
+        with pytest.raises(ValueError, match="negative"):
             paired_bootstrap(np.zeros((1, 2)), wrong, kind="perplexity", seed=1)
+
+
+def test_a_unit_without_weight_is_in_the_numerator_only():
+    """An empty text has no bytes; where a resample has only such units nothing is known."""
+    d, w = np.array([[3.0, 1.0, 2.0]]), np.array([0.0, 4.0, 6.0])
+    effects = paired_bootstrap(d, w, kind="perplexity", seed=1, resamples=50)
+    assert effects.effect[0] == pytest.approx(100 * 6 / 10)
+    few = paired_bootstrap(d[:, :2], w[:2], kind="perplexity", seed=1, resamples=50)
+    assert few.effect[0] == pytest.approx(100) and np.isnan(few.low).all()
+    many = np.tile(d, 20), np.tile(w, 20)
+    assert np.isfinite(paired_bootstrap(*many, kind="perplexity", seed=1, resamples=200).low).all()
 
 
 def test_standard_errors():

@@ -4,6 +4,8 @@ import errno
 import json
 import logging
 import os
+import random
+import shutil
 import threading
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from frankenlab.errors import UserError
 from frankenlab.store import Row, Store
 
 IDENTITY = {"weights": "w", "task": "t"}
+HARDWARE = "a processor"
 
 
 def row(plan: str, requests: str, score: float = -1.5) -> Row:
-    return Row(plan, requests, (score, -2.0), (True, False))
+    return Row(plan, requests, (score, -2.0), (True, False), HARDWARE)
 
 
 def keys(frame: pd.DataFrame) -> set[tuple[str, str]]:
@@ -32,13 +35,16 @@ def parts(a_store: Store) -> list[str]:
 
 def test_rows_come_back_exactly(tmp_path):
     a_store = Store(tmp_path, IDENTITY)
-    rows = [Row("base", "a", (-1 / 3,), (True,)), Row("0:2", "a", (-1e-300, -2.0), (False, True))]
+    rows = [
+        Row("base", "a", (-1 / 3,), (True,), "one card"),
+        Row("0:2", "a", (-1e-300, -2.0), (False, True), "another card"),
+    ]
     a_store.append(rows)
     a_store.append([])
     frame = Store(tmp_path, IDENTITY).load(["base", "0:2", "absent"])
     found = {
-        Row(plan, requests, tuple(values), tuple(greedy))
-        for plan, requests, values, greedy in frame.itertuples(index=False, name=None)
+        Row(plan, requests, tuple(values), tuple(greedy), hardware)
+        for plan, requests, values, greedy, hardware in frame.itertuples(index=False, name=None)
     }
     assert found == set(rows) and len(frame) == 2
     assert len(parts(a_store)) == 1
@@ -69,23 +75,85 @@ def test_what_made_the_rows_decides_the_folder_and_is_written_there(tmp_path):
     assert json.loads((one.folder / "identity.json").read_text()) == IDENTITY
 
 
-@pytest.mark.parametrize("keep", [0, 3, 0.5, -1])
-def test_a_truncated_part_is_removed_with_a_warning_and_costs_its_own_rows(tmp_path, caplog, keep):
+def flipped(contents: bytes, bit: int) -> bytes:
+    damaged = bytearray(contents)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+DAMAGE = {
+    "empty": lambda whole: b"",
+    "only its beginning": lambda whole: whole[:3],
+    "a half": lambda whole: whole[: len(whole) // 2],
+    "all but a byte": lambda whole: whole[:-1],
+    "its end zeroed": lambda whole: whole[:-200] + bytes(200),
+    "another file": lambda whole: b"PAR1" + bytes(100) + b"PAR1",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_part_costs_its_own_rows_and_goes_when_they_are_there_again(
+    tmp_path, caplog, damage
+):
     a_store = Store(tmp_path, IDENTITY)
     a_store.append([row("base", "a")])
     (first,) = parts(a_store)
     a_store.append([row("base", "b")])
     path = a_store.folder / first
-    contents = path.read_bytes()
-    path.write_bytes(contents[: int(keep * len(contents)) if keep == 0.5 else keep])
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         assert keys(a_store.load(["base"])) == {("base", "b")}
     assert str(path) in caplog.text and "computed again" in caplog.text
+    # Reading deletes nothing; only a job that writes does.
+    assert first in parts(a_store)
+    a_store.append([row("base", "a")])
     assert first not in parts(a_store)
     caplog.clear()
-    a_store.append([row("base", "a")])
     assert keys(a_store.load(["base"])) == {("base", "a"), ("base", "b")}
     assert not caplog.records
+
+
+def test_no_flipped_bit_gives_other_numbers(tmp_path):
+    """Neither in the pages nor in the footer: the part counts not at all."""
+    a_store = Store(tmp_path, IDENTITY)
+    a_store.append([row(f"0:{i}", f"r{j}", -i - j / 7) for i in range(1, 5) for j in range(8)])
+    (part,) = parts(a_store)
+    path = a_store.folder / part
+    whole = path.read_bytes()
+    assert len(a_store.load(["0:1"])) == 8
+    for bit in random.Random(1).sample(range(8 * len(whole)), 2000):
+        path.write_bytes(flipped(whole, bit))
+        assert a_store.load(["0:1"]).empty, f"bit {bit}"
+
+
+def test_reading_writes_and_deletes_nothing(tmp_path):
+    a_store = Store(tmp_path / "store", IDENTITY)
+    assert a_store.load(["base"]).empty
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_part_that_something_else_made_is_left_out_and_stays(tmp_path, caplog):
+    """Copied by hand into the wrong folder, or made under an identity with the same short hash."""
+    one, other = Store(tmp_path, IDENTITY), Store(tmp_path, IDENTITY | {"weights": "v"})
+    other.append([row("base", "a", -9.0)])
+    one.append([row("base", "b")])
+    (part,) = parts(other)
+    shutil.copy(other.folder / part, one.folder / part)
+    with caplog.at_level(logging.WARNING):
+        assert keys(one.load(["base"])) == {("base", "b")}
+    assert "made by something else" in caplog.text
+    one.append([row("base", "a")])
+    assert part in parts(one)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b'{"weights": "another"}'])
+def test_a_damaged_description_of_the_folder_is_written_again(tmp_path, text):
+    a_store = Store(tmp_path, IDENTITY)
+    a_store.append([row("base", "a")])
+    (a_store.folder / "identity.json").write_bytes(text)
+    assert keys(Store(tmp_path, IDENTITY).load(["base"])) == {("base", "a")}
+    a_store.append([row("base", "b")])
+    assert json.loads((a_store.folder / "identity.json").read_text()) == IDENTITY
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])

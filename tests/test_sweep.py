@@ -6,7 +6,16 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import PLANS, VARIANTS, Wrapped, load_hf, one_line, parse_all, score_alone
+from conftest import (
+    PLANS,
+    ROUNDING,
+    VARIANTS,
+    Wrapped,
+    load_hf,
+    one_line,
+    parse_all,
+    score_alone,
+)
 
 from frankenlab.batches import TokenRequest, make_batch, token_tree
 from frankenlab.engines.torch import TorchEngine
@@ -108,7 +117,7 @@ def test_a_sweep_is_each_plan_alone(tiny, seed):
     engine, plans, batch = TorchEngine(tiny(), "float32"), random_plans(seed), batch_of()
     together = swept(engine, plans, batch)
     for plan in plans:
-        assert_same(together[plan], swept(engine, [plan], batch)[plan], tolerance=1e-9)
+        assert_same(together[plan], swept(engine, [plan], batch)[plan], tolerance=ROUNDING)
 
 
 @pytest.mark.parametrize("document", range(len(DOCUMENTS)))

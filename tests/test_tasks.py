@@ -1,6 +1,5 @@
 """Documents, stages, prompts and metrics are lm-eval's, and no document is used twice."""
 
-import gzip
 import json
 import math
 import random
@@ -9,8 +8,6 @@ from dataclasses import replace
 from itertools import combinations
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 import yaml
 from conftest import (
@@ -29,7 +26,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from frankenlab.config import TASKS_FOLDER
 from frankenlab.errors import UserError
 from frankenlab.task_index import task_file
-from frankenlab.tasks import STAGES, EvaluationTask, content_key, read_data
+from frankenlab.tasks import STAGES, EvaluationTask, content_key
 
 FIRST_N = {"fewshot_config": {"sampler": "first_n"}}
 # The first three rows give the few-shot examples; two of them come again, numbered otherwise.
@@ -269,7 +266,8 @@ def test_metrics_over_all_documents_are_lm_evals(tmp_path, name):
 
 
 def test_a_text_without_words_or_bytes_weighs_as_in_lm_eval(tmp_path):
-    """An empty text has no bytes: it must not divide by zero, nor count."""
+    """An empty text has no bytes: it must not divide by zero, and what is scored of it (a BOS that
+    the tokenizer adds) counts."""
     rows = [{"passage": text, "question": "", "answer": True} for text in ("", "two words")]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     task = load_task(task_settings(tmp_path, "boolq_passages", n=1, data_file=file))
@@ -320,53 +318,6 @@ def test_wrong_settings_are_refused_in_one_line(tmp_path, changes, parts):
         load_task(task_settings(tmp_path, **changes))
     assert 'task "arc_e' in one_line(error)
     assert all(part in str(error.value) for part in parts)
-
-
-ROWS = [{"text": "größer", "n": 1}, {"text": "two\u2028lines", "n": 2}]
-
-
-def write_data(folder, ending: str):
-    path = folder / f"data{ending}"
-    table = pa.Table.from_pylist(ROWS)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
-    if ending == ".arrow":
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-    elif ending == ".parquet":
-        pyarrow.parquet.write_table(table, path)
-    elif ending == ".jsonl.gz":
-        path.write_bytes(gzip.compress(lines.encode()))
-    else:
-        path.write_text(lines)
-    return path
-
-
-ENDINGS = [".arrow", ".parquet", ".jsonl", ".json", ".jsonl.gz"]
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_every_kind_of_data_file_is_read(tmp_path, ending):
-    assert list(read_data(write_data(tmp_path, ending))) == ROWS
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("damage", ["absent", "empty", "truncated"])
-def test_a_data_file_that_is_absent_or_damaged_is_refused_by_name(tmp_path, ending, damage):
-    path = write_data(tmp_path, ending)
-    if damage == "absent":
-        path.unlink()
-    else:
-        size = 0 if damage == "empty" else path.stat().st_size - 12
-        path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(UserError) as error:
-        read_data(path)
-    assert str(path) in one_line(error)
-
-
-def test_a_data_file_of_unknown_kind_is_refused(tmp_path):
-    with pytest.raises(UserError) as error:
-        read_data(tmp_path / "data.csv")
-    assert ".parquet" in one_line(error)
 
 
 @pytest.mark.real

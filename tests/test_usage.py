@@ -168,3 +168,19 @@ def test_a_table_in_which_nothing_was_predicted_or_ran_is_one_too(tmp_path):
     usage.table(unknown, {}, {}).to_parquet(tmp_path / "t.parquet")
     rows = pd.read_parquet(tmp_path / "t.parquet")
     assert "could be compared" in prediction(rows) and "–" in resources_html({"resources": rows})
+
+
+def test_lines_of_accounting_that_are_no_run_say_nothing():
+    text = (
+        "a notice of the cluster\n3.batch|COMPLETED|5|10M|\n7|  |5||\n"
+        "7|COMPLETED|sixty||gres/gpu=x\n8.batch|COMPLETED|5|99M|\n7.batch|COMPLETED|5|12M|\n"
+    )
+    assert parse_sacct(text) == [("7", Took(0.0, 12.0, "COMPLETED", 0))]
+
+
+@pytest.mark.parametrize("text", ["", "s\tmax_rss\n", "s\tmax_rss\nnan\t1\n", "x\n\0\n", "s\n"])
+def test_a_damaged_benchmark_says_nothing(tmp_path, text):
+    (tmp_path / "b.tsv").write_text(text)
+    assert usage._benchmark(tmp_path / "b.tsv")[0] is None
+    (tmp_path / "b.tsv").write_text("s\tmax_rss\n12.5\t-\n")
+    assert usage._benchmark(tmp_path / "b.tsv") == (12.5, None)

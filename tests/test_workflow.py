@@ -3,6 +3,7 @@
 The tests share one finished run; each that changes something changes it back.
 """
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -11,6 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from laboratory import Laboratory
+
+from frankenlab.engines.devices import processor_name
+from frankenlab.files import sha256_file
 
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 
@@ -34,6 +38,10 @@ def test_a_run_ends_with_the_page_the_tables_and_the_pictures(lab: Laboratory) -
     verdicts = pd.read_csv(lab.results / "tables" / "verdicts.csv")
     assert set(verdicts["task"]) == {"animals", "liquids", "passages"}
     assert set(verdicts["group"]) == {"frozen", "control"}
+    costs = pd.read_csv(lab.results / "tables" / "costs.csv")
+    assert set(costs["device"]) == {"cpu"} and set(costs["hardware"]) == {processor_name()}
+    assert set(verdicts["hardware"]) == {processor_name()} and set(verdicts["mixed"]) == {0}
+    assert "computed by the same hardware" in page
     for name in ("block_map.animals", "layer_effects", "confirm_forest", "quality_speed"):
         for suffix in ("png", "svg"):
             assert (lab.results / "figures" / "tiny" / "none" / f"{name}.{suffix}").is_file()
@@ -123,14 +131,75 @@ def test_changed_code_reruns_what_it_affects(lab: Laboratory) -> None:
     assert lab.jobs() == Counter()
 
 
+def test_another_kind_of_device_makes_scores_and_costs_stale(lab: Laboratory) -> None:
+    lab.config["device"] = "cuda"
+    stale = lab.jobs()
+    assert (stale["evaluate_task"], stale["measure_cost"]) == (2 + 2 + 3, 1)
+    del lab.config["device"]
+    assert lab.jobs() == Counter()
+
+
+def replaced(path: Path) -> bytes:
+    """Changes a file's contents, and leaves its size and its time of modification; what it held."""
+    before, contents = path.stat(), path.read_bytes()
+    path.write_bytes(contents[:-9] + bytes(b ^ 1 for b in contents[-9:-2]) + contents[-2:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == len(contents)
+    return contents
+
+
+def test_a_local_model_or_data_file_that_was_replaced_makes_what_it_affects_stale(
+    lab: Laboratory,
+) -> None:
+    weights = lab.folder / "tiny-model" / "model.safetensors"
+    original = replaced(weights)
+    stale = lab.jobs()
+    assert (stale["download_model"], stale["evaluate_task"]) == (1, 2 + 2 + 3)
+    # The next job that would load it is told so: none scores the new weights as the old ones.
+    table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
+    (lab.folder / table).unlink()
+    before = lab.scored()
+    failed = lab.snakemake(table, "--allowed-rules", "evaluate_task", check=False)
+    assert failed.returncode and lab.scored() == before
+    assert "model.safetensors: its content differs" in failed.stderr
+    weights.write_bytes(original)
+    lab.snakemake(table, "--allowed-rules", "evaluate_task")
+    assert lab.jobs() == Counter() and lab.scored() == before
+
+    data = lab.folder / "animals.jsonl"
+    original = replaced(data)
+    dry = lab.snakemake("--dry-run", "--quiet", "reason").stdout
+    stale = [line for line in dry.splitlines() if "output: results/tiny/scores/search" in line]
+    assert len(stale) == 1 and "animals" in stale[0]
+    data.write_bytes(original)
+    assert lab.jobs() == Counter()
+
+
+def test_a_flipped_bit_in_the_store_is_computed_again(lab: Laboratory) -> None:
+    parts = (lab.folder / "results" / "store").glob("*/part-*.parquet")
+    made_by = {p: json.loads((p.parent / "identity.json").read_text()) for p in parts}
+    own = [part for part, identity in made_by.items() if identity["task"] == "animals"]
+    part = max(own, key=lambda path: path.stat().st_size)  # the search's
+    before, contents = lab.scored(), bytearray(part.read_bytes())
+    contents[len(contents) // 3] ^= 4
+    part.write_bytes(contents)
+    table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
+    (lab.folder / table).unlink()
+    lab.snakemake(table)
+    assert not part.exists() and lab.scored() == before
+    log = (lab.results / "logs/evaluate_task/search.tiny.none.animals.0.log").read_text()
+    assert f"{part.name}: damaged, its rows are computed again" in log
+
+
 def test_a_truncated_table_is_made_again_without_scoring(lab: Laboratory) -> None:
     before = lab.scored()
     table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
     path = lab.folder / table
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
+    assert lab.jobs(table)["evaluate_task"] == 1
     done = lab.snakemake(table)
-    assert "animals.0.parquet is truncated: removed, to be made again" in done.stderr
+    assert "animals.0.parquet is truncated: made again" in done.stderr
     assert path.stat().st_size == len(whole)
     assert lab.scored() == before
 
@@ -200,7 +269,109 @@ def test_a_wrong_config_ends_in_one_line(lab: Laboratory, change: dict, message:
     assert len(lines) == 1 and "Traceback" not in done.stderr
 
 
-def test_a_checkpoint_of_any_plan_on_request(lab: Laboratory) -> None:
-    target = "results/tiny/checkpoints/tiny/0:3,1:4"
+@pytest.mark.parametrize("plan", ["0:3,1:4", "0:4,1x2@attn*-0.5,3"])
+def test_a_checkpoint_of_any_plan_on_request_needs_no_search(lab: Laboratory, plan: str) -> None:
+    target = f"results/tiny/checkpoints/tiny/{plan}"
+    right = lab.config
+    # Nothing of this experiment is there, so that a search would be listed.
+    lab.config = right | {"experiment": "other"}
+    other = target.replace("/tiny/", "/other/", 1)
+    assert lab.jobs(other) == Counter(["materialize_franken"])
+    assert "freeze" in lab.jobs("results/other/checkpoints/tiny/frozen")
+    lab.config = right
     lab.snakemake(target)
     assert (lab.folder / target / "model.safetensors").is_file()
+
+
+def test_a_checkpoint_of_a_wrong_plan_is_refused_before_anything_runs(lab: Laboratory) -> None:
+    done = lab.snakemake("results/tiny/checkpoints/tiny/0:9", check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert 'plan "0:9": 9 is too large, at most 4 can stand here' in done.stderr
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, str]]:
+    """Every file but Snakemake's own and compiled code: time, size, hash."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if not {".snakemake", "__pycache__"} & set(path.parts):
+            state = path.lstat()
+            content = sha256_file(path) if path.is_file() else ""
+            name = str(path.relative_to(folder))
+            found[name] = (state.st_mtime_ns, state.st_size, content)
+    return found
+
+
+READING = [
+    ("--dry-run",),
+    ("--dry-run", "--forceall"),
+    ("--lint",),
+    ("--summary",),
+    ("--dag",),
+    ("--list-rules",),
+    ("--list-changes", "input"),
+]
+
+
+def assert_reading_changes_nothing(lab: Laboratory) -> None:
+    lab.write_config()
+    before = snapshot(lab.folder)
+    for arguments in READING:
+        lab.snakemake(*arguments, check=False)
+        assert snapshot(lab.folder) == before, arguments
+    lab.command("plans", "--config", "tiny.yaml")
+    assert snapshot(lab.folder) == before
+
+
+def test_reading_changes_nothing_where_nothing_is_yet(tmp_path: Path) -> None:
+    fresh = Laboratory(tmp_path)
+    assert_reading_changes_nothing(fresh)
+    assert not (tmp_path / "results").exists() and not (tmp_path / "resources").exists()
+
+
+def test_reading_changes_nothing_in_results_that_are_stale_damaged_or_foreign(
+    lab: Laboratory,
+) -> None:
+    table = lab.results / "scores/search/tiny/none/animals.0.parquet"
+    whole = table.read_bytes()
+    foreign = lab.results / "mine.parquet"
+    foreign.write_bytes(b"not parquet")
+    table.write_bytes(whole[:100])
+    lab.config["statistics"]["resamples"] = 300
+    try:
+        assert_reading_changes_nothing(lab)
+        assert "evaluate_task" in lab.jobs()
+        # Neither does a run delete what it would not make.
+        lab.snakemake("results/tiny/scores/search/tiny/none/animals.0.parquet")
+        assert foreign.read_bytes() == b"not parquet" and table.read_bytes() == whole
+    finally:
+        lab.config["statistics"]["resamples"] = 200
+        foreign.unlink()
+    lab.snakemake(SEARCH_TABLE)
+
+
+def test_a_report_writes_its_page_alone(lab: Laboratory) -> None:
+    lab.snakemake()
+    before = snapshot(lab.folder)
+    lab.snakemake("--report", "page.html")
+    after = snapshot(lab.folder)
+    assert after.pop("page.html")
+    assert {name: after.get(name) for name in before if name != "."} == before
+
+
+def test_a_plan_that_leaves_layers_out_is_noticed_once(lab: Laboratory) -> None:
+    right = lab.config
+    lab.config = right | {"plans": [*right["plans"], {"generator": "explicit", "plans": ["0:3"]}]}
+    done = lab.snakemake("--dry-run")
+    lab.config = right
+    text = "notice: tiny: plan 0:3 (explicit) never runs the layer 3 and ends with layer 2"
+    assert done.stderr.count(text) == 1
+
+
+def test_a_key_that_is_there_twice_is_refused_by_name(lab: Laboratory) -> None:
+    lab.write_config()
+    text = (lab.folder / "tiny.yaml").read_text()
+    (lab.folder / "twice.yaml").write_text(text + "device: cuda\ndevice: cpu\n")
+    done = lab.run("--dry-run", "--configfile", "twice.yaml")
+    (lab.folder / "twice.yaml").unlink()
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert 'the key "device" is there twice' in done.stderr

@@ -18,13 +18,13 @@ class FirstBatchError(BaseException):
 
 
 def main(result: str, *given: str) -> None:
-    from frankenlab import cli, evaluation
+    from frankenlab import cli, evaluation, scoring
 
     stamps["imports"] = time.time()
     _stamp(cli.config, "load", "config")
     _stamp(evaluation.Scorer, "for_directory", "model's hash")
     _stamp(evaluation, "EvaluationTask", "task")
-    _stamp(evaluation, "load_tokenizer", "documents and tokenizer")
+    _stamp(evaluation, "encoder_of", "documents and tokenizer")
     load = evaluation.Scorer.load_engine
 
     def loaded(scorer: Any) -> Any:
@@ -38,7 +38,7 @@ def main(result: str, *given: str) -> None:
         raise FirstBatchError
 
     evaluation.Scorer.load_engine = loaded
-    evaluation.sweep = first
+    scoring.sweep = first
     try:
         cli.main(given)
     except FirstBatchError:

@@ -19,10 +19,9 @@ from benchmarks.speed.setting import (
 from benchmarks.speed.spies import Spies, profile
 from frankenlab import job
 from frankenlab.config import TASKS_FOLDER
-from frankenlab.encoding import Encoder
+from frankenlab.encoding import encoder_of
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluation import evaluate
-from frankenlab.models import load_tokenizer, model_info
 from frankenlab.plans import Plan
 from frankenlab.scorer import DEFAULT_TOKEN_BUDGET
 from frankenlab.store import Store
@@ -37,7 +36,7 @@ class Ours:
         job._keep_freed_memory()
         self.directory = model
         self.load_seconds, self.engine = timed(lambda: TorchEngine(model, precision))
-        self.encoder = Encoder(load_tokenizer(model), model_info(model).max_position_embeddings)
+        self.encoder = encoder_of(model)
         self.precision = precision
 
     def sweep(

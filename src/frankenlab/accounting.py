@@ -1,5 +1,6 @@
 """What SLURM's accounting knows of the jobs of an experiment."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -64,15 +65,21 @@ def _sacct(numbers: Sequence[str]) -> Iterator[tuple[str, Took]]:
 
 def parse_sacct(text: str) -> list[tuple[str, Took]]:
     """Lines "JobIDRaw|State|ElapsedRaw|MaxRSS|AllocTRES": a job, then its steps, which alone have
-    a largest memory. A job that was requeued is there once for each of its runs."""
+    a largest memory. A job that was requeued is there once for each of its runs. Other lines (a
+    cluster's own notices, a step whose job is not listed) say nothing."""
     runs: list[tuple[str, Took]] = []
     for line in text.splitlines():
-        name, state, elapsed, size, resources = line.split("|")
+        fields = line.split("|")
+        if len(fields) != 5 or not fields[1].strip():
+            continue
+        name, state, elapsed, size, resources = fields
         job, _, step = name.partition(".")
         if not step:
             # "CANCELLED by 1000"
             ended = state.split()[0]
-            runs.append((job, Took(float(elapsed or 0), None, ended, _gpus(resources))))
+            runs.append((job, Took(as_number(elapsed) or 0.0, None, ended, _gpus(resources))))
+            continue
+        if not runs or runs[-1][0] != job:
             continue
         memory, (_, took) = as_number(size.removesuffix("M")), runs[-1]
         if memory is not None:
@@ -83,12 +90,13 @@ def parse_sacct(text: str) -> list[tuple[str, Took]]:
 def _gpus(resources: str) -> int:
     """Of "billing=8,cpu=8,gres/gpu=1,mem=16G,node=1"."""
     each = dict(part.partition("=")[::2] for part in resources.split(","))
-    return int(each.get("gres/gpu", 0))
+    return int(as_number(each.get("gres/gpu", "")) or 0)
 
 
 def as_number(text: str) -> float | None:
     """A number, or None for what was too short to be measured ("", "-", "NA")."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None

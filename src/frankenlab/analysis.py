@@ -15,9 +15,9 @@ import pandas as pd
 
 from frankenlab import statistics
 from frankenlab.grid import equal_cost_controls
+from frankenlab.mixing import with_hardware, with_pair_hardware
+from frankenlab.outcomes import UNITS, Outcomes, metric_value, outcomes
 from frankenlab.plans import BASE, parse
-
-UNITS = {"mean": "points", "perplexity": "log-percent"}
 
 
 @dataclass(frozen=True)
@@ -29,58 +29,6 @@ class Rules:
     margin: float
     resamples: int
     seed: int
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What plans did on the same documents.
-
-    Attributes:
-        kind: "mean" or "perplexity".
-        plans: [plans] canonical texts.
-        documents: [documents] numbers in lm-eval's order.
-        scores: [plans, documents]; higher is better: the metric itself, or minus the negative
-            log-likelihood.
-        weights: [documents]: 1, or the words, bytes or tokens that a log-likelihood is over.
-        units: [documents]: label of the resampling unit.
-    """
-
-    kind: str
-    plans: tuple[str, ...]
-    documents: np.ndarray
-    scores: np.ndarray
-    weights: np.ndarray
-    units: np.ndarray
-
-    @property
-    def clustered(self) -> bool:
-        """Whether several documents share a unit."""
-        return len(np.unique(self.units)) < len(self.units)
-
-    def row(self, plan: str) -> np.ndarray:
-        """[documents] scores of one plan."""
-        return self.scores[self.plans.index(plan)]
-
-
-def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
-    """The primary metric of one task's scores as arrays."""
-    weighted = f"{metric}_weight" in scores
-    table = scores.pivot(index="plan", columns="document", values=metric)
-    documents = scores.drop_duplicates("document").set_index("document").loc[table.columns]
-    values = table.to_numpy(dtype=float)
-    weights = np.ones(values.shape[1])
-    if weighted:
-        weights = documents[f"{metric}_weight"].to_numpy(dtype=float)
-        rate = values * math.log(2) if metric.startswith("bits") else np.log(values)
-        values = -rate * weights
-    return Outcomes(
-        kind="perplexity" if weighted else "mean",
-        plans=tuple(table.index),
-        documents=table.columns.to_numpy(),
-        scores=values,
-        weights=weights,
-        units=documents["unit"].to_numpy(dtype=str),
-    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +54,9 @@ def compare(differences: np.ndarray, measured: Outcomes, rules: Rules) -> Compar
         by_unit, weights, kind=measured.kind, seed=rules.seed, resamples=rules.resamples
     )
     up, down = statistics.discordant(differences)
-    if measured.kind == "mean" and not measured.clustered:
+    # McNemar's test counts signs: a document that is right in part needs its size, too.
+    whole = np.isin(differences, (-1.0, 0.0, 1.0)).all()
+    if measured.kind == "mean" and whole and not measured.clustered:
         p = statistics.mcnemar_exact(up, down)
     else:
         p = statistics.sign_flip_test(by_unit, seed=rules.seed, resamples=rules.resamples)
@@ -147,7 +97,7 @@ def comparisons(
         seen = base[base["document"].isin(rows["document"])]
         part = _compared(pd.concat([seen, rows]), metric, role, groups, rules)
         found.append(part[part["plan"] != BASE])
-    table = pd.concat(found, ignore_index=True)
+    table = with_hardware(pd.concat(found, ignore_index=True), scores)
     table["dropped"] = table["plan"].map(dropped or {}).astype("Int64")
     raced, others = table["dropped"].notna(), table["plan"] != BASE
     tested = table["p"].where(~raced, 1.0)[others]
@@ -313,6 +263,7 @@ def verdicts(table: pd.DataFrame, frozen: Mapping[str, str], rules: Rules) -> pd
         *("model", "quantization", "task", "role", "metric", "kind", "unit", "plan", "group"),
         *("depth", "relative_depth", "n", "value", "base_value", "effect", "low", "high"),
         *("low90", "high90", "up", "down", "p", "p_holm", "margin", "verdict", "documents_needed"),
+        *("precision", "hardware", "mixed"),
     )
     return rows[list(columns)].reset_index(drop=True)
 
@@ -340,17 +291,14 @@ def pairs(
         rows.append(_pair(a, b, rules))
     kind = sides[0][3].kind if sides else "mean"
     common = {"stage": stage, "task": task, "metric": metric, "kind": kind, "unit": UNITS[kind]}
-    return pd.DataFrame([common | row for row in rows])
+    return with_pair_hardware(pd.DataFrame([common | row for row in rows]), scores)
 
 
 def _pair(a: tuple, b: tuple, rules: Rules) -> dict[str, Any]:
     (model_a, quantization_a, plan_a, left), (model_b, quantization_b, plan_b, right) = a, b
     both, in_left, in_right = np.intersect1d(left.documents, right.documents, return_indices=True)
-    measured = Outcomes(
-        left.kind, (), both, left.scores[:, in_left], left.weights[in_left], left.units[in_left]
-    )
-    difference = left.row(plan_a)[in_left] - right.row(plan_b)[in_right]
-    found = compare(difference[None], measured, rules)
+    left, right = left.at(in_left), right.at(in_right)
+    found = compare((left.row(plan_a) - right.row(plan_b))[None], left, rules)
     return {
         "model_a": model_a,
         "quantization_a": quantization_a,
@@ -381,14 +329,6 @@ def _values(scores: np.ndarray, measured: Outcomes, metric: str) -> dict[str, fl
     if measured.kind == "perplexity":
         error = error / math.log(2) if metric.startswith("bits") else error * value
     return {"value": value, "value_stderr": error}
-
-
-def metric_value(scores: np.ndarray, measured: Outcomes, metric: str) -> float:
-    """The metric of one plan's scores [documents], in its own unit."""
-    rate = float(scores.sum() / measured.weights.sum())
-    if measured.kind == "mean":
-        return rate
-    return -rate / math.log(2) if metric.startswith("bits") else math.exp(-rate)
 
 
 def concatenated(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -2,8 +2,10 @@
 
 A document's requests (the choices of one question, say) share most of their tokens. They are
 merged into one tree, whose tokens stand depth first in a row, each with its own position; a
-mask lets a token see itself and its ancestors only. That is the tree attention of speculative
-decoding (Miao et al. 2024, SpecInfer) used for scoring.
+token sees itself and its ancestors only. That is the tree attention of speculative decoding
+(Miao et al. 2024, SpecInfer) used for scoring. Depth first, a token's descendants are the tokens
+right after it, so one number a token says who sees it, and no mask of a row's length squared has
+to be kept.
 
 What all documents of a batch begin with (few-shot examples) is computed once for all of them, as
 in shared-prefix decoding (Juravsky et al. 2024, Hydragen).
@@ -37,10 +39,18 @@ COMPARED_GROUPS = 8
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """Score `continuation` after `context`, both token ids; neither may be empty."""
+    """Score `continuation` after `context`, both token ids.
+
+    Raises:
+        ValueError: one of them is empty: nothing would be scored, or after nothing.
+    """
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not (self.context and self.continuation):
+            raise ValueError(f"an empty side: {self.context} before {self.continuation}")
 
 
 @dataclass(slots=True)
@@ -48,7 +58,7 @@ class TokenTree:
     """All token requests of one document as one tree of tokens.
 
     Attributes:
-        tokens: token id of each node, parents before children.
+        tokens: token id of each node, depth first: a node, its descendants, then others.
         parents: index of each node's parent, -1 for a root.
         depths: position of each node in its sequence (its rotary position).
         scored: (node, target token) pairs, each once: the node's output predicts the target.
@@ -93,19 +103,29 @@ class TokenTree:
             ways.append(way[::-1])
         return ways
 
+    def ends(self) -> list[int]:
+        """For each node, the first node after it that does not descend from it."""
+        ends = list(range(1, len(self) + 1))
+        for node in range(len(self) - 1, -1, -1):
+            if (parent := self.parents[node]) >= 0:
+                ends[parent] = max(ends[parent], ends[node])
+        return ends
+
 
 def token_tree(requests: Iterable[TokenRequest]) -> TokenTree:
     """Merges requests into a tree: common prefixes are stored once.
 
     The last token of a continuation is only predicted, so it gets no node.
     """
-    tree = TokenTree()
+    requests = list(requests)
+    tree = TokenTree(requests=[[] for _ in requests])
     children: dict[tuple[int, int], int] = {}
     scored: dict[tuple[int, int], int] = {}
-    for request in requests:
-        sequence = request.context + request.continuation
-        first = len(request.context) - 1
-        node, indices = -1, []
+    sequences = [request.context + request.continuation for request in requests]
+    # In the order of their tokens, what begins alike is neighbours: the nodes come depth first.
+    for number in sorted(range(len(requests)), key=lambda i: sequences[i][:-1]):
+        sequence, first = sequences[number], len(requests[number].context) - 1
+        node, indices = -1, tree.requests[number]
         for i, token in enumerate(sequence[:-1]):
             child = children.get((node, token))
             if child is None:
@@ -116,7 +136,6 @@ def token_tree(requests: Iterable[TokenRequest]) -> TokenTree:
             node = child
             if i >= first:
                 indices.append(scored.setdefault((node, sequence[i + 1]), len(scored)))
-        tree.requests.append(indices)
     tree.scored = list(scored)
     return tree
 
@@ -132,8 +151,9 @@ class Batch:
             before it; every token of the rows sees all of it.
         tokens: int64 [rows, length]; padding holds token 0.
         positions: int64 [rows, length].
-        visible: bool [rows, length, length]; visible[r, i, j]: token i sees token j. Padding
-            sees itself only, so that no row of the softmax is empty.
+        ends: int64 [rows, length]: of each token, the first place after it in its row that does
+            not see it (see `visible`). Padding is seen by itself only, so that no row of the
+            softmax is empty.
         positions_scored: int64 [scored positions]: distinct indices into the prefix and the
             rows * length tokens after it.
         targets: int64 [targets]: token ids.
@@ -146,12 +166,21 @@ class Batch:
     prefix: torch.Tensor
     tokens: torch.Tensor
     positions: torch.Tensor
-    visible: torch.Tensor
+    ends: torch.Tensor
     positions_scored: torch.Tensor
     targets: torch.Tensor
     target_positions: torch.Tensor
     requests: tuple[tuple[tuple[int, ...], ...], ...]
     n_tokens: int
+
+
+def visible(ends: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Who sees whom among the first `stop` tokens of each row: bool [rows, stop - start, stop],
+    whether token `start` + i sees token j. It does if it is j itself or comes after j and before
+    j's end."""
+    places = torch.arange(stop, device=ends.device)
+    seeing = places[start:, None]
+    return (places <= seeing) & (seeing < ends[:, None, :stop])
 
 
 def group_by_length(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -190,7 +219,7 @@ def group_to_pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 def _mixtures(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Groups of all lengths; neighbours in length where documents are too long to be mixed so."""
     order = _longest_first(lengths)
-    least = -(-sum(lengths) // token_budget)
+    least = max(-(-sum(lengths) // token_budget), 1)
     for count in range(least, 2 * least + 1):
         groups = [order[first::count] for first in range(min(count, len(order)))]
         if all(sum(lengths[i] for i in group) <= token_budget for group in groups):
@@ -200,9 +229,10 @@ def _mixtures(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 def _cost_per_token(groups: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
     """Of some of the groups: packing them all would take seconds."""
-    some = groups[:: -(-len(groups) // COMPARED_GROUPS)]
+    some = groups[:: max(-(-len(groups) // COMPARED_GROUPS), 1)]
     packings = [_pack([lengths[i] for i in group]) for group in some]
-    return sum(map(_cost, packings)) / sum(lengths[i] for group in some for i in group)
+    # Documents may all be without tokens.
+    return sum(map(_cost, packings)) / max(sum(lengths[i] for group in some for i in group), 1)
 
 
 def shared_prefix(trees: Sequence[TokenTree]) -> int:
@@ -225,13 +255,13 @@ def make_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
     places, n_rows, length = _pack([len(tree) for tree in trees])
     tokens = torch.zeros((n_rows, length), dtype=torch.int64)
     positions = torch.zeros((n_rows, length), dtype=torch.int64)
-    visible = torch.eye(length, dtype=torch.bool).repeat(n_rows, 1, 1)
+    ends = torch.arange(1, length + 1).repeat(n_rows, 1)
     where = []
     for tree, (row, start) in zip(trees, places, strict=True):
         stop = start + len(tree)
-        tokens[row, start:stop] = torch.tensor(tree.tokens)
-        positions[row, start:stop] = torch.tensor(tree.depths)
-        _fill_ancestors(visible[row, start:stop, start:stop], tree.parents)
+        tokens[row, start:stop] = torch.tensor(tree.tokens, dtype=torch.int64)
+        positions[row, start:stop] = torch.tensor(tree.depths, dtype=torch.int64)
+        ends[row, start:stop] = start + torch.tensor(tree.ends(), dtype=torch.int64)
         first = shared + row * length
         where.append(range(first + start, first + stop))
     return Batch(
@@ -239,7 +269,7 @@ def make_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
         prefix=prefix,
         tokens=tokens,
         positions=positions,
-        visible=visible,
+        ends=ends,
         **_scored(trees, where),
         n_tokens=shared + sum(len(tree) for tree in trees),
     )
@@ -269,9 +299,7 @@ def make_causal_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> B
         prefix=torch.empty(0, dtype=torch.int64),
         tokens=tokens,
         positions=torch.arange(length).expand(len(rows), length),
-        visible=torch.ones((length, length), dtype=torch.bool)
-        .tril()
-        .expand(len(rows), length, length),
+        ends=torch.full((len(rows), length), length),
         **_scored(trees, where),
         n_tokens=sum(len(way) for _, way in rows),
     )
@@ -330,21 +358,6 @@ def _first_fit(lengths: Sequence[int], width: int) -> tuple[list[tuple[int, int]
         places[index] = (row, filled[row])
         filled[row] += need
     return places, len(filled), _padded(max(filled, default=1))
-
-
-def _fill_ancestors(visible: torch.Tensor, parents: Sequence[int]) -> None:
-    """Row by row: a node sees what its parent sees, and itself (already on the diagonal).
-
-    A stretch without branches is one triangular block, which is most of a tree.
-    """
-    start = 0
-    for node in range(1, len(parents) + 1):
-        if node == len(parents) or parents[node] != node - 1:
-            visible[start:node, start:node] = True
-            visible[start:node, start:node].tril_()
-            if parents[start] >= 0:
-                visible[start:node] |= visible[parents[start]]
-            start = node
 
 
 def _padded(length: int) -> int:

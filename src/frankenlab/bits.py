@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from frankenlab import statistics
-from frankenlab.analysis import UNITS, Comparison, Outcomes, Rules, compare, metric_value, outcomes
+from frankenlab.analysis import Comparison, Rules, compare
 from frankenlab.footprints import Footprint
+from frankenlab.outcomes import UNITS, Outcomes, metric_value, outcomes
 from frankenlab.plans import BASE, Plan, parse
 
 # What the base must take at least as many bytes of as a franken does, to be compared with it.
@@ -165,15 +166,7 @@ def _cells(scores: pd.DataFrame, metric: str) -> _Cells:
         rows |= {
             (plan, quantization): found.scores[i, places] for i, plan in enumerate(found.plans)
         }
-    kept = Outcomes(
-        found.kind,
-        (),
-        np.array(common),
-        np.empty((0, 0)),
-        found.weights[places],
-        found.units[places],
-    )
-    return _Cells(kept, rows)
+    return _Cells(found.at(places), rows)
 
 
 def _facts(cells: _Cells, key: Key, plan: Plan, size: Footprint, metric: str) -> dict[str, Any]:

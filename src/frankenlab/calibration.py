@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from frankenlab.data_files import read_data
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash
-from frankenlab.tasks import read_data
 
 
 def calibration_texts(file: Path, field: str, count: int) -> list[str]:

@@ -6,13 +6,18 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from frankenlab import lock, orphans
 
-# Of `files.atomic_path` and `directories.make_directory`: the target, eight random characters.
+# Of `files.atomic_path`, `directories.make_directory` and `export.materialize`: the target, eight
+# random characters. What fetches unpack on the way is inside of them.
 LEFTOVER = re.compile(r"\.(?P<target>.+)\.(?:[a-z0-9_]{8}|[0-9a-f]{32})\.part")
+
+# What a killed quantization goes on from, of no use once the file that it is for is there.
+MEASURING, MEASURED = ".measuring", "measurement.json"
+MAKING, MADE = re.compile(r"\.making-(?P<target>.+)"), "manifest.json"
 
 # A job that was just stopped may be finishing a write.
 YOUNG_SECONDS = 10.0
@@ -47,38 +52,56 @@ def clear(folder: str | os.PathLike = ".") -> Iterator[str]:
 
 
 def _leftovers(*roots: Path) -> Iterator[Path]:
-    """Removes temporary files and directories whose writers are gone; gives their paths."""
+    """Remove temporary files and directories whose writers are gone; yield their paths."""
     for root in roots:
         for parent, folders, files in os.walk(root):
-            for name in [*folders, *files]:
-                match = LEFTOVER.fullmatch(name)
-                if match is None:
-                    continue
+            for name in files:
                 path = Path(parent, name)
-                if name in files:
-                    if time.time() - path.stat().st_mtime > YOUNG_SECONDS:
-                        path.unlink()
-                        yield path
+                if LEFTOVER.fullmatch(name) and _is_old(path):
+                    path.unlink(missing_ok=True)
+                    yield path
+            for name in list(folders):
+                path = Path(parent, name)
+                match = LEFTOVER.fullmatch(name)
+                if match is None and not _is_done_with(path):
                     continue
                 folders.remove(name)
-                with _alone(Path(parent, f".{match['target']}.lock")) as alone:
+                # Its lock is a file beside it, or the directory itself.
+                beside = [Path(parent, f".{match['target']}.lock")] if match else []
+                with _alone(path, *beside) as alone:
                     if alone:
                         shutil.rmtree(path, ignore_errors=True)
                         yield path
 
 
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > YOUNG_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _is_done_with(path: Path) -> bool:
+    """Return whether it is where a quantization worked whose result is there."""
+    if path.name == MEASURING:
+        return (path.parent / MEASURED).is_file()
+    match = MAKING.fullmatch(path.name)
+    return match is not None and (path.parent / match["target"] / MADE).is_file()
+
+
 @contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Whether nobody is making that directory (by hand, say, beside the workflow)."""
-    if not path.is_file():
-        yield True
-        return
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass
-        yield True
+def _alone(*paths: Path) -> Iterator[bool]:
+    """Hold the locks of files and directories; yield whether nobody else has one of them (who makes
+    that directory by hand, say, beside the workflow)."""
+    alone = True
+    with ExitStack() as opened:
+        for path in paths:
+            # There may be no such file, and some file systems have no locks.
+            with suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY)
+                opened.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    alone = False
+        yield alone

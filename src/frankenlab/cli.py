@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ from frankenlab import clearing, config, grid
 from frankenlab.errors import UserError
 from frankenlab.plan_summary import summary
 from frankenlab.planning import Workload
-from frankenlab.plans import Plan, parse
+from frankenlab.plans import Plan, omissions, parse
 from frankenlab.speeds import given_speeds, speeds_file, write_speeds
+from frankenlab.words import excerpt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--engine", default="torch", choices=("torch", "exllamav2"), help="exllamav2: float16, cuda"
     )
-    evaluate.add_argument("--dtype", default="bfloat16", choices=config.PRECISIONS)
+    evaluate.add_argument(
+        "--dtype", choices=config.PRECISIONS, help="default: bfloat16; exllamav2: float16"
+    )
     evaluate.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     evaluate.add_argument("--store", type=Path, default=Path("results/store"))
     evaluate.add_argument("--output", type=Path, required=True, help="a .parquet file")
@@ -99,6 +103,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             raise UserError(f'task "{name}": not in {options.config}; {hint}')
     n_layers = model_info(options.model).n_layers
     plans = _distinct([parse(text, n_layers) for text in options.plan])
+    _notice_omissions(plans)
     scorer = Scorer.for_directory(options.model, options.dtype, options.device, options.engine)
     tables = [
         evaluation.evaluate_task(
@@ -117,23 +122,33 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _distinct(plans: Sequence[Plan]) -> list[Plan]:
     unique = list(dict.fromkeys(plans))
     if len(unique) < len(plans):
-        twice = ", ".join(plan.text for plan in unique if plans.count(plan) > 1)
+        twice = ", ".join(excerpt(plan.text) for plan in unique if plans.count(plan) > 1)
         print(f"notice: listed more than once, folded: {twice}", file=sys.stderr)
     return unique
 
 
+def _notice_omissions(plans: Sequence[Plan]) -> None:
+    for plan in plans:
+        if what := omissions(plan):
+            print(f"notice: plan {excerpt(plan.text)} {what}", file=sys.stderr)
+
+
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        shown = excerpt(repr(text))
+        raise argparse.ArgumentTypeError(f"{shown} is not a number of 1 or more (up to 9 digits)")
     return int(text)
 
 
 def _plans(options: argparse.Namespace) -> None:
     experiment = config.load(options.config)
-    if not options.summary:
-        for model in experiment.models.values():
+    for model in experiment.models.values():
+        found = grid.expand(experiment.raw["plans"], model.n_layers)
+        for line in grid.notices(found):
+            print(f"notice: {model.name}: {line}", file=sys.stderr)
+        if not options.summary:
             print(f"{model.name} ({model.n_layers} layers)")
-            for item in grid.expand(experiment.raw["plans"], model.n_layers).plans:
+            for item in found.plans:
                 print(f"  {item.group:<18}{item.plan}")
     given = options.tokens_per_second
     speeds = given_speeds(given, experiment) if given else None
@@ -172,8 +187,9 @@ def _materialize(options: argparse.Namespace) -> None:
     from frankenlab.export import materialize
     from frankenlab.models import model_info
 
-    n_layers = model_info(options.model).n_layers
-    materialize(options.model, parse(options.plan, n_layers), options.output)
+    plan = parse(options.plan, model_info(options.model).n_layers)
+    _notice_omissions([plan])
+    materialize(options.model, plan, options.output)
     print(options.output)
 
 

@@ -6,17 +6,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from frankenlab import rounds
+from frankenlab.directories import is_safe_name
 from frankenlab.errors import UserError
 from frankenlab.exl2.shapes import ModelShapes
-from frankenlab.files import content_hash
+from frankenlab.files import content_hash, no_file
 from frankenlab.memory import Sizes
 from frankenlab.quantization import NONE, Quantization
 from frankenlab.schema import check_schema, with_defaults
 from frankenlab.sources import Source, source_from_config, source_key
-from frankenlab.task_index import TaskSettings, task_file
+from frankenlab.task_index import TaskSettings, task_file, task_fingerprint
+from frankenlab.words import excerpt
+from frankenlab.yaml_file import check_plain, read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
@@ -25,6 +26,10 @@ TASKS_FOLDER = ROOT / "config" / "tasks"
 RESOURCES = Path("resources")
 PRECISIONS = ("bfloat16", "float16", "float32")
 
+# What else lies in results/, whatever the case: an experiment of that name would write into it.
+RESERVED = ("store", "ledger.jsonl", "slurm-logs", "readme.md")
+
+LONGEST_LINE = 1000
 # What a plan alone is timed on: tokens that it reads, and those that it then decodes.
 PROMPT_TOKENS = 256
 DECODED_TOKENS = 16
@@ -183,27 +188,41 @@ class Experiment:
 
 
 def load(path: str | Path) -> Experiment:
-    """Reads and checks a config file.
+    """Return the experiment of a config file; raises as `read` and `check` do."""
+    return check(read(path))
+
+
+def read(path: str | Path) -> Any:
+    """Return what a config file says, unchecked but for its form.
 
     Raises:
-        UserError: one line with the key, what is wrong and what is allowed.
+        UserError: it cannot be read, or says something twice.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"config {path}: cannot be read ({text})") from error
-    return check(raw)
+        return read_yaml(path)
+    except UserError as error:
+        raise UserError(f"config {excerpt(path)}: cannot be read ({error})") from None
 
 
 def check(raw: Mapping[str, Any]) -> Experiment:
     """Checks a config and fills in defaults.
 
     Raises:
-        UserError: as `load`.
+        UserError: one line with the key, what is wrong and what is allowed.
     """
+    try:
+        return _checked(raw)
+    except UserError as error:  # which may quote what the config says, ends of lines too
+        raise UserError(excerpt(error, LONGEST_LINE)) from None
+
+
+def _checked(raw: Mapping[str, Any]) -> Experiment:
+    check_plain(raw, "config")
     filled = with_defaults(raw, _schema(), _schema())
     check_schema(filled, _schema())
+    if filled["experiment"].lower() in RESERVED:
+        taken = f"{filled['experiment']} is something else in results/"
+        raise UserError(f"config: experiment: {taken}; taken are {', '.join(RESERVED)}")
     rounds.check(filled["stages"]["search"])
     filled["quantizations"] = _quantizations(filled["quantizations"], "config: quantizations")
     models = {name: _model(name, m, filled) for name, m in filled["models"].items()}
@@ -214,9 +233,7 @@ def check(raw: Mapping[str, Any]) -> Experiment:
     }
     tasks = {name: _task(name, task, data) for name, task in filled["tasks"].items()}
     if all(task.role != "search" for task in tasks.values()):
-        raise UserError(
-            "config: tasks: at least one needs role: search, or nothing can be searched"
-        )
+        raise UserError("config: tasks: at least one needs role: search, to be searched on")
     quantizing = next((m.name for m in models.values() if m.to_quantize), None)
     calibration = _calibration(filled["exl2"]["calibration"], data, quantizing)
     return Experiment(filled, models, data, tasks, calibration)
@@ -246,8 +263,7 @@ def _model(name: str, model: Mapping[str, Any], config: Mapping[str, Any]) -> Mo
     if settings.stored != NONE and settings.to_quantize:
         raise UserError(
             f"{where}: it is EXL2 as distributed and cannot be quantized to "
-            f"{settings.to_quantize[0]}; it is evaluated at none, that is, as it is: write "
-            f"quantizations: [none] under models.{name}"
+            f"{settings.to_quantize[0]}; write quantizations: [none] to evaluate it as it is"
         )
     if "shapes" in model and settings.to_quantize:
         _check_bits(settings, _as_config(model), config["exl2"]["head_bits"], where)
@@ -267,10 +283,8 @@ def _check_bits(
         raise UserError(f"{where}.shapes: {error}") from None
     for text in model.to_quantize:
         if not low <= (Quantization.parse(text).bits or 0) <= high:
-            raise UserError(
-                f"{where}: {text} cannot be had, its shapes allow {low:.2f} to {high:.2f} bits "
-                "per weight"
-            )
+            allowed = f"{low:.2f} to {high:.2f} bits per weight"
+            raise UserError(f"{where}: {text} cannot be had, its shapes allow {allowed}")
 
 
 def _quantizations(texts: list[str], where: str) -> list[str]:
@@ -313,10 +327,8 @@ def _check_engine(config: Mapping[str, Any], models: Mapping[str, ModelSettings]
     if config["engine"] != "exllamav2":
         return
     if config["device"] != "cuda":
-        raise UserError(
-            f"config: engine: exllamav2 runs on device: cuda only, device is {config['device']}; "
-            "torch runs EXL2 anywhere"
-        )
+        on = f"runs on device: cuda only, device is {config['device']}; torch runs EXL2 anywhere"
+        raise UserError(f"config: engine: exllamav2 {on}")
     for model in models.values():
         if model.stored == NONE and NONE.text in model.quantizations:
             raise UserError(
@@ -330,17 +342,14 @@ def _calibration(
 ) -> Calibration | None:
     if quantizing is None:
         return None
-    where = "config: exl2.calibration"
-    file = Path(given["file"])
-    if source := given.get("source"):
-        if source not in data:
-            raise UserError(
-                f'{where}: {quantizing} is quantized on text of "{source}", which is not under '
-                f"data: ({', '.join(data) or 'none'}); add it, or name another source and file"
-            )
-        file = RESOURCES / "data" / data_folder(source, data[source]) / file
-    elif not file.is_file():
-        raise UserError(f"{where}.file: {file} does not exist")
+    where, known = "config: exl2.calibration", ", ".join(data) or "none"
+    file = _file(
+        given,
+        data,
+        where,
+        f'{where}: {quantizing} is quantized on text of "{excerpt(given.get("source"))}", which is '
+        f"not under data: ({excerpt(known)}); add it, or name another source and file",
+    )
     return Calibration(file, given["field"], given["texts"], given["rows"], given["length"])
 
 
@@ -348,19 +357,12 @@ def _task(name: str, task: Mapping[str, Any], data: Mapping[str, Source]) -> Tas
     where = f"config: tasks.{name}"
     lm_eval_name = task.get("task", name)
     try:
-        task_file(lm_eval_name, TASKS_FOLDER)
+        task_fingerprint(task_file(lm_eval_name, TASKS_FOLDER))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    file = None
-    if given := task.get("data"):
-        file = Path(given["file"])
-        if source := given.get("source"):
-            if source not in data:
-                known = ", ".join(data) or "none"
-                raise UserError(f'{where}.data.source: "{source}" is not under data: ({known})')
-            file = RESOURCES / "data" / data_folder(source, data[source]) / given["file"]
-        elif not file.is_file():
-            raise UserError(f"{where}.data.file: {file} does not exist")
+    given, known = task.get("data"), ", ".join(data) or "none"
+    unknown = f'"{excerpt((given or {}).get("source"))}" is not under data: ({excerpt(known)})'
+    file = given and _file(given, data, f"{where}.data", f"{where}.data.source: {unknown}")
     return TaskSettings(
         name=name,
         task=lm_eval_name,
@@ -374,6 +376,25 @@ def _task(name: str, task: Mapping[str, Any], data: Mapping[str, Source]) -> Tas
     )
 
 
+def _file(given: Mapping[str, Any], data: Mapping[str, Source], where: str, unknown: str) -> Path:
+    """Return where a file is that the config names: in a data package, or on this machine.
+
+    Raises:
+        UserError: the package is not known (with the text `unknown`), the file would be outside of
+            it, or there is no such file here.
+    """
+    file, name = given["file"], given.get("source")
+    if name is None:
+        if fault := no_file(file):
+            raise UserError(f"{where}.file: {excerpt(file)} {fault}")
+        return Path(file)
+    if name not in data:
+        raise UserError(unknown)
+    if not is_safe_name(file):
+        raise UserError(f'{where}.file: "{excerpt(file)}" must be a relative path inside {name}')
+    return RESOURCES / "data" / data_folder(name, data[name]) / file
+
+
 @cache
 def _schema() -> dict[str, Any]:
-    return yaml.safe_load(SCHEMA.read_text())
+    return read_yaml(SCHEMA)

@@ -12,10 +12,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from frankenlab.errors import UserError
 from frankenlab.files import sha256_file, write_json
@@ -26,6 +27,14 @@ MANIFEST = "manifest.json"
 # Snakemake deletes a job's declared outputs, so the manifest too, before it runs the job again:
 # this copy of it still proves that the directory is whole, and nothing is downloaded twice.
 TWIN = ".manifest.json"
+# Sizes and times that the files had when they were last hashed: what has them still is not read
+# again. It is no part of the manifest, which depends on contents only.
+STATES = ".states.json"
+# A file that was written so shortly before can be written again without a change of its times,
+# which file systems count in steps of some milliseconds.
+UNSETTLED_NS = 50_000_000
+# What a manifest says about its directory in words, and may say otherwise later.
+WORDS = ("source", "description")
 # To be raised when the same key is turned into different files, or their manifest says other things
 # about them: directories made before are stale.
 FORMAT = 2
@@ -39,15 +48,14 @@ def make_directory(
     facts: Mapping[str, Any],
     fill: Callable[[Path], Mapping[str, Any]],
     *,
-    verify: bool = False,
     refresh: bool = False,
     filled: Collection[str] = (),
 ) -> dict[str, Any]:
     """Makes the directory `target`, unless it is there already.
 
-    It is there when its manifest has the same `facts["key"]` and every file in it has its size
-    (with `verify`, also its hash). Then only the manifest is written again, if it is gone or says
-    something else. Processes that want the same target wait for each other.
+    It is there when its manifest has the same `facts["key"]` and every file in it has its size and
+    its hash. Then only the manifest is written again, if it is gone or says something else.
+    Processes that want the same target wait for each other.
 
     Args:
         facts: what the manifest says about the directory; `key` identifies what is in it.
@@ -69,7 +77,8 @@ def make_directory(
         with _locked(target) as alone:
             if alone:
                 _remove_leftovers(target)
-            old = complete_manifest(target, verify)
+            taken, states = time.time_ns(), file_states(target)
+            old = complete_manifest(target, verify=True)
             if old is not None and (old.get("key") != facts["key"] or not old.keys() >= {*filled}):
                 old = None
             if old is not None and not refresh:
@@ -77,6 +86,7 @@ def make_directory(
                 manifest = {**old, **facts, "files": old["files"]}
                 if manifest != old or not (target / MANIFEST).is_file():
                     _write_manifest(target, manifest)
+                _record(target, states, taken)
                 return manifest
             return _fill(target, facts, fill, old)
     except OSError as error:
@@ -87,23 +97,15 @@ def make_directory(
 def complete_manifest(directory: str | os.PathLike, verify: bool = False) -> dict[str, Any] | None:
     """The manifest of a whole directory (`verify`: hashes are compared too), else None.
 
-    Where there is no manifest its twin counts; a damaged manifest does not.
+    Where there is no manifest its twin counts; a damaged manifest does not. Nothing is written.
     """
     directory = Path(directory)
-    try:
-        proof = MANIFEST if (directory / MANIFEST).exists() else TWIN
-        manifest = json.loads((directory / proof).read_text())
-        if manifest["format"] != FORMAT or not manifest["files"]:
-            return None
-        for name, entry in manifest["files"].items():
-            path = directory / name
-            if not is_safe_name(name) or path.stat().st_size != entry["size"]:
-                log.warning("%s: size differs from its manifest", path)
-                return None
-            if verify and sha256_file(path) != entry["sha256"]:
-                log.warning("%s: contents differ from its manifest", path)
-                return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    manifest = _proof(directory)
+    if manifest is None:
+        return None
+    files = manifest["files"]
+    if wrong := _first_wrong(directory, files, hashed=files if verify else ()):
+        log.warning("%s: its %s differs from its manifest", *wrong)
         return None
     return manifest
 
@@ -118,6 +120,163 @@ def read_manifest(directory: str | os.PathLike, verify: bool = False) -> dict[st
     if manifest is None:
         raise UserError(f"{directory}: not a complete download; fetch it again")
     return manifest
+
+
+def has_manifest(directory: str | os.PathLike) -> bool:
+    """Tell whether there is a manifest or its twin, be it right or not."""
+    return any((Path(directory) / name).exists() for name in (MANIFEST, TWIN))
+
+
+class Verified(NamedTuple):
+    """A manifest whose files are what it says, and the states (see `file_state`) that they had
+    before they were looked at."""
+
+    manifest: dict[str, Any]
+    states: dict[str, list[int]]
+
+
+def verify_directory(directory: str | os.PathLike, *, every_hash: bool = False) -> Verified:
+    """Checks that a directory holds what its manifest says, before what it holds is used.
+
+    A file is hashed unless its size and times are still those it had when it was last hashed; with
+    `every_hash`, in any case.
+
+    Raises:
+        UserError: a file is missing, is not what the manifest says, or is not in the manifest.
+    """
+    directory = Path(directory)
+    manifest = _proof(directory)
+    if manifest is None:
+        raise UserError(f"{directory}: not a complete download; fetch it again")
+    visible = {p.name for p in directory.iterdir() if p.is_file() and not p.name.startswith(".")}
+    if unlisted := sorted(visible - {MANIFEST, *manifest["files"]}):
+        raise UserError(
+            f"{directory / unlisted[0]}: it is not in {MANIFEST}, so that it is not known which "
+            f"model this is; remove it, or remove {directory} and run again"
+        )
+    return Verified(manifest, _verify(directory, manifest, [*manifest["files"]], every_hash))
+
+
+def verify_file(path: str | os.PathLike) -> None:
+    """Checks a file against the manifest of the directory that holds it, as `verify_directory`.
+
+    A file for which no manifest vouches passes.
+
+    Raises:
+        UserError: as `verify_directory`.
+    """
+    path = Path(path)
+    directory = next((folder for folder in path.parents if has_manifest(folder)), None)
+    manifest = directory and _proof(directory)
+    if not directory or not manifest:
+        return
+    name = path.relative_to(directory).as_posix()
+    if name in manifest["files"]:
+        _verify(directory, manifest, [name], every_hash=False)
+
+
+def file_state(path: str | os.PathLike) -> list[int]:
+    """Return what changes when a file is written or replaced: size, and times in nanoseconds.
+
+    The time of change beside that of modification tells a file that was copied or moved here with
+    its old time of modification.
+    """
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def file_states(
+    directory: str | os.PathLike, names: Iterable[str] | None = None
+) -> dict[str, list[int]]:
+    """Return the states of the named files in a directory, or of all, by relative name.
+
+    Files that are not there are left out.
+    """
+    directory = Path(directory)
+    if names is None:
+        names = (path.relative_to(directory).as_posix() for path in directory.rglob("*"))
+    return {name: file_state(directory / name) for name in names if (directory / name).is_file()}
+
+
+def _proof(directory: Path) -> dict[str, Any] | None:
+    """Return the manifest, unless it is damaged: unreadable, or not what its twin says."""
+    try:
+        found = [
+            json.loads((directory / name).read_text())
+            for name in (MANIFEST, TWIN)
+            if (directory / name).exists()
+        ]
+        manifest = found[0]
+        facts = [{k: v for k, v in one.items() if k not in WORDS} for one in found]
+        if manifest["format"] != FORMAT or not manifest["files"] or facts[0] != facts[-1]:
+            return None
+        for name, entry in manifest["files"].items():
+            sound = isinstance(entry["size"], int) and isinstance(entry["sha256"], str)
+            if not sound or not is_safe_name(name):
+                return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return None
+    return manifest
+
+
+def _verify(
+    directory: Path, manifest: Mapping[str, Any], names: Collection[str], every_hash: bool
+) -> dict[str, list[int]]:
+    """Return the states of files that are what the manifest says."""
+    recorded = _recorded(directory)
+    # Taken first: what changes while it is hashed is looked at again the next time.
+    taken = time.time_ns()
+    states = file_states(directory, names)
+    changed = [n for n in names if every_hash or states.get(n) != recorded.get(n)]
+    files = {name: manifest["files"][name] for name in names}
+    if wrong := _first_wrong(directory, files, hashed=changed):
+        raise UserError(
+            f"{wrong[0]}: its {wrong[1]} differs from {directory.name}/{MANIFEST}; "
+            f"remove {directory} and run again, and it is made again"
+        )
+    if changed:
+        _record(directory, {**recorded, **states}, taken)
+    return states
+
+
+def _first_wrong(
+    directory: Path, files: Mapping[str, Mapping[str, Any]], hashed: Collection[str]
+) -> tuple[Path, str] | None:
+    """Return the first file that is not as listed, and what differs in it; None where all are."""
+    for name, entry in files.items():
+        path = directory / name
+        try:
+            if path.stat().st_size != entry["size"]:
+                return path, "size"
+            if name in hashed and sha256_file(path) != entry["sha256"]:
+                return path, "content"
+        except OSError:
+            return path, "presence"
+    return None
+
+
+def _recorded(directory: Path) -> dict[str, list[int]]:
+    """Return the states that the files had when they were last hashed, as far as they are known."""
+    try:
+        found = json.loads((directory / STATES).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _record(directory: Path, states: Mapping[str, list[int]], taken: int) -> None:
+    """Notes the states of files that were hashed after the time `taken` (in nanoseconds).
+
+    In a directory of somebody else's, where it may not write, they are hashed each time.
+    """
+    own = (MANIFEST, TWIN, STATES)
+    settled = {
+        name: state
+        for name, state in states.items()
+        if name not in own and max(state[1:]) < taken - UNSETTLED_NS
+    }
+    with suppress(OSError, UserError):
+        write_json(directory / STATES, settled)
 
 
 def is_safe_name(name: str) -> bool:
@@ -140,10 +299,12 @@ def _fill(
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
         more = fill(temporary)
-        _share(temporary)
+        share(temporary)
+        taken, states = time.time_ns(), file_states(temporary)
         manifest = {"format": FORMAT, **facts, **more, "files": _describe(temporary)}
         if manifest != old or not (target / MANIFEST).is_file():
             _write_manifest(temporary, manifest)
+            _record(temporary, states, taken)
             _install(temporary, target)
         log.info("%s: ready, %d files", target, len(manifest["files"]))
         return manifest
@@ -156,7 +317,7 @@ def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     write_json(directory / MANIFEST, manifest)
 
 
-def _share(directory: Path) -> None:
+def share(directory: Path) -> None:
     """Gives everything the permissions that the umask asks for: temporary directories and some
     writers' files are private, but shared resources must be readable by the group."""
     umask = os.umask(0)

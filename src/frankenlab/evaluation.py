@@ -3,39 +3,36 @@
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from frankenlab.batches import (
-    TokenTree,
-    causal_length,
-    group_by_length,
-    group_to_pack,
-    make_batch,
-    make_causal_batch,
-    shared_prefix,
-    token_tree,
-)
+from frankenlab.batches import TokenTree
 from frankenlab.calibration import check_disjoint
 from frankenlab.config import TASKS_FOLDER
-from frankenlab.encoding import Encoder
+from frankenlab.directories import verify_file
+from frankenlab.encoding import Encoder, encoder_of
 from frankenlab.engines import Engine
 from frankenlab.errors import UserError
-from frankenlab.files import atomic_path, content_hash
-from frankenlab.models import load_tokenizer, model_info
+from frankenlab.files import content_hash
+from frankenlab.parquet import write_parquet
 from frankenlab.plans import Plan
 from frankenlab.progress import Progress
+from frankenlab.rows import Row
 from frankenlab.scorer import DEFAULT_TOKEN_BUDGET, Scorer, scoring_fingerprint
+from frankenlab.scoring import (
+    batches,
+    document_trees,
+    requests_name,
+    score_documents,
+)
 from frankenlab.stopping import Stopped, interruptible, shielded
-from frankenlab.store import Row, Store
-from frankenlab.sweep import RequestScore, sweep
+from frankenlab.store import Store
 from frankenlab.task_index import TaskSettings
 from frankenlab.tasks import Document, EvaluationTask
-from frankenlab.trie import plan_trie
 
 # Rows are made durable at least this often, so a kill costs less than a minute.
 FLUSH_SECONDS = 20.0
@@ -67,6 +64,8 @@ def evaluate_task(
         UserError: as `EvaluationTask` and `evaluate`; the stage has none of the task's documents,
             or one with a calibration text in it.
     """
+    if settings.data_file is not None:
+        verify_file(settings.data_file)
     task = EvaluationTask(settings, TASKS_FOLDER)
     documents = task.documents(task.indices(stage, limit))
     if not documents:
@@ -75,21 +74,24 @@ def evaluate_task(
             "a guard task is only confirmed"
         )
     check_disjoint(calibration, [d.requests for d in documents], f'task "{settings.name}"')
-    encoder = Encoder(
-        load_tokenizer(scorer.directory), model_info(scorer.directory).max_position_embeddings
-    )
-    store = Store(store_root, scorer.identity(settings.name))
     scores = evaluate(
-        scorer.load_engine, encoder, plans, task, documents, store, scorer.token_budget
+        scorer.load_engine,
+        encoder_of(scorer.directory),
+        plans,
+        task,
+        documents,
+        Store(store_root, scorer.identity(settings.name)),
+        scorer.token_budget,
+        scorer.check_unchanged,
     )
     return _stamped(scores, scorer, settings, documents, stage or "all", seed)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Documents (numbers into the list of trees) that lack the same plans."""
+    """Documents, by the names of their requests, that lack the same plans."""
 
-    documents: list[int]
+    documents: list[str]
     plans: list[Plan]
 
 
@@ -101,28 +103,35 @@ def evaluate(
     documents: Sequence[Document],
     store: Store,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
+    before_storing: Callable[[], None] = lambda: None,
 ) -> pd.DataFrame:
     """Scores of every plan on every document; computes only what the store lacks.
 
     Args:
         make_engine: loads the model; called only if something is missing.
+        before_storing: called before rows are written; it raises where they must not be.
 
     Returns:
-        A row per (plan, document): plan, document, key, unit, loglikelihoods, is_greedy,
+        A row per (plan, document): hardware, plan, document, key, unit, loglikelihoods, is_greedy,
         target, and each metric of the task.
 
     Raises:
-        UserError: a request longer than the context, NaN scores, memory too small for one
-            document, a full disk.
+        UserError: a request that lm-eval could not score (see `Encoder.encode`), NaN scores,
+            memory too small for one document, a full disk.
     """
-    names = [content_hash(document.requests) for document in documents]
+    names = [requests_name(document) for document in documents]
     unique = {name: document for name, document in zip(names, documents, strict=True)}
     texts = {plan.text: plan for plan in plans}
     known = store.load(texts)
     missing = _missing(known, texts, unique)
     if missing:
-        trees = {name: _tree(encoder, task, unique[name]) for w in missing for name in w[0]}
-        _score_missing(make_engine(), missing, trees, store, token_budget, task.settings.name)
+        lacking = [unique[name] for names_of_group, _ in missing for name in names_of_group]
+        trees = document_trees(encoder, lacking, task.rolling, task.settings.name)
+        engine = make_engine()
+        # The model may have been replaced while it was loaded.
+        before_storing()
+        buffer = _Buffer(store, before_storing)
+        _score_missing(engine, missing, trees, buffer, token_budget, task.settings.name)
         known = store.load(texts)
     return _assemble(known, list(texts), task, documents, names)
 
@@ -142,20 +151,11 @@ def _missing(
     return [(names, [plans[text] for text in lacking]) for lacking, names in groups.items()]
 
 
-def _tree(encoder: Encoder, task: EvaluationTask, document: Document) -> TokenTree:
-    """One tree for the document; a text in windows has all its windows under one request."""
-    requests = encoder.encode(document, task.rolling)
-    tree = token_tree(part for request in requests for part in request)
-    parts = iter(tree.requests)
-    tree.requests = [[i for _ in request for i in next(parts)] for request in requests]
-    return tree
-
-
 def _score_missing(
     engine: Engine,
     missing: list[tuple[list[str], list[Plan]]],
     trees: Mapping[str, TokenTree],
-    store: Store,
+    buffer: "_Buffer",
     token_budget: int,
     title: str,
 ) -> None:
@@ -163,15 +163,14 @@ def _score_missing(
     progress = Progress(total, title, "plan-documents")
     try:
         for names, plans in missing:
-            lengths = _lengths([trees[name] for name in names], engine.token_trees)
-            group = group_to_pack if engine.token_trees else group_by_length
-            queue = deque(_Work(g, plans) for g in group(lengths, token_budget))
+            own = {name: trees[name] for name in names}
+            queue = deque(_Work(batch, plans) for batch in batches(engine, own, token_budget))
             done_documents = 0
             while queue:
                 work = queue.popleft()
                 last = done_documents + len(work.documents)
                 where = f"documents {done_documents + 1}-{last}/{len(names)}"
-                halves = _score_work(engine, work, names, trees, store, progress, where)
+                halves = _score_work(engine, work, trees, buffer, progress, where)
                 queue.extendleft(halves)
                 done_documents += 0 if halves else len(work.documents)
     except Stopped as stop:
@@ -183,72 +182,46 @@ def _score_missing(
 def _score_work(
     engine: Engine,
     work: _Work,
-    names: Sequence[str],
     trees: Mapping[str, TokenTree],
-    store: Store,
+    buffer: "_Buffer",
     progress: Progress,
     where: str,
 ) -> list[_Work]:
     """Scores the work and stores its rows; gives what is left of it if memory was too small."""
-    done = _Buffer(store)
+    done: set[Plan] = set()
+    own = {name: trees[name] for name in work.documents}
     with shielded():
         try:
-            scored = interruptible(_score(engine, work, names, trees))
+            scored = interruptible(score_documents(engine, work.plans, own))
             for i, (plan, rows) in enumerate(scored):
-                done.add(plan, rows)
+                done.add(plan)
+                buffer.add(rows)
                 progress.advance(len(rows), f"plan {i + 1}/{len(work.plans)} on {where}")
         except (MemoryError, RuntimeError) as error:
-            return _halves(work, done.plans, error)
+            return _halves(work, done, error)
         finally:
             # Also on an error elsewhere: what is complete is kept.
-            done.flush()
+            buffer.flush()
     return []
-
-
-def _lengths(trees: Sequence[TokenTree], token_trees: bool) -> list[int]:
-    """Tokens that each document adds to a batch."""
-    if not token_trees:
-        return [causal_length(tree) for tree in trees]
-    shared = shared_prefix(trees)
-    return [len(tree) - shared for tree in trees]
-
-
-def _score(
-    engine: Engine, work: _Work, names: Sequence[str], trees: Mapping[str, TokenTree]
-) -> Iterator[tuple[Plan, list[Row]]]:
-    batch_names = [names[i] for i in work.documents]
-    make = make_batch if engine.token_trees else make_causal_batch
-    batch = make([trees[name] for name in batch_names], work.documents)
-    for plan, scores in sweep(engine, plan_trie(work.plans), batch):
-        yield plan, [_row(plan, n, s) for n, s in zip(batch_names, scores, strict=True)]
-
-
-def _row(plan: Plan, requests: str, scores: Sequence[RequestScore]) -> Row:
-    return Row(
-        plan.text,
-        requests,
-        tuple(score.loglikelihood for score in scores),
-        tuple(score.is_greedy for score in scores),
-    )
 
 
 class _Buffer:
     """Rows on their way to the store, written every `FLUSH_SECONDS`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, before_storing: Callable[[], None]) -> None:
         self.store = store
+        self.before_storing = before_storing
         self.rows: list[Row] = []
-        self.plans: set[Plan] = set()
         self.flushed = time.monotonic()
 
-    def add(self, plan: Plan, rows: list[Row]) -> None:
+    def add(self, rows: list[Row]) -> None:
         self.rows += rows
-        self.plans.add(plan)
         if time.monotonic() - self.flushed >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         if self.rows:
+            self.before_storing()
             self.store.append(self.rows)
             self.rows = []
         self.flushed = time.monotonic()
@@ -284,16 +257,18 @@ def _assemble(
     names: Sequence[str],
 ) -> pd.DataFrame:
     scores = {
-        (plan, requests): (values, greedy)
-        for plan, requests, values, greedy in known.itertuples(index=False, name=None)
+        (plan, requests): (values, greedy, hardware)
+        for plan, requests, values, greedy, hardware in known.itertuples(index=False, name=None)
     }
     targets = [task.target(document) for document in documents]
     rows = []
     for plan in plans:
         for document, requests, target in zip(documents, names, targets, strict=True):
-            loglikelihoods, is_greedy = (x.tolist() for x in scores[plan, requests])
+            values, greedy, hardware = scores[plan, requests]
+            loglikelihoods, is_greedy = values.tolist(), greedy.tolist()
             rows.append(
                 {
+                    "hardware": hardware,
                     "plan": plan,
                     "document": document.index,
                     "key": document.key,
@@ -304,7 +279,7 @@ def _assemble(
                     **task.metrics(document, loglikelihoods, is_greedy),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"hardware": "category"} if rows else {})
 
 
 def _stamped(
@@ -323,6 +298,7 @@ def _stamped(
         "stage": stage,
         "engine": scorer.engine,
         "precision": scorer.precision,
+        "device": scorer.device_kind,
         "weights": scorer.weights,
         "data": content_hash(sorted({document.key for document in documents})),
         "seed": seed,
@@ -334,6 +310,5 @@ def _stamped(
 
 
 def write_scores(scores: pd.DataFrame, path: str | Path) -> None:
-    """Parquet, whole or not at all."""
-    with atomic_path(path) as temporary:
-        scores.to_parquet(temporary, compression="zstd", index=False)
+    """Writes a table of scores as Parquet, whole or not at all."""
+    write_parquet(scores, path)

@@ -1,21 +1,29 @@
 """A plan as a standalone checkpoint that transformers, lm-eval or llama.cpp can load."""
 
+import errno
+import fcntl
 import json
+import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
+from frankenlab.directories import has_manifest, share, verify_directory
 from frankenlab.errors import UserError
+from frankenlab.exl2.reading import is_exl2
+from frankenlab.exl2.tensor_files import TensorFiles
 from frankenlab.frankens import layer_tensors, parts
-from frankenlab.models import TOKENIZER_FILES, check_llama_shaped
+from frankenlab.model_files import CONFIG, TOKENIZER_FILES, read_json
+from frankenlab.models import check_llama_shaped
 from frankenlab.plans import Plan, Step
-
-SHARD_BYTES = 2 << 30
+from frankenlab.weight_writing import SHARD_BYTES, write_weights
 
 # Files beside the weights that a checkpoint keeps from its base.
 COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", "chat_template.jinja")
@@ -31,11 +39,22 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
     then MLP: an `attn` or `mlp` occurrence becomes a layer whose other part adds zero, and its
     scale goes into the part's output matrix.
 
+    Two exports to one target at once do not touch each other's files: the first to end has it.
+
     Raises:
-        UserError: a scaled `block`, which no LLaMA layer computes (its MLP would see the scaled
-            attention); the target exists, or cannot be written.
+        UserError: an EXL2 directory, whose weights are codes that repeated layers would only copy;
+            a scaled `block`, which no LLaMA layer computes (its MLP would see the scaled
+            attention); the source is not what its manifest says; the target exists, or cannot be
+            written.
     """
     source, target = Path(source), Path(target)
+    if is_exl2(source):
+        raise UserError(
+            f"{source}: it is EXL2, and an export needs the unquantized model; the sweep runs "
+            "plans of an EXL2 directory without one"
+        )
+    if has_manifest(source):
+        verify_directory(source, every_hash=True)
     check_llama_shaped(source, plan.n_layers)
     for number, step in enumerate(plan.steps):
         if step.part == "block" and step.scale != 1:
@@ -43,29 +62,93 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
                 f'plan "{plan}": step {number + 1} scales a whole block, which a LLaMA checkpoint '
                 "cannot express; it runs in the sweep, and scaled @attn or @mlp can be exported"
             )
-    if target.exists():
-        raise UserError(f"{target}: exists already; name a new directory")
-    partial = target.with_name(f".{target.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        _write_checkpoint(source, plan, partial)
-        partial.rename(target)
+        if os.path.lexists(target):
+            raise UserError(f"{target}: exists already; name a new directory")
+        with _unfinished(target) as partial:
+            try:
+                _write_checkpoint(source, plan, partial)
+            except UserError as error:
+                # A temporary directory means nothing to a user.
+                raise UserError(str(error).replace(str(partial), str(target))) from error
+            share(partial)
+            _install(partial, target)
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{target}: cannot be written: {reason}") from error
+
+
+def _install(partial: Path, target: Path) -> None:
+    try:
+        partial.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise UserError(
+            f"{target}: exists already; another export wrote it in the meantime"
+        ) from error
+
+
+@contextmanager
+def _unfinished(target: Path) -> Iterator[Path]:
+    """Yield an empty directory beside the target, which is removed unless it is renamed.
+
+    Its lock, which the kernel takes back from a killed process, tells it from what killed exports
+    left; that is removed first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # mkdtemp's random part has no dot, so the leftovers of "a.b" are not taken for those of "a".
+    pattern = re.compile(rf"\.{re.escape(target.name)}(\.[^.]+)?\.part")
+    for path in target.parent.iterdir():
+        if pattern.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            with _locked(path) as held:
+                if held:
+                    shutil.rmtree(path, ignore_errors=True)
+    while True:
+        partial = Path(
+            tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        )
+        try:
+            with _locked(partial) as held:
+                # Another export may have taken it for a leftover before it was locked.
+                if held is not False and partial.is_dir():
+                    yield partial
+                    return
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[bool | None]:
+    """Hold the lock of a directory; yield whether it is ours, None where there are no locks (as on
+    some network file systems)."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        held: bool | None = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = False
+        except OSError:
+            held = None
+        yield held
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _write_checkpoint(source: Path, plan: Plan, target: Path) -> None:
     """Fills the empty directory `target`."""
-    _write_weights(source, plan, target)
+    tensors = _tensors(TensorFiles.of_model(source), plan)
+    write_weights(target, tensors, shard_bytes=SHARD_BYTES)
     for name in COMPANIONS:
         if (source / name).is_file():
             shutil.copy(source / name, target / name)
-    config = json.loads((source / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps(_config(config, plan), indent=2) + "\n")
+    config = _config(read_json(source / CONFIG), plan)
+    (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     check_llama_shaped(target, len(plan.steps))
 
 
@@ -74,61 +157,23 @@ def _config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
     changed = config | {"num_hidden_layers": len(plan.steps)}
     if config.get("layer_types"):
         changed["layer_types"] = [config["layer_types"][step.layer] for step in plan.steps]
-    if "max_window_layers" in config:
+    elif config["model_type"] == "qwen2":
+        # Deeper layers would slide over a window, by default those from 28 on.
         changed["max_window_layers"] = len(plan.steps)
     return changed
 
 
-def _write_weights(source: Path, plan: Plan, target: Path) -> None:
-    """Shards of at most `SHARD_BYTES`, so that memory stays far below the model's size."""
-    where = {}
-    for path in sorted(source.glob("*.safetensors")):
-        file = safe_open(path, framework="pt")
-        where |= {name: file for name in file.keys()}  # noqa: SIM118
-    shards: list[list[str]] = []
-    index: dict[str, str] = {}
-    shard: dict[str, torch.Tensor] = {}
-    size = total = 0
-
-    def close() -> None:
-        name = f"part-{len(shards)}.safetensors"
-        save_file(shard, target / name, metadata={"format": "pt"})
-        shards.append(list(shard))
-        shard.clear()
-
-    for name, tensor in _tensors(where, plan):
-        # Occurrences of one layer share memory, which safetensors refuses to save.
-        shard[name] = tensor.clone(memory_format=torch.contiguous_format)
-        size += tensor.nbytes
-        total += tensor.nbytes
-        if size >= SHARD_BYTES:
-            close()
-            size = 0
-    if shard:
-        close()
-    for i, names in enumerate(shards):
-        final = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        if len(shards) == 1:
-            final = "model.safetensors"
-        (target / f"part-{i}.safetensors").rename(target / final)
-        index |= dict.fromkeys(names, final)
-    if len(shards) > 1:
-        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
-        (target / "model.safetensors.index.json").write_text(text + "\n")
-
-
-def _tensors(where: dict[str, Any], plan: Plan) -> Iterator[tuple[str, torch.Tensor]]:
-    for name in where:
+def _tensors(stored: TensorFiles, plan: Plan) -> Iterator[tuple[str, torch.Tensor]]:
+    for name in sorted(stored.names):
         if not name.startswith("model.layers."):
-            yield name, where[name].get_tensor(name)
+            yield name, stored.get(name)
     for number, step in enumerate(plan.steps):
         for part in ("attn", "mlp"):
             for module in layer_tensors(step.layer, part):
                 short = module.removeprefix(f"model.layers.{step.layer}.")
                 for kind in ("weight", "bias"):
-                    if (stored := f"{module}.{kind}") in where:
-                        tensor = where[stored].get_tensor(stored)
-                        scaled = _scaled(tensor, short == OUTPUTS[part], part, step)
+                    if (name := f"{module}.{kind}") in stored:
+                        scaled = _scaled(stored.get(name), short == OUTPUTS[part], part, step)
                         yield f"model.layers.{number}.{short}.{kind}", scaled
 
 

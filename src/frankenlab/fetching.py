@@ -1,5 +1,6 @@
 """Models from their source to a Hugging Face directory that loads without special arguments."""
 
+import glob
 import logging
 import os
 import tempfile
@@ -12,25 +13,18 @@ from frankenlab.directories import make_directory
 from frankenlab.errors import UserError
 from frankenlab.files import write_json
 from frankenlab.gguf import SAMPLES, convert_gguf, read_gguf
-from frankenlab.models import (
-    TOKENIZER_FILES,
-    check_depth,
-    check_llama_shaped,
-    load_tokenizer,
-    model_info,
-    read_json,
-)
+from frankenlab.model_files import MODEL_FILES, read_json, shards_to_fetch
+from frankenlab.models import check_depth, check_llama_shaped, load_tokenizer, model_info
 from frankenlab.sources import Source, fetch_files, source_key
+from frankenlab.tokenizer import check_vocabulary, warn_of_other_tokens
 
 log = logging.getLogger(__name__)
 
-# What a Hugging Face model directory consists of; everything else in a repository stays there.
-MODEL_FILES = (
-    *("config.json", "generation_config.json", "chat_template.jinja", "LICENSE*", "NOTICE*"),
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
-    *("output.safetensors", "output-*-of-*.safetensors"),  # of EXL2
-    *TOKENIZER_FILES,
-)
+# The first bytes of a GGUF file, whatever its name.
+GGUF_MAGIC = b"GGUF"
+# In the manifest of a converted model. Directories without it were made when headers were taken on
+# trust: they are made again. To be renamed when the same file is converted into another model.
+CONVERSION = "gguf_header_checked"
 
 
 def fetch_model(
@@ -38,13 +32,12 @@ def fetch_model(
     target_dir: str | os.PathLike,
     n_layers: int | None,
     description: str,
-    verify: bool = False,
 ) -> dict[str, Any]:
     """Makes `target_dir` a Hugging Face directory with the model of `source`.
 
     A GGUF file is converted. Other files come as distributed (those of a local directory as
     links), but that config.json says `rope_theta` also where older readers look for it. A
-    directory that is complete (with `verify`, by its hashes too) is kept.
+    directory that is complete, by its hashes too, is kept.
 
     Args:
         n_layers: the depth that the configuration declares; None takes any.
@@ -68,9 +61,9 @@ def fetch_model(
             raise UserError(str(error).replace(str(directory), source.text)) from error
 
     refresh = source.kind == "path"
-    manifest = make_directory(
-        target_dir, facts, fill, verify=verify, refresh=refresh, filled=("shape",)
-    )
+    converted = source.file is not None and source.file.endswith(".gguf")
+    filled = ("shape", CONVERSION) if converted else ("shape",)
+    manifest = make_directory(target_dir, facts, fill, refresh=refresh, filled=filled)
     check_depth(manifest["n_layers"], n_layers, source.text)
     return manifest
 
@@ -81,26 +74,39 @@ def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
         check_llama_shaped(Path(source.location).expanduser())
     with tempfile.TemporaryDirectory(prefix=".source-", dir=directory) as folder:
         facts = fetch_files(source, Path(folder), MODEL_FILES, "model")
-        ggufs = sorted(Path(folder).rglob("*.gguf"))
-        if ggufs:
+        gguf = next(filter(_is_gguf, sorted(Path(folder).rglob("*"))), None)
+        if gguf is not None:
             log.info("%s: converting to a Hugging Face directory", source.text)
-            made = convert_gguf(read_gguf(ggufs[0]), directory)
+            made = convert_gguf(read_gguf(gguf), directory)
             made = f"weights as distributed: {made}; not the original checkpoint"
+            facts[CONVERSION] = True
         else:
+            _fetch_shards(source, Path(folder))
             made = "files as distributed"
             for path in Path(folder).iterdir():
                 path.rename(directory / path.name)
     if _add_rope_theta(directory):
         made += "; rope_theta added to config.json"
-    if _insist_on_tokenizer_json(directory):
-        made += "; tokenizer_class in tokenizer_config.json changed to what tokenizer.json is"
     log.info("%s: checking the model", source.text)
     info = model_info(directory)
-    largest = max(load_tokenizer(directory).get_vocab().values())
-    if largest >= info.vocab_size:
-        sizes = f"the tokenizer has id {largest}, the model only {info.vocab_size} embeddings"
-        raise UserError(f"{source.text}: {sizes}")
+    tokenizer = load_tokenizer(directory)
+    check_vocabulary(tokenizer, info.vocab_size, source.text)
+    warn_of_other_tokens(tokenizer, directory, SAMPLES, source.text)
     return {"made": made, "n_layers": info.n_layers, "shape": asdict(info), **facts}
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        return path.suffix == ".gguf" or handle.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+
+
+def _fetch_shards(source: Source, folder: Path) -> None:
+    """Fetch the shards that the index names, where the weights are in shards; a repository may
+    hold those of an earlier upload too."""
+    if names := shards_to_fetch(folder):
+        fetch_files(source, folder, [glob.escape(name) for name in names], "model")
 
 
 def _add_rope_theta(directory: Path) -> bool:
@@ -115,34 +121,4 @@ def _add_rope_theta(directory: Path) -> bool:
     if rope.get("rope_type", "default") != "default":
         config["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
     write_json(path, config)
-    return True
-
-
-def _insist_on_tokenizer_json(directory: Path) -> bool:
-    """Sees to it that `AutoTokenizer` splits text as tokenizer.json, the original, does.
-
-    transformers 5 goes by the name of the class, and some classes bring a splitting of their own:
-    GPT2Tokenizer splits spaces before digits otherwise than the tokenizer.json of SmolLM2 does.
-    """
-    if not (directory / "tokenizer.json").is_file():
-        return False
-    from tokenizers import Tokenizer
-
-    original = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    expected = [original.encode(text, add_special_tokens=False).ids for text in SAMPLES]
-
-    def difference() -> str | None:
-        tokenizer = load_tokenizer(directory)
-        found = [tokenizer.encode(text, add_special_tokens=False) for text in SAMPLES]
-        return next((t for t, a, b in zip(SAMPLES, found, expected, strict=True) if a != b), None)
-
-    if difference() is None:
-        return False
-    path = directory / "tokenizer_config.json"
-    write_json(path, {**read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"})
-    if (text := difference()) is not None:
-        raise UserError(
-            f"{directory}: the tokenizer that transformers loads splits {text!r} otherwise than "
-            "its tokenizer.json"
-        )
     return True

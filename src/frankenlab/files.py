@@ -15,6 +15,8 @@ from frankenlab.errors import UserError
 CHUNK = 1 << 20
 PARQUET_MAGIC = b"PAR1"
 
+CACHE_VARIABLE = "FRANKENLAB_CACHE"
+
 
 @contextmanager
 def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
@@ -60,6 +62,19 @@ def _flush(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
+def cache_folder() -> Path:
+    """Return where a user's quickly made files are kept that no result depends on:
+    $FRANKENLAB_CACHE, or frankenlab in $XDG_CACHE_HOME, ~/.cache or the temporary files."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given, "frankenlab")
+    try:
+        return Path.home() / ".cache" / "frankenlab"
+    except RuntimeError:
+        return Path(tempfile.gettempdir(), "frankenlab")
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
@@ -72,11 +87,21 @@ def write_if_changed(path: str | os.PathLike, text: str) -> bool:
     Keeps the modification time of an unchanged file, which is what Snakemake compares.
     """
     path = Path(path)
-    if path.is_file() and path.read_text() == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return False
     with atomic_path(path) as temporary:
         temporary.write_text(text)
     return True
+
+
+def no_file(path: str | os.PathLike) -> str:
+    """Return why a path cannot be read as a file, in words that follow it; "" if it can."""
+    path = Path(path)
+    if path.is_file():
+        return ""
+    if path.is_dir():
+        return "is a directory"
+    return "is no regular file" if path.exists() else "does not exist"
 
 
 def sha256_file(path: str | os.PathLike) -> str:
@@ -97,16 +122,17 @@ def content_hash(value: Any, length: int = 16) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def remove_truncated(folder: str | os.PathLike) -> list[Path]:
-    """Removes Parquet files that lost their end (a copy cut short, a broken disk); names them.
+def truncated(folder: str | os.PathLike) -> list[Path]:
+    """Return the Parquet files that lost their end (a copy cut short, a broken disk).
 
     A whole Parquet file ends with the same four bytes that it starts with.
     """
-    removed = []
-    for path in sorted(Path(folder).rglob("*.parquet")):
-        with path.open("rb") as handle:
-            handle.seek(max(0, path.stat().st_size - len(PARQUET_MAGIC)))
-            if handle.read() != PARQUET_MAGIC:
-                path.unlink()
-                removed.append(path)
-    return removed
+    return [path for path in sorted(Path(folder).rglob("*.parquet")) if _lost_its_end(path)]
+
+
+def _lost_its_end(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        handle.seek(max(0, path.stat().st_size - len(PARQUET_MAGIC)))
+        return handle.read() != PARQUET_MAGIC

@@ -18,10 +18,18 @@ ROOT = Path(__file__).parent
 # Libraries that take part in every number. All are pinned in pyproject.toml.
 NUMERIC_LIBRARIES = ("torch", "transformers", "tokenizers", "lm-eval")
 
+# Libraries that take part in the numbers of one engine only.
+ENGINE_LIBRARIES = {"exllamav2": ("exllamav2",)}
+
 
 def library_versions(names: tuple[str, ...] = NUMERIC_LIBRARIES) -> dict[str, str]:
     """Installed versions, read without importing the libraries; "none" of one that is not there."""
     return {name: _version(name) for name in names}
+
+
+def engine_libraries(engine: str) -> dict[str, str]:
+    """Return the installed versions of the libraries that take part in an engine's numbers."""
+    return library_versions((*NUMERIC_LIBRARIES, *ENGINE_LIBRARIES.get(engine, ())))
 
 
 def _version(name: str) -> str:

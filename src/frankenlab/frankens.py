@@ -106,12 +106,15 @@ def manifest(
 
 
 def plans_of(manifest: Mapping[str, Any]) -> list[Plan]:
-    """The plans of a manifest.
+    """Return the plans of a manifest.
 
     Raises:
-        UserError: the steps written there are not those of the plan's text.
+        UserError: a text is no plan, or the steps written there are not those of its plan.
     """
-    plans = [parse(entry["plan"], manifest["n_layers"]) for entry in manifest["frankens"]]
+    try:
+        plans = [parse(entry["plan"], manifest["n_layers"]) for entry in manifest["frankens"]]
+    except UserError as error:
+        raise UserError(f"manifest of frankens: {str(error).splitlines()[0]}") from None
     for plan, entry in zip(plans, manifest["frankens"], strict=True):
         if not _same(plan.steps, entry["occurrences"]):
             raise UserError(f'manifest of frankens: plan "{plan}" does not match its occurrences')
@@ -119,4 +122,4 @@ def plans_of(manifest: Mapping[str, Any]) -> list[Plan]:
 
 
 def _same(steps: Sequence[Step], occurrences: Sequence[Sequence[Any]]) -> bool:
-    return list(steps) == [Step(int(layer), part, scale) for layer, part, scale in occurrences]
+    return [[step.layer, step.part, step.scale] for step in steps] == list(occurrences)

@@ -1,21 +1,21 @@
 """GGUF files: their metadata, their tokenizer, and their conversion to a Hugging Face directory.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The weights are dequantized by
-transformers. The tokenizer is built here from the metadata, because transformers (5.23) ignores
-how most vocabularies, SmolLM's among them, split text before merging: it separates digits from
-the spaces before them differently than the tokenizer that the model was trained with.
+the library gguf (see `gguf_model`). The tokenizer is built here from the metadata, because
+transformers (5.23) ignores how most vocabularies, SmolLM's among them, split text before merging:
+it separates digits from the spaces before them differently than the tokenizer that the model was
+trained with.
 """
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from frankenlab.errors import UserError
+from frankenlab.gguf_model import SUPPORTED, check_tensors, float_tensors, model_config
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
@@ -48,17 +48,9 @@ SPLITTINGS = {
     "qwen2": Splitting((_LLAMA3.replace("{1,3}", ""),), nfc=True),
 }
 
-_LAYER = r"blk\.\d+\.(attn_(q|k|v|output|norm)|ffn_(gate|up|down|norm))\.weight"
-# llama.cpp calls Mistral's architecture llama too.
-TENSORS = {
-    "llama": re.compile(rf"({_LAYER}|token_embd\.weight|output_norm\.weight|output\.weight)"),
-    "qwen2": re.compile(
-        rf"({_LAYER}|blk\.\d+\.attn_[qkv]\.bias|token_embd\.weight|output_norm\.weight"
-        r"|output\.weight)"
-    ),
-}
-
 CONTROL, USER_DEFINED = 3, 4
+# transformers' names of the special tokens, and those of the metadata.
+SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 # Where tokenizers of this family are known to disagree: digits after runs of spaces and line
 # breaks, contractions, capitals, accents (composed and not), scripts, symbols, code.
@@ -78,11 +70,13 @@ SAMPLES = (
 
 @dataclass(frozen=True)
 class Gguf:
-    """The contents of a GGUF file but for the weights: `metadata` by key, `tensors` name → type."""
+    """The contents of a GGUF file but for the weights: `metadata` by key, `tensors` name → type,
+    `config` as transformers has it in config.json."""
 
     path: Path
     metadata: Mapping[str, Any]
     tensors: Mapping[str, str]
+    config: Mapping[str, Any]
 
     @property
     def weights(self) -> str:
@@ -101,7 +95,7 @@ class Gguf:
 
 
 def read_gguf(path: Path) -> Gguf:
-    """Reads metadata and tensor names.
+    """Reads metadata and the names, types and shapes of the tensors.
 
     Raises:
         UserError: it is not a GGUF file, or one that cannot be converted without loss: another
@@ -113,36 +107,74 @@ def read_gguf(path: Path) -> Gguf:
     try:
         reader = GGUFReader(path)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
-    except (ValueError, KeyError, IndexError, OSError) as error:
-        reason = " ".join(str(error).split())
+        tensors = {t.name: t.tensor_type.name for t in reader.tensors}
+        shapes = {t.name: tuple(map(int, reversed(t.shape))) for t in reader.tensors}
+    except Exception as error:  # Whatever a reader meets in a damaged file.
+        reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path.name}: not a readable GGUF file ({reason})") from error
-    gguf = Gguf(path, metadata, {t.name: t.tensor_type.name for t in reader.tensors})
+    try:
+        _check_kind(metadata)
+        _check_vocabulary(metadata)
+        config = model_config(metadata, tuple(tensors))
+        check_tensors(config, shapes)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from None
+    return Gguf(path, metadata, tensors, config)
+
+
+def _check_kind(metadata: Mapping[str, Any]) -> None:
     architecture = metadata.get("general.architecture")
-    needed = [f"{architecture}.{key}" for key in ("block_count", "context_length")]
-    needed += [f"tokenizer.ggml.{key}" for key in ("model", "pre", "tokens", "token_type")]
-    if architecture not in TENSORS:
+    if architecture not in SUPPORTED:
         raise UserError(
-            f"{path.name}: architecture '{architecture}' is not supported; "
-            f"allowed: {', '.join(TENSORS)}"
+            f"architecture '{architecture}' is not supported; allowed: {', '.join(SUPPORTED)}"
         )
-    if lacking := [key for key in needed if key not in metadata]:
-        raise UserError(f"{path.name}: its metadata lack '{lacking[0]}'; take another conversion")
-    if strange := [n for n in gguf.tensors if not TENSORS[architecture].fullmatch(n)]:
+    if metadata.get("split.count", 1) not in (0, 1):
         raise UserError(
-            f"{path.name}: tensor '{strange[0]}' has no place in a {architecture} model that can "
-            "be converted; take the model's Hugging Face directory instead"
+            "a file in several parts cannot be converted; take a Hugging Face directory"
         )
-    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
-    if scaling != "none" or metadata.get("split.count", 1) > 1:
-        what = f"rope scaling '{scaling}'" if scaling != "none" else "a file in several parts"
-        raise UserError(f"{path.name}: {what} cannot be converted; take a Hugging Face directory")
+    lists = [f"tokenizer.ggml.{key}" for key in ("tokens", "token_type", "merges")]
+    for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre", *lists):
+        if key not in metadata:
+            raise UserError(f"its metadata lack '{key}'; take another conversion")
+        if not isinstance(metadata[key], list if key in lists else str):
+            raise UserError(f"'{key}' is of another type; take another conversion")
     model, pre = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.pre"]
     if model != "gpt2" or pre not in SPLITTINGS:
         raise UserError(
-            f"{path.name}: tokenizer '{model}' splitting as '{pre}' is not supported; allowed: "
+            f"tokenizer '{model}' splitting as '{pre}' is not supported; allowed: "
             f"'gpt2' (byte-level BPE) splitting as {', '.join(SPLITTINGS)}"
         )
-    return gguf
+
+
+def _check_vocabulary(metadata: Mapping[str, Any]) -> None:
+    tokens, kinds, merges = (
+        metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type", "merges")
+    )
+    if len(kinds) != len(tokens) or len(set(tokens)) != len(tokens):
+        raise UserError(
+            f"'tokenizer.ggml.tokens' has {len(tokens)} tokens, {len(set(tokens))} of them "
+            f"distinct, and types for {len(kinds)}"
+        )
+    known = set(tokens)
+    for merge in merges:
+        parts = merge.split(" ") if isinstance(merge, str) else []
+        if len(parts) != 2 or not {*parts, "".join(parts)} <= known:
+            raise UserError(
+                f"'tokenizer.ggml.merges' has {merge!r}, expected two tokens that make a third"
+            )
+    for key, name in SPECIAL.items():
+        number = metadata.get(f"tokenizer.ggml.{name}_token_id")
+        if number is not None and not (isinstance(number, int) and 0 <= number < len(tokens)):
+            raise UserError(f"the {key} token is {number}, of {len(tokens)} tokens")
+    for key in ("add_eos_token", "add_sep_token"):
+        if metadata.get(f"tokenizer.ggml.{key}"):
+            raise UserError(f"tokenizer.ggml.{key} is true: a text would end before its answer")
+    if not isinstance(metadata.get("tokenizer.chat_template", ""), str):
+        raise UserError("'tokenizer.chat_template' is no text")
+    default = SPLITTINGS[metadata["tokenizer.ggml.pre"]].add_bos
+    adds = metadata.get("tokenizer.ggml.add_bos_token", default)
+    if adds and metadata.get("tokenizer.ggml.bos_token_id") is None:
+        raise UserError("its metadata lack 'tokenizer.ggml.bos_token_id', with which texts begin")
 
 
 def convert_gguf(gguf: Gguf, directory: Path) -> str:
@@ -153,47 +185,24 @@ def convert_gguf(gguf: Gguf, directory: Path) -> str:
     not speed: an engine casts to the precision that it computes in.
 
     Raises:
-        UserError: weights are missing, or the tokenizer differs from the metadata.
+        UserError: weights cannot be read, or the tokenizer differs from the metadata.
     """
-    import torch
     import transformers
 
-    with _without_progress_bars():
-        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.path.parent,
-            gguf_file=gguf.path.name,
-            dtype=torch.float32,
-            quantization_config=transformers.GgufConfig(dequantize=True),
-            output_loading_info=True,
-        )
-        if missing := sorted(loading["missing_keys"]):
-            raise UserError(f"{gguf.path.name}: it has no weights for '{missing[0]}'")
-        model.save_pretrained(directory)
-    for name in ("config.json", "generation_config.json"):
-        path = directory / name
-        config = json.loads(path.read_text())
-        # Which transformers converted it says nothing about the model; neither does its old path.
-        for key in ("transformers_version", "_model_name_or_path", "quantization_config"):
-            config.pop(key, None)
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    from frankenlab.weight_writing import write_weights
+
+    try:
+        write_weights(directory, float_tensors(gguf.path, gguf.config))
+    except UserError as error:
+        raise UserError(f"{gguf.path.name}: {error}") from None
+    generation = {key: gguf.config[key] for key in gguf.config if key.endswith("_token_id")}
+    for name, values in (("config", gguf.config), ("generation_config", generation)):
+        text = json.dumps(values, indent=2, sort_keys=True)
+        (directory / f"{name}.json").write_text(text + "\n")
     save_tokenizer(gguf, directory)
     check_tokenizer(transformers.AutoTokenizer.from_pretrained(directory), gguf)
     quantized = any(kind not in ("F32", "F16", "BF16") for kind in gguf.tensors.values())
     return f"{gguf.weights} {'dequantized' if quantized else 'converted'} to float32"
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Keeps the three bars of a conversion out of log files."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def save_tokenizer(gguf: Gguf, directory: Path) -> None:
@@ -247,8 +256,10 @@ def save_tokenizer(gguf: Gguf, directory: Path) -> None:
 
 def special_ids(gguf: Gguf) -> dict[str, int]:
     """The ids of the special tokens, by the name that transformers gives them."""
-    keys = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-    ids = {f"{k}_token": gguf.metadata.get(f"tokenizer.ggml.{v}_token_id") for k, v in keys.items()}
+    ids = {
+        f"{name}_token": gguf.metadata.get(f"tokenizer.ggml.{key}_token_id")
+        for name, key in SPECIAL.items()
+    }
     return {name: i for name, i in ids.items() if i is not None}
 
 

@@ -2,13 +2,36 @@
 
 import json
 import random
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from frankenlab.errors import UserError
-from frankenlab.plans import Plan, Step, base, from_steps, looped, parse
+from frankenlab.plans import (
+    MAX_STEPS,
+    Plan,
+    Step,
+    base,
+    from_steps,
+    looped,
+    number,
+    omissions,
+    parse,
+)
+from frankenlab.words import excerpt
+
+# Far beyond what any machine evaluates: all (i, j) of 126 layers are 8,000 plans that run 1.3
+# million layers. More is a slip, and is told before it takes minutes and gigabytes.
+MAX_PLANS = 200_000
+MAX_GRID_STEPS = 5_000_000
+
+# A generator with more plans than these that leave layers out has one notice for all of them.
+NOTICES = 5
+
+_RANGE = re.compile(r"[0-9]+:[0-9]+(:[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -45,15 +68,24 @@ def expand(generators: Sequence[Mapping[str, Any]], n_layers: int) -> Grid:
 def _expand(generators: str, n_layers: int) -> Grid:
     found: dict[Plan, str] = {base(n_layers): "base"}
     folded = []
-    for number, settings in enumerate(json.loads(generators)):
+    asked = steps = 0
+    for place, settings in enumerate(json.loads(generators)):
         group = settings["generator"]
         try:
             for plan in GENERATORS[group](settings, n_layers):
+                asked += 1
+                steps += len(plan.steps) if plan else 0
+                if asked > MAX_PLANS or steps > MAX_GRID_STEPS:
+                    raise UserError(
+                        f"the grid is too large, at most {MAX_PLANS:,} plans that run "
+                        f"{MAX_GRID_STEPS:,} layers are made"
+                    )
                 if plan in found:
                     folded.append((plan.text, group))
-                found.setdefault(plan, group)
+                elif plan:
+                    found[plan] = group
         except UserError as error:
-            raise UserError(f"config: plans.{number} ({group}): {error}") from None
+            raise UserError(f"config: plans.{place} ({group}): {error}") from None
     if len(found) == 1:
         raise UserError(
             "config: plans: the grid is empty, no generator gives a plan other than the base"
@@ -61,20 +93,62 @@ def _expand(generators: str, n_layers: int) -> Grid:
     return Grid(tuple(GridPlan(plan, group) for plan, group in found.items()), tuple(folded))
 
 
+def notices(grid: Grid) -> Iterator[str]:
+    """Yield a line for every plan that is in the grid twice and for every plan that leaves layers
+    of its model out; a generator with many of the latter has one line for all of them."""
+    for text, group in grid.folded:
+        yield f"plan {excerpt(text)} ({group}) is there already"
+    short = [(item, omissions(item.plan)) for item in grid.plans]
+    short = [(item, what) for item, what in short if what]
+    counts = Counter(item.group for item, _ in short)
+    seen = set()
+    for item, what in short:
+        count = counts[item.group]
+        if count <= NOTICES:
+            yield f"plan {excerpt(item.plan.text)} ({item.group}) {what}"
+        elif item.group not in seen:
+            seen.add(item.group)
+            yield (
+                f"{count} plans of {item.group} never run some layers or end before the last; "
+                f"the first, {excerpt(item.plan.text)}, {what}"
+            )
+
+
 def numbers(value: int | str | Sequence[int]) -> list[int]:
-    """A number, a list of numbers or "start:stop[:step]" as in Python -> list of numbers."""
+    """Return the numbers that a config means by a number, a list of numbers or
+    "start:stop[:step]" as in Python.
+
+    Raises:
+        UserError: the text is none of these, its step is 0, or a number is above `MAX_STEPS`.
+    """
     if isinstance(value, str):
-        return list(range(*map(int, value.split(":"))))
-    return [value] if isinstance(value, int) else list(value)
+        if not _RANGE.fullmatch(value):
+            raise UserError(f'"{excerpt(value)}" is not "start:stop" or "start:stop:step"')
+        start, stop, step = [*map(number, value.split(":")), 1][:3]
+        if step == 0:
+            raise UserError(f'"{value}": its step is 0, at least 1 is expected')
+        found: Sequence[int] = range(start, stop, step)
+    else:
+        found = [value] if isinstance(value, int) else value
+    # Of a range only the last number is looked at, for it may have billions.
+    largest = max(found[-1:] if isinstance(found, range) else found, default=0)
+    if largest > MAX_STEPS:
+        raise UserError(f"{excerpt(value)} is too large, the largest number here is {MAX_STEPS:,}")
+    return list(found)
 
 
 def random_blocks(
     length: int, times: int, count: int, seed: int, n_layers: int, without: Sequence[Plan] = ()
 ) -> list[Plan]:
-    """Up to `count` distinct blocks of one length at random places: controls of equal cost."""
-    candidates = [looped(s, s + length, times, n_layers) for s in range(n_layers - length + 1)]
-    allowed = [plan for plan in candidates if plan not in without]
-    return random.Random(seed).sample(allowed, min(count, len(allowed)))
+    """Return up to `count` distinct blocks of one length at random places: controls of equal
+    cost."""
+
+    def plan(start: int) -> Plan:
+        return looped(start, start + length, times, n_layers)
+
+    starts = range(n_layers - length + 1)
+    allowed = [start for start in starts if not without or plan(start) not in without]
+    return [plan(s) for s in random.Random(seed).sample(allowed, min(count, len(allowed)))]
 
 
 def equal_cost_controls(plan: Plan, count: int, seed: int) -> list[Plan]:
@@ -98,18 +172,18 @@ def _layer(settings: Mapping[str, Any], n_layers: int) -> Iterator[Plan]:
     for times in _times(settings):
         for layer in numbers(settings.get("layer", f"0:{n_layers}")):
             _check_layer("layer", layer, n_layers)
-            yield looped(layer, layer + 1, times, n_layers)
+            yield _looped(layer, layer + 1, times, n_layers)
 
 
-def _block(settings: Mapping[str, Any], n_layers: int) -> Iterator[Plan]:
-    """Blocks of `length` layers from `start`; those that reach past the last layer are left out."""
+def _block(settings: Mapping[str, Any], n_layers: int) -> Iterator[Plan | None]:
+    """Blocks of `length` layers from `start`; None for those that reach past the last layer."""
     for times in _times(settings):
         for length in numbers(settings["length"]):
             _check_length(length, n_layers)
             for start in numbers(settings.get("start", f"0:{n_layers}")):
                 _check_layer("start", start, n_layers)
-                if start + length <= n_layers:
-                    yield looped(start, start + length, times, n_layers)
+                fits = start + length <= n_layers
+                yield _looped(start, start + length, times, n_layers) if fits else None
 
 
 def _rys(settings: Mapping[str, Any], n_layers: int) -> Iterator[Plan]:
@@ -135,6 +209,7 @@ def _random_block(settings: Mapping[str, Any], n_layers: int) -> Iterator[Plan]:
         for length in numbers(settings["length"]):
             _check_length(length, n_layers)
             seed = settings.get("seed", 1)
+            _check_steps(n_layers + length * (times - 1))
             yield from random_blocks(length, times, settings["count"], seed, n_layers)
 
 
@@ -159,6 +234,17 @@ def _times(settings: Mapping[str, Any]) -> list[int]:
     if min(times, default=1) < 1:
         raise UserError("times must be 1 or more")
     return times
+
+
+def _looped(start: int, stop: int, times: int, n_layers: int) -> Plan:
+    """Return the loop, unless it runs more layers than a plan may."""
+    _check_steps(n_layers + (stop - start) * (times - 1))
+    return looped(start, stop, times, n_layers)
+
+
+def _check_steps(count: int) -> None:
+    if count > MAX_STEPS:
+        raise UserError(f"a plan would run {count:,} layers, at most {MAX_STEPS:,} can be")
 
 
 def _check_layer(name: str, layer: int, n_layers: int) -> None:

@@ -54,7 +54,7 @@ class LayerwiseModel:
         self.device = device
         self.n_layers: int = config.num_hidden_layers
         self.tied: bool = config.tie_word_embeddings
-        self.files = TensorFiles(sorted(Path(directory).glob("*.safetensors")))
+        self.files = TensorFiles.of_model(directory)
         # Buffers of the model without weights are empty, so its frequencies are made anew.
         self._rotary = type(self._model.model.rotary_emb)(config=config).to(device)
 

@@ -60,6 +60,16 @@ class Holder:
             f"since {self.started}"
         )
 
+    def is_plausible(self) -> bool:
+        """Whether it can be a workflow's, as what was read from a damaged file may not be."""
+        numbers = [self.pid, 1 if self.born is None else self.born]
+        texts = (self.host, self.user, self.started, self.experiment)
+        return (
+            all(type(number) is int and 0 < number < 2**63 for number in numbers)
+            and self.pid < 2**31
+            and all(isinstance(text, str) and "\n" not in text for text in texts)
+        )
+
     def ended(self) -> bool | None:
         """Whether its process is gone; None if that cannot be told from this host."""
         if self.host != socket.gethostname():
@@ -163,9 +173,10 @@ def clear(folder: str | os.PathLike) -> Lock:
 def read(path: Path) -> Holder | None:
     """Who is written down in a lock file; None if nobody is."""
     try:
-        return Holder(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        holder = Holder(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    return holder if holder.is_plausible() else None
 
 
 def _text(holder: Holder) -> str:

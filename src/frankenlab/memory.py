@@ -16,6 +16,9 @@ GB = 1e9
 # Scored positions whose logits are in memory at once (`engines.scoring`).
 LOGIT_ROWS = 512
 
+# Elements of the masks that are in memory at once (`engines.masks`).
+MASK_ELEMENTS = 1 << 23
+
 # Most tokens of one sequence that exllamav2 is loaded for; attention over more takes too much.
 LONGEST_PASS = 8192
 
@@ -190,10 +193,10 @@ def _exl2_weights(sizes: Sizes, weights: Quantization, head_bits: int) -> int:
 
 def _torch_working(sizes: Sizes, load: Load, value: int) -> int:
     """The widest point of a layer: gate and up, their product, and the two ends of the residual;
-    beside them the mask, once as bool and once as numbers, and the prefix's keys and values, once
-    for each row."""
+    beside them the mask, as numbers and as four tables of bools on the way there, and the prefix's
+    keys and values, once for each row."""
     widths = 3 * sizes.inner + 4 * sizes.hidden + 2 * sizes.keys
-    mask = load.tokens * (load.tokens * (1 + value) + load.prefix * value)
+    mask = min(load.tokens * (load.tokens + load.prefix), MASK_ELEMENTS) * (4 + value)
     copies = -(-load.tokens // SHORT_ROW) * load.prefix * 2 * sizes.keys * value
     return (load.tokens + load.prefix) * widths * value + mask + copies
 

@@ -9,11 +9,13 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from frankenlab.errors import UserError
+from frankenlab.words import excerpt
 
+# The executor names jobs by `slurm-jobname-prefix` of profiles/slurm, an underscore and the run.
 PREFIX = "frankenlab_"
 # The executor writes the rule into a job's comment.
 COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_.*)?")
@@ -57,12 +59,30 @@ def orphans(folder: str | os.PathLike) -> list[Orphan]:
         return []
     here, own = os.path.realpath(folder), os.environ.get("SLURM_JOB_ID")
     found = []
-    for line in _run("squeue", "--me", "--noheader", "-o", FIELDS).splitlines():
-        identity, name, state, comment, place = line.split(SEPARATOR)
+    for identity, name, state, comment, place in _listed():
         if name.startswith(PREFIX) and os.path.realpath(place) == here and identity != own:
             rule = COMMENT.fullmatch(comment)
             found.append(Orphan(identity, rule[1] if rule else "unknown rule", state))
     return found
+
+
+def _listed() -> Iterator[list[str]]:
+    """Yield the fields of every job of this user in the queue.
+
+    Some sites print other lines too, such as "CLUSTER: alpha" and notices: they have no separator.
+
+    Raises:
+        NoAnswer: lines have separators, and yet are no jobs.
+    """
+    wanted = FIELDS.count(SEPARATOR) + 1
+    # Not at other ends of lines: str.splitlines takes the separator's neighbours for some.
+    for line in _run("squeue", "--me", "--noheader", "-o", FIELDS).split("\n"):
+        fields = line.strip("\r").split(SEPARATOR)
+        if len(fields) == wanted:
+            yield fields
+        elif len(fields) > 1:
+            shown = excerpt(line.replace(SEPARATOR, " "))
+            raise NoAnswer(f"squeue does not list jobs as it was asked to, but as: {shown}")
 
 
 def named(jobs: Sequence[Orphan]) -> str:

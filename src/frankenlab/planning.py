@@ -1,8 +1,8 @@
 """What the jobs of an experiment have to compute, and how long that takes, before any runs."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,12 @@ from frankenlab.config import (
     Experiment,
     ModelSettings,
 )
-from frankenlab.files import content_hash, write_json
+from frankenlab.errors import UserError
+from frankenlab.files import cache_folder, content_hash, write_json
 from frankenlab.fingerprints import code_fingerprint
 from frankenlab.grid import Grid, expand
-from frankenlab.models import model_info
 from frankenlab.quantization import NONE
+from frankenlab.records import COUNT, list_of, read_record
 from frankenlab.shards import Shard, divide
 from frankenlab.speeds import FALLBACK_FLOPS, Speed, from_matrix_product, speed_of
 from frankenlab.task_index import TaskSettings, task_file, task_fingerprint
@@ -262,8 +263,10 @@ def document_tokens(
     Counted once model and data are there, if `counting`, and remembered; before that, as many
     documents as the limit allows with as many tokens each as the assumptions above say.
     """
-    remembered = RESOURCES / "counts" / f"{_count_key(model, task, stage, limit)}.json"
-    if not remembered.is_file():
+    # Not in the project: a dry run or `frankenlab plans` counts, and changes nothing there.
+    remembered = cache_folder() / "counts" / f"{_count_key(model, task, stage, limit)}.json"
+    counts = _remembered(remembered)
+    if counts is None:
         directory = RESOURCES / "models" / model.folder
         if not (counting and _there(directory, task)):
             count = limit or ASSUMED_DOCUMENTS
@@ -271,8 +274,19 @@ def document_tokens(
                 tokens = count * ASSUMED_TEXT_TOKENS
                 return Documents(count, tokens, tokens, 0, True)
             return Documents(count, count * ASSUMED_TOKENS, count * ASSUMED_SCORED, 0, True)
-        write_json(remembered, _count(directory, task, stage, limit))
-    return Documents(*json.loads(remembered.read_text()), assumed=False)
+        counts = _count(directory, task, stage, limit)
+        with suppress(OSError, UserError):  # a home that cannot be written to
+            write_json(remembered, counts)
+    return Documents(*counts, assumed=False)
+
+
+def _remembered(path: Path) -> Sequence[int] | None:
+    """Return the counts that were written down; None where there are none, or damaged ones."""
+    try:
+        found = read_record(path, list_of(COUNT, minItems=4, maxItems=4))
+    except UserError:
+        return None
+    return found
 
 
 def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int | None) -> str:
@@ -281,7 +295,7 @@ def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int 
     state = file.stat() if file is not None and file.is_file() else None
     return content_hash(
         [
-            *(model.folder, str(task), stage, limit),
+            *(str(Path.cwd()), model.folder, str(task), stage, limit),
             state and [state.st_size, state.st_mtime_ns],
             task_fingerprint(task_file(task.task, TASKS_FOLDER)),
             code_fingerprint(*COUNTING_MODULES),
@@ -301,17 +315,14 @@ def _there(directory: Path, task: TaskSettings) -> bool:
 
 def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -> Sequence[int]:
     # Imported here: lm-eval and transformers take seconds, and a count is made only once.
-    from frankenlab.batches import shared_prefix, token_tree
-    from frankenlab.encoding import Encoder
-    from frankenlab.models import load_tokenizer
+    from frankenlab.batches import shared_prefix
+    from frankenlab.encoding import encoder_of
+    from frankenlab.scoring import document_trees, requests_name
     from frankenlab.tasks import EvaluationTask
 
     loaded = EvaluationTask(task, TASKS_FOLDER)
-    encoder = Encoder(load_tokenizer(directory), model_info(directory).max_position_embeddings)
     documents = loaded.documents(loaded.indices(stage, limit))
-    trees = [
-        token_tree(part for request in encoder.encode(document, loaded.rolling) for part in request)
-        for document in documents
-    ]
+    found = document_trees(encoder_of(directory), documents, loaded.rolling, task.name)
+    trees = [found[requests_name(document)] for document in documents]
     scored = sum(len({node for node, _ in tree.scored}) for tree in trees)
     return [len(documents), sum(map(len, trees)), scored, shared_prefix(trees)]

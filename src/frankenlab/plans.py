@@ -7,29 +7,39 @@ mergekit's `layer_range`):
     segment := range ["x" times] ["@" part] ["*" scale]
     range   := layer | start ":" stop
 
+Digits are 0 to 9. A plan runs at most `MAX_STEPS` layers, and a scale is between `MIN_SCALE` and
+`MAX_SCALE` in size, so that a slip of a digit is told at once instead of filling the memory.
+
 `base` is the whole model in order. Two texts that mean the same list of steps are one plan:
 `Plan.text` is the canonical one. A step names a layer of one model; naming a second source
 model (stacking layers of two models) would be one more field of `Step`.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash
+from frankenlab.words import excerpt, printable
+
+# Far beyond what anybody means: the deepest published models have some 130 layers. The config's
+# schema has the first of them too.
+MAX_LAYERS = 1_000
+MAX_STEPS = 10_000
+MIN_SCALE, MAX_SCALE = 1e-9, 1e6
+MAX_DIGITS = 9
 
 PARTS = ("block", "attn", "mlp")
 BASE = "base"
 
 _SEGMENT = re.compile(
-    r"(?P<start>\d+)(?::(?P<stop>\d+))?"
-    r"(?:x(?P<times>\d+))?"
+    r"(?P<start>[0-9]+)(?::(?P<stop>[0-9]+))?"
+    r"(?:x(?P<times>[0-9]+))?"
     r"(?:@(?P<part>[A-Za-z_]+))?"
-    r"(?:\*(?P<scale>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))?"
+    r"(?:\*(?P<scale>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?))?"
 )
 
 
@@ -101,14 +111,20 @@ class Plan:
 
 
 def base(n_layers: int) -> Plan:
-    """The unmodified model: every layer once, in order."""
-    return Plan(tuple(Step(layer) for layer in range(n_layers)), n_layers)
+    """Return the unmodified model: every layer once, in order."""
+    return Plan(_whole(n_layers), n_layers)
 
 
 def looped(start: int, stop: int, times: int, n_layers: int) -> Plan:
-    """The base with the block `start:stop` run `times` times in a row."""
-    layers = [*range(start), *list(range(start, stop)) * times, *range(stop, n_layers)]
-    return Plan(tuple(map(Step, layers)), n_layers)
+    """Return the base with the block `start:stop` run `times` times in a row."""
+    layers = _whole(n_layers)
+    return Plan(layers[:start] + layers[start:stop] * times + layers[stop:], n_layers)
+
+
+@cache
+def _whole(n_layers: int) -> tuple[Step, ...]:
+    """Return a step for every layer; the plans of a grid share them, which saves memory."""
+    return tuple(map(Step, range(n_layers)))
 
 
 def from_steps(steps: Iterable[Step], n_layers: int) -> Plan:
@@ -134,48 +150,106 @@ def parse(text: str, n_layers: int) -> Plan:
     offset = 0
     for segment in text.split(","):
         lead = len(segment) - len(segment.lstrip())
-        steps += _segment_steps(segment.strip(), text, offset + lead, n_layers)
+        room = MAX_STEPS - len(steps)
+        steps += _segment_steps(segment.strip(), text, offset + lead, n_layers, room)
         offset += len(segment) + 1
     return from_steps(steps, n_layers)
 
 
-def _segment_steps(segment: str, text: str, offset: int, n_layers: int) -> Iterator[Step]:
+def _segment_steps(
+    segment: str, text: str, offset: int, n_layers: int, room: int
+) -> Iterator[Step]:
+    """Yields the steps of one segment, at most `room` of them."""
     match = _SEGMENT.match(segment)
     if not match:
         raise _fault(text, offset, "a layer or start:stop is expected here", n_layers)
+
+    def fault(name: str, what: str) -> UserError:
+        return _fault(text, offset + match.start(name), what, n_layers)
+
     if match.end() != len(segment):
         allowed = 'after a range come "x" times, "@" part and "*" scale, in this order'
         raise _fault(text, offset + match.end(), f"unexpected text; {allowed}", n_layers)
-    start = int(match["start"])
-    stop = start + 1 if match["stop"] is None else int(match["stop"])
-    for name in ("start", "stop"):
-        limit = n_layers - (name == "start")
-        if match[name] is not None and int(match[name]) > limit:
-            fault = f"{match[name]} is too large, at most {limit} can stand here"
-            raise _fault(text, offset + match.start(name), fault, n_layers)
+    start = number(match["start"])
+    stop = start + 1 if match["stop"] is None else number(match["stop"])
+    for name, value, limit in (("start", start, n_layers - 1), ("stop", stop, n_layers)):
+        if match[name] is not None and value > limit:
+            given = excerpt(match[name])
+            raise fault(name, f"{given} is too large, at most {limit} can stand here")
     if stop <= start:
-        fault = f"the range {start}:{stop} is empty, its stop must be above its start"
-        raise _fault(text, offset + match.start("stop"), fault, n_layers)
-    times = int(match["times"] or 1)
+        raise fault("stop", f"the range {start}:{stop} is empty, its stop must be above its start")
+    times = number(match["times"] or "1")
     if times < 1:
-        raise _fault(text, offset + match.start("times"), "times must be 1 or more", n_layers)
+        raise fault("times", "times must be 1 or more")
+    if times * (stop - start) > room:
+        name = "times" if match["times"] else "start"
+        raise fault(name, f"this is too much, a plan runs at most {MAX_STEPS:,} layers")
     part = match["part"] or "block"
     if part not in PARTS:
-        fault = f"unknown part, one of {', '.join(PARTS)} is expected"
-        raise _fault(text, offset + match.start("part"), fault, n_layers)
+        raise fault("part", f"unknown part, one of {', '.join(PARTS)} is expected")
     scale = float(match["scale"] or 1)
-    if scale == 0 or not math.isfinite(scale):
-        fault = "the scale must be finite and not 0 (a step of scale 0 does nothing)"
-        raise _fault(text, offset + match.start("scale"), fault, n_layers)
+    if not MIN_SCALE <= abs(scale) <= MAX_SCALE:
+        what = "the scale must be finite and not 0 (a step of scale 0 does nothing)"
+        raise fault("scale", f"{what}, in size from {MIN_SCALE:g} to {MAX_SCALE:g}")
     return (Step(layer, part, scale) for _ in range(times) for layer in range(start, stop))
 
 
+def number(digits: str) -> int:
+    """Return the number, or one that is too large everywhere if it has too many digits."""
+    significant = digits.lstrip("0")
+    # Python refuses to read a number of thousands of digits.
+    return 10**MAX_DIGITS if len(significant) > MAX_DIGITS else int(significant or 0)
+
+
 def _fault(text: str, position: int, what: str, n_layers: int) -> UserError:
-    """The one error that takes three lines: the text and a caret tell more than a column number."""
+    """Return the one error that takes three lines: the text and a caret tell more than a column
+    number. Of a long text only the surroundings of the fault are shown."""
+    shown = printable(text)
+    before, after = 40, 40
+    start, stop = max(0, position - before), min(len(shown), position + after)
+    if len(shown) <= before + after:
+        start, stop = 0, len(shown)
+    head, tail = "..." if start else "", "..." if stop < len(shown) else ""
+    part = f"{head}{shown[start:stop]}{tail}"
     return UserError(
-        f'plan "{text}": {what} (the model has {n_layers} layers, 0 to {n_layers - 1})\n'
-        f"  {text}\n  {' ' * position}^"
+        f'plan "{excerpt(shown)}": {what} (the model has {n_layers} layers, 0 to {n_layers - 1})\n'
+        f"  {part}\n  {' ' * (len(head) + position - start)}^"
     )
+
+
+def omissions(plan: Plan) -> str:
+    """Return in words what a plan leaves out of its model: layers or parts of layers that it never
+    runs, and an end before the last layer. "" if nothing.
+
+    Such a plan is legal and usually a slip: `0:20,10:30` was written for a model of 30 layers.
+    """
+    run = {(step.layer, part) for step in plan.steps for part in _halves(step)}
+    skipped: dict[str, list[int]] = {"": [], "attention of ": [], "MLP of ": []}
+    for layer in range(plan.n_layers):
+        attends, feeds = (layer, "attn") in run, (layer, "mlp") in run
+        if not (attends and feeds):
+            kind = "attention of " if feeds else "MLP of " if attends else ""
+            skipped[kind].append(layer)
+    found = [
+        f"never runs the {kind}{'layers' if len(layers) > 1 else 'layer'} {_listed(layers)}"
+        for kind, layers in skipped.items()
+        if layers
+    ]
+    last = plan.steps[-1].layer
+    if last != plan.n_layers - 1:
+        found.append(f"ends with layer {last}")
+    if not found:
+        return ""
+    return f"{' and '.join(found)} (the model has {plan.n_layers} layers, 0 to {plan.n_layers - 1})"
+
+
+def _halves(step: Step) -> tuple[str, ...]:
+    return PARTS[1:] if step.part == "block" else (step.part,)
+
+
+def _listed(layers: Sequence[int]) -> str:
+    """Return the layers as the ranges of a plan, the first few of them."""
+    return excerpt(",".join(_texts([Step(layer) for layer in layers])), 40)
 
 
 def _texts(steps: Sequence[Step]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from frankenlab import __version__
 from frankenlab.config import RESOURCES, Experiment, data_folder
 from frankenlab.directories import read_manifest
+from frankenlab.engines.devices import processor_name
 from frankenlab.files import content_hash
 from frankenlab.fingerprints import code_fingerprint, library_versions
 from frankenlab.grid import expand
@@ -50,7 +51,7 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version(), **library_versions(LIBRARIES)},
         "machine": {
-            "processor": _processor(),
+            "processor": processor_name(),
             "cpu_count": os.cpu_count(),
             "system": platform.platform(terse=True),
             "device": experiment.raw["device"],
@@ -73,13 +74,3 @@ def _model(experiment: Experiment, name: str) -> dict[str, Any]:
 def _data(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     return {"source": manifest["source"], "files": content_hash(manifest["files"])}
-
-
-def _processor() -> str:
-    """The processor's name; Linux only tells it in /proc."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 from frankenlab.errors import UserError
+from frankenlab.words import excerpt
 
 # What bit widths of 2 to 8 and their scales come to in any shape; a model allows a little less.
 LOWEST_BITS, HIGHEST_BITS = 2.0, 8.5
@@ -29,9 +30,9 @@ class Quantization(NamedTuple):
         """
         if text == "none":
             return NONE
-        match = re.fullmatch(r"exl2-(\d(?:\.\d{1,3})?)", text)
+        match = re.fullmatch(r"exl2-([0-9](?:\.[0-9]{1,3})?)", text)
         if match is None or not LOWEST_BITS <= float(match[1]) <= HIGHEST_BITS:
-            raise UserError(f'{where}: "{text}" is no quantization; {ALLOWED}')
+            raise UserError(f'{where}: "{excerpt(text)}" is no quantization; {ALLOWED}')
         return cls("exl2", float(match[1]))
 
     @property

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from frankenlab.directories import complete_manifest, make_directory
@@ -31,17 +30,14 @@ from frankenlab.exl2.options import HEAD_OPTIONS, OPTIONS, Option, attainable_bi
 from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.exl2.shapes import HEAD, ModelShapes
 from frankenlab.exl2.writing import stored_tensors, write_exl2
-from frankenlab.files import atomic_path, content_hash, sha256_file, write_json
+from frankenlab.files import content_hash, sha256_file, write_json
 from frankenlab.fingerprints import code_fingerprint, library_versions
 from frankenlab.layerwise import LayerwiseModel, Shared
-from frankenlab.models import (
-    TOKENIZER_FILES,
-    check_llama_shaped,
-    model_info,
-    read_json,
-    weights_hash,
-)
+from frankenlab.model_files import TOKENIZER_FILES, identity_files, read_json
+from frankenlab.models import check_llama_shaped, model_info, weights_hash
 from frankenlab.progress import Progress
+from frankenlab.records import NUMBER, TEXT, is_record, list_of, object_of
+from frankenlab.tensor_parts import is_whole_part, load_part, save_part
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +80,12 @@ def measure(
     identity = _identity(model, rows)
     if target_json.is_file():
         found = read_json(target_json)
-        if found.get("identity") == identity:
+        if found.get("identity") == identity and is_record(found, _measurement_of(shapes)):
             return found
     folder = Path(work) / f"measuring-{identity}"
     layers = LayerwiseModel(model, torch.device(device))
     parts = _run(layers, rows, folder, f"{model.name}: measuring", _measure_linears, head=False)
-    measured = {name: values for part in parts for name, values in load_file(part).items()}
+    measured = {name: values for part in parts for name, values in load_part(part).items()}
     low, high = attainable_bits(shapes, min(HEAD_OPTIONS))
     found = {
         "identity": identity,
@@ -167,7 +163,7 @@ def quantize(
 
         def tensors():  # noqa: ANN202
             for part in parts:
-                yield from load_file(part).items()
+                yield from load_part(part).items()
             for name in shapes.others:
                 yield name, layers.files.get(name)
 
@@ -229,8 +225,8 @@ def _identity(model: Path, rows: torch.Tensor) -> str:
     """Of everything that the numbers depend on, but for the bits."""
     manifest = complete_manifest(model)
     if manifest is None:
-        paths = [model / "config.json", *sorted(model.glob("*.safetensors"))]
-        manifest = {"files": {path.name: {"sha256": sha256_file(path)} for path in paths}}
+        files = identity_files(model).items()
+        manifest = {"files": {name: {"sha256": sha256_file(path)} for name, path in files}}
     return content_hash(
         {
             "model": weights_hash(manifest),
@@ -238,6 +234,18 @@ def _identity(model: Path, rows: torch.Tensor) -> str:
             "code": code_fingerprint(*NUMERIC_CODE),
             "libraries": library_versions(("torch", "transformers")),
         }
+    )
+
+
+def _measurement_of(shapes: ModelShapes) -> dict[str, Any]:
+    """Return the JSON Schema of what `measure` writes."""
+    each = object_of(
+        energy=NUMBER, errors=list_of(NUMBER, minItems=len(OPTIONS), maxItems=len(OPTIONS))
+    )
+    return object_of(
+        identity=TEXT,
+        attainable=list_of(NUMBER, minItems=2, maxItems=2),
+        linears=object_of(**{name: each for name in shapes.linears if name != HEAD}),
     )
 
 
@@ -310,7 +318,7 @@ def _run(
     if first == len(parts):
         return parts
     if first:
-        hidden = load_file(_hidden(folder, first))["hidden"].to(layers.device)
+        hidden = load_part(_hidden(folder, first))["hidden"].to(layers.device)
         logger.info("%s: goes on after %d of %d layers", title, first, len(parts))
     else:
         hidden = layers.embed(rows)
@@ -322,9 +330,9 @@ def _run(
             hidden = layers.run_layer(index, hidden, visit)
         else:
             layers.run_head(hidden, visit)
-        _save(parts[index], found)
+        save_part(parts[index], found)
         if index + 1 < len(parts):
-            _save(_hidden(folder, index + 1), {"hidden": hidden.cpu()})
+            save_part(_hidden(folder, index + 1), {"hidden": hidden.cpu()})
         _hidden(folder, index).unlink(missing_ok=True)
         progress.advance(1)
     progress.close()
@@ -341,16 +349,12 @@ def _hidden(folder: Path, index: int) -> Path:
 
 
 def _first_to_do(folder: Path, parts: list[Path]) -> int:
-    """A layer's results are saved first, then the states that enter the next."""
-    done = next((i for i, part in enumerate(parts) if not part.is_file()), len(parts))
+    """A layer's results are saved first, then the states that enter the next. What was damaged
+    since counts as not there."""
+    done = next((i for i, part in enumerate(parts) if not is_whole_part(part)), len(parts))
     if done == len(parts):
         return done
-    return next((i for i in range(done, 0, -1) if _hidden(folder, i).is_file()), 0)
-
-
-def _save(path: Path, tensors: Results) -> None:
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    return next((i for i in range(done, 0, -1) if is_whole_part(_hidden(folder, i))), 0)
 
 
 def _range(low: float, high: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from frankenlab import conversion, quantizer
 from frankenlab.calibration import calibration_rows, calibration_texts
 from frankenlab.config import Calibration, Experiment
-from frankenlab.directories import read_manifest
+from frankenlab.directories import verify_directory, verify_file
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash, sha256_file
 from frankenlab.models import load_tokenizer, weights_hash
@@ -23,7 +23,8 @@ def measure(experiment: Experiment, model: str, target: Path, work: Path) -> Non
         UserError: as the quantizers'; exllamav2 is asked for and cannot run here.
     """
     directory, settings = experiment.weights_folder(model), _calibration(experiment)
-    texts = calibration_texts(settings.file, settings.field, settings.texts)
+    verify_directory(directory, every_hash=True)
+    texts = _texts(settings)
     if _uses_exllamav2(experiment):
         conversion.measure(directory, target, work, texts)
         return
@@ -45,7 +46,8 @@ def quantize(
     """
     directory, settings = experiment.weights_folder(model), _calibration(experiment)
     target = experiment.weights_folder(model, quantization)
-    texts = calibration_texts(settings.file, settings.field, settings.texts)
+    manifest = verify_directory(directory, every_hash=True).manifest
+    texts = _texts(settings)
     bits, head_bits = Quantization.parse(quantization).bits, experiment.raw["exl2"]["head_bits"]
     assert bits is not None, "the weights as distributed need no quantizer"
     facts = {
@@ -55,7 +57,7 @@ def quantize(
         "calibration": {"texts": len(texts), "hash": content_hash(texts)},
     }
     # Another measurement chooses other options.
-    made_of = [weights_hash(read_manifest(directory)), sha256_file(measurement)]
+    made_of = [weights_hash(manifest), sha256_file(measurement)]
     facts["key"] = content_hash([*made_of, bits, head_bits, facts])
     if _uses_exllamav2(experiment):
         return conversion.quantize(
@@ -80,6 +82,11 @@ def evaluation_excludes(experiment: Experiment, quantization: str) -> list[str]:
     settings = experiment.calibration
     if settings is None or Quantization.parse(quantization).bits is None:
         return []
+    return _texts(settings)
+
+
+def _texts(settings: Calibration) -> list[str]:
+    verify_file(settings.file)
     return calibration_texts(settings.file, settings.field, settings.texts)
 
 

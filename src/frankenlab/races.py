@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from frankenlab import racing, statistics
-from frankenlab.analysis import mean_effects, outcomes
+from frankenlab.analysis import mean_effects
+from frankenlab.outcomes import outcomes
 from frankenlab.plans import BASE, parse
 from frankenlab.trie import layer_passes, plan_trie
 

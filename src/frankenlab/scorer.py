@@ -1,30 +1,31 @@
 """A model ready to be loaded, and what identifies the scores that it makes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from frankenlab.capacity import check_fits
 from frankenlab.config import Experiment
-from frankenlab.directories import complete_manifest, read_manifest
+from frankenlab.directories import file_states, has_manifest, verify_directory
 from frankenlab.engines import Engine
-from frankenlab.engines.exllamav2 import Exllamav2Engine
-from frankenlab.engines.torch import TorchEngine
+from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
+from frankenlab.engines.exllamav2 import make_engine as make_exllamav2_engine
+from frankenlab.engines.torch import make_engine as make_torch_engine
 from frankenlab.errors import UserError
+from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.files import sha256_file
-from frankenlab.fingerprints import NUMERIC_LIBRARIES, code_fingerprint, library_versions
-from frankenlab.memory import pass_tokens
-from frankenlab.models import model_info, weights_hash
+from frankenlab.fingerprints import code_fingerprint, engine_libraries
+from frankenlab.model_files import identity_files
+from frankenlab.models import weights_hash
+from frankenlab.quantization import NONE, Quantization
 
 # Everything that a log-likelihood depends on, with the engine that makes it; the rest of the
 # package may change freely.
-SCORING_MODULES = ("frankenlab.sweep", "frankenlab.encoding", "frankenlab.tasks")
+SCORING_MODULES = ("frankenlab.scoring", "frankenlab.tasks")
 
-# Of an engine: its module, and the libraries beside those of every score.
-ENGINES = {
-    "torch": ("frankenlab.engines.torch", ()),
-    "exllamav2": ("frankenlab.engines.exllamav2", ("exllamav2",)),
-}
+# What makes each engine. The modules are imported in plain sight of the fingerprints of scripts.
+ENGINES = {"torch": make_torch_engine, "exllamav2": make_exllamav2_engine}
 
 DEFAULT_TOKEN_BUDGET = 4096
 
@@ -39,6 +40,7 @@ class Scorer:
         quantization: "none" or an EXL2 bitrate.
         engine: one of `ENGINES`.
         precision: dtype of weights and arithmetic; exllamav2's is float16.
+        states: what its files were when `weights` was found (see `directories.file_state`).
     """
 
     directory: Path
@@ -49,6 +51,7 @@ class Scorer:
     precision: str = "bfloat16"
     device: str = "cpu"
     token_budget: int = DEFAULT_TOKEN_BUDGET
+    states: Mapping[str, list[int]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def for_stage(
@@ -57,40 +60,63 @@ class Scorer:
         """A model of an experiment, with the arithmetic of a stage.
 
         Raises:
-            UserError: it does not fit the memory that the config names.
+            UserError: it does not fit the memory that the config names, or its files are not what
+                their manifest says.
         """
         check_fits(experiment, model, quantization)
         directory = experiment.weights_folder(model, quantization)
+        verified = verify_directory(directory)
         return cls(
             directory=directory,
             model=model,
-            weights=weights_hash(read_manifest(directory)),
+            weights=weights_hash(verified.manifest),
             quantization=quantization,
             engine=experiment.engine(model, quantization),
             precision=experiment.precision(stage, model, quantization),
             device=experiment.raw["device"],
             token_budget=experiment.raw["token_budget"],
+            states=verified.states,
         )
 
     @classmethod
     def for_directory(
-        cls, directory: str | Path, precision: str, device: str, engine: str = "torch"
+        cls,
+        directory: str | Path,
+        precision: str | None = None,
+        device: str = "cpu",
+        engine: str = "torch",
     ) -> "Scorer":
         """Any Hugging Face or EXL2 directory; without a manifest its files are hashed (a second a
-        GB)."""
+        GB).
+
+        Args:
+            precision: None for float16 in exllamav2, else bfloat16.
+
+        Raises:
+            UserError: exllamav2 at another precision than its own, or files that are not what
+                their manifest says.
+        """
         directory = Path(directory)
-        manifest = complete_manifest(directory)
-        if manifest is None:
-            files = [path for path in directory.iterdir() if path.is_file()]
-            manifest = {"files": {path.name: {"sha256": sha256_file(path)} for path in files}}
+        own = Exllamav2Engine.precision if engine == "exllamav2" else cls.precision
+        precision = precision or own
+        if engine == "exllamav2":
+            check_precision(precision)
+        weights, states = _identify(directory)
         return cls(
             directory,
             directory.name,
-            weights_hash(manifest),
-            engine=engine,
-            precision=precision,
-            device=device,
+            weights,
+            quantization_of(directory),
+            engine,
+            precision,
+            device,
+            states=states,
         )
+
+    @property
+    def device_kind(self) -> str:
+        """ "cpu" or "cuda", whichever of several it is."""
+        return self.device.partition(":")[0]
 
     def identity(self, task: str) -> dict[str, Any]:
         """Of a store's folder. The prompt and the data are in the hash of each row's requests."""
@@ -99,10 +125,26 @@ class Scorer:
             "quantization": self.quantization,
             "engine": self.engine,
             "precision": self.precision,
+            "device": self.device_kind,
             "task": task,
             "code": scoring_fingerprint(self.engine),
-            "libraries": library_versions((*NUMERIC_LIBRARIES, *ENGINES[self.engine][1])),
+            "libraries": engine_libraries(self.engine),
         }
+
+    def check_unchanged(self) -> None:
+        """Checks that the files still are those that `weights` is the hash of.
+
+        Raises:
+            UserError: they are not.
+        """
+        if file_states(self.directory, self.states) == self.states:
+            return
+        weights, _ = _identify(self.directory)
+        if weights != self.weights:
+            raise UserError(
+                f"{self.directory}: the model in it was replaced while it was being scored; "
+                "run again, what was stored before is kept"
+            )
 
     def load_engine(self) -> Engine:
         """Loads the model; takes seconds and the memory of its weights.
@@ -110,17 +152,39 @@ class Scorer:
         Raises:
             UserError: as the engine's; exllamav2 at another precision than its own.
         """
-        if self.engine == "torch":
-            return TorchEngine(self.directory, self.precision, self.device)
-        if self.precision != Exllamav2Engine.precision:
-            raise UserError(
-                f'precision "{self.precision}": engine exllamav2 computes in '
-                f"{Exllamav2Engine.precision} only"
-            )
-        context = model_info(self.directory).max_position_embeddings
-        return Exllamav2Engine(self.directory, self.device, pass_tokens(self.token_budget, context))
+        make_engine = ENGINES[self.engine]
+        return make_engine(self.directory, self.precision, self.device, self.token_budget)
 
 
 def scoring_fingerprint(engine: str = "torch") -> str:
     """Hash of the code that makes an engine's log-likelihoods."""
-    return code_fingerprint(*SCORING_MODULES, ENGINES[engine][0])
+    return code_fingerprint(*SCORING_MODULES, ENGINES[engine].__module__)
+
+
+def quantization_of(directory: Path) -> str:
+    """Return what a directory's weights are: "none", or EXL2 at the bitrate that it declares.
+
+    Early versions of exllamav2 declared nothing; there the bits on disk are counted.
+
+    Raises:
+        UserError: as `Exl2Directory`.
+    """
+    if not is_exl2(directory):
+        return NONE.text
+    exl2 = Exl2Directory(directory)
+    return Quantization("exl2", float(exl2.declaration.bits or round(exl2.bits_per_weight, 2))).text
+
+
+def _identify(directory: Path) -> tuple[str, dict[str, list[int]]]:
+    """Return the hash of the model in a directory, and the states of the files that decide it.
+
+    Raises:
+        UserError: as `verify_directory`, where there is a manifest.
+    """
+    if has_manifest(directory):
+        manifest, states = verify_directory(directory)
+        return weights_hash(manifest), states
+    names = identity_files(directory)
+    states = file_states(directory, names)
+    files = {name: {"sha256": sha256_file(path)} for name, path in names.items()}
+    return weights_hash({"files": files}), states

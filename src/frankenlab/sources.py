@@ -135,13 +135,11 @@ def source_key(source: Source) -> str:
     return content_hash(asdict(source), length=12)
 
 
-def fetch_data(
-    source: Source, target: str | os.PathLike, description: str = "", verify: bool = False
-) -> dict[str, Any]:
+def fetch_data(source: Source, target: str | os.PathLike, description: str = "") -> dict[str, Any]:
     """Fetches a data source into the directory `target`, files under their names in the source.
 
-    A directory that is complete (with `verify`, by its hashes too) is kept. A local source is
-    linked, not copied; it can change, so it is always looked at again.
+    A directory that is complete, by its hashes too, is kept. A local source is linked, not copied;
+    it can change, so it is always looked at again.
 
     Returns:
         The manifest (see `directories.make_directory`).
@@ -160,7 +158,7 @@ def fetch_data(
     def fill(directory: Path) -> Mapping[str, Any]:
         return fetch_files(source, directory, source.include or DATA_FILES, "data")
 
-    return make_directory(target, facts, fill, verify=verify, refresh=source.kind == "path")
+    return make_directory(target, facts, fill, refresh=source.kind == "path")
 
 
 def fetch_files(
@@ -310,7 +308,10 @@ def _fetch_snapshot(source: Source, directory: Path, patterns: tuple[str, ...], 
         )
         names = [file.rfilename for file in info.siblings]
         chosen = [file for file in info.siblings if wanted(file.rfilename, patterns)]
-        weights = any(file.rfilename.endswith(".safetensors") for file in chosen)
+        # Shards are fetched by the names in their index, which comes first.
+        weights = any(
+            file.rfilename.endswith((".safetensors", ".safetensors.index.json")) for file in chosen
+        )
         if use == "model" and not source.file and not weights:
             pickled = " (pickled weights are never loaded)" if any(map(NEVER.search, names)) else ""
             raise UserError(f"{source.text}: it has no safetensors weights{pickled}")
@@ -368,9 +369,11 @@ def _hub_error(source: Source, error: Exception) -> UserError:
 
 def _link_local(source: Source, directory: Path, patterns: tuple[str, ...]) -> None:
     """Links the files of a local source; copies would double the space that models take."""
-    root = Path(source.location).expanduser().resolve()
+    named = Path(source.location).expanduser()
+    root = named.resolve()
     if root.is_file() and source.file is None:
-        (directory / root.name).symlink_to(root)
+        # A link into a cache has a name that says what it is, its target a hash.
+        (directory / named.name).symlink_to(root)
         return
     if not root.is_dir():
         raise UserError(f"{source.location}: there is no such file or directory")

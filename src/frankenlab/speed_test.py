@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from frankenlab.batches import (
 from frankenlab.capacity import sizes_of
 from frankenlab.config import Experiment, ModelSettings
 from frankenlab.engines import Engine
-from frankenlab.engines.devices import usable_device
+from frankenlab.engines.devices import hardware_name, usable_device
 from frankenlab.engines.exllamav2 import Exllamav2Engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.memory import Sizes, pass_tokens
@@ -172,11 +172,6 @@ def _wait(device: torch.device) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """ "NVIDIA A100-SXM4-80GB"; of a CPU its model and the threads that torch uses."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    lines: Sequence[str] = ()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return f"{next(names, 'CPU')}, {torch.get_num_threads()} threads"
+    """Return the hardware's name, of a CPU with the threads that torch uses."""
+    name = hardware_name(device)
+    return name if device.type == "cuda" else f"{name}, {torch.get_num_threads()} threads"

@@ -1,6 +1,5 @@
 """How fast a model reads prompts: as given, measured, or worked out from a matrix product."""
 
-import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from frankenlab.config import RESOURCES, Experiment, ModelSettings
 from frankenlab.errors import UserError
 from frankenlab.files import write_json
 from frankenlab.memory import Sizes
+from frankenlab.records import SOME, TEXT, list_of, object_of, read_record
 
 # Share of the matrix product's speed that the layers reach, of the plans of a grid one after the
 # other: measured on a CPU, assumed on a GPU. What a logit costs on a CPU beyond its product
@@ -73,6 +73,27 @@ class Measured:
         )
 
 
+ABOVE_0 = {"type": "number", "exclusiveMinimum": 0}
+# The file's rows: the fields of `Measured`, and no others.
+SPEEDS = list_of(
+    {
+        **object_of(
+            model=TEXT,
+            shapes=list_of(SOME, minItems=4, maxItems=4),
+            engine=TEXT,
+            weights=TEXT,
+            precision=TEXT,
+            device=TEXT,
+            device_name=TEXT,
+            tokens=ABOVE_0,
+            scored=ABOVE_0,
+            real={"type": "boolean"},
+        ),
+        "additionalProperties": False,
+    }
+)
+
+
 def speeds_file() -> Path:
     """Where measured speeds are kept, for all experiments."""
     return RESOURCES / "speeds.json"
@@ -87,14 +108,8 @@ def read_speeds() -> list[Measured]:
     path = speeds_file()
     if not path.is_file():
         return []
-    try:
-        return [Measured(**row | {"shapes": tuple(row["shapes"])}) for row in _rows(path)]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not readable ({error}); remove it and measure again") from None
-
-
-def _rows(path: Path) -> list[dict]:
-    return json.loads(path.read_text())
+    rows = read_record(path, SPEEDS)
+    return [Measured(**row | {"shapes": tuple(row["shapes"])}) for row in rows]
 
 
 def write_speeds(measured: Iterable[Measured]) -> None:

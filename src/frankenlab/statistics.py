@@ -78,7 +78,7 @@ def paired_bootstrap(
 
     Args:
         differences: [plans, units].
-        weights: [units], positive.
+        weights: [units], none negative, not all 0.
         kind: "mean" or "perplexity".
         seed: with `resamples` and the number of units it settles the resamples.
         levels: confidence levels, each inside (0, 1).
@@ -138,8 +138,8 @@ def _checked(values: ArrayLike, weights: ArrayLike) -> tuple[Floats, Floats]:
     x, w = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
     if x.ndim != 2 or w.shape != x.shape[1:] or not w.size:
         raise ValueError(f"values [plans, units] of shape {x.shape}, weights of shape {w.shape}")
-    if not (np.isfinite(w) & (w > 0)).all():
-        raise ValueError("weights must be positive")
+    if not (np.isfinite(w) & (w >= 0)).all() or not w.sum() > 0:
+        raise ValueError("weights must not be negative, nor all 0")
     # NaN passes through sums and quantiles in silence and stays inside its plan; inf does not.
     return np.where(np.isfinite(x), x, np.nan), w
 
@@ -167,7 +167,9 @@ def _resampled_effects(d: Floats, w: Floats, resamples: int, seed: int) -> Float
         counts = np.bincount(picks.ravel(), minlength=height * units).astype(float)
         counts = counts.reshape(height, units)
         # Divided last, as the effect is: a limit k documents wide compares exactly with a margin.
-        drawn[rows] = 100 * (counts @ d.T) / (counts @ w)[:, None]
+        # A draw of nothing but units without weight, possible where they are few, says nothing.
+        total = np.where(counts @ w > 0, counts @ w, np.nan)
+        drawn[rows] = 100 * (counts @ d.T) / total[:, None]
     return drawn
 
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
@@ -24,6 +24,10 @@ LEAVE_SECONDS = 4.0
 # Every job finds the process id of the Snakemake that started it here.
 WORKFLOW_VARIABLE = "FRANKENLAB_WORKFLOW_PID"
 WATCH_SECONDS = 1.0
+
+# Snakemake runs a copy of a rule's script from here.
+SCRIPTS = ".snakemake/scripts/"
+LOOK_SECONDS = 0.2
 
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -161,6 +165,41 @@ def _watch(workflow: int) -> None:
     while is_alive(workflow):
         time.sleep(WATCH_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_jobs_first() -> None:
+    """Have the first of `SIGNALS` end the jobs below this workflow, and then the workflow as Ctrl-C
+    does; more of them change nothing.
+
+    To be called when Snakemake has set its own handler of SIGTERM, which would wait until every
+    running job is done, and for ever if the signal comes while the next jobs are being chosen.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for caught in SIGNALS:
+            if signal.getsignal(caught) is stop:
+                signal.signal(caught, lambda *_: None)
+        threading.Thread(target=_end_jobs, daemon=True).start()
+        raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def _end_jobs() -> None:
+    """Send SIGTERM once to every script below this process, to those that start later too."""
+    # Imported here: only a workflow needs it, and this module is everywhere.
+    import psutil
+
+    told: set[psutil.Process] = set()
+    while True:
+        for process in set(psutil.Process().children(recursive=True)) - told:
+            with suppress(psutil.Error):
+                if any(SCRIPTS in word for word in process.cmdline()):
+                    process.terminate()
+                    told.add(process)
+        time.sleep(LOOK_SECONDS)
 
 
 def is_alive(process: int) -> bool:

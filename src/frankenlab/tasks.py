@@ -8,24 +8,19 @@ are disjoint sets of documents.
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow
-import pyarrow.parquet
-from lm_eval import utils as harness_utils
 from lm_eval.api import metrics as harness_metrics
-from lm_eval.api.task import Task
-from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
 
 from frankenlab.errors import UserError
 from frankenlab.files import content_hash
-from frankenlab.task_index import TaskSettings, task_file
+from frankenlab.task_documents import check_documents, check_example
+from frankenlab.task_index import TaskSettings
+from frankenlab.task_loading import load_task
 
 STAGES = ("search", "select", "confirm")
 
@@ -40,18 +35,12 @@ ID_FIELDS = frozenset({"id", "idx", "ind", "index", "doc_id", "native_id"})
 
 FEWSHOT_SEED = 1234  # lm-eval's default
 
-OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
-
 _AGGREGATIONS: dict[Callable, str] = {
     harness_metrics.mean: "mean",
     harness_metrics.perplexity: "perplexity",
     harness_metrics.weighted_perplexity: "perplexity",
     harness_metrics.bits_per_byte: "bits",
 }
-
-# lm-eval compiles its templates anew for every document and metric, which would take a tenth of
-# an evaluation's time; the same text always gives the same template.
-harness_utils.env.from_string = lru_cache(maxsize=1024)(harness_utils.env.from_string)
 
 logger = logging.getLogger(__name__)
 
@@ -77,27 +66,23 @@ class EvaluationTask:
     """A loaded lm-eval task with its documents.
 
     Raises:
-        UserError: unknown task, unreadable data, an output type that is not scored by
-            log-likelihood, an unknown primary metric, few-shot examples that would be evaluated.
+        UserError: as `load_task`; an unknown primary metric, or one of which it is not known
+            whether higher is better; a document that lm-eval would score as nonsense; few-shot
+            examples that would be evaluated.
     """
 
     def __init__(self, settings: TaskSettings, tasks_folder: Path) -> None:
         self.settings = settings
-        self.task = _load(settings, tasks_folder)
+        self.where = f'task "{settings.name}"'
+        self.task = load_task(settings, tasks_folder)
         self.rolling = self.task.OUTPUT_TYPE == "loglikelihood_rolling"
-        self.kinds = _metric_kinds(self.task)
-        if settings.metric not in self.kinds:
-            raise UserError(
-                f'task "{settings.name}": metric "{settings.metric}" is not one of its '
-                f"metrics that can be compared document by document: {', '.join(self.kinds)}"
-            )
         self._docs: Sequence[dict] = list(self.task.eval_docs)
+        check_documents(self.task, self._docs, self.where)
+        self.kinds = self._metric_kinds()
         self._keys = [content_key(doc) for doc in self._docs]
-        self._units = [
-            content_hash(doc[settings.unit]) if settings.unit else key
-            for doc, key in zip(self._docs, self._keys, strict=True)
-        ]
+        self._units = self._resampling_units()
         self._shots = self._fewshot_keys()
+        self._check_examples()
 
     @property
     def kind(self) -> str:
@@ -140,14 +125,18 @@ class EvaluationTask:
         requests = {}
         for i, doc in enumerate(self._docs):
             if shots or i in wanted:
-                context = self.task.fewshot_context(
-                    doc, num_fewshot=shots, gen_prefix=self.task.doc_to_prefix(doc)
-                )
-                made = self.task.construct_requests(
-                    doc=doc, ctx=context, metadata=(self.settings.name, i, 1)
-                )
-                requests[i] = tuple(r.args for r in (made if isinstance(made, list) else [made]))
+                with self._telling(i, "lm-evaluation-harness cannot make its prompt"):
+                    context = self.task.fewshot_context(
+                        doc, num_fewshot=shots, gen_prefix=self.task.doc_to_prefix(doc)
+                    )
+                    requests[i] = self._requests(i, context)
         return [Document(i, self._keys[i], self._units[i], requests[i]) for i in indices]
+
+    def _requests(self, index: int, context: str | list[str]) -> tuple[tuple[str, ...], ...]:
+        made = self.task.construct_requests(
+            doc=self._docs[index], ctx=context, metadata=(self.settings.name, index, 1)
+        )
+        return tuple(r.args for r in (made if isinstance(made, list) else [made]))
 
     def target(self, document: Document) -> str:
         """The gold answer as text (the choice's number for multiple choice)."""
@@ -159,25 +148,138 @@ class EvaluationTask:
         """Every metric of a document, from lm-eval's `process_results`.
 
         A perplexity becomes the document's own, with the words or bytes it is averaged over
-        in `<metric>_weight`: exp(sum(weight * log(value)) / sum(weight)) is the corpus value.
+        in `<metric>_weight`: exp(sum(weight * log(value)) / sum(weight)) is the corpus value, where
+        in the numerator a weight of 0 (an empty text has no bytes) is 1. A mean of which lower is
+        better comes with `<metric>_sign` = -1.
+
+        Raises:
+            UserError: the primary metric is missing, or no number.
         """
+        results = self._results(document.index, loglikelihoods, is_greedy)
+        with self._telling(document.index, f"no number for {', '.join(self.kinds)}"):
+            row = {
+                column: value
+                for name, kind in self.kinds.items()
+                if name in results
+                for column, value in _columns(name, kind, results[name]).items()
+            }
+        self._check_primary(row, document.index)
+        for name in self._lower_is_better & row.keys():
+            row[f"{name}_sign"] = -1.0
+        return row
+
+    def _check_primary(self, row: Mapping[str, float], index: int) -> None:
+        metric = self.settings.metric
+        value = row.get(metric, math.nan)
+        where = f'{self.where}: document {index}: metric "{metric}"'
+        if not math.isfinite(value):
+            raise UserError(f"{where}: lm-evaluation-harness gives no number for it")
+        if self.kind == "mean" and not 0 <= value <= 1:
+            raise UserError(
+                f"{where}: it is {value:g}; means are compared in percentage points and need "
+                "values from 0 to 1: take another metric"
+            )
+
+    def _results(
+        self, index: int, loglikelihoods: Sequence[float], is_greedy: Sequence[bool]
+    ) -> dict[str, Any]:
+        """What lm-eval makes of the scores of a document's requests."""
         pairs = list(zip(loglikelihoods, is_greedy, strict=True))
         responses = list(loglikelihoods) if self.rolling else pairs
-        results = self.task.process_results(self._docs[document.index], responses)
-        row: dict[str, float] = {}
-        for name, kind in self.kinds.items():
-            if name not in results:
-                continue
-            if kind == "mean":
-                row[name] = float(results[name])
-                continue
-            value = results[name]
-            total, weight = value if isinstance(value, tuple) else (value, 1)
-            # An empty text has no bytes: it counts for nothing, as in lm-eval's ratio of sums.
-            rate = -total / weight if weight else 0.0
-            row[name] = rate / math.log(2) if kind == "bits" else math.exp(min(rate, 700.0))
-            row[f"{name}_weight"] = float(weight)
-        return row
+        with self._telling(index, "lm-evaluation-harness cannot score it"):
+            return self.task.process_results(self._docs[index], responses)
+
+    def _metric_kinds(self) -> dict[str, str]:
+        """Metrics that are a mean or a perplexity over documents, with their kind.
+
+        Those that the task names and never returns are left out, with a warning.
+        """
+        kinds = {name: _AGGREGATIONS.get(f) for name, f in self.task.aggregation().items()}
+        kinds = {name: kind for name, kind in kinds.items() if kind}
+        missing = set(kinds)
+        for index, doc in enumerate(self._docs):
+            with self._telling(index, "lm-evaluation-harness cannot make its requests"):
+                many = self.task.OUTPUT_TYPE == "multiple_choice" and self.task.multiple_input
+                requests = self._requests(index, self.task.doc_to_choice(doc) if many else "")
+            values = [-1.0 - i for i in range(len(requests))]
+            missing -= self._results(index, values, [False] * len(values)).keys()
+            if not missing:
+                break
+        kinds = {name: kind for name, kind in kinds.items() if name not in missing}
+        metric = self.settings.metric
+        if metric not in kinds:
+            never = "which it names and never returns" if metric in missing else "which is not one"
+            raise UserError(
+                f'{self.where}: metric "{metric}", {never} of its '
+                f"metrics that can be compared document by document: {', '.join(kinds) or 'none'}"
+            )
+        if missing:
+            names = ", ".join(sorted(missing))
+            logger.warning("%s: it never returns its metrics %s", self.where, names)
+        self._lower_is_better = self._directions(kinds)
+        return kinds
+
+    def _directions(self, kinds: Mapping[str, str]) -> frozenset[str]:
+        """Means of which lower is better."""
+        higher = self.task.higher_is_better()
+        metric = self.settings.metric
+        allowed = (True, False) if kinds[metric] == "mean" else (False, None)
+        if not any(higher.get(metric) is value for value in allowed):
+            raise UserError(
+                f'{self.where}: metric "{metric}" has higher_is_better: {higher.get(metric)!r}, '
+                f"and as a {kinds[metric]} it needs {'true or false' if allowed[0] else 'false'}; "
+                "write metric_list with it under overrides"
+            )
+        return frozenset(
+            n for n, kind in kinds.items() if kind == "mean" and higher.get(n) is False
+        )
+
+    def _resampling_units(self) -> list[str]:
+        field = self.settings.unit
+        if not field:
+            return list(self._keys)
+        for index, doc in enumerate(self._docs):
+            if field not in doc:
+                raise UserError(
+                    f'{self.where}: unit "{field}" is not a field of its documents: '
+                    f"{', '.join(doc)}"
+                )
+            if doc[field] is None:
+                raise UserError(f'{self.where}: document {index}: its unit "{field}" is null')
+        return [_hash(doc[field]) for doc in self._docs]
+
+    def _check_examples(self) -> None:
+        """Sees to it that an example is checked when it is shown for the first time."""
+        shots = self.task.config.num_fewshot or 0
+        if not shots:
+            return
+        sampler, checked = self.task.sampler, set()
+        if len(sampler.df or []) < shots:
+            raise UserError(
+                f"{self.where}: num_fewshot: {shots}, and it has {len(sampler.df or [])} examples"
+            )
+        sample = sampler.sample
+
+        def checking(*args: Any, **kwargs: Any) -> Sequence[dict]:
+            found = sample(*args, **kwargs)
+            for doc in found:
+                if id(doc) not in checked:
+                    check_example(self.task, doc, self.where)
+                    checked.add(id(doc))
+            return found
+
+        sampler.sample = checking
+
+    @contextmanager
+    def _telling(self, index: int, what: str) -> Iterator[None]:
+        """Turns any error of the task's own templates and functions into one line."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"{self.where}: document {index}: {what} ({reason})") from error
 
     def _fewshot_keys(self) -> frozenset[str]:
         """Content of the documents that may stand in a prompt."""
@@ -189,7 +291,7 @@ class EvaluationTask:
         candidates = {content_key(doc) for doc in (docs[:shots] if sampler == "first_n" else docs)}
         if candidates.issuperset(self._keys):
             raise UserError(
-                f'task "{self.settings.name}": few-shot examples are drawn from the documents '
+                f"{self.where}: few-shot examples are drawn from the documents "
                 "that are evaluated; set overrides: {fewshot_config: {sampler: first_n}} to keep "
                 f"the first {shots} for the prompt, or name another fewshot_split"
             )
@@ -207,79 +309,21 @@ def stage_of(unit: str) -> str:
 def content_key(doc: Mapping[str, Any]) -> str:
     """Hash of a document without the fields that only number it."""
     content = {name: value for name, value in doc.items() if name not in ID_FIELDS}
+    return _hash(content)
+
+
+def _hash(content: Any) -> str:
+    """Hash of content that may hold what JSON does not have, such as dates."""
     return content_hash(json.loads(json.dumps(content, default=str)))
 
 
-def read_data(path: Path) -> datasets.Dataset:
-    """A data file (Arrow, Parquet, JSON lines, gzipped or not) as a data set.
-
-    Raises:
-        UserError: missing, truncated, or of another kind.
-    """
-    name = path.name.removesuffix(".gz")
-    try:
-        if name.endswith(".arrow"):
-            return datasets.Dataset.from_file(str(path))
-        if name.endswith(".parquet"):
-            return datasets.Dataset(pyarrow.parquet.read_table(path))
-        if name.endswith((".jsonl", ".json")):
-            with pyarrow.input_stream(str(path)) as stream:
-                # Not splitlines(): a JSON string may hold one of Unicode's line separators.
-                lines = stream.read().decode().split("\n")
-            rows = [json.loads(line) for line in lines if line.strip()]
-            if not rows:
-                raise ValueError("it is empty")
-            return datasets.Dataset.from_list(rows)
-    except (OSError, EOFError, ValueError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: not a readable data file ({error})") from error
-    raise UserError(f"{path}: unknown kind of data, one of .arrow .parquet .jsonl[.gz] is expected")
-
-
-def _load(settings: TaskSettings, tasks_folder: Path) -> Task:
-    config = load_yaml(task_file(settings.task, tasks_folder))
-    if settings.data_file is not None:
-        table = read_data(settings.data_file)
-        config |= {
-            "custom_dataset": lambda **_: {settings.split: table},
-            "dataset_kwargs": None,
-            "training_split": None,
-            "validation_split": settings.split,
-            "test_split": None,
-            "fewshot_split": settings.split if settings.num_fewshot else None,
-        }
-    config |= dict(settings.overrides)
-    if settings.num_fewshot is not None:
-        config["num_fewshot"] = settings.num_fewshot
-    # Its warnings are about defaults of lm-eval's own YAMLs.
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    try:
-        (task,) = TaskManager(include_defaults=False).load([config])["tasks"].values()
-    except (ConnectionError, FileNotFoundError) as error:
-        raise UserError(
-            f'task "{settings.name}": its data set cannot be reached ({error}); '
-            "without a network, give it `data` from a package or a local file"
-        ) from error
-    except Exception as error:  # of any kind: it runs the YAML's templates and functions
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(
-            f'task "{settings.name}": lm-evaluation-harness cannot build it from this data and '
-            f"these settings ({reason})"
-        ) from error
-    if task.OUTPUT_TYPE not in OUTPUT_TYPES:
-        raise UserError(
-            f'task "{settings.name}": output type "{task.OUTPUT_TYPE}" is not scored by '
-            f"log-likelihood; allowed: {', '.join(OUTPUT_TYPES)}"
-        )
-    if settings.unit and settings.unit not in task.eval_docs.features:
-        raise UserError(
-            f'task "{settings.name}": unit "{settings.unit}" is not a field of its documents: '
-            f"{', '.join(task.eval_docs.features)}"
-        )
-    return task
-
-
-def _metric_kinds(task: Task) -> dict[str, str]:
-    """Metrics that are a mean or a perplexity over documents, with their kind."""
-    aggregations = task.aggregation()
-    kinds = {name: _AGGREGATIONS.get(function) for name, function in aggregations.items()}
-    return {name: kind for name, kind in kinds.items() if kind}
+def _columns(name: str, kind: str, value: Any) -> dict[str, float]:
+    """A document's value of a metric, and its weight in a perplexity."""
+    if kind == "mean":
+        return {name: float(value)}
+    total, weight = value if isinstance(value, tuple) else (value, 1)
+    # An empty text has no bytes, but the tokens that begin and end a text may be scored: in
+    # lm-eval's ratio of sums these count, and no bytes do.
+    rate = -total / (weight or 1)
+    own = rate / math.log(2) if kind == "bits" else math.exp(min(rate, 700.0))
+    return {name: own, f"{name}_weight": float(weight)}

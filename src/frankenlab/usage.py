@@ -1,6 +1,7 @@
 """What the jobs of an experiment took, beside what was predicted and asked for."""
 
 import csv
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from frankenlab.schedule import GPU_RULES, jobs, on_gpu
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 # Columns of the table that may be unknown.
 NUMBERS = (
@@ -51,11 +54,25 @@ def measured(experiment: Experiment, results: Path) -> dict[str, list[Took]]:
         path = results / "benchmarks" / benchmark_file(experiment, job)
         if job.rule not in GPU_RULES or not path.is_file():
             continue
-        with path.open(newline="") as handle:
-            row = list(csv.DictReader(handle, delimiter="\t"))[-1]
-        took = Took(float(row["s"]), as_number(row["max_rss"]), "", gpu)
-        found.setdefault(job.rule, []).append(took)
+        seconds, memory = _benchmark(path)
+        if seconds is None:
+            log.warning("%s: damaged, so what this job took is not known", path)
+            continue
+        found.setdefault(job.rule, []).append(Took(seconds, memory, "", gpu))
     return found
+
+
+def _benchmark(path: Path) -> tuple[float | None, float | None]:
+    """Return the seconds and the MB of the last run in a benchmark file, None for what it does not
+    say."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as handle:
+        try:
+            rows = list(csv.DictReader(handle, delimiter="\t"))
+        except csv.Error:
+            rows = []
+    last = rows[-1] if rows else {}
+    seconds, memory = (as_number(last.get(name) or "") for name in ("s", "max_rss"))
+    return seconds, memory
 
 
 def benchmark_file(experiment: Experiment, job: Job) -> Path:
@@ -98,8 +115,9 @@ def table(
                 "source": ("sacct" if accounting else "benchmark") if took else "",
             }
         )
+    frame = pd.DataFrame(rows, columns=None if rows else ["rule", *NUMBERS])
     # Without a single value a column would be of no type.
-    return pd.DataFrame(rows).astype(dict.fromkeys(NUMBERS, float))
+    return frame.astype(dict.fromkeys(NUMBERS, float))
 
 
 def _largest(took: Iterable[Took]) -> float | None:

@@ -8,13 +8,18 @@ from pathlib import Path
 from snakemake.cli import parse_args
 
 from frankenlab import config as configuration
-from frankenlab import capacity, fingerprints, lock, orphans, plan_summary, planning
-from frankenlab import requests, rounds, task_index, usage
+from frankenlab import capacity, fingerprints, local_files, lock, orphans, plan_summary
+from frankenlab import planning, plans, requests, rounds, task_index, usage
 from frankenlab.errors import UserError
-from frankenlab.files import remove_truncated, write_if_changed, write_json
-from frankenlab.stopping import WORKFLOW_VARIABLE
+from frankenlab.files import truncated, write_json
+from frankenlab.grid import notices
+from frankenlab.stamps import Stamps
+from frankenlab.stopping import WORKFLOW_VARIABLE, stop_jobs_first
 
 try:
+    # Snakemake's own reader keeps the last of two equal keys without a word.
+    for _path in workflow.configfiles if workflow.is_main_process else []:
+        configuration.read(_path)
     EXPERIMENT = configuration.check(config)
     WORKLOAD = planning.Workload(EXPERIMENT)
     GRIDS = {model: WORKLOAD.grid(model) for model in EXPERIMENT.models}
@@ -32,14 +37,39 @@ EXL2 = "resources/exl2/{folder}/{key}"
 # Jobs end with the process that started them, however it ends.
 os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
 
-# Held to the end of this process. Without it nothing in the results is changed: jobs on other
-# machines read this file too, and a dry run may look on while a workflow runs.
-LOCK, REFUSED = None, ""
-if workflow.is_main_process:
+STAMPS = Stamps(f"{RESULTS}/stamps")
+
+
+def running():
+    """Whether jobs are going to run. Snakemake knows it when it begins to build its graph: before
+    that, and for a summary or a report, it has no executor."""
+    return (
+        workflow.is_main_process
+        and workflow.executor_plugin is not None
+        and not workflow.dryrun
+    )
+
+
+@cache
+def refusal():
+    """Why this process may not change the results; "" once it holds their lock, to its end."""
     try:
-        LOCK = lock.take("results", EXPERIMENT.name)
+        lock.take("results", EXPERIMENT.name)
     except UserError as error:
-        REFUSED = str(error)
+        return str(error)
+    return ""
+
+
+@cache
+def make_truncated_again():
+    """Has Snakemake make its outputs again that lost their end; foreign files are left alone."""
+    for path in truncated(RESULTS):
+        workflow.dag.forcefiles.add(str(path))
+        print(
+            f"warning: {path} is truncated: made again, if it is an output of this workflow",
+            file=sys.stderr,
+        )
+
 
 # Of this machine. On a cluster there is no such number, and the profile's set-threads decides: what
 # the login node has says nothing about the nodes.
@@ -96,6 +126,14 @@ def model_in(folder):
     return next(m.name for m in EXPERIMENT.models.values() if m.folder == folder)
 
 
+def data_in(folder):
+    return next(
+        name
+        for name, source in EXPERIMENT.data.items()
+        if configuration.data_folder(name, source) == folder
+    )
+
+
 def calibration_data():
     """What holds the quantizer's text: a package's manifest or a local file."""
     if EXPERIMENT.calibration is None:
@@ -104,8 +142,19 @@ def calibration_data():
     return data_manifest(given["source"]) if "source" in given else given["file"]
 
 
+def calibration_text():
+    """What the quantizer's text is, where it is a file of this machine."""
+    return local_data(EXPERIMENT.calibration and SETTINGS["exl2"]["calibration"])
+
+
 def data_manifest(name):
     return f"resources/data/{configuration.data_folder(name, EXPERIMENT.data[name])}/manifest.json"
+
+
+def local_data(given):
+    """What a file of this machine that a config names is; nothing for one of a package."""
+    given = given or {"source": None}
+    return None if "source" in given else local_files.file_identity(given["file"])
 
 
 def task_data(task):
@@ -120,27 +169,22 @@ def stamp(name, content):
     """A small file that changes when, and only when, what `content` gives does.
 
     As an input it makes a job stale exactly then: a comment or a fresh checkout changes nothing,
-    and results that were copied without Snakemake's own metadata still carry it.
+    and results that were copied without Snakemake's own metadata still carry it. To be called by
+    input functions, for only then it is known whether it may be written.
     """
-    path = Path(f"{RESULTS}/stamps/{name}.json")
     # Jobs read this file too, and need the path only: the content takes seconds to work out.
-    if workflow.is_main_process:
-        write_stamp(path, json.dumps(content(), indent=1, sort_keys=True) + "\n")
-    return str(path)
-
-
-def write_stamp(path, text):
-    """What may not write compares."""
-    if LOCK:
-        try:
-            write_if_changed(path, text)
-        except UserError as error:
-            raise SystemExit(str(error)) from None
-    elif not (path.is_file() and path.read_text() == text):
-        raise SystemExit(
-            f"{REFUSED} (the results have no stamps of this config and code, or not yet: "
-            "what is stale cannot be told)"
+    if not workflow.is_main_process:
+        return str(STAMPS.place(name))
+    make_truncated_again()
+    try:
+        found = STAMPS.known(name) or STAMPS.file(
+            name,
+            json.dumps(content(), indent=1, sort_keys=True) + "\n",
+            write=running() and not refusal(),
         )
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    return str(found)
 
 
 def script_stamp(name, **settings):
@@ -150,7 +194,16 @@ def script_stamp(name, **settings):
         code = fingerprints.code_fingerprint(SCRIPTS / f"{name}.py")
         return {"code": code, "settings": settings}
 
-    return stamp(f"scripts/{name}", content)
+    return lambda wildcards: stamp(f"scripts/{name}", content)
+
+
+def source_stamp(folder, source, use):
+    """Stamp of a source on this machine, which can change; other sources need none."""
+    if source.kind != "path":
+        return []
+    return stamp(
+        f"sources/{use}.{folder}", lambda: local_files.source_identity(source, use)
+    )
 
 
 # One of a task, for all shards: it reads the YAML of the task.
@@ -165,10 +218,14 @@ def task_stamp(stage, task, model, quantization):
             "yaml": task_index.task_fingerprint(
                 task_index.task_file(settings.task, configuration.TASKS_FOLDER)
             ),
+            "data": local_data(SETTINGS["tasks"][task].get("data")),
             "limit": EXPERIMENT.limit(stage, task),
             "precision": EXPERIMENT.precision(stage, model, quantization),
+            "device": SETTINGS["device"],
             "engine": EXPERIMENT.engine(model, quantization),
-            "libraries": fingerprints.library_versions(),
+            "libraries": fingerprints.engine_libraries(
+                EXPERIMENT.engine(model, quantization)
+            ),
         },
     )
 
@@ -233,6 +290,17 @@ def plans_file(wildcards):
     return f"{RESULTS}/{folder}/{wildcards.model}.json"
 
 
+def frozen_file(wildcards):
+    """What the plan of a checkpoint follows from: a plan that is written out needs no search."""
+    if wildcards.plan == "frozen":
+        return f"{RESULTS}/frozen/{wildcards.model}.json"
+    try:
+        plans.parse(wildcards.plan, EXPERIMENT.models[wildcards.model].n_layers)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    return []
+
+
 @cache
 def partition_limits():
     """Of the SLURM executor's partitions file; none with another executor."""
@@ -275,18 +343,11 @@ def print_summary():
 
 if workflow.is_main_process:
     atexit.register(print_summary)
-    for _path in remove_truncated(RESULTS) if LOCK else []:
-        print(
-            f"warning: {_path} is truncated: removed, to be made again", file=sys.stderr
-        )
     for _line in capacity.too_large(EXPERIMENT):
         print(f"warning: {_line}; it will be refused", file=sys.stderr)
     for _model, _grid in GRIDS.items():
-        for _text, _group in _grid.folded:
-            print(
-                f"notice: {_model}: plan {_text} ({_group}) is there already",
-                file=sys.stderr,
-            )
+        for _line in notices(_grid):
+            print(f"notice: {_model}: {_line}", file=sys.stderr)
 
 
 # What the jobs are predicted to take and ask for, written when a run starts: only then are the
@@ -299,10 +360,11 @@ def write_asked():
 
 
 onstart:
-    # Only now is it known that jobs are going to run. Snakemake's own lock outlives a kill; ours
-    # ends with this process, so that jobs found now are those of a workflow that was killed.
-    if REFUSED:
-        raise SystemExit(REFUSED)
+    # From here on a signal ends the jobs first. Snakemake's own lock outlives a kill; ours ends
+    # with this process, so that jobs found now are those of a workflow that was killed.
+    stop_jobs_first()
+    if refusal():
+        raise SystemExit(refusal())
     try:
         orphans.check_none(".")
     except UserError as error:

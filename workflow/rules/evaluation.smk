@@ -36,6 +36,11 @@ rule measure_cost:
                 EXPERIMENT.precision("search", *cell) for cell in EXPERIMENT.cells
             ],
             engines=[EXPERIMENT.engine(*cell) for cell in EXPERIMENT.cells],
+            device=SETTINGS["device"],
+            libraries=[
+                fingerprints.engine_libraries(EXPERIMENT.engine(*cell))
+                for cell in EXPERIMENT.cells
+            ],
         ),
     output:
         f"{RESULTS}/costs/{{model}}/{{quantization}}.parquet",

@@ -22,7 +22,7 @@ rule construct_frankens:
 
 rule materialize_franken:
     input:
-        frozen=f"{RESULTS}/frozen/{{model}}.json",
+        frozen=frozen_file,
         model=lambda w: model_manifest(w.model),
         stamp=script_stamp("materialize_franken"),
     output:
@@ -30,7 +30,8 @@ rule materialize_franken:
     log:
         f"{LOGS}/materialize_franken/{{model}}.{{plan}}.log",
     wildcard_constraints:
-        plan="[^/]+",
+        # A name of a file has 255 bytes, of which the log takes some.
+        plan="[^/]{1,150}",
     resources:
         mem_mb=by_attempt(8000),
         runtime=by_attempt(60),

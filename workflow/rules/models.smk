@@ -8,6 +8,10 @@ for _rule in ("download_model", "download_data"):
 
 
 rule download_model:
+    input:
+        lambda w: source_stamp(
+            w.folder, EXPERIMENT.models[model_in(w.folder)].source, "model"
+        ),
     output:
         manifest="resources/models/{folder}/manifest.json",
     log:
@@ -16,14 +20,14 @@ rule download_model:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(120),
     params:
-        model=lambda w: next(
-            m.name for m in EXPERIMENT.models.values() if m.folder == w.folder
-        ),
+        model=lambda w: model_in(w.folder),
     script:
         "../scripts/download_model.py"
 
 
 rule download_data:
+    input:
+        lambda w: source_stamp(w.folder, EXPERIMENT.data[data_in(w.folder)], "data"),
     output:
         manifest="resources/data/{folder}/manifest.json",
     log:
@@ -32,10 +36,6 @@ rule download_data:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(60),
     params:
-        name=lambda w: next(
-            name
-            for name, source in EXPERIMENT.data.items()
-            if configuration.data_folder(name, source) == w.folder
-        ),
+        name=lambda w: data_in(w.folder),
     script:
         "../scripts/download_data.py"

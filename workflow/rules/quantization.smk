@@ -3,7 +3,9 @@ rule measure_exl2:
     input:
         model=lambda w: model_manifest(model_in(w.folder)),
         data=calibration_data(),
-        stamp=script_stamp("measure_exl2", device=SETTINGS["device"]),
+        stamp=script_stamp(
+            "measure_exl2", device=SETTINGS["device"], data=calibration_text()
+        ),
     output:
         f"{EXL2}/measurement.json",
     log:
@@ -27,7 +29,9 @@ rule quantize_exl2:
         model=lambda w: model_manifest(model_in(w.folder)),
         data=calibration_data(),
         measurement=f"{EXL2}/measurement.json",
-        stamp=script_stamp("quantize_exl2", device=SETTINGS["device"]),
+        stamp=script_stamp(
+            "quantize_exl2", device=SETTINGS["device"], data=calibration_text()
+        ),
     output:
         manifest=f"{EXL2}/{{quantization}}/manifest.json",
     log:

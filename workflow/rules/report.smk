@@ -88,7 +88,7 @@ rule provenance:
 
 rule render_notebook:
     input:
-        notebook=stamp(
+        notebook=lambda w: stamp(
             "notebooks/report",
             lambda: json.loads(
                 Path(workflow.basedir, "notebooks/report.ipynb").read_text()

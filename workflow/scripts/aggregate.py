@@ -1,13 +1,9 @@
 """Compares every plan of a stage with the base."""
 
-import json
-from pathlib import Path
-
-import pandas as pd
-
 from frankenlab.analysis import Rules, comparisons, concatenated, with_shapes
-from frankenlab.files import atomic_path
 from frankenlab.job import job
+from frankenlab.parquet import read_parquet, write_parquet
+from frankenlab.records import FRANKENS, RACE, read_record
 from frankenlab.rounds import dropped
 
 with job(snakemake) as experiment:
@@ -15,12 +11,12 @@ with job(snakemake) as experiment:
     groups = {
         item["plan"]: item["group"]
         for path in snakemake.input.frankens
-        for item in json.loads(Path(path).read_text())["frankens"]
+        for item in read_record(path, FRANKENS)["frankens"]
     }
-    scores = concatenated(pd.read_parquet(path) for path in snakemake.input.scores)
+    scores = concatenated(map(read_parquet, snakemake.input.scores))
     # A round of a race has the documents of those before.
     scores = scores.drop_duplicates(["quantization", "task", "plan", "document"])
-    raced = dropped(json.loads(Path(path).read_text()) for path in snakemake.input.races)
+    raced = dropped(read_record(path, RACE) for path in snakemake.input.races)
     tables = [
         comparisons(
             rows,
@@ -33,5 +29,4 @@ with job(snakemake) as experiment:
         for (_, task), rows in scores.groupby(["quantization", "task"], sort=False, observed=True)
     ]
     depths = {model.name: model.n_layers for model in experiment.models.values()}
-    with atomic_path(snakemake.output[0]) as temporary:
-        with_shapes(concatenated(tables), depths).to_parquet(temporary, index=False)
+    write_parquet(with_shapes(concatenated(tables), depths), snakemake.output[0])

@@ -1,6 +1,5 @@
 """Writes the manifest of a shard's or a stage's frankens."""
 
-import json
 from pathlib import Path
 
 from frankenlab.files import write_json
@@ -8,30 +7,32 @@ from frankenlab.frankens import manifest
 from frankenlab.job import job
 from frankenlab.models import manifest_info, read_json
 from frankenlab.plans import BASE, parse
+from frankenlab.records import FROZEN, PLANS, RACE, SHORTLIST, read_record
 from frankenlab.rounds import SEARCH, split
 
 
-def listed(stage: str, content: list | dict) -> list[tuple[str, str]]:
-    """(plan, group) of every plan that a stage runs."""
+def listed(stage: str, path: str) -> list[tuple[str, str]]:
+    """Return (plan, group) of every plan that a stage runs."""
     if split(stage)[0] == SEARCH:
-        return [tuple(item) for item in content]
+        return [tuple(item) for item in read_record(path, PLANS)]
     if stage == "select":
+        content = read_record(path, SHORTLIST)
         return [(BASE, "base"), *((item["plan"], item["group"]) for item in content["plans"])]
+    content = read_record(path, FROZEN)
     controls = [(plan, "control") for plan in content["controls"]]
     return [(BASE, "base"), (content["frozen"], content["group"]), *controls]
 
 
 def left(named: list[tuple[str, str]], race: str) -> list[tuple[str, str]]:
     """Those that a race has not dropped; none, if it dropped the whole shard."""
-    kept = set(json.loads(Path(race).read_text())["kept"])
+    kept = set(read_record(race, RACE)["kept"])
     return [item for item in named if item[0] in kept]
 
 
 with job(snakemake):
     path = Path(snakemake.input.model)
     info = manifest_info(read_json(path), path)
-    content = json.loads(Path(snakemake.input.plans).read_text())
-    named = listed(snakemake.wildcards.stage, content)
+    named = listed(snakemake.wildcards.stage, snakemake.input.plans)
     if snakemake.input.race:
         named = left(named, snakemake.input.race)
     plans = [(parse(text, info.n_layers), group) for text, group in named]

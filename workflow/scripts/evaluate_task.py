@@ -1,19 +1,17 @@
 """Scores the frankens of a shard on a task in a stage."""
 
-import json
-from pathlib import Path
-
 from frankenlab import ledger
 from frankenlab.evaluation import evaluate_task, write_scores
 from frankenlab.frankens import plans_of
 from frankenlab.job import job
 from frankenlab.quantizing import evaluation_excludes
+from frankenlab.records import FRANKENS, read_record
 from frankenlab.rounds import split
 from frankenlab.scorer import Scorer
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards
-    frankens = json.loads(Path(snakemake.input.frankens).read_text())
+    frankens = read_record(snakemake.input.frankens, FRANKENS)
     scorer = Scorer.for_stage(experiment, where.model, where.quantization, where.stage)
     scores = evaluate_task(
         scorer,

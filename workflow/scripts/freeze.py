@@ -1,15 +1,14 @@
 """Freezes one franken of a model, with its controls."""
 
-import pandas as pd
-
 from frankenlab.analysis import freeze
 from frankenlab.files import write_json
 from frankenlab.job import job
+from frankenlab.parquet import read_parquet
 
 with job(snakemake) as experiment:
     model = experiment.models[snakemake.wildcards.model]
     frozen = freeze(
-        pd.read_parquet(snakemake.input[0]),
+        read_parquet(snakemake.input[0]),
         model.name,
         model.n_layers,
         model.reference,

@@ -1,16 +1,20 @@
 """Writes the frozen franken, or any plan, as a standalone checkpoint."""
 
-import json
+import logging
 from pathlib import Path
 
 from frankenlab.export import materialize
 from frankenlab.job import job
-from frankenlab.plans import parse
+from frankenlab.plans import omissions, parse
+from frankenlab.records import FROZEN, read_record
 
 with job(snakemake) as experiment:
     model = experiment.models[snakemake.wildcards.model]
     text = snakemake.wildcards.plan
     if text == "frozen":
-        text = json.loads(Path(snakemake.input.frozen).read_text())["frozen"]
+        text = read_record(snakemake.input.frozen, FROZEN)["frozen"]
     target = Path(snakemake.output[0])
-    materialize(Path(snakemake.input.model).parent, parse(text, model.n_layers), target)
+    plan = parse(text, model.n_layers)
+    if what := omissions(plan):
+        logging.warning("notice: plan %s %s", plan, what)
+    materialize(Path(snakemake.input.model).parent, plan, target)

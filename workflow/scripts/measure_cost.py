@@ -1,22 +1,23 @@
 """Measures speed and memory of the confirmed plans, each alone."""
 
-import json
-from pathlib import Path
-
 import pandas as pd
 
 from frankenlab.efficiency import measure
-from frankenlab.files import atomic_path
+from frankenlab.engines.devices import hardware_name
 from frankenlab.frankens import plans_of
 from frankenlab.job import job
+from frankenlab.parquet import write_parquet
+from frankenlab.records import FRANKENS, read_record
 from frankenlab.scorer import Scorer
 
 with job(snakemake) as experiment:
-    frankens = json.loads(Path(snakemake.input.frankens).read_text())
+    frankens = read_record(snakemake.input.frankens, FRANKENS)
     model, quantization = frankens["model"], snakemake.wildcards.quantization
     scorer = Scorer.for_stage(experiment, model, quantization, "search")
+    engine = scorer.load_engine()
+    scorer.check_unchanged()
     speeds = measure(
-        scorer.load_engine(),
+        engine,
         plans_of(frankens),
         experiment.raw["cost"]["repeats"],
         experiment.raw["statistics"]["seed"],
@@ -26,5 +27,6 @@ with job(snakemake) as experiment:
     costs.insert(0, "model", model)
     costs.insert(1, "quantization", quantization)
     costs["precision"] = scorer.precision
-    with atomic_path(snakemake.output[0]) as temporary:
-        costs.to_parquet(temporary, index=False)
+    costs["device"] = scorer.device_kind
+    costs["hardware"] = hardware_name(engine.device)
+    write_parquet(costs, snakemake.output[0])

@@ -1,16 +1,13 @@
 """Decides which plans of a search go on after a round of its race."""
 
-import json
-from pathlib import Path
-
-import pandas as pd
-
 from frankenlab import races
 from frankenlab.analysis import concatenated
 from frankenlab.files import write_json
 from frankenlab.job import job
+from frankenlab.parquet import read_parquet
 from frankenlab.plans import BASE
 from frankenlab.racing import Rule
+from frankenlab.records import RACE, read_record
 from frankenlab.rounds import named
 
 with job(snakemake) as experiment:
@@ -18,7 +15,7 @@ with job(snakemake) as experiment:
     settings = experiment.raw["stages"]["search"]
     race = settings["racing"]
     earlier = snakemake.input.earlier
-    leaders = json.loads(Path(earlier).read_text())["leaders"] if earlier else []
+    leaders = read_record(earlier, RACE)["leaders"] if earlier else []
     rule = Rule(
         error=race["error"],
         margin=race["margin"],
@@ -26,7 +23,7 @@ with job(snakemake) as experiment:
         # The select stage wants so many, whatever is known of them.
         keep=experiment.raw["stages"]["select"]["shortlist"] + 1,
     )
-    scores = concatenated(map(pd.read_parquet, snakemake.input.scores))
+    scores = concatenated(map(read_parquet, snakemake.input.scores))
     # Of plans that tie the first one leads: the base, else the same whatever the shards.
     plans = sorted(scores["plan"].unique(), key=lambda plan: (plan != BASE, plan))
     name = named(where.round)

@@ -1,6 +1,5 @@
 """Writes the tables that people open."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +9,8 @@ from frankenlab.directories import read_manifest
 from frankenlab.files import atomic_path
 from frankenlab.footprints import Footprint, weights_row
 from frankenlab.job import job
+from frankenlab.parquet import read_parquet, write_parquet
+from frankenlab.records import FROZEN, RACE, read_record
 
 
 def all_pairs(scores: pd.DataFrame, experiment, rules: analysis.Rules) -> pd.DataFrame:
@@ -53,7 +54,7 @@ def all_bits(
 
 def all_rounds(compared: pd.DataFrame, experiment, paths: list[str]) -> pd.DataFrame:
     """The rounds of every model's race."""
-    records = [json.loads(Path(path).read_text()) for path in paths]
+    records = [read_record(path, RACE) for path in paths]
     found = []
     for model in experiment.models.values():
         own = [record for record in records if record["model"] == model.name]
@@ -76,15 +77,15 @@ def all_weights(experiment) -> pd.DataFrame:
 
 with job(snakemake) as experiment:
     rules = analysis.Rules(**experiment.raw["statistics"])
-    freezes = [json.loads(Path(path).read_text()) for path in snakemake.input.frozen]
+    freezes = [read_record(path, FROZEN) for path in snakemake.input.frozen]
     frozen = {freeze["model"]: freeze["frozen"] for freeze in freezes}
-    compared = analysis.concatenated(map(pd.read_parquet, snakemake.input.comparisons))
-    scores = analysis.concatenated(map(pd.read_parquet, snakemake.input.scores))
+    compared = analysis.concatenated(map(read_parquet, snakemake.input.comparisons))
+    scores = analysis.concatenated(map(read_parquet, snakemake.input.scores))
     made = {
         "comparisons": compared,
         "pairs": all_pairs(scores, experiment, rules),
         "verdicts": analysis.verdicts(compared, frozen, rules),
-        "costs": analysis.concatenated(map(pd.read_parquet, snakemake.input.costs)),
+        "costs": analysis.concatenated(map(read_parquet, snakemake.input.costs)),
         "ledger": ledger.table(
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
@@ -99,5 +100,4 @@ with job(snakemake) as experiment:
         path = Path(snakemake.output[name])
         with atomic_path(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-        with atomic_path(path.with_suffix(".parquet")) as temporary:
-            table.to_parquet(temporary, index=False)
+        write_parquet(table, path.with_suffix(".parquet"))

@@ -19,13 +19,8 @@ from frankenlab.errors import UserError
 from frankenlab.exl2.format import ALIGNMENT, check_inputs
 from frankenlab.exl2.shapes import HEAD, ModelShapes
 from frankenlab.files import atomic_path, content_hash, write_json
-from frankenlab.models import (
-    TOKENIZER_FILES,
-    check_llama_shaped,
-    load_tokenizer,
-    read_json,
-    weights_hash,
-)
+from frankenlab.model_files import TOKENIZER_FILES, read_json, weight_files
+from frankenlab.models import check_llama_shaped, load_tokenizer, weights_hash
 
 CONVERTER = (sys.executable, "-m", "exllamav2.conversion.convert_exl2")
 
@@ -139,8 +134,7 @@ def identity(
 ) -> dict[str, Any]:
     """What a job must have in common with one that was broken off, to go on from there."""
     weights = [
-        [path.name, path.stat().st_size, path.stat().st_mtime_ns]
-        for path in sorted(model.glob("*.safetensors"))
+        [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weight_files(model)
     ]
     return {
         "model": content_hash([str(model.resolve()), config, weights]),
@@ -156,20 +150,18 @@ def model_hash(model: Path, config: Mapping[str, Any]) -> str:
 
 
 def stage(model: Path, config: Mapping[str, Any], work: Path) -> str:
-    """What the converter may see of the model.
+    """Make a folder of what the converter may see of the model, and return its path.
 
-    It copies every file that is no tensor, stale indices and read-only modes too, and loads every
-    *.safetensors.
+    The converter copies every file that is no tensor, stale indices and read-only modes too, and
+    loads every safetensors file.
     """
     folder = work / "model"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    names = {"model.safetensors"}
-    index = model / "model.safetensors.index.json"
-    if not (model / "model.safetensors").is_file():
-        names = set(read_json(index)["weight_map"].values())
-    for name in sorted(names):
-        (folder / name).symlink_to((model / name).resolve())
+    for path in weight_files(model):
+        # It does not look into folders, where an index may have its shards.
+        name = path.relative_to(model).as_posix().replace("/", "-")
+        (folder / name).symlink_to(path.resolve())
     for name in COMPANIONS:
         if (model / name).is_file():
             shutil.copyfile(model / name, folder / name)

@@ -25,11 +25,13 @@ from frankenlab.conversion.inputs import (
 from frankenlab.conversion.process import Job, run_converter
 from frankenlab.directories import make_directory
 from frankenlab.errors import UserError
-from frankenlab.exl2.declaration import KEY, Declaration, declares_exl2
+from frankenlab.exl2.declaration import KEY, METHOD, Declaration
 from frankenlab.exl2.reading import Exl2Directory
 from frankenlab.exl2.shapes import HEAD, ModelShapes
 from frankenlab.files import sha256_file, write_json
-from frankenlab.models import model_info, read_json
+from frankenlab.model_files import read_json, weight_files
+from frankenlab.models import model_info
+from frankenlab.records import NUMBER, TEXT, check_record, is_record, list_of, object_of
 
 logger = logging.getLogger(__name__)
 
@@ -186,18 +188,32 @@ def quantize(
     return make_directory(target, facts, fill)
 
 
+# What exllamav2 writes about each choice for a part of a layer, and about a quantized model.
+OPTIONS = list_of(object_of(accuracy=NUMBER, total_bits=NUMBER), minItems=1)
+DECLARED = object_of(
+    quant_method={"const": METHOD},
+    version=TEXT,
+    bits=NUMBER,
+    head_bits=NUMBER,
+    calibration={"type": "object"},
+)
+
+
 def _attainable(
     found: Mapping[str, Any], config: Mapping[str, Any], where: str
 ) -> tuple[float, float]:
     shapes = ModelShapes.from_config(config)
     weights = sum(prod(shape) for name, shape in shapes.linears.items() if name != HEAD)
     low = high = 0.0
+    measured = found.get("measurement") or {}
+    check_record(where, measured, {"type": "object"})
     for layer in range(shapes.n_layers):
         for part in ("self_attn", "mlp"):
             name = f"model.layers.{layer}.{part}"
-            options = (found.get("measurement") or {}).get(name)
+            options = measured.get(name)
             if not options:
                 raise UserError(f"{where} lacks '{name}'; measure again")
+            check_record(where, options, OPTIONS)
             if not all(math.isfinite(option["accuracy"]) for option in options):
                 raise UserError(f"{where}: an accuracy of '{name}' is not finite")
             sizes = [option["total_bits"] for option in options]
@@ -222,10 +238,12 @@ def _declare(result: Path, config: Mapping[str, Any], calibration: Calibration, 
         written = json.loads((result / "config.json").read_text())
     except (OSError, ValueError):
         raise job.failure("it ended without writing a config.json") from None
-    if not declares_exl2(written):
+    if not isinstance(written, Mapping) or not is_record(written.get(KEY), DECLARED):
         raise job.failure(f"it ended without writing {KEY} into config.json")
-    if not any(result.glob("output*.safetensors")):
-        raise job.failure("it ended without writing output.safetensors")
+    try:
+        weight_files(result)
+    except UserError:
+        raise job.failure("it ended without writing output.safetensors") from None
     if stale := sorted(result.glob("*.index.json")):
         raise job.failure(f"it copied {stale[0].name}, an index of other files")
     declared = written[KEY]

@@ -16,6 +16,7 @@ from typing import IO, Any
 from frankenlab.errors import UserError
 from frankenlab.files import write_json
 from frankenlab.progress import Progress
+from frankenlab.records import NUMBER, TEXT, is_record, object_of
 from frankenlab.stopping import die_with_parent
 
 logger = logging.getLogger(__name__)
@@ -176,8 +177,7 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
     stage, percent, progress = "", 0, None
     with job.log.open("a", buffering=1) as log:
         for line in process.stdout:
-            if match := STATUS.search(line):
-                status = json.loads(match[1])
+            if status := _status(line):
                 if status["stage"] != stage:
                     if progress is not None:
                         progress.close()
@@ -193,6 +193,17 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
                 logger.warning("exllamav2: %s", line.strip())
     if progress is not None:
         progress.close()
+
+
+def _status(line: str) -> dict[str, Any] | None:
+    """Return the stage and its share that is done, where a line tells them."""
+    match = STATUS.search(line)
+    try:
+        status = json.loads(match[1]) if match else None
+    except ValueError:
+        return None
+    told = object_of(stage=TEXT, completion={**NUMBER, "minimum": 0, "maximum": 1})
+    return status if is_record(status, told) else None
 
 
 def _last_words(text: str) -> str:

@@ -1,4 +1,7 @@
-"""Devices by the names that torch gives them."""
+"""Devices by the names that torch gives them, and the hardware behind them."""
+
+import platform
+from pathlib import Path
 
 import torch
 
@@ -10,3 +13,18 @@ def usable_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f'device "{name}": torch finds no CUDA device here; "cpu" works everywhere')
     return torch.device(name)
+
+
+def hardware_name(device: torch.device) -> str:
+    """Return the name of the GPU behind a CUDA device, else that of this machine's processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+
+
+def processor_name() -> str:
+    """Return the processor's name, which Linux only tells in /proc."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

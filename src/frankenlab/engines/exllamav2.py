@@ -20,6 +20,8 @@ from frankenlab.engines.devices import usable_device
 from frankenlab.engines.exllamav2_loading import load
 from frankenlab.engines.scoring import score_targets
 from frankenlab.errors import UserError
+from frankenlab.memory import pass_tokens
+from frankenlab.models import model_info
 from frankenlab.plans import Plan, Step, base
 
 # The activation kernel takes two blocks of 32 columns at a time and leaves an odd one out.
@@ -257,3 +259,28 @@ def _surfacing_memory() -> Iterator[None]:
         if "out of memory" in str(error) or "ALLOC_FAILED" in str(error):
             raise torch.OutOfMemoryError(str(error)) from error
         raise
+
+
+def make_engine(
+    directory: str | Path, precision: str, device: str, token_budget: int
+) -> Exllamav2Engine:
+    """Return the engine for batches of `token_budget` tokens.
+
+    Raises:
+        UserError: as `Exllamav2Engine` and `check_precision`.
+    """
+    check_precision(precision)
+    context = model_info(directory).max_position_embeddings
+    return Exllamav2Engine(directory, device, pass_tokens(token_budget, context))
+
+
+def check_precision(precision: str) -> None:
+    """
+    Raises:
+        UserError: exllamav2 does not compute in it.
+    """
+    if precision != Exllamav2Engine.precision:
+        raise UserError(
+            f'precision "{precision}": engine exllamav2 computes in '
+            f"{Exllamav2Engine.precision} only"
+        )

@@ -16,15 +16,13 @@ from frankenlab.batches import Batch
 from frankenlab.engines import check_capacity
 from frankenlab.engines.devices import usable_device
 from frankenlab.engines.kernels import rms_norm, rotate, swiglu
+from frankenlab.engines.masks import KEY_MULTIPLE, Mask, attend
 from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import score_targets
 from frankenlab.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.exl2.tensor_files import TensorFiles
 from frankenlab.models import model_info
 from frankenlab.plans import Plan, Step
-
-# Keys of a row are a multiple of this: a CPU's 16-bit attention takes half as long again else.
-KEY_MULTIPLE = 16
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -53,8 +51,7 @@ class Placed:
     Attributes:
         tokens: int64 [tokens].
         cos, sin: rotary tables [tokens, 1, head dim].
-        mask: additive, [rows, 1, length, keys]; the keys are `padding` that no token sees, the
-            prefix, the row.
+        mask: what the rows' tokens see of `padding` that none sees, the prefix, and their row.
         batch: None for tokens that are not to be scored.
     """
 
@@ -65,7 +62,7 @@ class Placed:
     tokens: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
-    mask: torch.Tensor
+    mask: Mask
     batch: Batch | None = None
 
 
@@ -122,30 +119,29 @@ class TorchEngine:
 
     def place(self, batch: Batch) -> Placed:
         """Mask and rotary tables of a batch."""
-        padding = -(len(batch.prefix) + batch.visible.shape[-1]) % KEY_MULTIPLE
+        count = len(batch.prefix)
+        padding = -(count + batch.tokens.shape[1]) % KEY_MULTIPLE
         return self.place_tokens(
-            batch.tokens, batch.positions, batch.visible, batch.prefix, padding, batch
+            batch.tokens, batch.positions, batch.ends, count, batch.prefix, padding, batch
         )
 
     def place_tokens(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
-        visible: torch.Tensor,
+        ends: torch.Tensor,
+        seen: int,
         prefix: torch.Tensor | None = None,
         padding: int = 0,
         batch: Batch | None = None,
     ) -> Placed:
-        """`tokens`, `positions`: int64 [rows, length]; `visible`: bool [rows, length, keys];
-        `prefix`: int64 [prefix length]."""
+        """`tokens`, `positions`, `ends`: int64 [rows, length]; `seen`: how many keys before the
+        rows all of their tokens see, a cache's or those of `prefix`: int64 [prefix length]."""
         rows, length = tokens.shape
         before = tokens.new_empty(0) if prefix is None else prefix
         cos, sin = self.rotary.tables(
             torch.cat((torch.arange(len(before)), positions.flatten())), self.dtype
         )
-        mask = torch.zeros(visible.shape, dtype=self.dtype, device=self.device)
-        mask.masked_fill_(~visible.to(self.device), float("-inf"))
-        mask = F.pad(F.pad(mask, (len(before), 0)), (padding, 0), value=float("-inf"))
         return Placed(
             prefix=len(before),
             rows=rows,
@@ -154,7 +150,7 @@ class TorchEngine:
             tokens=torch.cat((before, tokens.flatten())).to(self.device),
             cos=cos.unsqueeze(1),
             sin=sin.unsqueeze(1),
-            mask=mask.unsqueeze(1),
+            mask=Mask(ends.to(self.device), self.dtype, padding, seen),
             batch=batch,
         )
 
@@ -244,8 +240,8 @@ class TorchEngine:
                 torch.cat((a.expand(placed.rows, -1, -1, -1), b), dim=2)
                 for a, b in zip(before, own[1:], strict=True)
             ]
-        rows = _attend(*own, mask=placed.mask).flatten(0, 1)
-        return torch.cat((_attend(*first)[0], rows)) if count else rows
+        rows = attend(*own, placed.mask).flatten(0, 1)
+        return torch.cat((attend(*first)[0], rows)) if count else rows
 
     def _mlp(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         normed = self._norm(hidden, layer.post_norm)
@@ -254,20 +250,6 @@ class TorchEngine:
 
     def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rms_norm(hidden, weight, self.norm_eps)
-
-
-def _attend(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """[rows, heads, length, head dim] each, where a key head may serve several query heads;
-    [rows, length, heads, head dim]. Causal without a mask."""
-    mixed = F.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
-    )
-    return mixed.transpose(1, 2)
 
 
 @dataclass
@@ -288,10 +270,10 @@ class TorchDecoder:
         check_capacity(self, len(tokens))
         stop = self.length + len(tokens)
         positions = torch.arange(self.length, stop)
-        visible = torch.arange(stop) <= positions[:, None]
+        ends = torch.full((1, len(tokens)), len(tokens))
         with torch.inference_mode():
             placed = self.engine.place_tokens(
-                torch.tensor([list(tokens)]), positions[None], visible[None]
+                torch.tensor([list(tokens)]), positions[None], ends, self.length
             )
             hidden = self.engine.embed(placed)
             for step, cache in zip(self.plan.steps, self.caches, strict=True):
@@ -306,7 +288,7 @@ class _Weights:
     def __init__(self, directory: Path, dtype: torch.dtype, device: torch.device) -> None:
         self.dtype, self.device = dtype, device
         self.exl2 = Exl2Directory(directory) if is_exl2(directory) else None
-        self.files = TensorFiles(() if self.exl2 else sorted(directory.glob("*.safetensors")))
+        self.files = TensorFiles(()) if self.exl2 else TensorFiles.of_model(directory)
 
     def __contains__(self, name: str) -> bool:
         return name in (self.exl2 or self.files)
@@ -342,3 +324,14 @@ def _layer(weights: _Weights, index: int) -> Layer:
         down=stacked(*down, "weight"),
         down_bias=stacked(*down, "bias"),
     )
+
+
+def make_engine(
+    directory: str | Path, precision: str, device: str, token_budget: int
+) -> TorchEngine:
+    """Return the engine for batches of `token_budget` tokens, which this one takes at any size.
+
+    Raises:
+        UserError: as `TorchEngine`.
+    """
+    return TorchEngine(directory, precision, device)

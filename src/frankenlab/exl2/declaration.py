@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from frankenlab.errors import UserError
-
-METHOD = "exl2"
-KEY = "quantization_config"
+from frankenlab.model_files import EXL2 as METHOD
+from frankenlab.model_files import QUANTIZATION as KEY
+from frankenlab.model_files import declares_exl2
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,6 @@ class Declaration:
         }
 
 
-def declares_exl2(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json says that the weights are EXL2."""
-    declared = config.get(KEY)
-    return isinstance(declared, Mapping) and declared.get("quant_method") == METHOD
-
-
 def read_declaration(config: Mapping[str, Any]) -> Declaration:
     """The declaration of a config.json; one without values where there is none.
 
@@ -58,6 +52,9 @@ def read_declaration(config: Mapping[str, Any]) -> Declaration:
     if not declares_exl2(config):
         method = declared.get("quant_method") if isinstance(declared, Mapping) else declared
         raise UserError(f"{KEY}.quant_method is '{method}', expected '{METHOD}'")
+    calibration = declared.get("calibration")
+    if not isinstance(calibration, Mapping | None):
+        raise UserError(f"{KEY}.calibration is {calibration!r}, expected an object")
     version = declared.get("version")
     by = f"exllamav2 {version}" if version else "exllamav2, version not recorded"
     return Declaration(
@@ -65,5 +62,5 @@ def read_declaration(config: Mapping[str, Any]) -> Declaration:
         version=version,
         bits=declared.get("bits"),
         head_bits=declared.get("head_bits"),
-        calibration=declared.get("calibration"),
+        calibration=calibration,
     )

@@ -177,6 +177,9 @@ def check_linear(name: str, linear: QuantizedLinear, out_features: int, in_featu
         if part in DTYPES and tensor.dtype != DTYPES[part]:
             raise UserError(f"tensor '{name}.{part}': {tensor.dtype}, expected {DTYPES[part]}")
     stored = padded(out_features)
+    if linear.q_weight.ndim != 2:
+        found = list(linear.q_weight.shape)
+        raise UserError(f"tensor '{name}.q_weight': shape {found}, expected two dimensions")
     n_groups = linear.q_groups.numel() // 2
     expected = {
         "q_weight": (linear.q_weight.shape[0], stored),

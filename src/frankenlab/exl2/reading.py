@@ -1,15 +1,12 @@
 """An EXL2 directory as the plain Hugging Face tensors that it stands for."""
 
-import json
-from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from frankenlab.errors import UserError
-from frankenlab.exl2.declaration import declares_exl2, read_declaration
+from frankenlab.exl2.declaration import KEY, declares_exl2, read_declaration
 from frankenlab.exl2.format import (
     PARTS,
     QuantizedLinear,
@@ -18,7 +15,8 @@ from frankenlab.exl2.format import (
     dequantize,
 )
 from frankenlab.exl2.shapes import HEAD, ModelShapes
-from frankenlab.exl2.tensor_files import TensorFiles
+from frankenlab.exl2.tensor_files import TensorFiles, is_finite
+from frankenlab.model_files import CONFIG, EXL2_WEIGHTS, read_json, weight_files
 
 FLOATS = ("F16", "BF16", "F32")
 SAFETENSORS_DTYPES = {
@@ -36,15 +34,15 @@ def is_exl2(directory: str | Path) -> bool:
     Early versions of exllamav2 declared nothing in config.json; their tensors tell.
     """
     try:
-        config = json.loads((Path(directory) / "config.json").read_text())
-    except (OSError, ValueError):
+        config = read_json(Path(directory) / CONFIG)
+        if KEY in config:
+            return declares_exl2(config)
+        files = weight_files(directory)
+    except UserError:
         return False
-    if not isinstance(config, dict):
+    if not files[0].match(EXL2_WEIGHTS):
         return False
-    if "quantization_config" in config:
-        return declares_exl2(config)
-    paths = sorted(Path(directory).glob("output*.safetensors"))
-    return any(name.endswith(".q_weight") for name in TensorFiles(paths).names)
+    return any(name.endswith(".q_weight") for name in TensorFiles(files).names)
 
 
 class Exl2Directory:
@@ -67,11 +65,11 @@ class Exl2Directory:
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory)
-        self.config = _read_config(self.path)
+        self.config = read_json(self.path / CONFIG)
         try:
             self.declaration = read_declaration(self.config)
             self.shapes = ModelShapes.from_config(self.config)
-            self.weight_files = _weight_files(self.path)
+            self.weight_files = weight_files(self.path)
             self._files = TensorFiles(self.weight_files)
             self._linears = {
                 name for name in self.shapes.linears if f"{name}.q_weight" in self._files
@@ -104,7 +102,12 @@ class Exl2Directory:
             return self._files.get(name)[:outputs].to(device=device, dtype=dtype)
         linear = self.linear(module)
         moved = {part: tensor.to(device) for part, tensor in linear.tensors().items()}
-        return dequantize(QuantizedLinear(**moved), outputs, dtype)
+        weight = dequantize(QuantizedLinear(**moved), outputs, dtype)
+        if not is_finite(weight):
+            raise UserError(
+                f"{self.path}: tensor '{name}': its scales give more than float16 holds"
+            )
+        return weight
 
     @property
     def linears(self) -> frozenset[str]:
@@ -142,14 +145,11 @@ class Exl2Directory:
 
     def _expected_plain(self) -> dict[str, tuple[int, ...]]:
         """Tensors that are stored as they are, with their shapes."""
-        shapes = dict(self.shapes.others)
-        for name, shape in self.shapes.linears.items():
-            if name in self._linears:
-                continue
-            shapes[f"{name}.weight"] = shape
-            if name in self.shapes.biased:
-                shapes[f"{name}.bias"] = shape[:1]
-        return shapes
+        return {
+            name: shape
+            for name, shape in self.shapes.plain().items()
+            if name.rpartition(".")[0] not in self._linears
+        }
 
     def _check(self) -> None:
         if not self._linears and declares_exl2(self.config):
@@ -221,27 +221,3 @@ def _dtype(stored: str) -> torch.dtype:
 
 def _bits(stored: str) -> int:
     return int(stored.lstrip("BFIU"))
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{directory}: it has no config.json") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(config, Mapping):
-        raise UserError(f"{path}: it must hold a JSON object")
-    return dict(config)
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """exllamav2 writes output*.safetensors and no index; others rename them. A
-    model.safetensors.index.json beside them is the unquantized model's, copied by exllamav2's
-    converter: never read."""
-    paths = sorted(directory.glob("output*.safetensors"))
-    paths = paths or sorted(directory.glob("*.safetensors"))
-    if not paths:
-        raise UserError("it has no output.safetensors")
-    return paths

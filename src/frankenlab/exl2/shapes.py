@@ -11,6 +11,12 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 
 
+# Sizes beyond these are slips or attacks; a list of all tensors must fit into memory.
+MOST_LAYERS, MOST = 10_000, 1 << 24
+# What transformers takes where config.json has no num_key_value_heads; elsewhere as many as heads.
+KEY_VALUE_HEADS = {"mistral": 8, "qwen2": 32}
+
+
 @dataclass(frozen=True)
 class ModelShapes:
     """Linear layers (name without `.weight` -> [out, in]), in the order in which the model runs
@@ -27,22 +33,33 @@ class ModelShapes:
         """Follows transformers' Llama, Mistral and Qwen2.
 
         Raises:
-            UserError: config.json lacks a size, or it is not a positive integer.
+            UserError: config.json lacks a size, or it is not an integer that a model can have.
         """
 
-        def size(key: str, default: int | None = None) -> int:
+        def size(key: str, default: int | None = None, most: int = MOST) -> int:
             value = config.get(key)
             value = default if value is None else value
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"config.json: {key} is {value!r}, expected a positive integer")
+                raise UserError(
+                    f"config.json: {key} is {_shown(value)}, expected a positive integer"
+                )
+            if value > most:
+                raise UserError(f"config.json: {key} is {_shown(value)}, expected at most {most}")
             return value
 
         hidden, inner = size("hidden_size"), size("intermediate_size")
-        heads, vocab, n_layers = (
-            size(key) for key in ("num_attention_heads", "vocab_size", "num_hidden_layers")
-        )
+        heads, vocab = size("num_attention_heads"), size("vocab_size")
+        n_layers = size("num_hidden_layers", most=MOST_LAYERS)
         dim = size("head_dim", hidden // heads)
-        queries, keys = heads * dim, size("num_key_value_heads", heads) * dim
+        absent = "num_key_value_heads" not in config
+        usual = KEY_VALUE_HEADS.get(config.get("model_type"), heads) if absent else heads
+        kv_heads = size("num_key_value_heads", usual)
+        if heads % kv_heads:
+            raise UserError(
+                f"config.json: num_attention_heads is {heads}, expected a multiple of the "
+                f"{kv_heads} num_key_value_heads"
+            )
+        queries, keys = heads * dim, kv_heads * dim
         shapes = {
             **{f"self_attn.{name}": (keys, hidden) for name in ("k_proj", "v_proj")},
             "self_attn.q_proj": (queries, hidden),
@@ -61,13 +78,40 @@ class ModelShapes:
             biased |= {f"{prefix}.{name}" for name in with_bias}
         others["model.norm.weight"] = (hidden,)
         linears[HEAD] = (vocab, hidden)
-        tied = bool(config.get("tie_word_embeddings", False))
-        return cls(n_layers, tied, linears, frozenset(biased), others)
+        return cls(
+            n_layers, _switch(config, "tie_word_embeddings"), linears, frozenset(biased), others
+        )
+
+    def plain(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor of the model without quantization, by its name."""
+        shapes = dict(self.others)
+        for name, shape in self.linears.items():
+            shapes[f"{name}.weight"] = shape
+            if name in self.biased:
+                shapes[f"{name}.bias"] = shape[:1]
+        return shapes
 
 
 def _biased(config: Mapping[str, Any]) -> list[str]:
+    """Return the linear layers of a decoder layer that have a bias: Qwen2 always has three, and
+    Mistral none, whatever config.json says."""
+    kind = config.get("model_type")
     attention = [f"self_attn.{name}" for name in ATTENTION]
-    if config.get("model_type") == "qwen2":
+    if kind == "qwen2":
         return attention[:3]
-    biased = attention if config.get("attention_bias") else []
-    return biased + ([f"mlp.{name}" for name in MLP] if config.get("mlp_bias") else [])
+    if kind == "mistral":
+        return []
+    biased = attention if _switch(config, "attention_bias") else []
+    return biased + ([f"mlp.{name}" for name in MLP] if _switch(config, "mlp_bias") else [])
+
+
+def _switch(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise UserError(f"config.json: {key} is {_shown(value)}, expected true or false")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:60] + "…"

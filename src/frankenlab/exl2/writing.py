@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from frankenlab.errors import UserError
 from frankenlab.exl2.declaration import KEY, Declaration
 from frankenlab.exl2.format import QuantizedLinear
 from frankenlab.files import write_json
-
-SHARD_BYTES = 2 << 30
+from frankenlab.weight_writing import SHARD_BYTES, write_weights
 
 
 def stored_tensors(name: str, linear: QuantizedLinear) -> dict[str, torch.Tensor]:
@@ -42,28 +40,8 @@ def write_exl2(
         UserError: a tensor that float16 cannot hold.
     """
     directory = Path(directory)
-    shard: dict[str, torch.Tensor] = {}
-    size, written = 0, []
-
-    def close() -> None:
-        path = directory / f"part-{len(written)}"
-        save_file(shard, path, metadata={"format": "pt"})
-        written.append(path)
-        shard.clear()
-
-    for name, tensor in tensors:
-        kept = _as_stored(name, tensor)
-        shard[name] = kept
-        size += kept.nbytes
-        if size >= shard_bytes:
-            close()
-            size = 0
-    if shard:
-        close()
-    for number, path in enumerate(written, start=1):
-        one = len(written) == 1
-        part = "output" if one else f"output-{number:05d}-of-{len(written):05d}"
-        path.rename(directory / f"{part}.safetensors")
+    stored = ((name, _as_stored(name, tensor)) for name, tensor in tensors)
+    write_weights(directory, stored, "output", shard_bytes, index=False)
     write_json(directory / "config.json", _config(config, declaration))
 
 
@@ -73,8 +51,7 @@ def _as_stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(half).all():
             raise UserError(f"tensor '{name}': values beyond float16, which EXL2 stores")
         tensor = half
-    # safetensors refuses tensors that share memory, as views of one tensor do.
-    return tensor.cpu().clone(memory_format=torch.contiguous_format)
+    return tensor.cpu()
 
 
 def _config(config: Mapping[str, Any], declaration: Declaration) -> dict[str, Any]:

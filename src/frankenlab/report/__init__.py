@@ -2,6 +2,7 @@
 
 from frankenlab.report.answer import against_controls, answer, outcome
 from frankenlab.report.bits import bits_answer, bits_html
+from frankenlab.report.hardware import costs_hardware_html, hardware_html
 from frankenlab.report.page import render_html, run_notebook
 from frankenlab.report.race import race_html
 from frankenlab.report.resources import resources_html
@@ -30,9 +31,11 @@ __all__ = [
     "bits_answer",
     "bits_html",
     "cases",
+    "costs_hardware_html",
     "costs_html",
     "documents_html",
     "gallery",
+    "hardware_html",
     "ledger_html",
     "load_frozen",
     "load_provenance",

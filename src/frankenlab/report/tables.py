@@ -1,7 +1,6 @@
 """What the report's page shows, as HTML: the answer, pictures, tables and how it was made."""
 
 import base64
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,6 +10,8 @@ import pandas as pd
 import yaml
 
 from frankenlab.errors import UserError
+from frankenlab.parquet import read_parquet
+from frankenlab.records import FROZEN, PROVENANCE, read_record
 from frankenlab.report.answer import against_controls, answer, signed
 
 NAMES = (
@@ -44,7 +45,7 @@ def load_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
         UserError: there is none at all.
     """
     paths = {name: Path(folder) / f"{name}.parquet" for name in NAMES}
-    tables = {name: pd.read_parquet(path) for name, path in paths.items() if path.is_file()}
+    tables = {name: read_parquet(path) for name, path in paths.items() if path.is_file()}
     if not tables:
         raise UserError(f"{folder}: no tables here; expected {', '.join(NAMES)} as .parquet")
     return tables
@@ -52,12 +53,12 @@ def load_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
 
 def load_frozen(folder: str | Path) -> list[dict[str, Any]]:
     """The frozen plans in `folder`, `<model>.json` each, in the order of their names."""
-    return [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))]
+    return [read_record(path, FROZEN) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def load_provenance(path: str | Path) -> dict[str, Any]:
     """The experiment's `provenance.json`, or {} when it was not written."""
-    return json.loads(Path(path).read_text()) if Path(path).is_file() else {}
+    return read_record(path, PROVENANCE) if Path(path).is_file() else {}
 
 
 def cases(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:
