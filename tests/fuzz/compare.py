@@ -63,8 +63,15 @@ def _judge(case: Case, folder: Path) -> Verdict:
             return Verdict(BOTH, kind, f"{ours.message} | {theirs.message}")
         return _justified(case, ours, theirs)
     if isinstance(theirs, Crash):
-        if case.limit is not None:  # it may have failed on a document beyond the limit
+        # It may have failed on a document that is not scored here: one beyond the limit, or one
+        # that stands in a prompt.
+        if case.limit is not None:
             return judge(replace(case, limit=None))
+        if len(ours.documents) < len(case.task.docs):
+            theirs = _reference(case, folder, base, settings, ours, sorted(ours.documents))
+    if isinstance(theirs, Verdict):
+        return theirs
+    if isinstance(theirs, Crash):
         return Verdict(FAILED, f"accepted, lm-eval: {theirs.kind}", f"{theirs.message}; {ours}")
     for kind, detail in differences(ours, theirs, case.limit):
         return Verdict(FAILED, f"differs: {kind}", detail)
@@ -72,13 +79,18 @@ def _judge(case: Case, folder: Path) -> Verdict:
 
 
 def _reference(
-    case: Case, folder: Path, base: Path, settings: dict, ours: Answers | Refusal
+    case: Case,
+    folder: Path,
+    base: Path,
+    settings: dict,
+    ours: Answers | Refusal,
+    only: list[int] | None = None,
 ) -> reference.Harness | Crash | Verdict:
-    """lm-eval on the exported plan; a verdict where there is no exported plan."""
+    """Return what lm-eval makes of the exported plan; a verdict where there is none."""
     if _scales_block(case):
         steps = list(parse(case.plan, case.model.n_layers).steps)
-        return reference.run(case.task, settings, folder, base, steps)
-    exported = product.export(base, case.plan, folder / "franken")
+        return reference.run(case.task, settings, folder, base, steps, only)
+    exported = product.export(base, case.plan, folder / ("franken" if only is None else "again"))
     if isinstance(exported, Crash):
         return Verdict(FAILED, f"traceback of the export: {exported.kind}", exported.message)
     if isinstance(exported, Refusal):
@@ -86,7 +98,7 @@ def _reference(
             return Verdict(HERE, masked(ours.message), ours.message)
         kind = f"scored, not exported: {masked(exported.message)}"
         return Verdict(FAILED, kind, exported.message)
-    return reference.run(case.task, settings, folder, exported, None)
+    return reference.run(case.task, settings, folder, exported, None, only)
 
 
 def _scales_block(case: Case) -> bool:

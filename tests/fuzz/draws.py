@@ -67,12 +67,12 @@ def models(draw: st.DrawFn) -> ModelSpec:
         rope=draw(st.sampled_from([*(r for r in ROPES if r != "dynamic")] * 8 + ["dynamic"])),
         theta=draw(st.sampled_from((10000.0, 100.0, 1e6))),
         old_rope=draw(st.sampled_from(("", "", "rope_type", "type"))),
-        tied=draw(weighted((18, "no"), (9, "yes"), (3, "stored"), (1, "other"))),
+        tied=draw(weighted((36, "no"), (18, "yes"), (6, "stored"), (1, "other"))),
         dtype=draw(weighted((3, "float32"), (1, "bfloat16"), (1, "float16"))),
         files=draw(weighted((6, "single"), (3, "shards"), (2, "names"), (1, "decoys"), (1, "two"))),
-        window=draw(weighted((12, "none"), (6, "wide"), (6, "off"), (1, "narrow"))),
-        context=draw(weighted((9, 512), (4, 128), (1, 24), (1, 33))),
-        padding=draw(weighted((12, 0), (3, 1), (3, 13), (1, -1))),
+        window=draw(weighted((24, "none"), (12, "wide"), (12, "off"), (1, "narrow"))),
+        context=draw(weighted((12, 512), (6, 128), (1, 24), (1, 33))),
+        padding=draw(weighted((24, 0), (6, 1), (6, 13), (1, -1))),
         norm_eps=draw(st.sampled_from((1e-5, 1e-6, 1e-2))),
         seed=draw(st.integers(0, 5)),
     )
@@ -81,7 +81,7 @@ def models(draw: st.DrawFn) -> ModelSpec:
 @st.composite
 def tokenizers(draw: st.DrawFn) -> TokenizerSpec:
     """Draw a tokenizer; one without BOS or EOS cannot add it."""
-    both = (12, (True, True)), (4, (False, True)), (4, (True, False)), (1, (False, False))
+    both = (24, (True, True)), (8, (False, True)), (8, (True, False)), (1, (False, False))
     bos, eos = draw(weighted(*both))
     can_add = [""] + ["bos"] * bos + ["eos"] * eos + ["both"] * (bos and eos)
     return TokenizerSpec(
@@ -144,7 +144,7 @@ def tasks(draw: st.DrawFn) -> TaskSpec:
         metrics = tuple(draw(st.permutations(MULTIPLE_CHOICE_METRICS))[: draw(st.integers(1, 4))])
     return TaskSpec(
         kind=kind,
-        form=draw(weighted((4, "index"), (2, "label"), (1, "golds"), (2, "inputs"))),
+        form=draw(weighted((8, "index"), (4, "label"), (1, "golds"), (4, "inputs"))),
         before=draw(weighted((3, ""), (1, "Q: "), (1, "\n"), (1, " "))),
         after=draw(weighted((4, ""), (2, "\nA:"), (1, " "), (1, "  "))),
         delimiter=delimiter,
@@ -157,7 +157,7 @@ def tasks(draw: st.DrawFn) -> TaskSpec:
         shot_delimiter=draw(weighted((3, "\n\n"), (1, " "), (1, ""))),
         metrics=metrics,
         docs=tuple(draw(st.lists(document, min_size=1, max_size=6))),
-        examples=tuple(draw(st.lists(document, min_size=shots, max_size=shots + 2))),
+        examples=tuple(draw(st.lists(document, min_size=shots, max_size=shots + 3))),
     )
 
 

@@ -98,19 +98,24 @@ def run(
     folder: Path,
     checkpoint: Path,
     plan: list[Step] | None,
+    only: list[int] | None = None,
 ) -> Harness | Crash:
     """Return lm-eval's scores on a checkpoint, or how it failed.
 
     Args:
         settings: what a config says of the task (`write_task` gives it).
         plan: the steps to run on the base in `checkpoint`; None where that is the franken.
+        only: numbers of the documents to score, all unless told.
     """
     silence = io.StringIO()
     with contextlib.redirect_stderr(silence), contextlib.redirect_stdout(silence), _own_templates():
         try:
             logging.getLogger("lm_eval").setLevel(logging.ERROR)
             task, model = _task(spec, settings, folder), _model(checkpoint, plan)
-            found = evaluator.evaluate(model, {"tasks": {NAME: task}}, bootstrap_iters=0)
+            samples = None if only is None else {NAME: only}
+            found = evaluator.evaluate(
+                model, {"tasks": {NAME: task}}, samples=samples, bootstrap_iters=0
+            )
         except Exception as error:  # of any kind: it then scores nothing
             return Crash(type(error).__name__, str(error))
     rows = {}
@@ -118,7 +123,10 @@ def run(
         given = [answer for (answer,) in sample["resps"]]
         pairs = tuple(a if isinstance(a, tuple) else (a, None) for a in given)
         rows[sample["doc_id"]] = Document(pairs, {n: sample[n] for n in sample["metrics"]})
-    return Harness(task, model, Answers(rows), getattr(model, "tokens", {}))
+    tokens = getattr(model, "tokens", {})
+    if only is not None:  # lm-eval's requests number the documents among these
+        tokens = {(only[number], request): t for (number, request), t in tokens.items()}
+    return Harness(task, model, Answers(rows), tokens)
 
 
 def _task(spec: TaskSpec, settings: dict[str, Any], folder: Path) -> Task:
