@@ -15,7 +15,6 @@ from frankenlab.files import (
     atomic_path,
     content_hash,
     sha256_file,
-    truncated,
     write_if_changed,
     write_json,
 )
@@ -123,22 +122,3 @@ def test_the_hash_of_contents_knows_values_not_their_order():
     different = [{"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": None}, [["a", 1]], "a", ["a", "b"], ["ab"]]
     assert len({content_hash(value) for value in different}) == len(different)
     assert len(content_hash("x", 8)) == 8 and content_hash("x").startswith(content_hash("x", 8))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "found"),
-    [
-        ("a.parquet", b"PAR1...PAR1", False),
-        ("b.parquet", b"PAR1..", True),
-        ("c.parquet", b"", True),
-        ("d/e.parquet", b"foreign", True),
-        ("f.csv", b"x", False),
-    ],
-)
-def test_truncated_parquet_files_are_found_and_left(tmp_path, name, content, found):
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(content)
-    (tmp_path / "folder.parquet").mkdir()
-    assert truncated(tmp_path) == ([path] if found else [])
-    assert path.read_bytes() == content

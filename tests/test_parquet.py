@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from conftest import one_line
 
-from frankenlab.parquet import Damaged, is_whole, read_parquet, read_table, write_parquet
+from frankenlab.parquet import Damaged, damaged, is_whole, read_parquet, read_table, write_parquet
 
 FRAME = pd.DataFrame(
     {
@@ -75,3 +75,23 @@ def test_a_text_that_looks_like_the_hash_misleads_nobody(tmp_path):
     frame = pd.DataFrame({mark: [mark, "a"]})
     write_parquet(frame, path, {mark: mark})
     assert is_whole(path) and read_parquet(path).equals(frame)
+
+
+def test_damaged_tables_are_found_and_left(tmp_path):
+    write_parquet(FRAME, tmp_path / "whole.parquet")
+    contents = (tmp_path / "whole.parquet").read_bytes()
+    flipped = bytearray(contents)
+    flipped[len(flipped) // 3] ^= 4
+    wrong = {
+        "cut.parquet": contents[:-1],
+        "deeper/flipped.parquet": bytes(flipped),
+        "empty.parquet": b"",
+        "foreign.parquet": b"PAR1...PAR1",
+    }
+    (tmp_path / "deeper").mkdir()
+    for name, content in wrong.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "table.csv").write_text("x")
+    (tmp_path / "folder.parquet").mkdir()
+    assert damaged(tmp_path) == sorted(tmp_path / name for name in wrong)
+    assert all((tmp_path / name).read_bytes() == content for name, content in wrong.items())

@@ -191,16 +191,19 @@ def test_a_flipped_bit_in_the_store_is_computed_again(lab: Laboratory) -> None:
     assert f"{part.name}: damaged, its rows are computed again" in log
 
 
-def test_a_truncated_table_is_made_again_without_scoring(lab: Laboratory) -> None:
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_table_is_made_again_without_scoring(lab: Laboratory, damage: str) -> None:
     before = lab.scored()
     table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
     path = lab.folder / table
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    middle = len(whole) // 2
+    rest = bytes([whole[middle] ^ 1]) + whole[middle + 1 :] if damage == "flipped" else b""
+    path.write_bytes(whole[:middle] + rest)
     assert lab.jobs(table)["evaluate_task"] == 1
     done = lab.snakemake(table)
-    assert "animals.0.parquet is truncated: made again" in done.stderr
-    assert path.stat().st_size == len(whole)
+    assert "animals.0.parquet is damaged: made again" in done.stderr
+    assert path.read_bytes() == whole
     assert lab.scored() == before
 
 

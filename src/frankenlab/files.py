@@ -13,7 +13,6 @@ from typing import Any
 from frankenlab.errors import UserError
 
 CHUNK = 1 << 20
-PARQUET_MAGIC = b"PAR1"
 
 CACHE_VARIABLE = "FRANKENLAB_CACHE"
 
@@ -120,19 +119,3 @@ def content_hash(value: Any, length: int = 16) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def truncated(folder: str | os.PathLike) -> list[Path]:
-    """Return the Parquet files that lost their end (a copy cut short, a broken disk).
-
-    A whole Parquet file ends with the same four bytes that it starts with.
-    """
-    return [path for path in sorted(Path(folder).rglob("*.parquet")) if _lost_its_end(path)]
-
-
-def _lost_its_end(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as handle:
-        handle.seek(max(0, path.stat().st_size - len(PARQUET_MAGIC)))
-        return handle.read() != PARQUET_MAGIC

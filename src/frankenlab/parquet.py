@@ -87,6 +87,13 @@ def is_whole(path: str | os.PathLike) -> bool:
     return _is_whole(Path(path).read_bytes())
 
 
+def damaged(folder: str | os.PathLike) -> list[Path]:
+    """Return the Parquet files below a folder that are not as `write_parquet` wrote them: copies
+    cut short, flipped bytes, and files that something else wrote."""
+    found = sorted(Path(folder).rglob("*.parquet"))
+    return [path for path in found if path.is_file() and not is_whole(path)]
+
+
 def _is_whole(contents: bytes) -> bool:
     start = _hash_starts(contents)
     return start > 0 and contents[start : start + HASH_LENGTH] == _digest(contents, start)

@@ -11,8 +11,9 @@ from frankenlab import config as configuration
 from frankenlab import capacity, fingerprints, local_files, lock, orphans, plan_summary
 from frankenlab import planning, plans, requests, rounds, task_index, usage
 from frankenlab.errors import UserError
-from frankenlab.files import truncated, write_json
+from frankenlab.files import write_json
 from frankenlab.grid import notices
+from frankenlab.parquet import damaged
 from frankenlab.stamps import Stamps
 from frankenlab.stopping import WORKFLOW_VARIABLE, stop_jobs_first
 
@@ -61,12 +62,12 @@ def refusal():
 
 
 @cache
-def make_truncated_again():
-    """Has Snakemake make its outputs again that lost their end; foreign files are left alone."""
-    for path in truncated(RESULTS):
+def make_damaged_again():
+    """Have Snakemake make damaged tables again; files that no rule makes are left alone."""
+    for path in damaged(RESULTS):
         workflow.dag.forcefiles.add(str(path))
         print(
-            f"warning: {path} is truncated: made again, if it is an output of this workflow",
+            f"warning: {path} is damaged: made again, if it is an output of this workflow",
             file=sys.stderr,
         )
 
@@ -175,7 +176,7 @@ def stamp(name, content):
     # Jobs read this file too, and need the path only: the content takes seconds to work out.
     if not workflow.is_main_process:
         return str(STAMPS.place(name))
-    make_truncated_again()
+    make_damaged_again()
     try:
         found = STAMPS.known(name) or STAMPS.file(
             name,
