@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import stat
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import one_line, with_file_limit
@@ -105,7 +107,7 @@ def test_unchanged_text_keeps_the_modification_time(tmp_path):
 def test_json_is_readable_by_people_and_programs(tmp_path):
     value = {"b": [1, 2.5, None], "a": "größer"}
     write_json(tmp_path / "file", value)
-    text = (tmp_path / "file").read_text()
+    text = (tmp_path / "file").read_text(encoding="utf-8")
     assert json.loads(text) == value and list(json.loads(text)) == ["b", "a"]
     assert "größer" in text and text.endswith("}\n")
 
@@ -122,3 +124,15 @@ def test_the_hash_of_contents_knows_values_not_their_order():
     different = [{"a": 1}, {"a": 1.5}, {"a": "1"}, {"a": None}, [["a", 1]], "a", ["a", "b"], ["ab"]]
     assert len({content_hash(value) for value in different}) == len(different)
     assert len(content_hash("x", 8)) == 8 and content_hash("x").startswith(content_hash("x", 8))
+
+
+def test_files_are_utf8_whatever_the_locale_says(tmp_path):
+    """Some clusters' shells are ASCII or Latin-1."""
+    code = (
+        "from frankenlab.files import write_if_changed, write_json; import sys\n"
+        "write_json(sys.argv[1], 'gr\\u00f6\\u00dfer'); write_if_changed(sys.argv[2], '\\u00e9')"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    paths = [str(tmp_path / name) for name in ("json", "text")]
+    subprocess.run([sys.executable, "-c", code, *paths], env=os.environ | locale, check=True)
+    assert [Path(path).read_bytes().decode() for path in paths] == ['"größer"\n', "é"]

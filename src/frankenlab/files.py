@@ -77,7 +77,8 @@ def cache_folder() -> Path:
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_if_changed(path: str | os.PathLike, text: str) -> bool:
@@ -89,7 +90,7 @@ def write_if_changed(path: str | os.PathLike, text: str) -> bool:
     if path.is_file() and path.read_bytes() == text.encode():
         return False
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     return True
 
 
