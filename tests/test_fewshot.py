@@ -93,6 +93,7 @@ CASES = {
             "samples": OWN, "doc_to_text": "Q: {{q}}", "doc_to_target": "{{c[a]}}!",
             "target_delimiter": " => ", "fewshot_delimiter": "\n###\n", "gen_prefix": "So"},
         "description": "Choose.\n\n"},
+    "beside a training split": {**SAMPLES, "training_split": "train"},
     "with processed documents": {**DRAWN, "process_docs": "!function functions.loud"},
     "number in the YAML": {**DRAWN, "num_fewshot": 3},
 }  # fmt: skip
@@ -103,7 +104,7 @@ CASES = {
 @pytest.mark.parametrize("shots", [2, 0, None])
 def test_data_leave_the_yamls_own_examples_alone(tmp_path, case, evaluated, shots):
     keys = CASES[case] | {evaluated: "held", "validation_split": "held"}
-    files = write_task(tmp_path, {"held": ROWS}, keys)
+    files = write_task(tmp_path, {"held": ROWS, "train": TRAIN}, keys)
     expected = lm_evals_prompts(tmp_path, shots)
     assert prompts(load(tmp_path, num_fewshot=shots)) == expected
     replaced = load(tmp_path, files["held"], "held", num_fewshot=shots)

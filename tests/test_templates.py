@@ -1,5 +1,6 @@
 """Templates of tasks give lm-eval's texts, and run no code."""
 
+import resource
 import time
 from pathlib import Path
 
@@ -129,11 +130,12 @@ LARGE = [
 
 @pytest.mark.parametrize("template", UNSAFE + LARGE, ids=lambda text: text[:50])
 def test_what_is_unsafe_or_without_an_end_is_refused_soon(template):
-    started = time.process_time()
+    started, most = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(Exception) as error:  # noqa: PT011 (of any kind: the loader tells it)
         OURS.from_string(template).render(q="question")
     assert not isinstance(error.value, MemoryError)
     assert time.process_time() - started < 15
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 300_000
 
 
 @pytest.mark.parametrize("template", ["{{ [1, 2]|random }}", "{{ lipsum() }}", "{{ q }}"])
