@@ -96,7 +96,7 @@ def test_a_second_run_needs_no_model(tiny, experiment, monkeypatch):
     arguments = ["--plan", "base", "--task", "arc_easy", "--limit", "5"]
     assert evaluate(tiny(), *arguments) == 0
     first = Path("out/scores.parquet").read_bytes()
-    monkeypatch.setattr("frankenlab.scorer.TorchEngine", None)
+    monkeypatch.setattr("frankenlab.engines.torch.TorchEngine", None)
     assert evaluate(tiny(), *arguments) == 0
     assert Path("out/scores.parquet").read_bytes() == first
 

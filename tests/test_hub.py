@@ -120,7 +120,7 @@ def test_the_hub_is_asked_for_data_files_only_and_sees_the_token(tmp_path):
     content = (tmp_path / "out/data/train/data.parquet").read_bytes()
     assert content == REPOSITORY["train/data.parquet"]
     found = sorted(path.name for path in (tmp_path / "out/data").iterdir())
-    assert found == [".manifest.json", "info.json", "manifest.json", "train"]
+    assert found == [".manifest.json", ".states.json", "info.json", "manifest.json", "train"]
 
 
 @pytest.mark.parametrize("changed", ["info.json", "train/data.parquet"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from frankenlab.directories import read_manifest
+from frankenlab.directories import STATES, read_manifest
 from frankenlab.errors import UserError
 from frankenlab.files import sha256_file
 from frankenlab.sources import Source, fetch_data, scrub, source_from_config, source_key, unpack
@@ -63,7 +63,9 @@ def data_source(**keys) -> Source:
 
 
 def visible(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+    """Names in a folder, but for locks and the notes of when files were hashed."""
+    notes = (".lock", STATES)
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(notes))
 
 
 # --- the configuration -----------------------------------------------------------------------

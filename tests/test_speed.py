@@ -15,7 +15,7 @@ import yaml
 from conftest import arc_row, passage, write_rows
 from lm_eval.models.huggingface import HFLM
 
-from frankenlab import cli, config, evaluation
+from frankenlab import cli, config, evaluation, scoring
 from frankenlab.models import load_tokenizer
 from frankenlab.plans import parse
 
@@ -198,7 +198,7 @@ def test_clocks_up_to_the_first_batch(setting, monkeypatch):
     for owner, name in (
         (config, "load"),
         (evaluation.Scorer, "for_directory"),
-        (evaluation, "sweep"),
+        (scoring, "sweep"),
         (evaluation, "EvaluationTask"),
         (evaluation, "encoder_of"),
         (evaluation.Scorer, "load_engine"),

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from laboratory import Laboratory
 
+from frankenlab.engines.devices import processor_name
+
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 
 
@@ -35,6 +37,10 @@ def test_a_run_ends_with_the_page_the_tables_and_the_pictures(lab: Laboratory) -
     verdicts = pd.read_csv(lab.results / "tables" / "verdicts.csv")
     assert set(verdicts["task"]) == {"animals", "liquids", "passages"}
     assert set(verdicts["group"]) == {"frozen", "control"}
+    costs = pd.read_csv(lab.results / "tables" / "costs.csv")
+    assert set(costs["device"]) == {"cpu"} and set(costs["hardware"]) == {processor_name()}
+    assert set(verdicts["hardware"]) == {processor_name()} and set(verdicts["mixed"]) == {0}
+    assert "computed by the same hardware" in page
     for name in ("block_map.animals", "layer_effects", "confirm_forest", "quality_speed"):
         for suffix in ("png", "svg"):
             assert (lab.results / "figures" / "tiny" / "none" / f"{name}.{suffix}").is_file()

@@ -18,7 +18,7 @@ class FirstBatchError(BaseException):
 
 
 def main(result: str, *given: str) -> None:
-    from frankenlab import cli, evaluation
+    from frankenlab import cli, evaluation, scoring
 
     stamps["imports"] = time.time()
     _stamp(cli.config, "load", "config")
@@ -38,7 +38,7 @@ def main(result: str, *given: str) -> None:
         raise FirstBatchError
 
     evaluation.Scorer.load_engine = loaded
-    evaluation.sweep = first
+    scoring.sweep = first
     try:
         cli.main(given)
     except FirstBatchError:
