@@ -42,8 +42,7 @@ class Outcomes:
         documents: [documents] numbers in lm-eval's order.
         scores: [plans, documents]; higher is better: the metric itself, or minus the negative
             log-likelihood.
-        weights: [documents]: 1, or the words, bytes or tokens that a log-likelihood is over; 0 for
-            a text without any.
+        weights: [documents]: 1, or the words, bytes or tokens (even 0) that a nll is over.
         units: [documents]: label of the resampling unit.
     """
 
