@@ -123,3 +123,17 @@ def test_one_module_says_which_files_are_the_weights(path: Path) -> None:
         r"glob\([^)]*(?:safetensors|WEIGHTS)|\*[\w.-]*\.safetensors", path.read_text()
     )
     assert not listings or path.stem == "model_files"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_text_is_read_and_written_as_utf_8_in_any_locale(path: Path) -> None:
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(call, ast.Call):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        if isinstance(call.func, ast.Name):
+            name = call.func.id
+        modes = [a.value for a in call.args if isinstance(a, ast.Constant)]
+        as_text = name == "open" and any(m in ("r", "w", "a", "a+", "x") for m in modes)
+        if name in ("read_text", "write_text") or as_text:
+            assert any(k.arg == "encoding" for k in call.keywords), f"line {call.lineno}"

@@ -202,7 +202,7 @@ def _proof(directory: Path) -> dict[str, Any] | None:
     """Return the manifest, unless it is damaged: unreadable, or not what its twin says."""
     try:
         found = [
-            json.loads((directory / name).read_text())
+            json.loads((directory / name).read_text(encoding="utf-8"))
             for name in (MANIFEST, TWIN)
             if (directory / name).exists()
         ]
@@ -258,7 +258,7 @@ def _first_wrong(
 def _recorded(directory: Path) -> dict[str, list[int]]:
     """Return the states that the files had when they were last hashed, as far as they are known."""
     try:
-        found = json.loads((directory / STATES).read_text())
+        found = json.loads((directory / STATES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -359,7 +359,7 @@ def _install(temporary: Path, target: Path) -> None:
 def _locked(target: Path) -> Iterator[bool]:
     """Holds the target's lock, which the kernel takes back from a killed process; yields whether
     there is one (some network file systems have none)."""
-    with (target.parent / f".{target.name}.lock").open("a") as handle:
+    with (target.parent / f".{target.name}.lock").open("ab") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -148,7 +148,7 @@ def _write_checkpoint(source: Path, plan: Plan, target: Path) -> None:
         if (source / name).is_file():
             shutil.copy(source / name, target / name)
     config = _config(read_json(source / CONFIG), plan)
-    (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     check_llama_shaped(target, len(plan.steps))
 
 

@@ -74,7 +74,7 @@ def _name(path: Path) -> str:
 @cache
 def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
     """The source without comments and docstrings, and the package's modules it imports."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -198,7 +198,7 @@ def convert_gguf(gguf: Gguf, directory: Path) -> str:
     generation = {key: gguf.config[key] for key in gguf.config if key.endswith("_token_id")}
     for name, values in (("config", gguf.config), ("generation_config", generation)):
         text = json.dumps(values, indent=2, sort_keys=True)
-        (directory / f"{name}.json").write_text(text + "\n")
+        (directory / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     save_tokenizer(gguf, directory)
     check_tokenizer(transformers.AutoTokenizer.from_pretrained(directory), gguf)
     quantized = any(kind not in ("F32", "F16", "BF16") for kind in gguf.tensors.values())
@@ -250,8 +250,11 @@ def save_tokenizer(gguf: Gguf, directory: Path) -> None:
     wrapped.save_pretrained(directory)
     # The name that transformers 4 and 5 both know; 5 writes one of its own.
     path = directory / "tokenizer_config.json"
-    config = {**json.loads(path.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    config = {
+        **json.loads(path.read_text(encoding="utf-8")),
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def special_ids(gguf: Gguf) -> dict[str, int]:

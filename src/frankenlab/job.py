@@ -58,7 +58,7 @@ def job(snakemake: Any) -> Iterator[Experiment]:
 
 
 def _log_to(path: str) -> None:
-    log = open(path, "w", buffering=1)  # noqa: SIM115 (open for the job's life)
+    log = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 (open for the job's life)
     logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(message)s")
     sys.stderr = log
 

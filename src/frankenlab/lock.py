@@ -127,7 +127,7 @@ def take(folder: str | os.PathLike, experiment: str) -> Lock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Not "w": what the holder wrote must survive a refused attempt.
-        file = open(folder / NAME, "a+")  # noqa: SIM115 (the lock lasts as long as it is open)
+        file = open(folder / NAME, "a+", encoding="utf-8")  # noqa: SIM115 (the lock lasts as long as it is open)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -173,7 +173,7 @@ def clear(folder: str | os.PathLike) -> Lock:
 def read(path: Path) -> Holder | None:
     """Who is written down in a lock file; None if nobody is."""
     try:
-        holder = Holder(**json.loads(path.read_text()))
+        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     return holder if holder.is_plausible() else None
@@ -223,6 +223,8 @@ def _user() -> str:
 def _born(pid: int) -> int | None:
     try:
         # The command, in brackets, may have spaces in it.
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        return int(
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        )
     except (OSError, ValueError, IndexError):
         return None

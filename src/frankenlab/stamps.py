@@ -46,7 +46,7 @@ class Stamps:
         path = self.place(name)
         if write:
             write_if_changed(path, text)
-        elif not (path.is_file() and path.read_text() == text):
+        elif not (path.is_file() and path.read_text(encoding="utf-8") == text):
             path = self._stand_ins() / f"{name}.json"
             write_if_changed(path, text)
         self._known[name] = path

@@ -164,11 +164,10 @@ def _resampled_effects(d: Floats, w: Floats, resamples: int, seed: int) -> Float
         height = rows.stop - rows.start
         picks = random.integers(units, size=(height, units))
         picks += np.arange(height)[:, None] * units
-        counts = np.bincount(picks.ravel(), minlength=height * units).astype(float)
-        counts = counts.reshape(height, units)
+        counts = np.bincount(picks.ravel(), minlength=height * units).reshape(height, units) * 1.0
         # Divided last, as the effect is: a limit k documents wide compares exactly with a margin.
-        # A draw of nothing but units without weight, possible where they are few, says nothing.
-        total = np.where(counts @ w > 0, counts @ w, np.nan)
+        total = counts @ w
+        total[total == 0] = np.nan  # only units without weight
         drawn[rows] = 100 * (counts @ d.T) / total[:, None]
     return drawn
 

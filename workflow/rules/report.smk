@@ -91,7 +91,9 @@ rule render_notebook:
         notebook=lambda w: stamp(
             "notebooks/report",
             lambda: json.loads(
-                Path(workflow.basedir, "notebooks/report.ipynb").read_text()
+                Path(workflow.basedir, "notebooks/report.ipynb").read_text(
+                    encoding="utf-8"
+                )
             ),
         ),
         tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),

@@ -235,7 +235,7 @@ def _declare(result: Path, config: Mapping[str, Any], calibration: Calibration, 
     """Checks that the converter came to its last line; the model's own config.json says who it
     was, and has the rotary parameters also where exllamav2 looks."""
     try:
-        written = json.loads((result / "config.json").read_text())
+        written = json.loads((result / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise job.failure("it ended without writing a config.json") from None
     if not isinstance(written, Mapping) or not is_record(written.get(KEY), DECLARED):

@@ -86,7 +86,9 @@ class Job:
 
     def failure(self, reason: str) -> UserError:
         """An error that names the log; the directory stays, with the log in it."""
-        own = _own_error(self.log.read_text() if self.log.is_file() else "")
+        own = _own_error(
+            self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+        )
         said = " ".join((reason if own is None or own in reason else f"{reason} ({own})").split())
         said = said[:LONGEST_REASON]
         return UserError(f"{self.title}: exllamav2's converter failed: {said}; see {self.log}")
@@ -99,7 +101,7 @@ class Job:
 
     def _take_lock(self) -> None:
         # Beside the directory, which goes at the end: a removed lock would be two locks.
-        self._lock = (self.work.parent / f".{self.work.name}.lock").open("a")
+        self._lock = (self.work.parent / f".{self.work.name}.lock").open("ab")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -111,7 +113,7 @@ class Job:
 
     def _same_job(self) -> bool:
         try:
-            return json.loads((self.work / IDENTITY).read_text()) == self.identity
+            return json.loads((self.work / IDENTITY).read_text(encoding="utf-8")) == self.identity
         except (OSError, ValueError):
             return False
 
@@ -119,7 +121,7 @@ class Job:
         """exllamav2 marks its state invalid while it replaces it, and does not write it in one
         go; a finished job that is run again failed our checks."""
         try:
-            state = json.loads((self.state / "job_new.json").read_text())
+            state = json.loads((self.state / "job_new.json").read_text(encoding="utf-8"))
             return "invalid" not in state and state["progress"] != "finished"
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -165,7 +167,7 @@ def run_converter(converter: Sequence[str], arguments: Sequence[str], job: Job) 
         if process.poll() is None:
             process.kill()
         process.wait()
-    text = job.log.read_text()
+    text = job.log.read_text(encoding="utf-8", errors="replace")
     if process.returncode:
         raise job.failure(f"{_last_words(text)} (exit status {process.returncode})")
     return text
@@ -175,7 +177,7 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
     """Writes the log as it comes; warnings and errors into ours, stages as progress."""
     assert process.stdout is not None
     stage, percent, progress = "", 0, None
-    with job.log.open("a", buffering=1) as log:
+    with job.log.open("a", buffering=1, encoding="utf-8") as log:
         for line in process.stdout:
             if status := _status(line):
                 if status["stage"] != stage:

@@ -104,7 +104,7 @@ def _own_kernel() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder, "kernels", KERNEL, "kernel.json")
         spec.parent.mkdir(parents=True)
-        spec.write_text(json.dumps(get_kernel_dict()))
+        spec.write_text(json.dumps(get_kernel_dict()), encoding="utf-8")
         os.environ["JUPYTER_PATH"] = folder
         os.environ["JUPYTER_RUNTIME_DIR"] = str(Path(folder, "runtime"))
         os.environ["IPYTHONDIR"] = str(Path(folder, "ipython"))
