@@ -114,16 +114,12 @@ def _justified(case: Case, ours: Refusal, theirs: reference.Harness) -> Verdict:
     return Verdict(HERE, masked(ours.message), ours.message)
 
 
-def _empty_side(case: Case, theirs: reference.Harness) -> bool:
-    # lm-eval looks at one of several requests with the same tokens, and may miss an empty one.
-    return not all(context and target for context, target in theirs.tokens.values())
-
-
 # Words of a refusal -> whether it is true of a case.
 REASONS: dict[str, Callable[[Case, reference.Harness], bool]] = {
     "longer than the model's context": lambda case, theirs: theirs.longest > case.model.context,
     "examples are drawn from the documents": lambda case, _: case.task.shots_from == "same",
-    "has no token of its own": _empty_side,
+    # These lm-eval cannot score.
+    "has no token": lambda *_: False,
     "slides over a window": lambda case, _: case.model.window == "narrow",
     "rope type": lambda case, _: case.model.rope == "dynamic",
 }

@@ -38,6 +38,11 @@ FEWSHOT_SEED = 1234
 # Two best logits that are nearer than this may change places by rounding.
 TIE = 1e-3
 
+# With its cache, lm-eval 0.4.13 runs one of the requests whose tokens are the same, and takes the
+# logits of the longest continuation for all of them from the left: of a shorter one (a later window
+# of a text that repeats itself) it scores other positions. It also misses empty continuations.
+HARNESS = {"device": "cpu", "batch_size": 4, "logits_cache": False}
+
 Tokens = tuple[list[int], list[int]]
 
 
@@ -148,10 +153,10 @@ def _task(spec: TaskSpec, settings: dict[str, Any], folder: Path) -> Task:
 
 def _model(checkpoint: Path, plan: list[Step] | None) -> RecordingHFLM:
     if plan is None:
-        return RecordingHFLM(str(checkpoint), dtype="float32", device="cpu", batch_size=4)
+        return RecordingHFLM(str(checkpoint), dtype="float32", **HARNESS)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    return RecordingHFLM(assembled(model, plan), tokenizer=tokenizer, device="cpu", batch_size=4)
+    return RecordingHFLM(assembled(model, plan), tokenizer=tokenizer, **HARNESS)
 
 
 def assembled(model: PreTrainedModel, plan: list[Step]) -> PreTrainedModel:
