@@ -16,6 +16,7 @@ from frankenlab.analysis import (
     verdicts,
     with_shapes,
 )
+from frankenlab.errors import UserError
 from frankenlab.outcomes import outcomes
 from frankenlab.races import sample
 
@@ -97,6 +98,12 @@ def test_bits_per_byte_are_turned_into_nats():
     )
     frame["bits_per_byte"] = [20.0 / 10 / math.log(2), 30.0 / 20 / math.log(2)]
     assert outcomes(frame, "bits_per_byte").scores[0] == pytest.approx([-20.0, -30.0])
+
+
+def test_texts_that_are_all_empty_have_no_average():
+    frame = perplexity_scores({"base": [2.0, 3.0]}, [1, 1])
+    with pytest.raises(UserError, match='"word_perplexity": all 2 texts are empty'):
+        outcomes(frame.assign(word_perplexity_weight=0.0), "word_perplexity")
 
 
 def test_documents_of_one_unit_are_resampled_together():

@@ -80,7 +80,7 @@ def test_empty_texts_are_scored_as_in_lm_eval(model, tmp_path, texts):
 @pytest.mark.parametrize("make", [TorchEngine, CausalEngine])
 def test_a_task_of_nothing_but_empty_texts_is_scored(model, tmp_path, make):
     """There may be no token to score at all; of byte metrics lm-eval has none then."""
-    harness = HFLM(pretrained=load_hf(model), tokenizer=load_tokenizer(model))
+    harness = HFLM(pretrained=load_hf(model), tokenizer=load_tokenizer(model), logits_cache=False)
     instance = Instance("loglikelihood_rolling", {}, ("",), 0)
     expected = harness.loglikelihood_rolling([instance], disable_tqdm=True)
     task, store = load_task(passages(tmp_path, [""])), Store(tmp_path / "store", {"task": "t"})

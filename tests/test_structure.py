@@ -19,7 +19,6 @@ FLOORS = (
         "progress",
         "stopping",
         "accounting",
-        "outcomes",
     },
     {
         "files",
@@ -31,6 +30,7 @@ FLOORS = (
         "orphans",
         "rows",
         "records",
+        "outcomes",
     },
     {"directories"},
     {"model_files"},

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from frankenlab.errors import UserError
+
 UNITS = {"mean": "points", "perplexity": "log-percent"}
 
 
@@ -53,6 +55,9 @@ def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
     """The primary metric of one task's scores as arrays, turned so that higher is better.
 
     Which metrics are turned is in the rows: see `EvaluationTask.metrics`.
+
+    Raises:
+        UserError: the metric is an average over words, bytes or tokens, of which no text has any.
     """
     weighted = f"{metric}_weight" in scores
     table = scores.pivot(index="plan", columns="document", values=metric)
@@ -62,6 +67,11 @@ def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
     sign = float(scores[f"{metric}_sign"].iloc[0]) if f"{metric}_sign" in scores else 1.0
     if weighted:
         weights = documents[f"{metric}_weight"].to_numpy(dtype=float)
+        if not weights.any():
+            raise UserError(
+                f'metric "{metric}": all {len(weights)} texts are empty, so there is nothing to '
+                "average over; take another metric or other documents"
+            )
         rate = values * math.log(2) if metric.startswith("bits") else np.log(values)
         # An empty text has no bytes, but what is scored of it counts: see `EvaluationTask.metrics`.
         values = -rate * np.where(weights == 0, 1.0, weights)
