@@ -15,7 +15,7 @@ from frankenlab import lock, orphans
 # random characters. What fetches unpack on the way is inside of them.
 LEFTOVER = re.compile(r"\.(?P<target>.+)\.(?:[a-z0-9_]{8}|[0-9a-f]{32})\.part")
 
-# What a killed quantization goes on from, of no use once the file that it is for is there.
+# A killed quantization resumes from these folders; they are of no use once its result is there.
 MEASURING, MEASURED = ".measuring", "measurement.json"
 MAKING, MADE = re.compile(r"\.making-(?P<target>.+)"), "manifest.json"
 

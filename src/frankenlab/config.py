@@ -26,7 +26,7 @@ TASKS_FOLDER = ROOT / "config" / "tasks"
 RESOURCES = Path("resources")
 PRECISIONS = ("bfloat16", "float16", "float32")
 
-# What else lies in results/, whatever the case: an experiment of that name would write into it.
+# These names are taken in results/ in any spelling: an experiment of that name would write there.
 RESERVED = ("store", "ledger.jsonl", "slurm-logs", "readme.md")
 
 LONGEST_LINE = 1000

@@ -40,7 +40,7 @@ def read_data(path: Path) -> datasets.Dataset:
             table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
             return _data_set(table, fingerprint)
         return _from_rows(_json_rows(content), fingerprint)
-    # Of any kind: what damage leads to inside of pyarrow and datasets has no common type.
+    # Damage raises errors inside of pyarrow and datasets that have no common type.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: not a readable data file ({reason})") from error

@@ -33,7 +33,7 @@ STATES = ".states.json"
 # A file that was written so shortly before can be written again without a change of its times,
 # which file systems count in steps of some milliseconds.
 UNSETTLED_NS = 50_000_000
-# What a manifest says about its directory in words, and may say otherwise later.
+# These keys describe the directory in words, which may change without a change of its files.
 WORDS = ("source", "description")
 # To be raised when the same key is turned into different files, or their manifest says other things
 # about them: directories made before are stale.

@@ -36,7 +36,7 @@ class Encoder(TemplateLM):
         self, tokenizer: PreTrainedTokenizerBase, max_length: int, vocab_size: int | None = None
     ) -> None:
         super().__init__()
-        # As lm-eval's model does; it may add a token.
+        # lm-eval's model does the same; it may add a token.
         self.tokenizer = configure_pad_token(tokenizer)
         self.max_length = max_length
         self.vocab_size = vocab_size

@@ -188,7 +188,7 @@ def quantize(
     return make_directory(target, facts, fill)
 
 
-# What exllamav2 writes about each choice for a part of a layer, and about a quantized model.
+# exllamav2 writes these keys about each choice for a part of a layer, and about a quantized model.
 OPTIONS = list_of(object_of(accuracy=NUMBER, total_bits=NUMBER), minItems=1)
 DECLARED = object_of(
     quant_method={"const": METHOD},
