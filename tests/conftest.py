@@ -246,8 +246,6 @@ def harness_results(
         tokenizer=load_tokenizer(directory),
         batch_size=8,
         softmax_dtype=softmax_dtype,
-        # lm-eval 0.4.13 scores other positions where two requests have the same tokens.
-        logits_cache=False,
     )
     found = simple_evaluate(
         harness,
