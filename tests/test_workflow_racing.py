@@ -59,8 +59,8 @@ def test_a_round_runs_what_the_one_before_kept(lab: Laboratory) -> None:
         for task in ("animals", "liquids"):
             tables = [pd.read_parquet(path) for path in folder.glob(f"{task}.*.parquet")]
             assert len(tables) == SHARDS
-            # Every plan in one shard, the base too.
-            plans = [plan for table in tables for plan in table["plan"].unique()]
+            # Every plan in one shard, the base too; the race may have emptied a shard.
+            plans = [plan for table in tables if len(table) for plan in table["plan"].unique()]
             assert sorted(plans) == sorted(race["kept"])
 
 

@@ -39,6 +39,8 @@ EXL2 = "resources/exl2/{folder}/{key}"
 os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
 
 STAMPS = Stamps(f"{RESULTS}/stamps")
+# Models and data are shared by all experiments, and so is what says that they are stale.
+SOURCE_STAMPS = Stamps("resources/stamps")
 
 
 def running():
@@ -166,7 +168,7 @@ def task_data(task):
     return data_manifest(given["source"]) if "source" in given else given["file"]
 
 
-def stamp(name, content):
+def stamp(name, content, stamps=STAMPS):
     """A small file that changes when, and only when, what `content` gives does.
 
     As an input it makes a job stale exactly then: a comment or a fresh checkout changes nothing,
@@ -175,10 +177,10 @@ def stamp(name, content):
     """
     # Jobs read this file too, and need the path only: the content takes seconds to work out.
     if not workflow.is_main_process:
-        return str(STAMPS.place(name))
+        return str(stamps.place(name))
     make_damaged_again()
     try:
-        found = STAMPS.known(name) or STAMPS.file(
+        found = stamps.known(name) or stamps.file(
             name,
             json.dumps(content(), indent=1, sort_keys=True) + "\n",
             write=running() and not refusal(),
@@ -203,7 +205,9 @@ def source_stamp(folder, source, use):
     if source.kind != "path":
         return []
     return stamp(
-        f"sources/{use}.{folder}", lambda: local_files.source_identity(source, use)
+        f"{use}.{folder}",
+        lambda: local_files.source_identity(source, use),
+        SOURCE_STAMPS,
     )
 
 
