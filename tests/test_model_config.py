@@ -295,3 +295,28 @@ def test_sizes_that_no_model_has_are_one_line_without_memory_or_minutes(tmp_path
             assert len(one_line(error)) < 400
             (directory / "config.json").write_text(before)
         assert time.monotonic() - started < 20
+
+
+TWO_LINES = "a\nb"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": TWO_LINES, "architectures": [TWO_LINES]},
+        {"hidden_act": TWO_LINES},
+        {"num_hidden_layers": TWO_LINES},
+        {"rms_norm_eps": TWO_LINES},
+        {"rope_theta": TWO_LINES},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": TWO_LINES}},
+        {"rope_parameters": {"rope_type": TWO_LINES, "rope_theta": 1e4}},
+        {"rope_scaling": {"type": TWO_LINES, "factor": 2.0}},
+        {"pad_token_id": TWO_LINES},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_what_a_message_quotes_stays_on_its_line(tmp_path, changes):
+    directory = edit(make_tiny_model(tmp_path / "model"), changes)
+    with pytest.raises(UserError) as error:
+        TorchEngine(directory, "float32")
+    one_line(error)

@@ -10,6 +10,7 @@ from typing import Any
 from frankenlab.errors import UserError
 from frankenlab.exl2.shapes import ModelShapes
 from frankenlab.model_files import ALLOWED, CONFIG, QUANTIZATION, declares_exl2, read_json
+from frankenlab.words import excerpt
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -94,7 +95,7 @@ def _check_raw(directory: Path, raw: Mapping[str, Any]) -> None:
     if usual is None or architectures != [usual]:
         listed = isinstance(architectures, list) and architectures != [None]
         named = ", ".join(map(str, architectures)) if listed else found
-        raise UserError(f"{directory}: the architecture is {named}; {ALLOWED}")
+        raise UserError(f"{directory}: the architecture is {excerpt(named)}; {ALLOWED}")
     declared = raw.get(QUANTIZATION)
     if declared is not None and not declares_exl2(raw):
         method = declared.get("quant_method") if isinstance(declared, Mapping) else None
@@ -108,7 +109,7 @@ def _check_raw(directory: Path, raw: Mapping[str, Any]) -> None:
                 f"or sizes; {ALLOWED}"
             )
     if raw.get("is_causal", True) is not True:
-        raise UserError(f"{directory}: is_causal is {raw['is_causal']}, allowed is true")
+        raise UserError(f"{directory}: is_causal is {excerpt(raw['is_causal'])}, allowed is true")
     adapter = directory / "adapter_config.json"
     if adapter.is_file() and importlib.util.find_spec("peft"):
         raise UserError(
@@ -129,7 +130,7 @@ def _check_numbers(directory: Path, config: Any) -> None:
     settings["partial_rotary_factor"] = (1.0 if factor is None else factor, 1.0)
     for name, (value, allowed) in settings.items():
         if value != allowed:
-            raise UserError(f"{directory}: {name} is {value}, allowed is {allowed}")
+            raise UserError(f"{directory}: {name} is {excerpt(value)}, allowed is {allowed}")
     # Some configs take null for the usual value, others keep it (Qwen2's, or Mistral's with
     # layer_types).
     dim = head_dim(config)
@@ -142,16 +143,19 @@ def _check_numbers(directory: Path, config: Any) -> None:
     padding = config.pad_token_id
     if padding is not None and not -config.vocab_size <= padding < config.vocab_size:
         raise UserError(
-            f"{directory}: pad_token_id is {padding}, which transformers refuses for "
+            f"{directory}: pad_token_id is {excerpt(padding)}, which transformers refuses for "
             f"{config.vocab_size} embeddings; remove it"
         )
     positions, epsilon = config.max_position_embeddings, config.rms_norm_eps
     if not isinstance(positions, int) or not 0 < positions <= MOST_POSITIONS:
         raise UserError(
-            f"{directory}: max_position_embeddings is {positions}, expected 1 to {MOST_POSITIONS}"
+            f"{directory}: max_position_embeddings is {excerpt(positions)}, expected 1 to "
+            f"{MOST_POSITIONS}"
         )
     if not is_number(epsilon) or epsilon < 0:
-        raise UserError(f"{directory}: rms_norm_eps is {epsilon}, expected a number from 0")
+        raise UserError(
+            f"{directory}: rms_norm_eps is {excerpt(epsilon)}, expected a number from 0"
+        )
 
 
 def _check_rotary(directory: Path, raw: Mapping[str, Any], config: Any) -> None:
@@ -164,26 +168,27 @@ def _check_rotary(directory: Path, raw: Mapping[str, Any], config: Any) -> None:
     for name, value in {"rope_theta": None, "factor": 1, **rope}.items():
         positive = is_number(value) and value > 0
         if name in ("rope_theta", "factor") and not positive:
-            raise UserError(f"{directory}: {name} is {value}, expected a number above 0")
+            raise UserError(f"{directory}: {name} is {excerpt(value)}, expected a number above 0")
     for name, value in rope.items():
         numbers = value if isinstance(value, list) else [value]
         if name not in ("rope_type", "type") and not all(
             number is None or isinstance(number, bool) or is_number(number) for number in numbers
         ):
-            raise UserError(f"{directory}: {name} of the rotary parameters is no number")
+            raise UserError(f"{directory}: {excerpt(name)} of the rotary parameters is no number")
     older, newer = map(dict, scalings)
     for values in (older, newer):
         if values:
             values["rope_type"] = values.get("rope_type") or values.get("type") or "default"
     for name in sorted(older.keys() & newer.keys()):
         if older[name] != newer[name]:
+            one, other = excerpt(older[name]), excerpt(newer[name])
             raise UserError(
-                f"{directory}: {name} is {older[name]} in rope_scaling and {newer[name]} in "
+                f"{directory}: {excerpt(name)} is {one} in rope_scaling and {other} in "
                 "rope_parameters; remove one"
             )
     if raw.get("rope_theta") not in (None, rope["rope_theta"]):
         raise UserError(
-            f"{directory}: rope_theta is {raw['rope_theta']} in config.json and "
+            f"{directory}: rope_theta is {excerpt(raw['rope_theta'])} in config.json and "
             f"{rope['rope_theta']} in its rotary parameters; remove one"
         )
 

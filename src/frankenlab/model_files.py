@@ -8,6 +8,7 @@ from typing import Any
 
 from frankenlab.directories import NEVER, is_safe_name
 from frankenlab.errors import UserError
+from frankenlab.words import excerpt
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -63,7 +64,7 @@ def weight_files(directory: str | os.PathLike) -> list[Path]:
         reason = f", only {pickled[0]} (pickled weights are never loaded)" if pickled else ""
         raise UserError(f"{directory}: it has no {WEIGHTS}{reason}; {ALLOWED}")
     if absent:
-        raise UserError(f"{directory}: {INDEX} names '{absent[0]}', which is not there")
+        raise UserError(f"{directory}: {INDEX} names '{excerpt(absent[0])}', which is not there")
     return [directory / name for name in names]
 
 
@@ -82,7 +83,7 @@ def shard_names(directory: Path) -> list[str]:
         raise UserError(f"{index}: it needs a weight_map of tensors and the files that hold them")
     for name in places.values():
         if not isinstance(name, str) or not is_safe_name(name):
-            raise UserError(f"{directory}: {INDEX} names '{name}', which is not there")
+            raise UserError(f"{directory}: {INDEX} names '{excerpt(name)}', which is not there")
         if not name.endswith(".safetensors"):
             raise UserError(f"{directory}: {INDEX} names '{name}', which is no safetensors file")
     return sorted(set(places.values()))

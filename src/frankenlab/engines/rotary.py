@@ -9,6 +9,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from frankenlab.errors import UserError
 from frankenlab.models import ModelInfo
+from frankenlab.words import excerpt
 
 # RoPE variants whose frequencies depend on the length of the sequence at hand.
 LENGTH_DEPENDENT = ("dynamic", "longrope")
@@ -31,8 +32,8 @@ class Rotary:
             frequencies, self.scaling = _scaled(ROPE_INIT_FUNCTIONS[kind], info, device)
         else:
             raise UserError(
-                f'rope type "{kind}": its frequencies depend on the length of each input, which '
-                "shared prefixes do not allow; default, linear, llama3 and yarn work"
+                f'rope type "{excerpt(kind)}": its frequencies depend on the length of each input, '
+                "which shared prefixes do not allow; default, linear, llama3 and yarn work"
             )
         self.frequencies = frequencies.to(device)
 
