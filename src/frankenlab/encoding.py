@@ -90,7 +90,7 @@ class Encoder(TemplateLM):
         if rolling:
             encoded = self.loglikelihood_rolling(instances)
         else:
-            # Of these lm-eval would look at the first token, and there is none.
+            # lm-eval would look at the first token of these, and there is none.
             for i, (context, continuation) in enumerate(document.requests):
                 if context == "" and not self.tok_encode(continuation, add_special_tokens=False):
                     raise self._without_tokens(document, i, [self.prefix_token_id], [])

@@ -130,7 +130,7 @@ def numbers(value: int | str | Sequence[int]) -> list[int]:
         found: Sequence[int] = range(start, stop, step)
     else:
         found = [value] if isinstance(value, int) else value
-    # Of a range only the last number is looked at, for it may have billions.
+    # Only the last number of a range is looked at, for a range may have billions.
     largest = max(found[-1:] if isinstance(found, range) else found, default=0)
     if largest > MAX_STEPS:
         raise UserError(f"{excerpt(value)} is too large, the largest number here is {MAX_STEPS:,}")

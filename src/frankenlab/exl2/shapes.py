@@ -13,7 +13,7 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 
 # Sizes beyond these are slips or attacks; a list of all tensors must fit into memory.
 MOST_LAYERS, MOST = 10_000, 1 << 24
-# What transformers takes where config.json has no num_key_value_heads; elsewhere as many as heads.
+# transformers takes these where config.json has no num_key_value_heads; elsewhere as many as heads.
 KEY_VALUE_HEADS = {"mistral": 8, "qwen2": 32}
 
 
