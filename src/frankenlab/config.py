@@ -284,7 +284,7 @@ def _check_bits(
     for text in model.to_quantize:
         if not low <= (Quantization.parse(text).bits or 0) <= high:
             allowed = f"{low:.2f} to {high:.2f} bits per weight"
-            raise UserError(f"{where}: {text} cannot be had, its shapes allow {allowed}")
+            raise UserError(f"{where}: {text} is not attainable, its shapes allow {allowed}")
 
 
 def _quantizations(texts: list[str], where: str) -> list[str]:

@@ -8,7 +8,7 @@ from frankenlab.fetching import MODEL_FILES
 from frankenlab.files import sha256_file
 from frankenlab.sources import DATA_FILES, Source, Use, wanted
 
-# Files up to this size are told apart by their hash, which takes a few hundredths of a second, so
+# Files up to this size are compared by their hash, which takes a few hundredths of a second, so
 # that touching one changes nothing; larger ones by their size and time of modification. A model
 # that was only touched is hashed again, and its rows are found in the store.
 HASHED_BYTES = 16 << 20

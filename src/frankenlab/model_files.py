@@ -22,8 +22,8 @@ ALLOWED = (
     "allowed: a Llama, Mistral or Qwen2 model with full attention and unquantized or EXL2 weights "
     "in safetensors"
 )
-# What a model's directory consists of, without the shards that its index names; whatever else is
-# in a repository stays there.
+# A model's directory consists of these files and of the shards that its index names; whatever else
+# is in a repository stays there.
 MODEL_FILES = (
     *(CONFIG, "generation_config.json", "chat_template.jinja", "LICENSE*", "NOTICE*"),
     *(WEIGHTS, INDEX, EXL2_WEIGHTS, *TOKENIZER_FILES),

@@ -13,7 +13,7 @@ UNITS = {"mean": "points", "perplexity": "log-percent"}
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What plans did on the same documents.
+    """The scores of several plans on the same documents.
 
     Attributes:
         kind: "mean" or "perplexity".

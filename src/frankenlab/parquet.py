@@ -19,8 +19,8 @@ from frankenlab.files import atomic_path
 
 KEY = "frankenlab.sha256"
 HASH_LENGTH = 64
-# What stands before the hash in the footer: its key, and in Thrift's compact protocol the next
-# field's number and type, and the length of its text.
+# These bytes stand before the hash in the footer: its key, and in Thrift's compact protocol the
+# next field's number and type, and the length of its text.
 MARK = KEY.encode() + bytes([0x18, HASH_LENGTH])
 NO_HASH = b"0" * HASH_LENGTH
 

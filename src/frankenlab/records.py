@@ -94,7 +94,7 @@ FROZEN = object_of(
     reference_quantization=TEXT,
     reason=TEXT,
 )
-# What the report reads of `provenance.json`; it shows what is there.
+# The report reads these parts of `provenance.json`, and shows those that are there.
 TABLES = ("data", "code", "versions")
 PROVENANCE = {
     "type": "object",

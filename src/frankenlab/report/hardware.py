@@ -1,4 +1,4 @@
-"""What the report says of comparisons between rows that different hardware computed."""
+"""Notes of the report on comparisons between rows that different hardware computed."""
 
 import math
 from collections.abc import Mapping
