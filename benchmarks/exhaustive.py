@@ -23,16 +23,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from frankenlab import config
-from frankenlab.batches import token_tree
-from frankenlab.encoding import encoder_of
-from frankenlab.evaluation import evaluate
-from frankenlab.files import atomic_path
-from frankenlab.grid import expand
-from frankenlab.plans import Plan
-from frankenlab.scorer import Scorer, scoring_fingerprint
-from frankenlab.store import Store
-from frankenlab.tasks import STAGES, Document, EvaluationTask
+from frankenlab.config import experiment as config
+from frankenlab.engines.batches import token_tree
+from frankenlab.evaluate.model_spec import ModelSpec, scoring_fingerprint
+from frankenlab.evaluate.runner import evaluate
+from frankenlab.evaluate.store import Store
+from frankenlab.io.files import atomic_path
+from frankenlab.plans.grid import expand
+from frankenlab.plans.plan import Plan
+from frankenlab.tasks.encoding import encoder_of
+from frankenlab.tasks.task import STAGES, Document, EvaluationTask
 
 # Every block of consecutive layers, run twice.
 BLOCKS = [{"generator": "rys"}]
@@ -61,7 +61,7 @@ def matrix(scores: pd.DataFrame, values: Sequence[float], plans: Sequence[Plan])
 
 
 def task_arrays(
-    scorer: Scorer, plans: Sequence[Plan], task: EvaluationTask, count: int, store: Path
+    scorer: ModelSpec, plans: Sequence[Plan], task: EvaluationTask, count: int, store: Path
 ) -> dict[str, np.ndarray]:
     """The arrays of one task, scored as far as the store lacks them.
 
@@ -116,7 +116,7 @@ def main() -> None:
     model = experiment.models[name]
     grid = BLOCKS if options.grid == "blocks" else experiment.raw["plans"]
     plans = [item.plan for item in expand(grid, model.n_layers).plans][: options.plans]
-    scorer = Scorer.for_stage(experiment, name, model.reference, "search")
+    scorer = ModelSpec.for_stage(experiment, name, model.reference, "search")
     begun = time.monotonic()
     arrays: dict[str, np.ndarray] = {
         "plans": np.array([plan.text for plan in plans]),

@@ -10,7 +10,7 @@ import torch
 from gpu_limits import Gap, plans_too_far
 from gpu_models import random_documents, requests_from_tokens
 
-from frankenlab.batches import (
+from frankenlab.engines.batches import (
     Batch,
     TokenRequest,
     causal_length,
@@ -20,12 +20,12 @@ from frankenlab.batches import (
     token_tree,
 )
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.errors import UserError
-from frankenlab.exl2.format import QuantizedLinear, dequantize
-from frankenlab.exl2.reading import Exl2Directory
-from frankenlab.plans import Plan, parse
-from frankenlab.sweep import sweep
-from frankenlab.trie import plan_trie
+from frankenlab.evaluate.sweep import sweep
+from frankenlab.io.errors import UserError
+from frankenlab.models.exl2.format import QuantizedLinear, dequantize
+from frankenlab.models.exl2.reading import Exl2Directory
+from frankenlab.plans.plan import Plan, parse
+from frankenlab.plans.trie import plan_trie
 
 Rows = list[tuple[str, str]]
 

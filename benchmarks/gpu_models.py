@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from frankenlab.batches import TokenRequest
-from frankenlab.errors import UserError
-from frankenlab.exl2.shapes import ModelShapes
-from frankenlab.fetching import fetch_model
-from frankenlab.sources import Source
+from frankenlab.engines.batches import TokenRequest
+from frankenlab.io.errors import UserError
+from frankenlab.models.fetch import fetch_model
+from frankenlab.models.shape import ModelShapes
+from frankenlab.models.sources import Source
 
 FIXTURES = Path(__file__).resolve().parents[1] / "tests" / "data"
 TINY_HF, TINY_EXL2 = FIXTURES / "llama-tiny-hf", FIXTURES / "llama-tiny-exl2"
@@ -124,7 +124,7 @@ def requests_from_tokens(
 
 def tokenized(texts: Sequence[str], directory: Path, count: int, longest: int) -> list[list[int]]:
     """Documents of different lengths up to `longest`, each of SHORTEST tokens at least."""
-    from frankenlab.models import load_tokenizer
+    from frankenlab.models.inspect import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
     documents: list[list[int]] = []

@@ -19,11 +19,11 @@ from gpu_models import (
     weights_of,
 )
 
-from frankenlab.conversion import CONVERTER, attainable, measure, quantize
-from frankenlab.errors import UserError
-from frankenlab.exl2.reading import Exl2Directory
-from frankenlab.model_files import weight_files
-from frankenlab.random_models import random_exl2
+from frankenlab.estimate.random_models import random_exl2
+from frankenlab.io.errors import UserError
+from frankenlab.models.exl2.reading import Exl2Directory
+from frankenlab.models.files import weight_files
+from frankenlab.quantize.exllamav2 import CONVERTER, attainable, measure, quantize
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from frankenlab.calibration import calibration_rows, calibration_texts
-from frankenlab.data_files import read_data
-from frankenlab.encoding import Encoder
-from frankenlab.errors import UserError
-from frankenlab.exl2.reading import Exl2Directory
-from frankenlab.files import content_hash
-from frankenlab.models import load_tokenizer
-from frankenlab.quantizer import METHODS, measure, quantize
+from frankenlab.io.errors import UserError
+from frankenlab.io.files import content_hash
+from frankenlab.models.exl2.reading import Exl2Directory
+from frankenlab.models.inspect import load_tokenizer
+from frankenlab.quantize.calibration import calibration_rows, calibration_texts
+from frankenlab.quantize.reference import METHODS, measure, quantize
+from frankenlab.tasks.data_files import read_data
+from frankenlab.tasks.encoding import Encoder
 
 
 def held_out(file: Path, field: str, count: int) -> list[str]:

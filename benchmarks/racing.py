@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frankenlab.plans import BASE, Plan, Step, parse
-from frankenlab.racing import Rule, Sample, stand
-from frankenlab.trie import Node, plan_trie
+from frankenlab.analyse.race_rule import Rule, Sample, stand
+from frankenlab.plans.plan import BASE, Plan, Step, parse
+from frankenlab.plans.trie import Node, plan_trie
 
 # (scores of the plans left, their numbers, those that stay whatever happens) -> who goes on.
 Drop = Callable[[list[NDArray], NDArray, dict[int, None]], NDArray]

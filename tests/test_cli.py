@@ -7,9 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import arc_row, boolq_row, load_hf, one_line, passage, write_rows
 
 from frankenlab import cli
+from tests.support.models import load_hf
+from tests.support.processes import one_line
+from tests.support.task_rows import arc_row, boolq_row, passage, write_rows
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_evaluate_writes_a_row_per_plan_and_document(tiny, experiment, capsys):
     table = pd.read_parquet("out/scores.parquet")
     assert {
         "model", "quantization", "task", "stage", "engine", "precision", "weights", "data", "seed",
-        "code", "plan", "document", "key", "unit", "loglikelihoods", "is_greedy", "target",
+        "code", "plan", "document", "key", "cluster", "loglikelihoods", "is_greedy", "target",
         "acc", "acc_norm", "word_perplexity", "word_perplexity_weight", "byte_perplexity",
     } <= set(table.columns)  # fmt: skip
     counts = table.groupby(["task", "plan"], observed=True)["document"].agg(list).to_dict()

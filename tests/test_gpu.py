@@ -4,28 +4,21 @@ They need neither the network nor lm-evaluation-harness:
 `python -m pytest --noconftest -m gpu tests/test_gpu.py` runs them on a bare GPU machine.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
-
-from gpu_limits import Gap, too_far  # noqa: E402
-from gpu_measure import compare_engines, compare_reconstructions, small_plans  # noqa: E402
-from gpu_models import (  # noqa: E402
+from gpu_limits import Gap, too_far
+from gpu_measure import compare_engines, compare_reconstructions, small_plans
+from gpu_models import (
     TINY_EXL2,
     TINY_HF,
     random_documents,
     requests_from_tokens,
 )
 
-from frankenlab.conversion import exllamav2_usable, measure, quantize  # noqa: E402
-from frankenlab.engines.torch import TorchEngine  # noqa: E402
-from frankenlab.plans import parse  # noqa: E402
-from frankenlab.random_models import random_exl2  # noqa: E402
+from frankenlab.engines.torch import TorchEngine
+from frankenlab.estimate.random_models import random_exl2
+from frankenlab.plans.plan import parse
+from frankenlab.quantize.exllamav2 import exllamav2_usable, measure, quantize
 
 WHY_NOT = exllamav2_usable()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]

@@ -12,7 +12,7 @@ import torch
 from benchmarks.speed.ours import Ours, load_task
 from benchmarks.speed.peers import harness, harness_task, load_model, rearranged, scored
 from benchmarks.speed.setting import Setting, spread
-from frankenlab.plans import Plan, base
+from frankenlab.plans.plan import Plan, base
 
 # The harness in float32 takes minutes a plan; its documents are spread over the sweep's.
 HARNESS_DOCUMENTS = 20

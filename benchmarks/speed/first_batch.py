@@ -18,14 +18,16 @@ class FirstBatchError(BaseException):
 
 
 def main(result: str, *given: str) -> None:
-    from frankenlab import cli, evaluation, scoring
+    from frankenlab import cli
+    from frankenlab.evaluate import runner as evaluation
+    from frankenlab.evaluate import scoring
 
     stamps["imports"] = time.time()
     _stamp(cli.config, "load", "config")
-    _stamp(evaluation.Scorer, "for_directory", "model's hash")
+    _stamp(evaluation.ModelSpec, "for_directory", "model's hash")
     _stamp(evaluation, "EvaluationTask", "task")
     _stamp(evaluation, "encoder_of", "documents and tokenizer")
-    load = evaluation.Scorer.load_engine
+    load = evaluation.ModelSpec.load_engine
 
     def loaded(scorer: Any) -> Any:
         stamps["tokenizing"] = time.time()
@@ -37,7 +39,7 @@ def main(result: str, *given: str) -> None:
         stamps["first batch made"] = time.time()
         raise FirstBatchError
 
-    evaluation.Scorer.load_engine = loaded
+    evaluation.ModelSpec.load_engine = loaded
     scoring.sweep = first
     try:
         cli.main(given)

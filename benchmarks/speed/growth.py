@@ -18,14 +18,14 @@ from benchmarks.speed.setting import (
     timed,
 )
 from benchmarks.speed.spies import Spies
-from frankenlab.capacity import sizes_of
-from frankenlab.config import TASKS_FOLDER
-from frankenlab.grid import expand
-from frankenlab.plans import Plan
-from frankenlab.random_models import LLAMA, random_model
-from frankenlab.speeds import from_matrix_product
-from frankenlab.tasks import EvaluationTask
-from frankenlab.trie import layer_passes, plan_trie
+from frankenlab.config.experiment import TASKS_FOLDER
+from frankenlab.estimate.capacity import sizes_of
+from frankenlab.estimate.random_models import LLAMA, random_model
+from frankenlab.estimate.throughput import from_matrix_product
+from frankenlab.plans.grid import expand
+from frankenlab.plans.plan import Plan
+from frankenlab.plans.trie import layer_passes, plan_trie
+from frankenlab.tasks.task import EvaluationTask
 
 TASK = "arc_easy"
 

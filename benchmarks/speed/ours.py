@@ -17,16 +17,16 @@ from benchmarks.speed.setting import (
     timed,
 )
 from benchmarks.speed.spies import Spies, profile
-from frankenlab import job
-from frankenlab.config import TASKS_FOLDER
-from frankenlab.encoding import encoder_of
+from frankenlab.config.experiment import TASKS_FOLDER
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.evaluation import evaluate
-from frankenlab.plans import Plan
-from frankenlab.scorer import DEFAULT_TOKEN_BUDGET
-from frankenlab.store import Store
-from frankenlab.tasks import Document, EvaluationTask
-from frankenlab.trie import layer_passes, plan_trie
+from frankenlab.evaluate.model_spec import DEFAULT_TOKEN_BUDGET
+from frankenlab.evaluate.runner import evaluate
+from frankenlab.evaluate.store import Store
+from frankenlab.plans.plan import Plan
+from frankenlab.plans.trie import layer_passes, plan_trie
+from frankenlab.runtime import job
+from frankenlab.tasks.encoding import encoder_of
+from frankenlab.tasks.task import Document, EvaluationTask
 
 
 class Ours:

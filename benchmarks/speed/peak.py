@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from frankenlab.memory import Sizes
-from frankenlab.speeds import PRODUCT
+from frankenlab.estimate.throughput import PRODUCT
+from frankenlab.models.memory import Sizes
 
 # Seconds of a sweep between two samples of the products; each is the fastest of some repeats.
 PERIOD = 3.0

@@ -19,11 +19,11 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import AutoModelForCausalLM
 
 from benchmarks.speed.setting import Setting, spread, timed
-from frankenlab.config import TASKS_FOLDER
-from frankenlab.models import load_tokenizer
-from frankenlab.plans import Plan
-from frankenlab.task_index import task_file
-from frankenlab.tasks import EvaluationTask
+from frankenlab.config.experiment import TASKS_FOLDER
+from frankenlab.models.inspect import load_tokenizer
+from frankenlab.plans.plan import Plan
+from frankenlab.tasks.index import task_file
+from frankenlab.tasks.task import EvaluationTask
 
 # Rows that the harness runs at once, of which each task takes the fastest.
 BATCH_SIZES = (1, 4, 16, 64)

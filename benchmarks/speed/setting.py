@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from frankenlab.config import DEFAULT, Experiment, load
-from frankenlab.grid import expand
-from frankenlab.plans import Plan, looped
-from frankenlab.task_index import TaskSettings
+from frankenlab.config.experiment import DEFAULT, Experiment, load
+from frankenlab.plans.grid import expand
+from frankenlab.plans.plan import Plan, looped
+from frankenlab.tasks.index import TaskSettings
 
 # Of the checkout that these files are in, whatever package is installed.
 ROOT = Path(__file__).resolve().parents[2]

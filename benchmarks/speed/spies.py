@@ -10,7 +10,7 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 
 from benchmarks.speed.peak import Peaks
-from frankenlab.batches import Batch
+from frankenlab.engines.batches import Batch
 
 # Method of an engine -> the part of the sweep that it is.
 METHODS = {

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from frankenlab import clearing, config, grid
-from frankenlab.errors import UserError
-from frankenlab.plan_summary import summary
-from frankenlab.planning import Workload
-from frankenlab.plans import Plan, omissions, parse
-from frankenlab.speeds import given_speeds, speeds_file, write_speeds
-from frankenlab.words import excerpt
+from frankenlab.config import experiment as config
+from frankenlab.estimate.summary import summary
+from frankenlab.estimate.throughput import given_speeds, speeds_file, write_speeds
+from frankenlab.estimate.workload import Workload
+from frankenlab.io.errors import UserError
+from frankenlab.io.words import excerpt
+from frankenlab.plans import grid
+from frankenlab.plans.plan import Plan, omissions, parse
+from frankenlab.runtime import clean as clearing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,9 +93,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     # Imported here: these take seconds, and the other commands do not need them.
     import pandas as pd
 
-    from frankenlab import evaluation
-    from frankenlab.models import model_info
-    from frankenlab.scorer import Scorer
+    from frankenlab.evaluate import runner as evaluation
+    from frankenlab.evaluate.model_spec import ModelSpec
+    from frankenlab.models.inspect import model_info
 
     settings = config.load(options.config).tasks
     for name in options.task:
@@ -104,7 +106,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     n_layers = model_info(options.model).n_layers
     plans = _distinct([parse(text, n_layers) for text in options.plan])
     _notice_omissions(plans)
-    scorer = Scorer.for_directory(options.model, options.dtype, options.device, options.engine)
+    scorer = ModelSpec.for_directory(options.model, options.dtype, options.device, options.engine)
     tables = [
         evaluation.evaluate_task(
             scorer,
@@ -156,7 +158,7 @@ def _plans(options: argparse.Namespace) -> None:
 
 
 def _speed(options: argparse.Namespace) -> None:
-    from frankenlab.speed_test import measure_speeds
+    from frankenlab.estimate.speed_test import measure_speeds
 
     experiment = config.load(options.config)
     if options.device:
@@ -169,8 +171,8 @@ def _speed(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from frankenlab.fetching import fetch_model
-    from frankenlab.sources import fetch_data
+    from frankenlab.models.fetch import fetch_model
+    from frankenlab.models.sources import fetch_data
 
     experiment = config.load(options.config)
     for model in experiment.models.values():
@@ -184,8 +186,8 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _materialize(options: argparse.Namespace) -> None:
-    from frankenlab.export import materialize
-    from frankenlab.models import model_info
+    from frankenlab.models.export import materialize
+    from frankenlab.models.inspect import model_info
 
     plan = parse(options.plan, model_info(options.model).n_layers)
     _notice_omissions([plan])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frankenlab.plans import parse
+from frankenlab.plans.plan import parse
 
 from . import product, reference
 from .answers import Answers, Crash, Document, Refusal

@@ -8,7 +8,6 @@ than what was written.
 import logging
 import random
 import shutil
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -17,12 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from frankenlab.errors import UserError
+from frankenlab.io.errors import UserError
 
 from .children import run_in_children
 from .mutations import mutate
 
-TESTS = Path(__file__).resolve().parents[1]
 JSON = (".json",)
 # A message of one line is for people: not the contents of a file.
 LONGEST_MESSAGE = 1000
@@ -127,8 +125,6 @@ def _one(
 
 @cache
 def subjects_of() -> dict[str, Subject]:
-    if str(TESTS) not in sys.path:
-        sys.path.insert(0, str(TESTS))
     from . import readers
 
     return readers.SUBJECTS

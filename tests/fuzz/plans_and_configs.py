@@ -20,13 +20,13 @@ from typing import Any
 
 import yaml
 
-from frankenlab import config
-from frankenlab.errors import UserError
-from frankenlab.plan_summary import summary
-from frankenlab.planning import Workload
-from frankenlab.plans import MAX_STEPS, omissions, parse
+from frankenlab.config import experiment as config
+from frankenlab.estimate.summary import summary
+from frankenlab.estimate.workload import Workload
+from frankenlab.io.errors import UserError
+from frankenlab.plans.plan import MAX_STEPS, omissions, parse
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("config/config.yaml", "config/experiments/small.yaml", "config/experiments/llama.yaml")
 
 # Plans for each config: they are a thousand times faster.

@@ -8,19 +8,19 @@ from unittest.mock import patch
 
 import pandas as pd
 
-from frankenlab import evaluation
-from frankenlab.errors import UserError
-from frankenlab.export import materialize
-from frankenlab.models import model_info
-from frankenlab.plans import Plan, parse
-from frankenlab.scorer import Scorer
-from frankenlab.task_index import TaskSettings
+from frankenlab.evaluate import runner as evaluation
+from frankenlab.evaluate.model_spec import ModelSpec
+from frankenlab.io.errors import UserError
+from frankenlab.models.export import materialize
+from frankenlab.models.inspect import model_info
+from frankenlab.plans.plan import Plan, parse
+from frankenlab.tasks.index import TaskSettings
 
 from .answers import Answers, Crash, Document, Refusal
 from .specs import Case
 from .tasks_of import NAME
 
-PACKAGE = str(Path(evaluation.__file__).parent)
+PACKAGE = str(Path(evaluation.__file__).parents[1])
 
 
 def score(
@@ -48,7 +48,7 @@ def _table(
     case: Case, model: Path, plans: list[Plan], folder: Path, settings: dict[str, Any]
 ) -> pd.DataFrame:
     task = TaskSettings(name=NAME, task=NAME, role="guard", **settings)
-    scorer = replace(Scorer.for_directory(model, "float32", "cpu"), token_budget=case.budget)
+    scorer = replace(ModelSpec.for_directory(model, "float32", "cpu"), token_budget=case.budget)
     unique = list(dict.fromkeys(plans))
     with patch.object(evaluation, "TASKS_FOLDER", folder / "tasks"):
         return evaluation.evaluate_task(scorer, unique, task, None, case.limit, folder / "store")

@@ -17,27 +17,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from pytest import MonkeyPatch
-from tiny import make_tiny_model
 
-from frankenlab import (
-    accounting,
-    calibration,
-    frankens,
-    ledger,
-    lock,
-    report,
-    rounds,
-    speeds,
-    usage,
-)
-from frankenlab import records as schemas
-from frankenlab.directories import complete_manifest, make_directory, read_manifest
+from frankenlab import report
+from frankenlab.analyse import ledger
+from frankenlab.config import stages as rounds
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.export import materialize
-from frankenlab.fetching import fetch_model
-from frankenlab.files import write_json
-from frankenlab.footprints import Footprint
-from frankenlab.models import (
+from frankenlab.estimate import accounting, usage
+from frankenlab.estimate import throughput as speeds
+from frankenlab.evaluate.rows import Row
+from frankenlab.evaluate.store import Store
+from frankenlab.io import records as schemas
+from frankenlab.io.directories import complete_manifest, make_directory, read_manifest
+from frankenlab.io.files import write_json
+from frankenlab.io.parquet import read_parquet, write_parquet
+from frankenlab.io.records import read_record
+from frankenlab.models import franken as frankens
+from frankenlab.models.export import materialize
+from frankenlab.models.fetch import fetch_model
+from frankenlab.models.footprint import Footprint
+from frankenlab.models.inspect import (
     ModelInfo,
     check_llama_shaped,
     load_tokenizer,
@@ -45,18 +43,18 @@ from frankenlab.models import (
     model_info,
     weights_hash,
 )
-from frankenlab.parquet import read_parquet, write_parquet
-from frankenlab.plans import base, parse
-from frankenlab.records import read_record
-from frankenlab.rows import Row
-from frankenlab.sources import source_from_config
-from frankenlab.store import Store
-from frankenlab.tensor_parts import is_whole_part, load_part, save_part
+from frankenlab.models.sources import source_from_config
+from frankenlab.plans.plan import base, parse
+from frankenlab.quantize import calibration
+from frankenlab.quantize.tensor_parts import is_whole_part, load_part, save_part
+from frankenlab.runtime import lock
+from tests.support.paths import DATA
+from tests.support.tiny import make_tiny_model
 
-from .files import TESTS, Subject
+from .files import Subject
 
 datasets.disable_progress_bars()
-EXL2 = TESTS / "data" / "llama-tiny-exl2"
+EXL2 = DATA / "llama-tiny-exl2"
 SMALL = {"n_layers": 2, "hidden": 16, "heads": 2, "kv_heads": 1, "vocab": 258}
 
 
@@ -102,7 +100,7 @@ def read_tokenizer(folder: Path) -> None:
 
 
 def tiny_gguf(folder: Path) -> None:
-    from test_gguf import write_gguf
+    from tests.models.test_gguf import write_gguf
 
     tiny_model(folder / "model")
     write_gguf(folder / "tiny.gguf", folder / "model", **{})

@@ -7,15 +7,21 @@ from pathlib import Path
 
 from snakemake.cli import parse_args
 
-from frankenlab import config as configuration
-from frankenlab import capacity, fingerprints, local_files, lock, orphans, plan_summary
-from frankenlab import planning, plans, requests, rounds, task_index, usage
-from frankenlab.errors import UserError
-from frankenlab.files import write_json
-from frankenlab.grid import notices
-from frankenlab.parquet import damaged
-from frankenlab.stamps import Stamps
-from frankenlab.stopping import WORKFLOW_VARIABLE, stop_jobs_first
+from frankenlab.config import experiment as configuration
+from frankenlab.config import stages as rounds
+from frankenlab.estimate import capacity, resources as requests, summary as plan_summary
+from frankenlab.estimate import usage, workload as planning
+from frankenlab.io import fingerprints
+from frankenlab.io.errors import UserError
+from frankenlab.io.files import write_json
+from frankenlab.io.parquet import damaged
+from frankenlab.io.signals import WORKFLOW_VARIABLE, stop_jobs_first
+from frankenlab.models import local_files
+from frankenlab.plans import plan as plans
+from frankenlab.plans.grid import notices
+from frankenlab.runtime import lock, orphans
+from frankenlab.runtime.stamps import Stamps
+from frankenlab.tasks import index as task_index
 
 try:
     # Snakemake's own reader keeps the last of two equal keys without a word.

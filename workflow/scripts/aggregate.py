@@ -1,10 +1,10 @@
 """Compares every plan of a stage with the base."""
 
-from frankenlab.analysis import Rules, comparisons, concatenated, with_shapes
-from frankenlab.job import job
-from frankenlab.parquet import read_parquet, write_parquet
-from frankenlab.records import FRANKENS, RACE, read_record
-from frankenlab.rounds import dropped
+from frankenlab.analyse.comparisons import Rules, comparisons, concatenated, with_shapes
+from frankenlab.config.stages import dropped
+from frankenlab.io.parquet import read_parquet, write_parquet
+from frankenlab.io.records import FRANKENS, RACE, read_record
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     rules = Rules(**experiment.raw["statistics"])

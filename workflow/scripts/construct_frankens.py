@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from frankenlab.files import write_json
-from frankenlab.frankens import manifest
-from frankenlab.job import job
-from frankenlab.models import manifest_info, read_json
-from frankenlab.plans import BASE, parse
-from frankenlab.records import FROZEN, PLANS, RACE, SHORTLIST, read_record
-from frankenlab.rounds import SEARCH, split
+from frankenlab.config.stages import SEARCH, split
+from frankenlab.io.files import write_json
+from frankenlab.io.records import FROZEN, PLANS, RACE, SHORTLIST, read_record
+from frankenlab.models.franken import manifest
+from frankenlab.models.inspect import manifest_info, read_json
+from frankenlab.plans.plan import BASE, parse
+from frankenlab.runtime.job import job
 
 
 def listed(stage: str, path: str) -> list[tuple[str, str]]:

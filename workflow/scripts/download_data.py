@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from frankenlab.job import job
-from frankenlab.sources import fetch_data
+from frankenlab.models.sources import fetch_data
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     fetch_data(experiment.data[snakemake.params.name], Path(snakemake.output.manifest).parent)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from frankenlab.fetching import fetch_model
-from frankenlab.job import job
+from frankenlab.models.fetch import fetch_model
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     model = experiment.models[snakemake.params.model]

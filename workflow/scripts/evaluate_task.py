@@ -1,18 +1,18 @@
 """Scores the frankens of a shard on a task in a stage."""
 
-from frankenlab import ledger
-from frankenlab.evaluation import evaluate_task, write_scores
-from frankenlab.frankens import plans_of
-from frankenlab.job import job
-from frankenlab.quantizing import evaluation_excludes
-from frankenlab.records import FRANKENS, read_record
-from frankenlab.rounds import split
-from frankenlab.scorer import Scorer
+from frankenlab.analyse import ledger
+from frankenlab.config.stages import split
+from frankenlab.evaluate.model_spec import ModelSpec
+from frankenlab.evaluate.runner import evaluate_task, write_scores
+from frankenlab.io.records import FRANKENS, read_record
+from frankenlab.models.franken import plans_of
+from frankenlab.quantize.choose import evaluation_excludes
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards
     frankens = read_record(snakemake.input.frankens, FRANKENS)
-    scorer = Scorer.for_stage(experiment, where.model, where.quantization, where.stage)
+    scorer = ModelSpec.for_stage(experiment, where.model, where.quantization, where.stage)
     scores = evaluate_task(
         scorer,
         plans_of(frankens),

@@ -1,9 +1,9 @@
 """Freezes one franken of a model, with its controls."""
 
-from frankenlab.analysis import freeze
-from frankenlab.files import write_json
-from frankenlab.job import job
-from frankenlab.parquet import read_parquet
+from frankenlab.analyse.comparisons import freeze
+from frankenlab.io.files import write_json
+from frankenlab.io.parquet import read_parquet
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     model = experiment.models[snakemake.wildcards.model]

@@ -3,10 +3,10 @@
 import logging
 from pathlib import Path
 
-from frankenlab.export import materialize
-from frankenlab.job import job
-from frankenlab.plans import omissions, parse
-from frankenlab.records import FROZEN, read_record
+from frankenlab.io.records import FROZEN, read_record
+from frankenlab.models.export import materialize
+from frankenlab.plans.plan import omissions, parse
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     model = experiment.models[snakemake.wildcards.model]

@@ -2,18 +2,18 @@
 
 import pandas as pd
 
-from frankenlab.efficiency import measure
 from frankenlab.engines.devices import hardware_name
-from frankenlab.frankens import plans_of
-from frankenlab.job import job
-from frankenlab.parquet import write_parquet
-from frankenlab.records import FRANKENS, read_record
-from frankenlab.scorer import Scorer
+from frankenlab.evaluate.latency import measure
+from frankenlab.evaluate.model_spec import ModelSpec
+from frankenlab.io.parquet import write_parquet
+from frankenlab.io.records import FRANKENS, read_record
+from frankenlab.models.franken import plans_of
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     frankens = read_record(snakemake.input.frankens, FRANKENS)
     model, quantization = frankens["model"], snakemake.wildcards.quantization
-    scorer = Scorer.for_stage(experiment, model, quantization, "search")
+    scorer = ModelSpec.for_stage(experiment, model, quantization, "search")
     engine = scorer.load_engine()
     scorer.check_unchanged()
     speeds = measure(

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from frankenlab.job import job
-from frankenlab.quantizing import measure
+from frankenlab.quantize.choose import measure
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     target = Path(snakemake.output[0])

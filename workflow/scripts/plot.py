@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from frankenlab.figures import Levels, bits_picture, pictures, save
-from frankenlab.job import job
 from frankenlab.report import load_tables
+from frankenlab.report.figures import Levels, bits_picture, pictures, save
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from frankenlab.job import job
-from frankenlab.quantizing import quantize
+from frankenlab.quantize.choose import quantize
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     quantization = snakemake.wildcards.quantization

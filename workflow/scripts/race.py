@@ -1,14 +1,14 @@
 """Decides which plans of a search go on after a round of its race."""
 
-from frankenlab import races
-from frankenlab.analysis import concatenated
-from frankenlab.files import write_json
-from frankenlab.job import job
-from frankenlab.parquet import read_parquet
-from frankenlab.plans import BASE
-from frankenlab.racing import Rule
-from frankenlab.records import RACE, read_record
-from frankenlab.rounds import named
+from frankenlab.analyse import race_rounds as races
+from frankenlab.analyse.comparisons import concatenated
+from frankenlab.analyse.race_rule import Rule
+from frankenlab.config.stages import named
+from frankenlab.io.files import write_json
+from frankenlab.io.parquet import read_parquet
+from frankenlab.io.records import RACE, read_record
+from frankenlab.plans.plan import BASE
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from frankenlab.job import job
 from frankenlab.report import render_html, run_notebook
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     results = Path(snakemake.input.provenance).resolve().parent

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from frankenlab import accounting, usage
-from frankenlab.files import atomic_path
-from frankenlab.job import job
-from frankenlab.parquet import write_parquet
-from frankenlab.records import ASKED, read_record
+from frankenlab.estimate import accounting, usage
+from frankenlab.io.files import atomic_path
+from frankenlab.io.parquet import write_parquet
+from frankenlab.io.records import ASKED, read_record
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     results = Path(snakemake.output.csv).parents[1]

@@ -1,9 +1,9 @@
 """Picks the plans that go from search to select."""
 
-from frankenlab.analysis import shortlist
-from frankenlab.files import write_json
-from frankenlab.job import job
-from frankenlab.parquet import read_parquet
+from frankenlab.analyse.comparisons import shortlist
+from frankenlab.io.files import write_json
+from frankenlab.io.parquet import read_parquet
+from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     table = read_parquet(snakemake.input[0])

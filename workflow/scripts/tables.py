@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from frankenlab import analysis, bits, ledger, races
-from frankenlab.directories import read_manifest
-from frankenlab.files import atomic_path
-from frankenlab.footprints import Footprint, weights_row
-from frankenlab.job import job
-from frankenlab.parquet import read_parquet, write_parquet
-from frankenlab.records import FROZEN, RACE, read_record
+from frankenlab.analyse import comparisons as analysis
+from frankenlab.analyse import interaction as bits
+from frankenlab.analyse import ledger
+from frankenlab.analyse import race_rounds as races
+from frankenlab.io.directories import read_manifest
+from frankenlab.io.files import atomic_path
+from frankenlab.io.parquet import read_parquet, write_parquet
+from frankenlab.io.records import FROZEN, RACE, read_record
+from frankenlab.models.footprint import Footprint, weights_row
+from frankenlab.runtime.job import job
 
 
 def all_pairs(scores: pd.DataFrame, experiment, rules: analysis.Rules) -> pd.DataFrame:

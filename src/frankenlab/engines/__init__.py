@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import torch
 
-from frankenlab.batches import Batch
-from frankenlab.plans import Plan, Step
+from frankenlab.engines.batches import Batch
+from frankenlab.plans.plan import Plan, Step
 
 
 class Decoder(Protocol):
@@ -27,7 +27,7 @@ class Decoder(Protocol):
 class Engine(Protocol):
     """A model that can be run a step at a time.
 
-    `Placed` is whatever the engine makes of a batch once (device copies, rotary tables, masks);
+    `DeviceBatch` is what the engine makes of a batch once (device copies, rotary tables, masks);
     hidden states are tensors of `hidden size` numbers a token, in the order of the batch.
 
     Attributes:

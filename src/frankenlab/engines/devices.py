@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from frankenlab.errors import UserError
+from frankenlab.io.errors import UserError
 
 
 def usable_device(name: str) -> torch.device:

@@ -14,15 +14,15 @@ from typing import Any
 
 import torch
 
-from frankenlab.batches import Batch
 from frankenlab.engines import check_capacity
+from frankenlab.engines.batches import Batch
 from frankenlab.engines.devices import usable_device
 from frankenlab.engines.exllamav2_loading import load
 from frankenlab.engines.scoring import score_targets
-from frankenlab.errors import UserError
-from frankenlab.memory import pass_tokens
-from frankenlab.models import model_info
-from frankenlab.plans import Plan, Step, base
+from frankenlab.io.errors import UserError
+from frankenlab.models.inspect import model_info
+from frankenlab.models.memory import pass_tokens
+from frankenlab.plans.plan import Plan, Step, base
 
 # The activation kernel takes two blocks of 32 columns at a time and leaves an odd one out.
 ACTIVATION_WIDTH = 64
@@ -35,7 +35,7 @@ CAUSAL_NOISE, CAUSAL_SHARE = 0.02, 0.25
 
 
 @dataclass
-class Placed:
+class DeviceBatch:
     """Tokens (on the CPU, where exllamav2 has its embeddings) and attention parameters by the
     number of rows that a pass takes; `batch` is None for tokens that are not to be scored."""
 
@@ -82,7 +82,7 @@ class Exllamav2Engine:
         self._mlp_kernel = config.intermediate_size % ACTIVATION_WIDTH == 0
         self._check_causal()
 
-    def place(self, batch: Batch) -> Placed:
+    def place(self, batch: Batch) -> DeviceBatch:
         """Keeps the tokens of a causal batch.
 
         Raises:
@@ -94,15 +94,15 @@ class Exllamav2Engine:
                 f"{self.directory}: a text of {length} tokens; engine exllamav2 was loaded for "
                 f"{self.max_tokens} at a time"
             )
-        return Placed(batch.tokens, batch=batch)
+        return DeviceBatch(batch.tokens, batch=batch)
 
-    def embed(self, placed: Placed) -> torch.Tensor:
+    def embed(self, placed: DeviceBatch) -> torch.Tensor:
         """float16 [rows, length, hidden size]"""
         with _surfacing_memory():
             _use_its_stream()
             return self._embedding.forward(placed.tokens).to(self.device)
 
-    def run(self, step: Step, hidden: torch.Tensor, placed: Placed) -> torch.Tensor:
+    def run(self, step: Step, hidden: torch.Tensor, placed: DeviceBatch) -> torch.Tensor:
         """As many rows at a time as fit exllamav2's buffers."""
         rows = max(self.max_tokens // hidden.shape[1], 1)
         attention = self._layers[step.layer][0]
@@ -110,14 +110,14 @@ class Exllamav2Engine:
             passes = [self._step(step, attention, h, placed) for h in hidden.split(rows)]
             return passes[0] if len(passes) == 1 else torch.cat(passes)
 
-    def finish(self, step: Step, hidden: torch.Tensor, placed: Placed) -> torch.Tensor:
+    def finish(self, step: Step, hidden: torch.Tensor, placed: DeviceBatch) -> torch.Tensor:
         """See `frankenlab.engines.Engine`. exllamav2's modules take whole rows, so all positions
         run."""
         assert placed.batch is not None, "place() a batch to score it"
         after = self.run(step, hidden, placed).flatten(0, 1)
         return after[placed.batch.positions_scored.to(after.device)]
 
-    def score(self, hidden: torch.Tensor, placed: Placed) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(self, hidden: torch.Tensor, placed: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """See `score_targets`; `hidden` is what `finish` gives."""
         assert placed.batch is not None, "place() a batch to score it"
         with _surfacing_memory():
@@ -143,7 +143,7 @@ class Exllamav2Engine:
         step: Step,
         attention: Any,
         hidden: torch.Tensor,
-        placed: Placed,
+        placed: DeviceBatch,
         cache: Any = None,
     ) -> torch.Tensor:
         """One pass. `attention` is the layer's own module, or a copy with a slot in the cache."""
@@ -167,7 +167,7 @@ class Exllamav2Engine:
         draw = torch.Generator().manual_seed(1)
         first, second, other = torch.randint(self.vocabulary, (3, CAUSAL_PAIRS), generator=draw)
         rows = [(first, second), (first, other), (other, second)]
-        placed = Placed(torch.cat([torch.stack(pair, dim=1) for pair in rows]))
+        placed = DeviceBatch(torch.cat([torch.stack(pair, dim=1) for pair in rows]))
         hidden = self.embed(placed)
         for step in base(self.n_layers).steps:
             hidden = self.run(step, hidden, placed)
@@ -221,7 +221,7 @@ class Exllamav2Decoder:
             return self.engine.logits(hidden[0, -1:])[0]
 
     def _read(self, tokens: Sequence[int]) -> torch.Tensor:
-        placed = Placed(torch.tensor([list(tokens)]), past=self.length)
+        placed = DeviceBatch(torch.tensor([list(tokens)]), past=self.length)
         hidden = self.engine.embed(placed)
         with _surfacing_memory():
             for step, attention in zip(self.plan.steps, self.attentions, strict=True):

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from frankenlab.batches import LENGTH_MULTIPLE
-from frankenlab.errors import UserError
-from frankenlab.exl2.format import ALIGNMENT
-from frankenlab.exl2.reading import Exl2Directory, is_exl2
-from frankenlab.files import write_json
-from frankenlab.models import ARCHITECTURES, check_llama_shaped
+from frankenlab.engines.batches import LENGTH_MULTIPLE
+from frankenlab.io.errors import UserError
+from frankenlab.io.files import write_json
+from frankenlab.models.exl2.format import ALIGNMENT
+from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.models.inspect import ARCHITECTURES, check_llama_shaped
 
 INSTALL = "pip install 'frankenlab[exl2]'"
 

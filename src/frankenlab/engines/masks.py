@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from frankenlab.batches import visible
+from frankenlab.engines.batches import visible
 
 # Elements of the masks that are in memory at once: 32 MB in float32.
 MASK_ELEMENTS = 1 << 23

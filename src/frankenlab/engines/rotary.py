@@ -7,9 +7,9 @@ import torch
 # Not the model's own module: importing one takes seconds.
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from frankenlab.errors import UserError
-from frankenlab.models import ModelInfo
-from frankenlab.words import excerpt
+from frankenlab.io.errors import UserError
+from frankenlab.io.words import excerpt
+from frankenlab.models.inspect import ModelInfo
 
 # RoPE variants whose frequencies depend on the length of the sequence at hand.
 LENGTH_DEPENDENT = ("dynamic", "longrope")

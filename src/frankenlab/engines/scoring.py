@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from frankenlab.batches import Batch
+from frankenlab.engines.batches import Batch
 
 # Scored positions whose logits are in memory at once: 50 MB of a 50k vocabulary in 16 bits. Fewer
 # make the head's matrix product slower.

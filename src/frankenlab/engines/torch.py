@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from frankenlab.batches import Batch
 from frankenlab.engines import check_capacity
+from frankenlab.engines.batches import Batch
 from frankenlab.engines.devices import usable_device
 from frankenlab.engines.kernels import rms_norm, rotate, swiglu
 from frankenlab.engines.masks import KEY_MULTIPLE, Mask, attend
 from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import score_targets
-from frankenlab.exl2.reading import Exl2Directory, is_exl2
-from frankenlab.exl2.tensor_files import TensorFiles
-from frankenlab.models import model_info
-from frankenlab.plans import Plan, Step
+from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.models.inspect import model_info
+from frankenlab.models.tensor_files import TensorFiles
+from frankenlab.plans.plan import Plan, Step
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -44,7 +44,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Placed:
+class DeviceBatch:
     """A batch on the device, its tokens one after the other: `prefix` tokens that all rows see,
     then `rows` times `length` others.
 
@@ -66,7 +66,7 @@ class Placed:
     batch: Batch | None = None
 
 
-class KeyValues:
+class KVCache:
     """Keys and values of one occurrence, [rows, heads, capacity, head dim] once there are any."""
 
     def __init__(self, capacity: int) -> None:
@@ -117,7 +117,7 @@ class TorchEngine:
         self.head = self.embedding if info.tied_embeddings else weights.get("lm_head.weight")
         self.vocabulary: int = self.head.shape[0]
 
-    def place(self, batch: Batch) -> Placed:
+    def place(self, batch: Batch) -> DeviceBatch:
         """Mask and rotary tables of a batch."""
         count = len(batch.prefix)
         padding = -(count + batch.tokens.shape[1]) % KEY_MULTIPLE
@@ -134,7 +134,7 @@ class TorchEngine:
         prefix: torch.Tensor | None = None,
         padding: int = 0,
         batch: Batch | None = None,
-    ) -> Placed:
+    ) -> DeviceBatch:
         """`tokens`, `positions`, `ends`: int64 [rows, length]; `seen`: how many keys before the
         rows all of their tokens see, a cache's or those of `prefix`: int64 [prefix length]."""
         rows, length = tokens.shape
@@ -142,7 +142,7 @@ class TorchEngine:
         cos, sin = self.rotary.tables(
             torch.cat((torch.arange(len(before)), positions.flatten())), self.dtype
         )
-        return Placed(
+        return DeviceBatch(
             prefix=len(before),
             rows=rows,
             length=length,
@@ -154,7 +154,7 @@ class TorchEngine:
             batch=batch,
         )
 
-    def embed(self, placed: Placed) -> torch.Tensor:
+    def embed(self, placed: DeviceBatch) -> torch.Tensor:
         """[tokens, hidden size]"""
         return F.embedding(placed.tokens, self.embedding)
 
@@ -162,19 +162,19 @@ class TorchEngine:
         self,
         step: Step,
         hidden: torch.Tensor,
-        placed: Placed,
-        cache: KeyValues | None = None,
+        placed: DeviceBatch,
+        cache: KVCache | None = None,
     ) -> torch.Tensor:
         """Hidden state after one step; with a cache, `hidden` holds the new tokens only."""
         return self._step(step, hidden, placed, cache=cache)
 
-    def finish(self, step: Step, hidden: torch.Tensor, placed: Placed) -> torch.Tensor:
+    def finish(self, step: Step, hidden: torch.Tensor, placed: DeviceBatch) -> torch.Tensor:
         """See `frankenlab.engines.Engine`. Of other positions there is the attention only, without
         the output's projection and the MLP."""
         assert placed.batch is not None, "place() a batch to score it"
         return self._step(step, hidden, placed, kept=placed.batch.positions_scored.to(self.device))
 
-    def score(self, hidden: torch.Tensor, placed: Placed) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(self, hidden: torch.Tensor, placed: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """See `score_targets`; `hidden` is what `finish` gives."""
         assert placed.batch is not None, "place() a batch to score it"
         return score_targets(self.logits, hidden, placed.batch)
@@ -191,8 +191,8 @@ class TorchEngine:
         self,
         step: Step,
         hidden: torch.Tensor,
-        placed: Placed,
-        cache: KeyValues | None = None,
+        placed: DeviceBatch,
+        cache: KVCache | None = None,
         kept: torch.Tensor | slice = slice(None),
     ) -> torch.Tensor:
         """`kept`: the tokens whose new state is wanted, int64 [kept]; all unless told."""
@@ -206,7 +206,7 @@ class TorchEngine:
         return after if step.scale == 1 else before + step.scale * (after - before)
 
     def _attention(
-        self, layer: Layer, hidden: torch.Tensor, placed: Placed, cache: KeyValues | None
+        self, layer: Layer, hidden: torch.Tensor, placed: DeviceBatch, cache: KVCache | None
     ) -> torch.Tensor:
         """[tokens, heads * head dim], before the output's projection."""
         qkv = F.linear(self._norm(hidden, layer.input_norm), layer.qkv, layer.qkv_bias)
@@ -221,8 +221,8 @@ class TorchEngine:
         queries: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
-        placed: Placed,
-        cache: KeyValues | None,
+        placed: DeviceBatch,
+        cache: KVCache | None,
     ) -> torch.Tensor:
         """Attention of all tokens, [tokens, heads, head dim] each; the result too.
 
@@ -261,10 +261,10 @@ class TorchDecoder:
     plan: Plan
     capacity: int
     length: int = 0
-    caches: list[KeyValues | None] = field(init=False)
+    caches: list[KVCache | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.caches = [KeyValues(self.capacity) if s.attends else None for s in self.plan.steps]
+        self.caches = [KVCache(self.capacity) if s.attends else None for s in self.plan.steps]
 
     def feed(self, tokens: Sequence[int]) -> torch.Tensor:
         check_capacity(self, len(tokens))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from frankenlab.plans import BASE
+from frankenlab.plans.plan import BASE
 from frankenlab.report.answer import listed
 from frankenlab.report.tables import note_html
 

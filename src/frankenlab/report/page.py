@@ -13,8 +13,8 @@ import nbformat
 from ipykernel.kernelspec import get_kernel_dict
 from traitlets.config import Config
 
-from frankenlab.errors import UserError
-from frankenlab.files import atomic_path
+from frankenlab.io.errors import UserError
+from frankenlab.io.files import atomic_path
 
 KERNEL = "python3"
 # Nodes are shared: without this, others on the machine can read what the kernel sends.

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import pandas as pd
 import yaml
 
-from frankenlab.errors import UserError
-from frankenlab.parquet import read_parquet
-from frankenlab.records import FROZEN, PROVENANCE, read_record
+from frankenlab.io.errors import UserError
+from frankenlab.io.parquet import read_parquet
+from frankenlab.io.records import FROZEN, PROVENANCE, read_record
 from frankenlab.report.answer import against_controls, answer, signed
 
 NAMES = (

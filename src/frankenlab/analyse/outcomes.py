@@ -1,0 +1,96 @@
+"""Rows of scores -> arrays in which higher is better, whatever the metric."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from frankenlab.io.errors import UserError
+
+UNITS = {"mean": "points", "perplexity": "log-percent"}
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The scores of several plans on the same documents.
+
+    Attributes:
+        kind: "mean" or "perplexity".
+        plans: [plans] canonical texts.
+        documents: [documents] numbers in lm-eval's order.
+        scores: [plans, documents]; higher is better: the metric itself times `sign`, or minus the
+            negative log-likelihood.
+        weights: [documents]: 1, or the words, bytes or tokens that a log-likelihood is over; 0 for
+            a text without any.
+        clusters: [documents]: label of what is resampled as one.
+        sign: of a mean: -1 where lower values of the metric are better, else 1.
+    """
+
+    kind: str
+    plans: tuple[str, ...]
+    documents: np.ndarray
+    scores: np.ndarray
+    weights: np.ndarray
+    clusters: np.ndarray
+    sign: float = 1.0
+
+    @property
+    def clustered(self) -> bool:
+        """Whether several documents share a cluster."""
+        return len(np.unique(self.clusters)) < len(self.clusters)
+
+    def row(self, plan: str) -> np.ndarray:
+        """[documents] scores of one plan."""
+        return self.scores[self.plans.index(plan)]
+
+    def at(self, places: np.ndarray) -> "Outcomes":
+        """The outcomes on some of the documents, which are given by their places."""
+        fields = ("documents", "weights", "clusters")
+        kept = {name: getattr(self, name)[places] for name in fields}
+        return replace(self, scores=self.scores[:, places], **kept)
+
+
+def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
+    """The primary metric of one task's scores as arrays, turned so that higher is better.
+
+    Which metrics are turned is in the rows: see `EvaluationTask.metrics`.
+
+    Raises:
+        UserError: the metric is an average over words, bytes or tokens, of which no text has any.
+    """
+    weighted = f"{metric}_weight" in scores
+    table = scores.pivot(index="plan", columns="document", values=metric)
+    documents = scores.drop_duplicates("document").set_index("document").loc[table.columns]
+    values = table.to_numpy(dtype=float)
+    weights = np.ones(values.shape[1])
+    sign = float(scores[f"{metric}_sign"].iloc[0]) if f"{metric}_sign" in scores else 1.0
+    if weighted:
+        weights = documents[f"{metric}_weight"].to_numpy(dtype=float)
+        if not weights.any():
+            raise UserError(
+                f'metric "{metric}": all {len(weights)} texts are empty, so there is nothing to '
+                "average over; take another metric or other documents"
+            )
+        rate = values * math.log(2) if metric.startswith("bits") else np.log(values)
+        # An empty text has no bytes, but what is scored of it counts: see `EvaluationTask.metrics`.
+        values = -rate * np.where(weights == 0, 1.0, weights)
+    else:
+        values = sign * values
+    return Outcomes(
+        kind="perplexity" if weighted else "mean",
+        plans=tuple(table.index),
+        documents=table.columns.to_numpy(),
+        scores=values,
+        weights=weights,
+        clusters=documents["cluster"].to_numpy(dtype=str),
+        sign=sign,
+    )
+
+
+def metric_value(scores: np.ndarray, measured: Outcomes, metric: str) -> float:
+    """The metric of one plan's scores [documents], in its own unit."""
+    rate = float(scores.sum() / measured.weights.sum())
+    if measured.kind == "mean":
+        return measured.sign * rate
+    return -rate / math.log(2) if metric.startswith("bits") else math.exp(-rate)

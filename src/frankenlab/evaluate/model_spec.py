@@ -1,0 +1,194 @@
+"""A model ready to be loaded, and what identifies the scores that it makes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from frankenlab.config.experiment import Experiment
+from frankenlab.engines import Engine
+from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
+from frankenlab.engines.exllamav2 import make_engine as make_exllamav2_engine
+from frankenlab.engines.torch import make_engine as make_torch_engine
+from frankenlab.estimate.capacity import check_fits
+from frankenlab.io.directories import file_states, has_manifest, verify_directory
+from frankenlab.io.errors import UserError
+from frankenlab.io.files import sha256_file
+from frankenlab.io.fingerprints import code_fingerprint, engine_libraries
+from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.models.files import identity_files
+from frankenlab.models.inspect import weights_hash
+from frankenlab.models.quantization import NONE, Quantization
+
+# Everything that a log-likelihood depends on, with the engine that makes it; the rest of the
+# package may change freely.
+SCORING_MODULES = (
+    "frankenlab.evaluate.scoring",
+    "frankenlab.tasks.encoding",
+    "frankenlab.tasks.task",
+)
+
+# What makes each engine. The modules are imported in plain sight of the fingerprints of scripts.
+ENGINES = {"torch": make_torch_engine, "exllamav2": make_exllamav2_engine}
+
+DEFAULT_TOKEN_BUDGET = 4096
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model ready to be loaded, and what identifies the scores that it makes.
+
+    Attributes:
+        directory: Hugging Face directory; model: its name in tables.
+        weights: hash of its weights, config and tokenizer.
+        quantization: "none" or an EXL2 bitrate.
+        engine: one of `ENGINES`.
+        precision: dtype of weights and arithmetic; exllamav2's is float16.
+        states: what its files were when `weights` was found (see `directories.file_state`).
+    """
+
+    directory: Path
+    model: str
+    weights: str
+    quantization: str = "none"
+    engine: str = "torch"
+    precision: str = "bfloat16"
+    device: str = "cpu"
+    token_budget: int = DEFAULT_TOKEN_BUDGET
+    states: Mapping[str, list[int]] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def for_stage(
+        cls, experiment: Experiment, model: str, quantization: str, stage: str
+    ) -> "ModelSpec":
+        """A model of an experiment, with the arithmetic of a stage.
+
+        Raises:
+            UserError: it does not fit the memory that the config names, or its files are not what
+                their manifest says.
+        """
+        check_fits(experiment, model, quantization)
+        directory = experiment.weights_folder(model, quantization)
+        verified = verify_directory(directory)
+        return cls(
+            directory=directory,
+            model=model,
+            weights=weights_hash(verified.manifest),
+            quantization=quantization,
+            engine=experiment.engine(model, quantization),
+            precision=experiment.precision(stage, model, quantization),
+            device=experiment.raw["device"],
+            token_budget=experiment.raw["token_budget"],
+            states=verified.states,
+        )
+
+    @classmethod
+    def for_directory(
+        cls,
+        directory: str | Path,
+        precision: str | None = None,
+        device: str = "cpu",
+        engine: str = "torch",
+    ) -> "ModelSpec":
+        """Any Hugging Face or EXL2 directory; without a manifest its files are hashed (a second a
+        GB).
+
+        Args:
+            precision: None for float16 in exllamav2, else bfloat16.
+
+        Raises:
+            UserError: exllamav2 at another precision than its own, or files that are not what
+                their manifest says.
+        """
+        directory = Path(directory)
+        own = Exllamav2Engine.precision if engine == "exllamav2" else cls.precision
+        precision = precision or own
+        if engine == "exllamav2":
+            check_precision(precision)
+        weights, states = _identify(directory)
+        return cls(
+            directory,
+            directory.name,
+            weights,
+            quantization_of(directory),
+            engine,
+            precision,
+            device,
+            states=states,
+        )
+
+    @property
+    def device_kind(self) -> str:
+        """ "cpu" or "cuda", whichever of several it is."""
+        return self.device.partition(":")[0]
+
+    def identity(self, task: str) -> dict[str, Any]:
+        """Of a store's folder. The prompt and the data are in the hash of each row's requests."""
+        return {
+            "weights": self.weights,
+            "quantization": self.quantization,
+            "engine": self.engine,
+            "precision": self.precision,
+            "device": self.device_kind,
+            "task": task,
+            "code": scoring_fingerprint(self.engine),
+            "libraries": engine_libraries(self.engine),
+        }
+
+    def check_unchanged(self) -> None:
+        """Checks that the files still are those that `weights` is the hash of.
+
+        Raises:
+            UserError: they are not.
+        """
+        if file_states(self.directory, self.states) == self.states:
+            return
+        weights, _ = _identify(self.directory)
+        if weights != self.weights:
+            raise UserError(
+                f"{self.directory}: the model in it was replaced while it was being scored; "
+                "run again, what was stored before is kept"
+            )
+
+    def load_engine(self) -> Engine:
+        """Loads the model; takes seconds and the memory of its weights.
+
+        Raises:
+            UserError: as the engine's; exllamav2 at another precision than its own.
+        """
+        make_engine = ENGINES[self.engine]
+        return make_engine(self.directory, self.precision, self.device, self.token_budget)
+
+
+def scoring_fingerprint(engine: str = "torch") -> str:
+    """Hash of the code that makes an engine's log-likelihoods."""
+    return code_fingerprint(*SCORING_MODULES, ENGINES[engine].__module__)
+
+
+def quantization_of(directory: Path) -> str:
+    """Return what a directory's weights are: "none", or EXL2 at the bitrate that it declares.
+
+    Early versions of exllamav2 declared nothing; there the bits on disk are counted.
+
+    Raises:
+        UserError: as `Exl2Directory`.
+    """
+    if not is_exl2(directory):
+        return NONE.text
+    exl2 = Exl2Directory(directory)
+    return Quantization("exl2", float(exl2.declaration.bits or round(exl2.bits_per_weight, 2))).text
+
+
+def _identify(directory: Path) -> tuple[str, dict[str, list[int]]]:
+    """Return the hash of the model in a directory, and the states of the files that decide it.
+
+    Raises:
+        UserError: as `verify_directory`, where there is a manifest.
+    """
+    if has_manifest(directory):
+        manifest, states = verify_directory(directory)
+        return weights_hash(manifest), states
+    names = identity_files(directory)
+    states = file_states(directory, names)
+    files = {name: {"sha256": sha256_file(path)} for name, path in names.items()}
+    return weights_hash({"files": files}), states

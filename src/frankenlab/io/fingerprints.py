@@ -1,0 +1,119 @@
+"""Fingerprints of code: what a piece of source does, without its comments and docstrings.
+
+Snakemake's own `code` trigger looks at a script's modification time, which any checkout
+changes, and not at the modules that it imports. A fingerprint covers a module and everything
+of this package that it imports, so a comment changes nothing and an edit changes exactly what
+depends on it.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGE = "frankenlab"
+ROOT = Path(__file__).resolve().parents[1]
+
+# Libraries that take part in every number. All are pinned in pyproject.toml.
+NUMERIC_LIBRARIES = ("torch", "transformers", "tokenizers", "lm-eval")
+
+# Libraries that take part in the numbers of one engine only.
+ENGINE_LIBRARIES = {"exllamav2": ("exllamav2",)}
+
+
+def library_versions(names: tuple[str, ...] = NUMERIC_LIBRARIES) -> dict[str, str]:
+    """Installed versions, read without importing the libraries; "none" of one that is not there."""
+    return {name: _version(name) for name in names}
+
+
+def engine_libraries(engine: str) -> dict[str, str]:
+    """Return the installed versions of the libraries that take part in an engine's numbers."""
+    return library_versions((*NUMERIC_LIBRARIES, *ENGINE_LIBRARIES.get(engine, ())))
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def code_fingerprint(*sources: str | Path, length: int = 16) -> str:
+    """Hash of what the given sources do, with every module of the package that they reach.
+
+    Args:
+        sources: module names (`frankenlab.sweep`) or paths of Python files.
+    """
+    pending = [_locate(source) for source in sources]
+    seen: dict[str, str] = {}
+    while pending:
+        path = pending.pop()
+        name = _name(path)
+        if name not in seen:
+            seen[name], imported = _normalized(path, path.stat().st_mtime_ns)
+            pending += imported
+    digest = hashlib.sha256()
+    for name in sorted(seen):
+        digest.update(f"{name}\n{seen[name]}\n".encode())
+    return digest.hexdigest()[:length]
+
+
+def _locate(source: str | Path) -> Path:
+    if isinstance(source, str) and source.split(".")[0] == PACKAGE:
+        path = ROOT.joinpath(*source.split(".")[1:])
+        return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return Path(source)
+
+
+def _name(path: Path) -> str:
+    """A name that does not change with the place of the checkout."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+@cache
+def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
+    """The source without comments and docstrings, and the package's modules it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.append(node.module)
+            imported += [f"{node.module}.{alias.name}" for alias in node.names]
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            # A body must not be empty; `pass` stands for a docstring that was all of it.
+            node.body = body[1:] or [ast.Pass()]
+    ours = [
+        _locate(reached)
+        for name in imported
+        if name.split(".")[0] == PACKAGE
+        for reached in _with_packages(name)
+    ]
+    tree.body = [node for node in tree.body if not _names_what_is_public(node)] or [ast.Pass()]
+    return ast.unparse(tree), [path for path in ours if path.is_file()]
+
+
+def _with_packages(name: str) -> list[str]:
+    """The module and the packages that hold it: importing it runs their `__init__.py` too.
+
+    All but this package itself, whose `__init__.py` holds its version: a release that changes no
+    code that matters makes nothing stale.
+    """
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(2, len(parts) + 1)]
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _names_what_is_public(node: ast.stmt) -> bool:
+    """Tell whether a statement assigns `__all__`, which no other code reads."""
+    return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"

@@ -1,0 +1,182 @@
+"""YAML files of users, read as plain data: nothing that is said twice, nothing that explodes.
+
+PyYAML keeps the last of two equal keys without a word, and a few aliases of aliases stand for more
+nodes than memory holds. Here a file has bounds, and what breaks one of them is told in one line.
+"""
+
+import math
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from frankenlab.io.errors import UserError
+from frankenlab.io.words import excerpt
+
+MAX_BYTES = 1 << 20
+# Nodes are counted as often as aliases repeat them.
+MAX_NODES = 300_000
+MAX_DEPTH = 40
+MAX_INTEGER = 1 << 63
+
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return what a YAML (or JSON) file says.
+
+    Raises:
+        UserError: it is no regular file in UTF-8, too large or too deep, or no YAML; one line.
+    """
+    path = Path(path)
+    try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):
+            what = "a directory" if stat.S_ISDIR(kind) else "no regular file"
+            raise UserError(f"it is {what}")
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"it has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read")
+        return _parsed(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"it is not UTF-8 (byte {error.start})") from None
+    except yaml.YAMLError as error:
+        raise UserError(_where(error)) from None
+    except OSError as error:
+        raise UserError(str(error.strerror or error).lower()) from None
+    except (ValueError, OverflowError) as error:
+        # A date that the calendar lacks, a number of thousands of digits.
+        raise UserError(excerpt(error)) from None
+
+
+def _parsed(text: str) -> Any:
+    depth = count = 0
+    # The parser keeps no stack of calls, so that depth is known before anything recursive runs.
+    for event in yaml.parse(text, Loader=Loader):
+        count += isinstance(event, yaml.NodeEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            line = event.start_mark.line + 1
+            raise UserError(f"line {line}: nested more than {MAX_DEPTH} levels deep")
+        if count > MAX_NODES:
+            raise UserError(f"it has more than {MAX_NODES:,} values")
+    loader = Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        # Before it is constructed: merges copy the pairs that they merge.
+        _expanded(node, {}, frozenset())
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _expanded(
+    node: yaml.Node, known: dict[int, tuple[int, int]], above: frozenset[int]
+) -> tuple[int, int]:
+    """Return how many nodes a node stands for with all aliases written out, and how deep it is.
+
+    Raises:
+        UserError: too many or too deep, an alias of a node that it is in, a key that is there twice
+            (keys that a merge brings, `<<: *other`, are no second ones).
+    """
+    line = f"line {node.start_mark.line + 1}"
+    if id(node) in above:
+        raise UserError(f"{line}: an alias that contains itself")
+    if id(node) not in known:
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            children = [child for pair in children for child in pair]
+        sizes = [_expanded(child, known, above | {id(node)}) for child in children]
+        count = 1 + sum(size for size, _ in sizes)
+        depth = 1 + max((deep for _, deep in sizes), default=0)
+        known[id(node)] = count, depth
+    count, depth = known[id(node)]
+    if count > MAX_NODES or depth > MAX_DEPTH + 1:
+        raise UserError(
+            f"{line}: with its aliases it has more than {MAX_NODES:,} values, or more than "
+            f"{MAX_DEPTH} levels"
+        )
+    return count, depth
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    seen = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in seen:
+                line = key.start_mark.line + 1
+                raise UserError(f'line {line}: the key "{excerpt(key.value)}" is there twice')
+            seen.add((key.tag, key.value))
+
+
+def _where(error: yaml.YAMLError) -> str:
+    """Return what is wrong, and in which line."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        return line + excerpt(error.problem or error.context or "no YAML", 200)
+    return excerpt(" ".join(str(error).split()), 200)
+
+
+def check_plain(value: Any, what: str) -> None:
+    """Check that a value is what JSON can say, finite and of reasonable size.
+
+    Raises:
+        UserError: `what`, the place in it, and what is wrong there.
+    """
+    try:
+        _Plain().check(value, "", 0)
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
+
+
+class _Plain:
+    """The check, which counts what it sees: aliases may have made a small file endless."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def check(self, value: Any, where: str, depth: int) -> None:
+        self.count += 1
+        place = f"{where}: " if where else ""
+        if self.count > MAX_NODES or depth > MAX_DEPTH:
+            raise UserError(f"{place}more than {MAX_NODES:,} values or {MAX_DEPTH} levels")
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise UserError(f"{place}the key {excerpt(repr(key))} is no text; quote it")
+                if not _is_text(key):
+                    raise UserError(f"{place}the key {excerpt(repr(key))} has unprintable signs")
+                self.check(item, f"{where}.{excerpt(key)}" if where else excerpt(key), depth + 1)
+        elif isinstance(value, list | tuple):
+            for number, item in enumerate(value):
+                self.check(item, f"{where}.{number}" if where else str(number), depth + 1)
+        elif isinstance(value, str):
+            if not _is_text(value):
+                raise UserError(f"{place}{excerpt(repr(value))} has characters that no text has")
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise UserError(f"{place}{value} is no number that can be used; write a finite one")
+        elif isinstance(value, int):
+            if not -MAX_INTEGER < value < MAX_INTEGER:
+                raise UserError(f"{place}a number of more than 19 digits is too large")
+        elif value is not None:
+            kind = type(value).__name__
+            raise UserError(f"{place}{excerpt(value)} is a {kind}; quote it, if text is meant")
+
+
+def _is_text(text: str) -> bool:
+    """Return whether a text can be written to a file: it has no control characters but tabs and
+    ends of lines, and no halves of a character."""
+    return (
+        not any(
+            (character < " " and character not in "\t\n\r") or "\ud800" <= character <= "\udfff"
+            for character in text
+        )
+        and "\x7f" not in text
+    )

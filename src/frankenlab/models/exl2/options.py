@@ -1,0 +1,91 @@
+"""The ways in which a linear layer can be stored, and what they take on disk.
+
+As in exllamav2 (conversion/qparams.py), an option gives the most important inputs more bits; bits
+never rise from group to group, groups are of one size but for the last.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from frankenlab.io.errors import UserError
+from frankenlab.models.exl2.format import ALIGNMENT, check_inputs, padded
+from frankenlab.models.exl2.packing import BITS, WORD, packed_words
+from frankenlab.models.shape import HEAD, ModelShapes
+
+# Groups of every option divide this number of inputs, so none straddles a multiple of it.
+LARGEST_GROUP = 128
+# exllamav2's attention takes these outputs without their padding.
+UNPADDED = ("q_proj", "k_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class Option:
+    """`group` inputs share scales; `widths` are (bits, per cent of the inputs), widest first."""
+
+    group: int
+    widths: tuple[tuple[int, int], ...]
+
+    def groups(self, in_features: int) -> tuple[tuple[int, int], ...]:
+        """(bits, rows) of each group; the last takes what is left."""
+        groups: list[tuple[int, int]] = []
+        left = in_features
+        for bits, per_cent in self.widths:
+            wanted = min(-(-in_features * per_cent // (100 * self.group)), -(-left // self.group))
+            for _ in range(wanted):
+                rows = min(self.group, left)
+                groups.append((bits, rows))
+                left -= rows
+        return tuple(groups)
+
+    def size(self, out_features: int, in_features: int) -> int:
+        """Bits on disk of a layer stored so: codes, scales, groups and the order of inputs."""
+        groups, stored = self.groups(in_features), padded(out_features)
+        words = sum(packed_words(rows, bits) for bits, rows in groups) * stored
+        per_group = stored // 8 * WORD + 16 + 2 * 16
+        return words * WORD + len(groups) * per_group + in_features * WORD
+
+
+OPTIONS = (
+    Option(64, ((3, 5), (2, 95))),
+    Option(64, ((3, 30), (2, 70))),
+    Option(64, ((4, 10), (3, 50), (2, 40))),
+    Option(128, ((4, 10), (3, 90))),
+    Option(128, ((4, 100),)),
+    Option(32, ((5, 10), (4, 90))),
+    Option(64, ((5, 100),)),
+    Option(128, ((6, 100),)),
+    Option(128, ((8, 100),)),
+)
+HEAD_OPTIONS = {bits: Option(LARGEST_GROUP, ((bits, 100),)) for bits in BITS}
+
+
+def check_shapes(shapes: ModelShapes, head_bits: int) -> None:
+    """Whether the model can be stored as EXL2 that exllamav2 runs, its head at `head_bits`.
+
+    Raises:
+        UserError: it cannot; names the tensor and the reason.
+    """
+    if head_bits not in HEAD_OPTIONS:
+        raise UserError(f"head bits {head_bits}: EXL2 has {', '.join(map(str, HEAD_OPTIONS))}")
+    for name, (outputs, inputs) in shapes.linears.items():
+        check_inputs(f"{name}.weight", inputs)
+        if name.endswith(UNPADDED) and outputs % ALIGNMENT:
+            raise UserError(
+                f"tensor '{name}.weight': {outputs} outputs; exllamav2's attention takes "
+                f"multiples of {ALIGNMENT}"
+            )
+
+
+def attainable_bits(shapes: ModelShapes, head_bits: int) -> tuple[float, float]:
+    """The lowest and the highest bits per weight of the decoder layers' linear layers.
+
+    The head is checked but does not count, as in `Exl2Directory.bits_per_weight`.
+
+    Raises:
+        UserError: as `check_shapes`.
+    """
+    check_shapes(shapes, head_bits)
+    linears = {name: shape for name, shape in shapes.linears.items() if name != HEAD}
+    weights = sum(map(prod, linears.values()))
+    sizes = [[option.size(*shape) for option in OPTIONS] for shape in linears.values()]
+    return sum(map(min, sizes)) / weights, sum(map(max, sizes)) / weights

@@ -1,0 +1,62 @@
+"""Writes the files of an EXL2 directory that exllamav2 and `exl2.reading` open."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frankenlab.io.errors import UserError
+from frankenlab.io.files import write_json
+from frankenlab.models.exl2.declaration import KEY, Declaration
+from frankenlab.models.exl2.format import QuantizedLinear
+from frankenlab.models.weight_writing import SHARD_BYTES, write_weights
+
+
+def stored_tensors(name: str, linear: QuantizedLinear) -> dict[str, torch.Tensor]:
+    """The tensors of a quantized layer (its name without `.weight`) by their stored names."""
+    return {f"{name}.{part}": tensor for part, tensor in linear.tensors().items()}
+
+
+def write_exl2(
+    directory: str | Path,
+    config: Mapping[str, Any],
+    declaration: Declaration,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes output.safetensors (or output-00001-of-0000N.safetensors) and then config.json.
+
+    config.json comes last: a directory without one is not a model to anybody. To be whole or
+    absent, let `io.directories.make_directory` make the directory; the tokenizer's files
+    are the caller's to copy.
+
+    Args:
+        config: config.json of the unquantized model.
+        tensors: stored name -> tensor, in any order; floats become float16, as exllamav2 has them.
+        shard_bytes: a file is closed when its tensors reach this size.
+
+    Raises:
+        UserError: a tensor that float16 cannot hold.
+    """
+    directory = Path(directory)
+    stored = ((name, _as_stored(name, tensor)) for name, tensor in tensors)
+    write_weights(directory, stored, "output", shard_bytes, index=False)
+    write_json(directory / "config.json", _config(config, declaration))
+
+
+def _as_stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_floating_point():
+        half = tensor.to(torch.float16)
+        if not torch.isfinite(half).all():
+            raise UserError(f"tensor '{name}': values beyond float16, which EXL2 stores")
+        tensor = half
+    return tensor.cpu()
+
+
+def _config(config: Mapping[str, Any], declaration: Declaration) -> dict[str, Any]:
+    """exllamav2 reads rope_theta at the top and silently takes 10000 where only transformers 5's
+    rope_parameters have it."""
+    theta = (config.get("rope_parameters") or {}).get("rope_theta")
+    added = {} if theta is None or "rope_theta" in config else {"rope_theta": theta}
+    return {**config, **added, KEY: declaration.to_config()}

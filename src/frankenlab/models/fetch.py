@@ -1,0 +1,124 @@
+"""Models from their source to a Hugging Face directory that loads without special arguments."""
+
+import glob
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from frankenlab.io.directories import make_directory
+from frankenlab.io.errors import UserError
+from frankenlab.io.files import write_json
+from frankenlab.models.files import MODEL_FILES, read_json, shards_to_fetch
+from frankenlab.models.gguf import SAMPLES, convert_gguf, read_gguf
+from frankenlab.models.inspect import check_depth, check_llama_shaped, load_tokenizer, model_info
+from frankenlab.models.sources import Source, fetch_files, source_key
+from frankenlab.models.tokenizer import check_vocabulary, warn_of_other_tokens
+
+log = logging.getLogger(__name__)
+
+# The first bytes of a GGUF file, whatever its name.
+GGUF_MAGIC = b"GGUF"
+# In the manifest of a converted model. Directories without it were made when headers were taken on
+# trust: they are made again. To be renamed when the same file is converted into another model.
+CONVERSION = "gguf_header_checked"
+
+
+def fetch_model(
+    source: Source,
+    target_dir: str | os.PathLike,
+    n_layers: int | None,
+    description: str,
+) -> dict[str, Any]:
+    """Makes `target_dir` a Hugging Face directory with the model of `source`.
+
+    A GGUF file is converted. Other files come as distributed (those of a local directory as
+    links), but that config.json says `rope_theta` also where older readers look for it. A
+    directory that is complete, by its hashes too, is kept.
+
+    Args:
+        n_layers: the depth that the configuration declares; None takes any.
+        description: what the model is, in the user's words, for manifest and report.
+
+    Returns:
+        The manifest (see `directories.make_directory`), with `made`: how the weights came about,
+        and `shape`: the fields of `models.ModelInfo`.
+
+    Raises:
+        UserError: the source cannot be had, or is not a model that can be worked with.
+    """
+    facts = {"kind": "model", "key": source_key(source), "source": source.text}
+    facts["description"] = description
+
+    def fill(directory: Path) -> Mapping[str, Any]:
+        try:
+            return _fill_model(source, directory)
+        except UserError as error:
+            # A temporary directory means nothing to a user.
+            raise UserError(str(error).replace(str(directory), source.text)) from error
+
+    refresh = source.kind == "path"
+    converted = source.file is not None and source.file.endswith(".gguf")
+    filled = ("shape", CONVERSION) if converted else ("shape",)
+    manifest = make_directory(target_dir, facts, fill, refresh=refresh, filled=filled)
+    check_depth(manifest["n_layers"], n_layers, source.text)
+    return manifest
+
+
+def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
+    if source.kind == "path" and Path(source.location).expanduser().is_dir() and not source.file:
+        # Named as the user knows it, and before its pickles and leftovers drop out of sight.
+        check_llama_shaped(Path(source.location).expanduser())
+    with tempfile.TemporaryDirectory(prefix=".source-", dir=directory) as folder:
+        facts = fetch_files(source, Path(folder), MODEL_FILES, "model")
+        gguf = next(filter(_is_gguf, sorted(Path(folder).rglob("*"))), None)
+        if gguf is not None:
+            log.info("%s: converting to a Hugging Face directory", source.text)
+            made = convert_gguf(read_gguf(gguf), directory)
+            made = f"weights as distributed: {made}; not the original checkpoint"
+            facts[CONVERSION] = True
+        else:
+            _fetch_shards(source, Path(folder))
+            made = "files as distributed"
+            for path in Path(folder).iterdir():
+                path.rename(directory / path.name)
+    if _add_rope_theta(directory):
+        made += "; rope_theta added to config.json"
+    log.info("%s: checking the model", source.text)
+    info = model_info(directory)
+    tokenizer = load_tokenizer(directory)
+    check_vocabulary(tokenizer, info.vocab_size, source.text)
+    warn_of_other_tokens(tokenizer, directory, SAMPLES, source.text)
+    return {"made": made, "n_layers": info.n_layers, "shape": asdict(info), **facts}
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        return path.suffix == ".gguf" or handle.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+
+
+def _fetch_shards(source: Source, folder: Path) -> None:
+    """Fetch the shards that the index names, where the weights are in shards; a repository may
+    hold those of an earlier upload too."""
+    if names := shards_to_fetch(folder):
+        fetch_files(source, folder, [glob.escape(name) for name in names], "model")
+
+
+def _add_rope_theta(directory: Path) -> bool:
+    """Copies what transformers 5 keeps in `rope_parameters` to the keys of transformers 4, where
+    alone other tools (exllamav2 for one) look, silently taking a default if there is nothing."""
+    path = directory / "config.json"
+    config = read_json(path)
+    rope = config.get("rope_parameters") or {}
+    if "rope_theta" not in rope or "rope_theta" in config:
+        return False
+    config["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default":
+        config["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    write_json(path, config)
+    return True

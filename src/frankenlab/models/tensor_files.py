@@ -1,0 +1,95 @@
+"""Tensors by name, over several safetensors files, read one at a time."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from frankenlab.io.errors import UserError
+from frankenlab.models.files import weight_files
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# Values that are compared at a time.
+COMPARED = 1 << 22
+
+
+class TensorFiles:
+    """Opens the files and reads their headers; tensors are read when they are asked for.
+
+    Raises:
+        UserError: a file is damaged, or two files hold a tensor of one name.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._file = {}
+        self._path: dict[str, Path] = {}
+        for path in paths:
+            try:
+                file = safe_open(path, framework="pt")
+                names = list(file.keys())
+            except (SafetensorError, OSError) as error:
+                raise _damaged(path, error) from error
+            for name in names:
+                if name in self._path:
+                    both = f"{self._path[name].name} and {path.name}"
+                    raise UserError(f"{path.parent}: tensor '{name}' is in {both}; keep one")
+                self._file[name], self._path[name] = file, path
+
+    @classmethod
+    def of_model(cls, directory: str | os.PathLike) -> "TensorFiles":
+        """Open the weights of a model's directory (see `model_files.weight_files`)."""
+        return cls(weight_files(directory))
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._file)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """From the header, without reading the tensor."""
+        return tuple(self._file[name].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """As safetensors names it ("F16", "I32", …), from the header."""
+        return self._file[name].get_slice(name).get_dtype()
+
+    def get(self, name: str) -> torch.Tensor:
+        """Return a tensor.
+
+        Raises:
+            UserError: it cannot be read, or holds NaN or an infinity, from which no score follows.
+        """
+        try:
+            tensor = self._file[name].get_tensor(name)
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            raise _damaged(self._path[name], error) from error
+        if not is_finite(tensor):
+            raise UserError(f"{self._path[name]}: tensor '{name}': not finite (NaN or infinity)")
+        return tensor
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two tensors of one shape hold the same values, compared a few rows at a time."""
+        pair = [self._file[name].get_slice(name) for name in (one, other)]
+        rows, width = self.shape(one)
+        step = max(COMPARED // width, 1)
+        return all(
+            torch.equal(*(tensor[start : start + step].float() for tensor in pair))
+            for start in range(0, rows, step)
+        )
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no value of a tensor is NaN or infinite, found in one pass without a copy."""
+    if tensor.dtype not in FLOATS or not tensor.numel():
+        return True
+    return all(bool(end.isfinite()) for end in torch.aminmax(tensor))
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(f"{path}: damaged or not safetensors ({reason})")

@@ -1,0 +1,273 @@
+"""What a franken is: the order in which the decoder layers of one model run.
+
+The grammar, over layer numbers that start at 0 and half-open ranges (as in Python and in
+mergekit's `layer_range`):
+
+    plan    := segment ("," segment)*
+    segment := range ["x" times] ["@" part] ["*" scale]
+    range   := layer | start ":" stop
+
+Digits are 0 to 9. A plan runs at most `MAX_STEPS` layers, and a scale is between `MIN_SCALE` and
+`MAX_SCALE` in size, so that a slip of a digit is told at once instead of filling the memory.
+
+`base` is the whole model in order. Two texts that mean the same list of steps are one plan:
+`Plan.text` is the canonical one. A step names a layer of one model; naming a second source
+model (stacking layers of two models) would be one more field of `Step`.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import groupby
+
+from frankenlab.io.errors import UserError
+from frankenlab.io.files import content_hash
+from frankenlab.io.words import excerpt, printable
+
+# Far beyond what anybody means: the deepest published models have some 130 layers. The config's
+# schema has the first of them too.
+MAX_LAYERS = 1_000
+MAX_STEPS = 10_000
+MIN_SCALE, MAX_SCALE = 1e-9, 1e6
+MAX_DIGITS = 9
+
+PARTS = ("block", "attn", "mlp")
+BASE = "base"
+
+_SEGMENT = re.compile(
+    r"(?P<start>[0-9]+)(?::(?P<stop>[0-9]+))?"
+    r"(?:x(?P<times>[0-9]+))?"
+    r"(?:@(?P<part>[A-Za-z_]+))?"
+    r"(?:\*(?P<scale>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?))?"
+)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Step:
+    """One occurrence of a layer: hidden + scale * f(hidden), f being the part's residual update.
+
+    `part` is "block" (attention, then MLP), "attn" or "mlp".
+    """
+
+    layer: int
+    part: str = "block"
+    scale: float = 1.0
+
+    @property
+    def attends(self) -> bool:
+        """Whether the occurrence needs a slot in the KV cache."""
+        return self.part != "mlp"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A list of steps over a model of `n_layers` decoder layers, in canonical form.
+
+    Equality is equality of steps: build it with `parse` or `from_steps`, which merge an `attn`
+    followed by the `mlp` of the same layer into the `block` that they are.
+    """
+
+    steps: tuple[Step, ...]
+    n_layers: int
+
+    @cached_property
+    def text(self) -> str:
+        """The canonical text: the plan's identity, `parse(text, n_layers)` gives the plan back."""
+        if self.steps == base(self.n_layers).steps:
+            return BASE
+        return ",".join(_texts(self.steps))
+
+    @cached_property
+    def key(self) -> str:
+        """Eight hexadecimal digits for file names and other places too small for the text."""
+        return content_hash([self.n_layers, self.text], 8)
+
+    @property
+    def depth(self) -> float:
+        """Layers run; an `attn` or `mlp` occurrence counts as one half."""
+        return sum(1.0 if step.part == "block" else 0.5 for step in self.steps)
+
+    @property
+    def loop(self) -> tuple[int, int, int] | None:
+        """(start, stop, times) if the plan is the base with one block run `times` times in a row.
+
+        RYS's (i, j) is the loop (i, j, 2). None for the base and for every other plan.
+        """
+        if any(step.part != "block" or step.scale != 1.0 for step in self.steps):
+            return None
+        layers = [step.layer for step in self.steps]
+        stop = next((i for i in range(1, len(layers)) if layers[i] != layers[i - 1] + 1), None)
+        if stop is None:
+            return None
+        start, extra = layers[stop], len(layers) - self.n_layers
+        if not start < stop or extra <= 0 or extra % (stop - start):
+            return None
+        times = 1 + extra // (stop - start)
+        return (start, stop, times) if self == looped(start, stop, times, self.n_layers) else None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def base(n_layers: int) -> Plan:
+    """Return the unmodified model: every layer once, in order."""
+    return Plan(_whole(n_layers), n_layers)
+
+
+def looped(start: int, stop: int, times: int, n_layers: int) -> Plan:
+    """Return the base with the block `start:stop` run `times` times in a row."""
+    layers = _whole(n_layers)
+    return Plan(layers[:start] + layers[start:stop] * times + layers[stop:], n_layers)
+
+
+@cache
+def _whole(n_layers: int) -> tuple[Step, ...]:
+    """Return a step for every layer; the plans of a grid share them, which saves memory."""
+    return tuple(map(Step, range(n_layers)))
+
+
+def from_steps(steps: Iterable[Step], n_layers: int) -> Plan:
+    """The canonical plan of a list of steps."""
+    merged: list[Step] = []
+    for step in steps:
+        if step == Step(step.layer, "mlp") and merged and merged[-1] == Step(step.layer, "attn"):
+            merged[-1] = Step(step.layer)
+        else:
+            merged.append(step)
+    return Plan(tuple(merged), n_layers)
+
+
+def parse(text: str, n_layers: int) -> Plan:
+    """The plan that `text` means for a model of `n_layers` layers.
+
+    Raises:
+        UserError: with the text, a caret under the fault and the model's number of layers.
+    """
+    if text.strip() == BASE:
+        return base(n_layers)
+    steps: list[Step] = []
+    offset = 0
+    for segment in text.split(","):
+        lead = len(segment) - len(segment.lstrip())
+        room = MAX_STEPS - len(steps)
+        steps += _segment_steps(segment.strip(), text, offset + lead, n_layers, room)
+        offset += len(segment) + 1
+    return from_steps(steps, n_layers)
+
+
+def _segment_steps(
+    segment: str, text: str, offset: int, n_layers: int, room: int
+) -> Iterator[Step]:
+    """Yields the steps of one segment, at most `room` of them."""
+    match = _SEGMENT.match(segment)
+    if not match:
+        raise _fault(text, offset, "a layer or start:stop is expected here", n_layers)
+
+    def fault(name: str, what: str) -> UserError:
+        return _fault(text, offset + match.start(name), what, n_layers)
+
+    if match.end() != len(segment):
+        allowed = 'after a range come "x" times, "@" part and "*" scale, in this order'
+        raise _fault(text, offset + match.end(), f"unexpected text; {allowed}", n_layers)
+    start = number(match["start"])
+    stop = start + 1 if match["stop"] is None else number(match["stop"])
+    for name, value, limit in (("start", start, n_layers - 1), ("stop", stop, n_layers)):
+        if match[name] is not None and value > limit:
+            given = excerpt(match[name])
+            raise fault(name, f"{given} is too large, at most {limit} can stand here")
+    if stop <= start:
+        raise fault("stop", f"the range {start}:{stop} is empty, its stop must be above its start")
+    times = number(match["times"] or "1")
+    if times < 1:
+        raise fault("times", "times must be 1 or more")
+    if times * (stop - start) > room:
+        name = "times" if match["times"] else "start"
+        raise fault(name, f"this is too much, a plan runs at most {MAX_STEPS:,} layers")
+    part = match["part"] or "block"
+    if part not in PARTS:
+        raise fault("part", f"unknown part, one of {', '.join(PARTS)} is expected")
+    scale = float(match["scale"] or 1)
+    if not MIN_SCALE <= abs(scale) <= MAX_SCALE:
+        what = "the scale must be finite and not 0 (a step of scale 0 does nothing)"
+        raise fault("scale", f"{what}, in size from {MIN_SCALE:g} to {MAX_SCALE:g}")
+    return (Step(layer, part, scale) for _ in range(times) for layer in range(start, stop))
+
+
+def number(digits: str) -> int:
+    """Return the number, or one that is too large everywhere if it has too many digits."""
+    significant = digits.lstrip("0")
+    # Python refuses to read a number of thousands of digits.
+    return 10**MAX_DIGITS if len(significant) > MAX_DIGITS else int(significant or 0)
+
+
+def _fault(text: str, position: int, what: str, n_layers: int) -> UserError:
+    """Return the one error that takes three lines: the text and a caret tell more than a column
+    number. Of a long text only the surroundings of the fault are shown."""
+    shown = printable(text)
+    before, after = 40, 40
+    start, stop = max(0, position - before), min(len(shown), position + after)
+    if len(shown) <= before + after:
+        start, stop = 0, len(shown)
+    head, tail = "..." if start else "", "..." if stop < len(shown) else ""
+    part = f"{head}{shown[start:stop]}{tail}"
+    return UserError(
+        f'plan "{excerpt(shown)}": {what} (the model has {n_layers} layers, 0 to {n_layers - 1})\n'
+        f"  {part}\n  {' ' * (len(head) + position - start)}^"
+    )
+
+
+def omissions(plan: Plan) -> str:
+    """Return in words what a plan leaves out of its model: layers or parts of layers that it never
+    runs, and an end before the last layer. "" if nothing.
+
+    Such a plan is legal and usually a slip: `0:20,10:30` was written for a model of 30 layers.
+    """
+    run = {(step.layer, part) for step in plan.steps for part in _halves(step)}
+    skipped: dict[str, list[int]] = {"": [], "attention of ": [], "MLP of ": []}
+    for layer in range(plan.n_layers):
+        attends, feeds = (layer, "attn") in run, (layer, "mlp") in run
+        if not (attends and feeds):
+            kind = "attention of " if feeds else "MLP of " if attends else ""
+            skipped[kind].append(layer)
+    found = [
+        f"never runs the {kind}{'layers' if len(layers) > 1 else 'layer'} {_listed(layers)}"
+        for kind, layers in skipped.items()
+        if layers
+    ]
+    last = plan.steps[-1].layer
+    if last != plan.n_layers - 1:
+        found.append(f"ends with layer {last}")
+    if not found:
+        return ""
+    return f"{' and '.join(found)} (the model has {plan.n_layers} layers, 0 to {plan.n_layers - 1})"
+
+
+def _halves(step: Step) -> tuple[str, ...]:
+    return PARTS[1:] if step.part == "block" else (step.part,)
+
+
+def _listed(layers: Sequence[int]) -> str:
+    """Return the layers as the ranges of a plan, the first few of them."""
+    return excerpt(",".join(_texts([Step(layer) for layer in layers])), 40)
+
+
+def _texts(steps: Sequence[Step]) -> Iterator[str]:
+    """Canonical segments: maximal ascending runs, equal neighbours folded into `x` times."""
+    for (start, stop, part, scale), group in groupby(_runs(steps)):
+        times = len(list(group))
+        yield (
+            (f"{start}" if stop == start + 1 else f"{start}:{stop}")
+            + (f"x{times}" if times > 1 else "")
+            + (f"@{part}" if part != "block" else "")
+            + (f"*{scale!r}".removesuffix(".0") if scale != 1 else "")
+        )
+
+
+def _runs(steps: Sequence[Step]) -> Iterator[tuple[int, int, str, float]]:
+    start = 0
+    for i in range(1, len(steps) + 1):
+        last = steps[i - 1]
+        if i == len(steps) or steps[i] != Step(last.layer + 1, last.part, last.scale):
+            yield steps[start].layer, last.layer + 1, last.part, last.scale
+            start = i

@@ -1,0 +1,107 @@
+"""What killed workflows and jobs leave behind, cleared in one go."""
+
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from frankenlab.runtime import lock, orphans
+
+# Of `files.atomic_path`, `directories.make_directory` and `export.materialize`: the target, eight
+# random characters. What fetches unpack on the way is inside of them.
+LEFTOVER = re.compile(r"\.(?P<target>.+)\.(?:[a-z0-9_]{8}|[0-9a-f]{32})\.part")
+
+# A killed quantization resumes from these folders; they are of no use once its result is there.
+MEASURING, MEASURED = ".measuring", "measurement.json"
+MAKING, MADE = re.compile(r"\.making-(?P<target>.+)"), "manifest.json"
+
+# A job that was just stopped may be finishing a write.
+YOUNG_SECONDS = 10.0
+
+
+def clear(folder: str | os.PathLike = ".") -> Iterator[str]:
+    """Clears a project's folder of what is in the way of the next workflow, or only takes space.
+
+    Jobs left in SLURM's queue are cancelled, a stale lock and half-written files are removed;
+    whatever is finished, and what work goes on from, stays.
+
+    Yields:
+        A line for everything that is found.
+
+    Raises:
+        UserError: a workflow is running there; SLURM does not answer, or some jobs do not end.
+    """
+    folder = Path(folder)
+    results = folder / "results"
+    before = lock.left_by(results)
+    held = lock.clear(results)
+    try:
+        if before is not None:
+            yield f"lock of a workflow that was killed: {before}: removed"
+        if jobs := orphans.orphans(folder):
+            yield f"jobs of a workflow that was killed: {orphans.named(jobs)}: cancelling"
+            orphans.cancel(folder, jobs)
+        for path in _leftovers(results, folder / "resources"):
+            yield f"half-written: {path}: removed"
+    finally:
+        held.release()
+
+
+def _leftovers(*roots: Path) -> Iterator[Path]:
+    """Remove temporary files and directories whose writers are gone; yield their paths."""
+    for root in roots:
+        for parent, folders, files in os.walk(root):
+            for name in files:
+                path = Path(parent, name)
+                if LEFTOVER.fullmatch(name) and _is_old(path):
+                    path.unlink(missing_ok=True)
+                    yield path
+            for name in list(folders):
+                path = Path(parent, name)
+                match = LEFTOVER.fullmatch(name)
+                if match is None and not _is_done_with(path):
+                    continue
+                folders.remove(name)
+                # Its lock is a file beside it, or the directory itself.
+                beside = [Path(parent, f".{match['target']}.lock")] if match else []
+                with _alone(path, *beside) as alone:
+                    if alone:
+                        shutil.rmtree(path, ignore_errors=True)
+                        yield path
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > YOUNG_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _is_done_with(path: Path) -> bool:
+    """Return whether it is where a quantization worked whose result is there."""
+    if path.name == MEASURING:
+        return (path.parent / MEASURED).is_file()
+    match = MAKING.fullmatch(path.name)
+    return match is not None and (path.parent / match["target"] / MADE).is_file()
+
+
+@contextmanager
+def _alone(*paths: Path) -> Iterator[bool]:
+    """Hold the locks of files and directories; yield whether nobody else has one of them (who makes
+    that directory by hand, say, beside the workflow)."""
+    alone = True
+    with ExitStack() as opened:
+        for path in paths:
+            # There may be no such file, and some file systems have no locks.
+            with suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY)
+                opened.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    alone = False
+        yield alone

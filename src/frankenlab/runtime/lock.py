@@ -1,0 +1,230 @@
+"""One workflow at a time on a results folder, and who it is.
+
+The lock is flock(2) on a file that says who holds it: the kernel takes it back when the process
+ends, however it ends. Where a file system has no such locks (some network ones), a second file
+that only one process can create takes its place; it is known to be stale when its holder ran on
+this host and is gone.
+"""
+
+import atexit
+import errno
+import fcntl
+import getpass
+import json
+import os
+import socket
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from frankenlab.io.errors import UserError
+from frankenlab.io.signals import is_alive
+
+NAME, EXCLUSIVE = ".lock", ".lock.exclusive"
+
+# What flock says on file systems without locks.
+UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+CLEAR = "`make clear`"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The workflow that holds a lock.
+
+    Attributes:
+        born: start of its process in the kernel's clock ticks, which tells it from a later process
+            of the same number; None where the kernel does not say.
+    """
+
+    host: str
+    pid: int
+    user: str
+    started: str
+    experiment: str
+    born: int | None = None
+
+    @classmethod
+    def here(cls, experiment: str) -> "Holder":
+        """This process."""
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        pid = os.getpid()
+        return cls(socket.gethostname(), pid, _user(), now, experiment, _born(pid))
+
+    def __str__(self) -> str:
+        return (
+            f"experiment {self.experiment}, process {self.pid} of {self.user} on {self.host}, "
+            f"since {self.started}"
+        )
+
+    def is_plausible(self) -> bool:
+        """Whether it can be a workflow's, as what was read from a damaged file may not be."""
+        numbers = [self.pid, 1 if self.born is None else self.born]
+        texts = (self.host, self.user, self.started, self.experiment)
+        return (
+            all(type(number) is int and 0 < number < 2**63 for number in numbers)
+            and self.pid < 2**31
+            and all(isinstance(text, str) and "\n" not in text for text in texts)
+        )
+
+    def ended(self) -> bool | None:
+        """Whether its process is gone; None if that cannot be told from this host."""
+        if self.host != socket.gethostname():
+            return None
+        if not is_alive(self.pid):
+            return True
+        return self.born is not None and _born(self.pid) != self.born
+
+
+class Held(UserError):
+    """Another workflow has the lock.
+
+    Attributes:
+        holder: who; None where that is not written down (yet).
+        certain: it is alive; without the kernel's locks a dead one may look like it.
+    """
+
+    def __init__(self, folder: Path, holder: Holder | None, certain: bool) -> None:
+        self.holder, self.certain = holder, certain
+        who = str(holder) if holder else "one that has just started"
+        hint = "wait for it or stop it" + ("" if certain else f"; if it runs no more, {CLEAR}")
+        super().__init__(f"another workflow is running on {folder}/: {who}; {hint}")
+
+
+class Lock:
+    """A lock that is held until `release` or the end of the process."""
+
+    def __init__(self, file: IO[str] | None, exclusive: Path | None, holder: Holder) -> None:
+        self._file, self._exclusive, self._holder = file, exclusive, holder
+        # A lock file that names somebody after a normal end would look like one of a kill.
+        atexit.register(self.release)
+
+    def release(self) -> None:
+        """Gives it back; doing it twice, or in a child process, changes nothing."""
+        if os.getpid() != self._holder.pid:
+            return
+        with suppress(OSError):
+            if self._file is not None and not self._file.closed:
+                self._file.truncate(0)
+                self._file.close()
+            if self._exclusive is not None and read(self._exclusive) == self._holder:
+                self._exclusive.unlink()
+        atexit.unregister(self.release)
+
+
+def take(folder: str | os.PathLike, experiment: str) -> Lock:
+    """Takes the lock of a results folder, and writes down who has it.
+
+    Raises:
+        Held: another process has it.
+        UserError: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    holder = Holder.here(experiment)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not "w": what the holder wrote must survive a refused attempt.
+        file = open(folder / NAME, "a+", encoding="utf-8")  # noqa: SIM115 (the lock lasts as long as it is open)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise Held(folder, read(folder / NAME), certain=True) from None
+        except OSError as error:
+            file.close()
+            if error.errno not in UNSUPPORTED:
+                raise
+            _create(folder, holder)
+            return Lock(None, folder / EXCLUSIVE, holder)
+        file.truncate(0)
+        file.write(_text(holder))
+        file.flush()
+    except OSError as error:
+        reason = " ".join(str(error.strerror or error).split()).lower()
+        raise UserError(f"{folder}/: its lock cannot be taken: {reason}") from error
+    return Lock(file, None, holder)
+
+
+def left_by(folder: str | os.PathLike) -> Holder | None:
+    """Who had the lock of a results folder last, if it did not give it back (or has it still)."""
+    return read(Path(folder) / NAME) or read(Path(folder) / EXCLUSIVE)
+
+
+def clear(folder: str | os.PathLike) -> Lock:
+    """Takes the lock even where that needs the removal of one whose holder may live on another
+    host: for when a person has looked.
+
+    Raises:
+        Held: its holder is alive, for all that can be known here.
+        UserError: as `take`.
+    """
+    try:
+        return take(folder, "clear")
+    except Held as held:
+        if held.certain:
+            raise
+        (Path(folder) / EXCLUSIVE).unlink(missing_ok=True)
+    return take(folder, "clear")
+
+
+def read(path: Path) -> Holder | None:
+    """Who is written down in a lock file; None if nobody is."""
+    try:
+        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return holder if holder.is_plausible() else None
+
+
+def _text(holder: Holder) -> str:
+    return json.dumps(asdict(holder)) + "\n"
+
+
+def _create(folder: Path, holder: Holder) -> None:
+    """Creates the exclusive file, in place of one whose holder is gone."""
+    path = folder / EXCLUSIVE
+    while True:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            other = read(path)
+            if other is None or not other.ended():
+                alive = other is not None and other.ended() is False
+                raise Held(folder, other, certain=alive) from None
+            _remove(path, other)
+        else:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(_text(holder))
+            return
+
+
+def _remove(path: Path, stale: Holder) -> None:
+    """Removes the file of a holder that is gone, unless another process was faster: what it then
+    took away is put back."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if read(aside) != stale:
+            with suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in some containers
+        return str(os.getuid())
+
+
+def _born(pid: int) -> int | None:
+    try:
+        # The command, in brackets, may have spaces in it.
+        return int(
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        )
+    except (OSError, ValueError, IndexError):
+        return None

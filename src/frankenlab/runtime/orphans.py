@@ -1,0 +1,149 @@
+"""Jobs that a killed workflow left in SLURM's queue.
+
+A workflow that holds the lock of its results has no jobs there before it submits some, so what is
+found then is another one's: named by the profile's `slurm-jobname-prefix`, working in this folder.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from frankenlab.io.errors import UserError
+from frankenlab.io.words import excerpt
+
+# The executor names jobs by `slurm-jobname-prefix` of profiles/slurm, an underscore and the run.
+PREFIX = "frankenlab_"
+# The executor writes the rule into a job's comment.
+COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_.*)?")
+
+# Neither comments nor paths have it.
+SEPARATOR = "\x1f"
+FIELDS = SEPARATOR.join(("%i", "%j", "%T", "%k", "%Z"))
+
+# What SLURM's commands say on a machine of no cluster.
+UNCONFIGURED = "Could not establish a configuration source"
+
+# A busy controller answers slowly; jobs get SLURM's KillWait (30 s unless configured) to end.
+QUERY_SECONDS, GONE_SECONDS = 60, 180
+NAMED = 5
+
+
+class NoAnswer(UserError):
+    """SLURM is installed but does not answer."""
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A job, or an element of a job array, in the queue; `rule` as far as its comment says."""
+
+    id: str
+    rule: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.rule}, {self.state.lower()})"
+
+
+def orphans(folder: str | os.PathLike) -> list[Orphan]:
+    """This user's jobs of any workflow in `folder`; none where SLURM is not installed, or is but
+    for its configuration.
+
+    Raises:
+        NoAnswer: the cluster cannot be asked now.
+    """
+    if shutil.which("squeue") is None:
+        return []
+    here, own = os.path.realpath(folder), os.environ.get("SLURM_JOB_ID")
+    found = []
+    for identity, name, state, comment, place in _listed():
+        if name.startswith(PREFIX) and os.path.realpath(place) == here and identity != own:
+            rule = COMMENT.fullmatch(comment)
+            found.append(Orphan(identity, rule[1] if rule else "unknown rule", state))
+    return found
+
+
+def _listed() -> Iterator[list[str]]:
+    """Yield the fields of every job of this user in the queue.
+
+    Some sites print other lines too, such as "CLUSTER: alpha" and notices: they have no separator.
+
+    Raises:
+        NoAnswer: lines have separators, and yet are no jobs.
+    """
+    wanted = FIELDS.count(SEPARATOR) + 1
+    # Not at other ends of lines: str.splitlines takes the separator's neighbours for some.
+    for line in _run("squeue", "--me", "--noheader", "-o", FIELDS).split("\n"):
+        fields = line.strip("\r").split(SEPARATOR)
+        if len(fields) == wanted:
+            yield fields
+        elif len(fields) > 1:
+            shown = excerpt(line.replace(SEPARATOR, " "))
+            raise NoAnswer(f"squeue does not list jobs as it was asked to, but as: {shown}")
+
+
+def named(jobs: Sequence[Orphan]) -> str:
+    """The jobs in words, the first few by name."""
+    more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
+    return ", ".join(map(str, jobs[:NAMED])) + more
+
+
+def cancel(folder: str | os.PathLike, jobs: Sequence[Orphan]) -> None:
+    """Cancels the jobs and waits until the folder has none in the queue.
+
+    Raises:
+        UserError: the cluster cannot be asked, or some do not end.
+    """
+    # A command line has an end; arrays of thousands of elements are one word each.
+    for start in range(0, len(jobs), 500):
+        _run("scancel", *(job.id for job in jobs[start : start + 500]))
+    left = _wait(folder, jobs)
+    if left:
+        raise UserError(
+            f"cancelled, but still in the queue after {GONE_SECONDS} s: {named(left)}; "
+            "a node may not answer: ask the cluster's administrators, or wait"
+        )
+
+
+def check_none(folder: str | os.PathLike) -> None:
+    """Refuses to start beside the jobs of an earlier workflow; those that are ending are waited
+    for.
+
+    Raises:
+        NoAnswer: as `orphans`.
+        UserError: which jobs there are, and the command that cancels them.
+    """
+    jobs = orphans(folder)
+    if jobs and all(job.state == "COMPLETING" for job in jobs):
+        jobs = _wait(folder, jobs)
+    if jobs:
+        count = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}"
+        raise UserError(
+            f"{count} of an earlier workflow in this folder: {named(jobs)}; "
+            "wait for them, or cancel them with `make clear`"
+        )
+
+
+def _wait(folder: str | os.PathLike, jobs: Sequence[Orphan]) -> Sequence[Orphan]:
+    """The jobs that are left when the time is over."""
+    end = time.monotonic() + GONE_SECONDS
+    while jobs and time.monotonic() < end:
+        time.sleep(1)
+        jobs = orphans(folder)
+    return jobs
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=QUERY_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoAnswer(f"{command[0]} does not answer ({type(error).__name__})") from None
+    if done.returncode and UNCONFIGURED not in done.stderr:
+        reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        raise NoAnswer(f"{command[0]} failed: {reason}")
+    return done.stdout

@@ -1,0 +1,87 @@
+"""Rounds of a race from score tables, and the table of its rounds."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from frankenlab.analyse import race_rounds as races
+from frankenlab.analyse.comparisons import comparisons, shortlist, with_shapes
+from frankenlab.analyse.race_rule import Rule
+from tests.analyse.test_analysis import RULES, accuracy_scores
+
+GROUPS = {"base": "base", "0:2,1:4": "block", "0:3,2:4": "block", "0:4,0:4": "block"}
+# The third plan is hopeless, the second as good as the base, the fourth best.
+ANSWERS = {
+    "base": [1, 0] * 50,
+    "0:2,1:4": [1, 0, 0, 1] * 25,
+    "0:3,2:4": [0] * 95 + [1] * 5,
+    "0:4,0:4": [1, 1, 1, 0] * 25,
+}
+
+
+def first_round() -> dict:
+    seen = accuracy_scores({plan: rights[:40] for plan, rights in ANSWERS.items()})
+    plans = list(ANSWERS)
+    samples = {"t": races.sample(seen, "acc", plans, 40, 100)}
+    return races.record(samples, {"t": 40}, plans, [], Rule(0.05, 1.0, 1), n_layers=4)
+
+
+def raced_table() -> pd.DataFrame:
+    """Comparisons of the search, with the third plan dropped after 40 documents."""
+    scores = accuracy_scores(ANSWERS)
+    scores = scores[(scores["plan"] != "0:3,2:4") | (scores["document"] < 40)]
+    table = comparisons(scores, "acc", "search", GROUPS, RULES, {"0:3,2:4": 1})
+    return with_shapes(table, {"m": 4})
+
+
+def test_a_round_records_who_goes_on_and_why_others_do_not():
+    record = first_round()
+    assert record["leader"] == "0:4,0:4" and record["leaders"] == ["0:4,0:4"]
+    assert "base" in record["kept"] and "0:4,0:4" in record["kept"]
+    assert record["dropped"]["0:3,2:4"]["behind"] == 75.0
+    assert record["dropped"]["0:3,2:4"]["ahead_at_most"] < 1.0
+    # 4 of the base, 4 more at its end, 3 after its second layer, 2 after its third.
+    assert record["passes"] == 4 + 4 + 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "total"), [(40, 100, 100), (40, None, math.inf), (60, None, 40)]
+)
+def test_documents_still_to_come(asked: int, limit: int | None, total: float):
+    seen = accuracy_scores({plan: rights[:40] for plan, rights in ANSWERS.items()})
+    assert races.sample(seen, "acc", list(ANSWERS), asked, limit).total == total
+
+
+def test_a_dropped_plan_is_compared_on_what_it_saw_and_not_tested():
+    table = raced_table().set_index("plan")
+    assert table["n"].to_dict() == dict.fromkeys(ANSWERS, 100) | {"0:3,2:4": 40}
+    row = table.loc["0:3,2:4"]
+    assert row["dropped"] == 1 and row["effect"] == -50.0 and row["base_value"] == 0.5
+    assert pd.isna(row["p"]) and pd.isna(row["q"]) and not row["significant"]
+
+
+def test_the_correction_counts_dropped_plans():
+    whole = comparisons(
+        accuracy_scores({p: a for p, a in ANSWERS.items() if p != "0:3,2:4"}),
+        *("acc", "search", GROUPS, RULES),
+    ).set_index("plan")
+    raced = raced_table().set_index("plan")
+    best = "0:4,0:4"
+    assert raced.loc[best, "p"] == whole.loc[best, "p"]
+    assert raced.loc[best, "q"] == pytest.approx(raced.loc[best, "p"] * 3)
+    assert whole.loc[best, "q"] == pytest.approx(whole.loc[best, "p"] * 2)
+
+
+def test_the_shortlist_is_of_plans_that_saw_all_documents():
+    assert [item["plan"] for item in shortlist(raced_table(), 3)] == ["0:4,0:4", "0:2,1:4"]
+
+
+def test_the_summary_counts_passes_of_the_plans_that_ran():
+    table = races.summary([first_round()], raced_table(), 4)
+    assert table["documents"].tolist() == [40, 100]
+    assert table["plans"].tolist() == [4, len(first_round()["kept"])]
+    assert table["leader"].tolist() == ["0:4,0:4", "0:4,0:4"]
+    first, last = table["passes"]
+    assert last < first
+    assert table["share"].iloc[-1] == pytest.approx((40 * first + 60 * last) / (100 * first))

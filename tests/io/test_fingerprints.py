@@ -1,0 +1,176 @@
+"""Code is stale when it does something else, and only then."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from frankenlab.evaluate import model_spec as scorer
+from frankenlab.io import fingerprints
+from frankenlab.io.fingerprints import code_fingerprint, library_versions
+from tests.support.paths import ROOT
+
+TOP = '''"""A module."""
+from frankenlab.middle import double
+from frankenlab import aside
+
+# A comment.
+def work(x):
+    """What it does."""
+    return double(x) + 1
+'''
+MIDDLE = """def double(x):
+    from frankenlab.bottom import two
+
+    return two() * x
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """A small package in the place of the real one; `unused` is imported by nobody."""
+    root = tmp_path / "frankenlab"
+    (root / "inner").mkdir(parents=True)
+    for name, text in {
+        "__init__": '__version__ = "0.1.0"\n',
+        "top": TOP,
+        "middle": MIDDLE,
+        "bottom": "from frankenlab.inner.deep import TWO\ntwo = lambda: TWO\n",
+        "inner/__init__": '"""Nothing but words."""\n',
+        "inner/deep": "TWO = 2\n",
+        "aside": "import frankenlab.top\n",
+        "unused": "ONE = 1\n",
+    }.items():
+        (root / f"{name}.py").write_text(text)
+    monkeypatch.setattr(fingerprints, "ROOT", root)
+    return root
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("top", "# A comment.", "# Another\n\n# comment."),
+        ("top", '"""A module."""', '"""Other words."""'),
+        ("top", '"""What it does."""', '"""What it really does."""'),
+        ("top", '    """What it does."""\n', ""),
+        ("top", "double(x) + 1", "( double( x )\n        + 1 )"),
+        ("middle", "    return", "    # why\n    return"),
+        ("inner/__init__", "Nothing but words", "Other words"),
+        ("inner/__init__", '"""Nothing but words."""', '"""Words."""\n__all__ = ["deep"]'),
+        ("unused", "1", "2"),
+        ("__init__", "0.1.0", "0.2.0"),
+    ],
+)
+def test_words_layout_and_unused_modules_change_nothing(package, file, old, new):
+    before = code_fingerprint("frankenlab.top")
+    edit(package / f"{file}.py", old, new)
+    assert code_fingerprint("frankenlab.top") == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("top", "+ 1", "+ 2"),
+        ("middle", "* x", "** x"),
+        ("bottom", "lambda: TWO", "lambda: TWO + 0"),
+        ("inner/deep", "TWO = 2", "TWO = 3"),
+        ("inner/__init__", '"""Nothing but words."""', "import os"),
+        ("aside", "import frankenlab.top", "import frankenlab.top, os"),
+    ],
+)
+def test_an_edit_of_anything_that_is_reached_changes_it(package, file, old, new):
+    before = code_fingerprint("frankenlab.top")
+    edit(package / f"{file}.py", old, new)
+    assert code_fingerprint("frankenlab.top") != before
+
+
+def test_it_is_the_same_wherever_the_checkout_is(package, tmp_path, monkeypatch):
+    before = code_fingerprint("frankenlab.top")
+    moved = shutil.copytree(package, tmp_path / "other" / "place")
+    monkeypatch.setattr(fingerprints, "ROOT", moved)
+    assert code_fingerprint("frankenlab.top") == before
+
+
+def test_a_file_outside_the_package_counts_with_what_it_imports(package, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from frankenlab.inner import deep\nprint(deep.TWO)\n")
+    before = code_fingerprint(script)
+    edit(package / "inner/deep.py", "2", "3")
+    after = code_fingerprint(script)
+    edit(script, "print", "repr")
+    assert len({before, after, code_fingerprint(script)}) == 3
+
+
+@pytest.fixture
+def real_package(tmp_path, monkeypatch) -> Path:
+    """A copy of the real package that can be edited."""
+    copy = shutil.copytree(fingerprints.ROOT, tmp_path / "frankenlab")
+    monkeypatch.setattr(fingerprints, "ROOT", copy)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("file", "stale"),
+    [
+        ("engines/torch.py", True),
+        ("engines/batches.py", True),
+        ("evaluate/sweep.py", True),
+        ("tasks/encoding.py", True),
+        ("tasks/task.py", True),
+        ("plans/plan.py", True),
+        ("evaluate/scoring.py", True),
+        ("evaluate/rows.py", True),
+        ("models/inspect.py", True),
+        ("models/exl2/format.py", True),
+        ("engines/exllamav2.py", False),
+        ("evaluate/runner.py", False),
+        ("evaluate/store.py", False),
+        ("evaluate/model_spec.py", False),
+        ("analyse/paired_tests.py", False),
+        ("plans/grid.py", False),
+        ("cli.py", False),
+        ("estimate/workload.py", False),
+        ("io/progress.py", False),
+        ("engines/generation.py", False),
+    ],
+)
+def test_scores_are_stale_when_code_that_makes_them_changes(real_package, file, stale):
+    before = scorer.scoring_fingerprint()
+    with (real_package / file).open("a") as handle:
+        handle.write("\nMORE = 1\n")
+    assert (scorer.scoring_fingerprint() != before) is stale
+
+
+@pytest.mark.parametrize(
+    "file", ["engines/torch.py", "engines/exllamav2.py", "evaluate/scoring.py"]
+)
+def test_jobs_that_score_are_stale_with_the_code_of_both_engines(real_package, tmp_path, file):
+    scripts = ROOT / "workflow" / "scripts"
+    script = shutil.copy(scripts / "evaluate_task.py", tmp_path)
+    before = code_fingerprint(script)
+    with (real_package / file).open("a") as handle:
+        handle.write("\nMORE = 1\n")
+    assert code_fingerprint(script) != before
+
+
+def test_no_module_is_imported_by_a_name_that_fingerprints_cannot_see():
+    for path in fingerprints.ROOT.rglob("*.py"):
+        assert "import_module" not in path.read_text(), path
+
+
+def test_versions_are_those_of_the_imported_libraries():
+    import tokenizers
+    import torch
+    import transformers
+
+    found = library_versions()
+    assert found["torch"] == torch.__version__
+    assert found["transformers"] == transformers.__version__
+    assert found["tokenizers"] == tokenizers.__version__
+    assert set(found) == {"torch", "transformers", "tokenizers", "lm-eval"}

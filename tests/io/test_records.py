@@ -1,0 +1,101 @@
+"""JSON files that jobs write for each other: read as what they were written as, or refused."""
+
+import json
+from dataclasses import asdict, fields
+
+import pytest
+
+from frankenlab.io.errors import UserError
+from frankenlab.io.records import FRANKENS, FROZEN, MODEL_SHAPE, PLANS, RACE, list_of, read_record
+from frankenlab.models.franken import plans_of
+from frankenlab.models.inspect import ModelInfo, manifest_info, model_info
+from tests.support.processes import one_line
+
+FREEZE = {
+    "model": "m",
+    "frozen": "0:3,1:4",
+    "group": "rys",
+    "controls": ["0:2,0:4"],
+    "reference_quantization": "none",
+    "reason": "the cheapest",
+}
+
+
+def written(tmp_path, text: str):
+    path = tmp_path / "it.json"
+    path.write_text(text)
+    return path
+
+
+def test_what_was_written_is_read_and_may_say_more(tmp_path):
+    found = read_record(written(tmp_path, json.dumps(FREEZE | {"more": 1})), FROZEN)
+    assert found == FREEZE | {"more": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"model": "m", "fro', "not JSON"),
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "is not of type 'object'"),
+        (json.dumps(FREEZE | {"controls": ["0:2", None]}), "controls.1: None is not of type"),
+        (json.dumps({k: v for k, v in FREEZE.items() if k != "frozen"}), "'frozen' is a required"),
+    ],
+)
+def test_what_is_damaged_is_refused_with_the_file_and_the_place(tmp_path, text, said):
+    path = written(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        read_record(path, FROZEN)
+    assert said in one_line(error) and str(error.value).startswith(f"{path}: ")
+    assert "run again" in str(error.value)
+
+
+def test_bytes_that_are_no_text_and_files_that_are_not_there_are_refused(tmp_path):
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe{}")
+    for name, said in (("bytes", "not JSON"), ("absent", "no such file"), ("", "directory")):
+        with pytest.raises(UserError) as error:
+            read_record(tmp_path / name, PLANS)
+        assert said in one_line(error)
+
+
+def test_a_count_is_no_fraction_though_json_schema_thinks_so(tmp_path):
+    (tmp_path / "it.json").write_text(
+        json.dumps({"model": "m", "quantization": "none", "n_layers": 4.0, "frankens": []})
+    )
+    with pytest.raises(UserError, match="n_layers: 4.0 is not of type 'integer'"):
+        read_record(tmp_path / "it.json", FRANKENS)
+
+
+@pytest.mark.parametrize(
+    ("plan", "occurrences", "said"),
+    [
+        ("0:99", [], "99"),
+        ("0:2", [[0, "block", 1.0]], "does not match its occurrences"),
+        ("0:2", [[0, "block", 1.0], [1, "block"]], "does not match its occurrences"),
+        ("0:2", ["x", None], "does not match its occurrences"),
+    ],
+)
+def test_plans_whose_steps_are_others_are_refused(plan, occurrences, said):
+    with pytest.raises(UserError) as error:
+        plans_of({"n_layers": 4, "frankens": [{"plan": plan, "occurrences": occurrences}]})
+    assert said in one_line(error)
+
+
+def test_limits_of_a_list_count(tmp_path):
+    path = written(tmp_path, "[1, 2, 3]")
+    assert read_record(path, list_of({"type": "integer"}, minItems=3, maxItems=3)) == [1, 2, 3]
+    with pytest.raises(UserError, match="too short"):
+        read_record(path, list_of({"type": "integer"}, minItems=4))
+    with pytest.raises(UserError, match="is not of type 'object'"):
+        read_record(path, RACE)
+
+
+def test_the_shape_in_a_manifest_is_that_of_a_model(tiny):
+    info = model_info(tiny())
+    assert manifest_info({"shape": asdict(info)}, "m") == info
+    assert {field.name for field in fields(ModelInfo)} == set(MODEL_SHAPE["properties"])
+    for changed in ({"n_layers": "4"}, {"parameters_head": {}}, {"n_layers": 4.0}, {"more": 1}):
+        with pytest.raises(UserError) as error:
+            manifest_info({"shape": asdict(info) | changed}, "m")
+        assert "no shape of the model" in one_line(error)

@@ -1,0 +1,283 @@
+"""exllamav2's converter as a job: what it makes, and every way in which it fails."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from frankenlab.io.directories import complete_manifest
+from frankenlab.io.errors import UserError
+from frankenlab.models.exl2.reading import Exl2Directory
+from frankenlab.quantize.exllamav2 import attainable, exllamav2_usable, inputs, measure, quantize
+from tests.support.paths import DATA, SUPPORT
+from tests.support.processes import one_line
+
+MODEL = DATA / "llama-tiny-hf"
+FIXTURE_BITS = 3.9513
+CORPUS = "The river runs past the old mill, and the miller's children run after it. "
+TEXTS = [f"{number}. {CORPUS * 20}" for number in range(20)]
+SMALL = {"rows": 2, "length": 64}
+FACTS = {"kind": "model", "key": "tiny-4", "source": "tests"}
+
+installed = pytest.mark.skipif(find_spec("exllamav2") is None, reason="exllamav2 is not installed")
+
+
+def fake(mode: str = "works") -> tuple[str, ...]:
+    return sys.executable, str(SUPPORT / "fake_converter.py"), mode
+
+
+STAND_IN = (
+    sys.executable,
+    str(SUPPORT / "exllamav2_stand_in.py"),
+    *("-m", "exllamav2.conversion.convert_exl2"),
+)
+
+
+@pytest.fixture
+def measured(tmp_path):
+    target = tmp_path / "measurement.json"
+    measure(MODEL, target, tmp_path / "measuring", TEXTS, **SMALL, converter=fake())
+    return target
+
+
+def make(tmp_path, measured, mode="works", bits=FIXTURE_BITS, head_bits=6, model=MODEL, **more):
+    return quantize(
+        *(model, tmp_path / "exl2", bits, head_bits, measured, tmp_path / "work", TEXTS, FACTS),
+        **{**SMALL, "converter": fake(mode), **more},
+    )
+
+
+def reason(work) -> str:
+    with pytest.raises(UserError) as caught:
+        work()
+    return one_line(caught)
+
+
+def test_a_measurement_serves_a_conversion(tmp_path, measured):
+    assert attainable(measured, MODEL) == pytest.approx((2.5, 8.0), abs=1e-4)
+    assert not (tmp_path / "measuring").exists()
+    manifest = make(tmp_path, measured)
+    assert manifest["quantizer"] == "exllamav2 0.3.2" and manifest["n_layers"] == 2
+    assert manifest["bits_per_weight"] == FIXTURE_BITS
+    assert manifest["attainable"] == [2.5, 8.0]
+    assert manifest["calibration_perplexity"] == 511.0301
+    assert complete_manifest(tmp_path / "exl2", verify=True) == manifest
+    declaration = Exl2Directory(tmp_path / "exl2").declaration
+    assert (declaration.quantizer, declaration.bits) == ("exllamav2 0.3.2", FIXTURE_BITS)
+    assert declaration.calibration["rows"] == 2
+    assert declaration.calibration["dataset"].startswith("texts of hash ")
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_is_there_is_not_made_again(tmp_path, measured):
+    manifest = make(tmp_path, measured)
+    assert make(tmp_path, measured, "crash") == manifest
+
+
+def test_the_converter_sees_a_model_without_the_files_that_mislead_it(tmp_path, measured):
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    config = json.loads((model / "config.json").read_text())
+    theta = config.pop("rope_theta")
+    config["rope_parameters"] = {"rope_type": "llama3", "rope_theta": theta, "factor": 8.0}
+    config["rope_parameters"] |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config["rope_parameters"] |= {"original_max_position_embeddings": 64}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "config.json").chmod(0o444)
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    (model / "README.md").write_text("not a part of the model")
+    target = tmp_path / "measurement.json"
+    measure(model, target, tmp_path / "measuring", TEXTS, **SMALL, converter=fake())
+    make(tmp_path, target, model=model)
+    names = {path.name for path in (tmp_path / "exl2").iterdir() if path.suffix != ".json"}
+    assert names == {"output.safetensors"}
+    made = json.loads((tmp_path / "exl2" / "config.json").read_text())
+    assert made["rope_theta"] == theta and made["rope_scaling"]["factor"] == 8.0
+    assert not (tmp_path / "exl2" / "model.safetensors.index.json").exists()
+
+
+def test_rows_are_as_many_as_the_texts_fill_and_no_longer_than_the_context(tmp_path):
+    def seen(texts, rows, length):
+        with pytest.raises(UserError):
+            measure(
+                *(MODEL, tmp_path / "m.json", tmp_path / "w", texts),
+                **{"rows": rows, "length": length, "converter": fake("says-error-exits-0")},
+            )
+        return json.loads((tmp_path / "w" / "exllamav2" / "seen.json").read_text())
+
+    found = seen(TEXTS, 4, 100_000)
+    assert (found["mr"], found["ml"]) == (4, 512)
+    assert seen(TEXTS[:1], 1000, 64)["mr"] < 40
+    text = reason(lambda: measure(MODEL, tmp_path / "m.json", tmp_path / "w", ["Ice melts."]))
+    assert "CUDA" in text or "installed" in text
+    short = {"converter": fake()}
+    text = reason(lambda: measure(MODEL, tmp_path / "m", tmp_path / "w", ["Ice melts."], **short))
+    assert "the calibration texts have" in text and "one row takes 512" in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("crash", "CUDA out of memory. (exit status 1)"),
+        ("internal-error", "Measurement/inference error (2) (exit status 1)"),
+        (
+            "says-error-exits-0",
+            "ended before it had quantized the head (Error: 7 is not a supported option",
+        ),
+        ("nan-perplexity", "calibration perplexity is nan"),
+        ("inf-perplexity", "calibration perplexity is inf"),
+        ("no-declaration", "without writing quantization_config"),
+        ("no-tensors", "without writing output.safetensors"),
+        ("stale-index", "model.safetensors.index.json, an index of other files"),
+        ("cut-tensors", "damaged or not safetensors"),
+    ],
+)
+def test_failures_of_the_converter_are_errors_and_leave_no_directory(
+    tmp_path, measured, mode, words
+):
+    assert words in reason(lambda: make(tmp_path, measured, mode))
+    assert not (tmp_path / "exl2").exists()
+    assert (tmp_path / "work" / "converter.log").is_file()
+    # The next run starts clean and succeeds.
+    assert make(tmp_path, measured)["n_layers"] == 2
+
+
+def test_failures_of_measuring_leave_no_measurement(tmp_path):
+    for mode, words in {
+        "says-error-exits-0": "ended without a measurement",
+        "short": "lacks 'model.layers.1.self_attn'",
+        "nan-accuracy": "an accuracy of 'model.layers.0.self_attn' is not finite",
+        "crash": "out of memory",
+    }.items():
+        target, work = tmp_path / "m.json", tmp_path / "w"
+        call = dict(SMALL, converter=fake(mode))
+        assert words in reason(lambda: measure(MODEL, target, work, TEXTS, **call))  # noqa: B023
+        assert not target.exists(), mode
+
+
+def test_bitrates_that_cannot_be_had(tmp_path, measured):
+    text = reason(lambda: make(tmp_path, measured, bits=2.2))
+    assert "2.2 bits per weight" in text and "allow 2.50 to 8.00" in text
+    assert "allow 2.50 to 8.00" in reason(lambda: make(tmp_path, measured, bits=9.0))
+    assert "head bits 7: exllamav2 has 2, 3, 4, 5, 6, 8" in reason(
+        lambda: make(tmp_path, measured, head_bits=7)
+    )
+    text = reason(lambda: make(tmp_path, measured, bits=4.5))
+    assert "made 3.951 bits per weight where 4.5 were asked for" in text
+    assert not (tmp_path / "exl2").exists()
+
+
+def test_a_measurement_of_another_model_is_refused(tmp_path, measured):
+    other = tmp_path / "other"
+    shutil.copytree(MODEL, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "rope_theta": 5e5}))
+    assert "measured with another model" in reason(lambda: make(tmp_path, measured, model=other))
+    measured.write_text("{}")
+    assert "lacks 'model.layers.0.self_attn'" in reason(lambda: make(tmp_path, measured))
+    measured.write_text('{"meas')
+    assert "not readable as JSON" in reason(lambda: make(tmp_path, measured))
+
+
+def test_models_that_the_format_cannot_hold(tmp_path, tiny, monkeypatch):
+    def refuse(directory, **config):
+        path = directory / "config.json"
+        if config:
+            path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+        call = dict(SMALL, converter=fake())
+        return reason(lambda: measure(directory, tmp_path / "m", tmp_path / "w", TEXTS, **call))
+
+    biased = tmp_path / "biased"
+    shutil.copytree(tiny("all-biases"), biased)
+    assert "mlp_bias is true" in refuse(biased)
+    # Keys of 16 outputs, as one head of that size gives.
+    narrow = tmp_path / "narrow"
+    shutil.copytree(tiny("one-key-head"), narrow)
+    assert "self_attn.k_proj': 8 outputs; exllamav2 takes multiples of 32" in refuse(narrow)
+    monkeypatch.setattr(inputs, "check_llama_shaped", lambda directory: None)
+    odd = tmp_path / "odd"
+    shutil.copytree(MODEL, odd)
+    assert "340 inputs cannot be stored as EXL2" in refuse(odd, intermediate_size=340)
+
+
+@pytest.mark.parametrize(
+    ("mode", "then"), [("hangs-once", "resumed"), ("hangs-once-invalid", "started clean")]
+)
+def test_a_killed_conversion_goes_on_or_starts_clean(tmp_path, measured, mode, then):
+    code = (
+        "import sys; from frankenlab.quantize.exllamav2 import quantize; "
+        f"quantize({str(MODEL)!r}, {str(tmp_path / 'exl2')!r}, {FIXTURE_BITS}, 6, "
+        f"{str(measured)!r}, {str(tmp_path / 'work')!r}, {TEXTS!r}, {FACTS!r}, rows=2, length=64, "
+        f"converter={fake(mode)!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    log = tmp_path / "work" / "converter.log"
+    deadline = time.monotonic() + 60
+    while not (log.is_file() and "checkpoint" in log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "exl2").exists()
+    assert make(tmp_path, measured, mode)["n_layers"] == 2
+    assert (tmp_path / "hung").read_text() == then
+    assert not (tmp_path / "work").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+
+
+def test_a_job_of_other_arguments_never_goes_on(tmp_path, measured):
+    work = tmp_path / "work"
+    assert "memory" in reason(lambda: make(tmp_path, measured, "crash"))
+    (work / "exllamav2" / "job_new.json").write_text('{"progress": "quant"}')
+    (work / "exllamav2" / "half-done").touch()
+    (tmp_path / "hung").touch()
+    make(tmp_path, measured, "hangs-once")
+    assert (tmp_path / "hung").read_text() == "started clean"
+
+
+def test_why_exllamav2_cannot_be_used(monkeypatch):
+    monkeypatch.setattr(inputs.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'frankenlab[exl2]'" in exllamav2_usable()
+    monkeypatch.setattr(inputs.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA device" in exllamav2_usable()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert exllamav2_usable() is None
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory):
+    """The tiny model measured and converted by exllamav2's own code, which a CPU stands in for:
+    about a minute, once."""
+    root = tmp_path_factory.mktemp("converted")
+    call = {"rows": 2, "length": 64, "converter": STAND_IN}
+    about = measure(MODEL, root / "measurement.json", root / "measuring", TEXTS, **call)
+    # In two layers the steps are coarse; only one choice is as small as this.
+    bits = about["attainable"][0] + 0.005
+    manifest = quantize(
+        *(MODEL, root / "exl2", bits, 6, root / "measurement.json", root / "work"),
+        *(TEXTS, FACTS),
+        **call,
+    )
+    return root / "exl2", about, manifest
+
+
+@installed
+def test_exllamav2_itself_converts_the_tiny_model(converted):
+    directory, about, manifest = converted
+    assert about["quantizer"] == manifest["quantizer"] == "exllamav2 0.3.2"
+    assert about["attainable"][0] < 3 and about["attainable"][1] > 7.5
+    assert manifest["bits_per_weight"] == pytest.approx(about["attainable"][0], abs=1e-4)
+    assert math.isfinite(manifest["calibration_perplexity"])
+    exl2, original = Exl2Directory(directory), load_file(MODEL / "model.safetensors")
+    assert exl2.names == set(original)
+    for name, tensor in original.items():
+        error = (exl2.get(name, torch.float32) - tensor.float()).norm() / tensor.float().norm()
+        assert error < (0.45 if name.removesuffix(".weight") in exl2.linears else 1e-9), name

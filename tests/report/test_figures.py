@@ -1,0 +1,423 @@
+from dataclasses import replace
+from itertools import combinations
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from frankenlab.report import figures
+from frankenlab.report.figures.effects import series_shown
+from frankenlab.report.figures.maps import color_limit
+from frankenlab.report.figures.style import floor_of, signed
+from tests.support import synthetic_bits
+from tests.support import synthetic_tables as synthetic
+
+MODEL = synthetic.MODEL
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return synthetic.make_tables(step=3)[0]
+
+
+def texts(figure: Figure) -> str:
+    return "\n".join(text.get_text() for text in figure.findobj(Text) if text.get_visible())
+
+
+def search_rows(tables, task="arc_easy"):
+    table = tables["comparisons"]
+    return table[(table["stage"] == "search") & (table["task"] == task)]
+
+
+def polygons(axes, hatched):
+    """The (start position, length position) of each drawn or hatched square."""
+    return {
+        tuple(path.vertices[:4].mean(axis=0).round(6))
+        for collection in axes.collections
+        if isinstance(collection, PolyCollection)
+        and bool(collection.get_hatch()) == hatched
+        and (hatched or collection.get_array() is not None)
+        for path in collection.get_paths()
+    }
+
+
+def test_block_map_draws_what_was_tried_and_hatches_the_rest_that_fits(tables):
+    rows = search_rows(tables)
+    tried = rows[(rows["times"] == 2).fillna(False)]
+    lengths = sorted(set(tried["stop"] - tried["start"]))
+    starts = sorted(set(tried["start"]))
+    cells = {
+        (starts.index(row.start), lengths.index(row.stop - row.start)) for row in tried.itertuples()
+    }
+    fitting = {
+        (x, y)
+        for x, start in enumerate(starts)
+        for y, length in enumerate(lengths)
+        if start + length <= synthetic.LAYERS
+    }
+    figure = figures.block_map(tables["comparisons"], MODEL, "none", "arc_easy")
+    for axes in figure.axes[:2]:
+        assert polygons(axes, hatched=False) == cells
+        assert polygons(axes, hatched=True) == fitting - cells != set()
+
+
+def test_block_map_marks_significant_cells_by_their_sign(tables):
+    comparisons = tables["comparisons"].copy()
+    better = (comparisons["stage"] == "search") & (comparisons["start"] == 18)
+    better &= (comparisons["stop"] == 19) & (comparisons["times"] == 2)
+    comparisons.loc[better, ["effect", "significant"]] = [9.0, True]
+    rows = search_rows({"comparisons": comparisons})
+    marked = rows[(rows["times"] == 2).fillna(False) & rows["significant"].astype(bool)]
+    figure = figures.block_map(comparisons, MODEL, "none", "arc_easy")
+    lines = {line.get_marker(): len(line.get_xdata()) for line in figure.axes[0].lines}
+    assert lines == {"^": (marked["effect"] > 0).sum(), "v": (marked["effect"] < 0).sum()}
+    assert lines["^"] >= 1 and lines["v"] >= 1
+
+
+def test_block_map_colours_are_symmetric_and_never_clip_a_gain():
+    cells = pd.DataFrame({"effect": [-80.0] + [-2.0] * 30 + [7.0]})
+    assert color_limit(cells) == 7.0
+    worse = pd.DataFrame({"effect": [-80.0] + [-2.0] * 30})
+    assert color_limit(worse) == 2.0
+
+
+def test_block_map_colour_range_is_centred_at_the_base(tables):
+    figure = figures.block_map(tables["comparisons"], MODEL, "none", "arc_easy")
+    drawn = [c for c in figure.axes[0].collections if c.get_array() is not None]
+    low, high = drawn[0].get_clim()
+    assert low == -high < 0
+
+
+def test_layer_effects_fill_only_significant_points(tables):
+    rows = search_rows(tables)
+    single = rows[(rows["stop"] - rows["start"] == 1).fillna(False)]
+    figure = figures.layer_effects(tables["comparisons"], MODEL, "none")
+    axes = figure.axes[0]
+    filled = hollow = 0
+    for line in axes.lines:
+        if line.get_marker() in ("o", "s"):
+            is_hollow = mpl.colors.same_color(line.get_markerfacecolor(), "white")
+            hollow += len(line.get_xdata()) * is_hollow
+            filled += len(line.get_xdata()) * (not is_hollow)
+    assert filled == single["significant"].sum() > 0
+    assert hollow == (~single["significant"].astype(bool)).sum() > 0
+
+
+def test_repetitions_prefer_blocks_with_most_counts_then_highest_effect():
+    rows = pd.DataFrame(
+        [(0, 1, 2, 9.0), (0, 1, 3, 1.0), (5, 2, 2, -3.0), (5, 2, 3, 0.0), (5, 2, 4, 0.0)]
+        + [(7, 1, 2, 4.0), (7, 1, 3, 4.0), (9, 1, 2, 50.0)],
+        columns=["start", "length", "times", "effect"],
+    )
+    assert series_shown(rows) == ([(5, 2), (0, 1), (7, 1)], 3)
+    assert series_shown(rows, most=2) == ([(5, 2), (0, 1)], 3)
+
+
+def test_pareto_front_keeps_what_no_cheaper_or_equal_plan_reaches():
+    cost = np.array([1.0, 1.1, 1.1, 1.2, 1.3, 0.9])
+    effect = np.array([0.0, 2.0, 3.0, 3.0, 4.0, -5.0])
+    assert figures.pareto_front(cost, effect).tolist() == [5, 0, 2, 4]
+
+
+def test_mean_over_tasks_adds_independent_errors_in_quadrature():
+    rows = pd.DataFrame(
+        {
+            "plan": ["a", "a", "b"],
+            "task": ["x", "y", "x"],
+            "group": "block",
+            "relative_depth": 1.1,
+            "effect": [2.0, 4.0, 9.0],
+            "low": [-1.0, 0.0, 8.0],
+            "high": [4.0, 12.0, 10.0],
+            "n": [100, 50, 100],
+            "dropped": pd.NA,
+        }
+    )
+    mean = figures.mean_over_tasks(rows)
+    assert mean["plan"].tolist() == ["a"], "b lacks a task, so it has no mean"
+    row = mean.iloc[0]
+    assert (row["effect"], row["low"], row["n"]) == (3.0, 3.0 - 5.0 / 2, 150)
+    assert row["high"] == pytest.approx(3.0 + np.hypot(2, 8) / 2)
+
+
+def test_quality_cost_has_no_mean_over_different_units(tables):
+    comparisons = tables["comparisons"]
+    both = figures.quality_cost(comparisons, MODEL, "none")
+    assert len(both.axes) == 3 and "mean of the 2 tasks" in texts(both)
+    mixed = comparisons.copy()
+    sciq = mixed["task"] == "sciq"
+    mixed.loc[sciq, ["unit", "kind", "metric"]] = ["log-percent", "perplexity", "word_perplexity"]
+    apart = figures.quality_cost(mixed, MODEL, "none")
+    assert len(apart.axes) == 2 and "mean of" not in texts(apart)
+
+
+def test_ruinous_effects_are_cut_off_and_counted():
+    effect = np.array([-300.0, -250.0] + [-3.0, 0.0, 3.0] * 10)
+    rows = pd.DataFrame({"effect": effect, "low": effect - 2, "high": effect + 2})
+    floor = floor_of(rows)
+    assert -250 < floor < -3
+    assert floor_of(rows[rows["effect"] > -10]) is None
+
+
+def test_nothing_is_cut_off_when_intervals_of_ordinary_plans_reach_as_low():
+    effect = np.array([-20.0, -8.0, -7.0, 0.0, 1.0, 2.0])
+    rows = pd.DataFrame({"effect": effect, "low": effect - 14, "high": effect + 2})
+    assert floor_of(rows) is None
+
+
+def test_ruinous_plans_are_named_in_the_figure(tables):
+    comparisons = tables["comparisons"].copy()
+    first = (comparisons["start"] == 0) & (comparisons["stop"] == 1)
+    comparisons.loc[first.fillna(False), ["effect", "low", "high"]] = [-900.0, -910.0, -890.0]
+    figure = figures.layer_effects(comparisons, MODEL, "none")
+    assert "▼ 2 below the axis, worst −900" in texts(figure)
+    assert figure.axes[0].get_ylim()[0] > -900
+
+
+def test_confirm_forest_says_every_verdict_with_its_interval(tables):
+    verdicts = tables["verdicts"]
+    words = texts(figures.confirm_forest(verdicts, MODEL, "none"))
+    for row in verdicts.itertuples():
+        assert f"{signed(row.effect)} [{signed(row.low)}, {signed(row.high)}]" in words
+    for verdict, count in verdicts["verdict"].value_counts().items():
+        assert words.split("\n").count(verdict) == count
+
+
+def test_quality_speed_shows_the_range_of_repeats(tables):
+    figure = figures.quality_speed(tables["comparisons"], tables["costs"], MODEL, "none")
+    frozen = tables["costs"].set_index("group").loc["block"]
+    ends = {
+        tuple(segment[:, 0])
+        for collection in figure.axes[0].collections
+        for segment in collection.get_segments()
+    }
+    assert any(np.allclose(end, (frozen["prefill_low"], frozen["prefill_high"])) for end in ends)
+
+
+LONG = "an-organisation-with-a-long-name-Llama-3.1-70B-Instruct"
+
+
+@pytest.fixture(scope="module")
+def hard_tables():
+    """Long names of model, task and control; a search task in perplexity, one in accuracy."""
+    passages = replace(
+        synthetic.TASKS[4], name="boolq_passages_in_full", role="search", search_n=90
+    )
+    tables, _ = synthetic.make_tables((LONG,), step=4, tasks=(passages, *synthetic.TASKS[:3]))
+    control = ",".join(f"{i}x2" if i % 9 == 0 else str(i) for i in range(synthetic.LAYERS))
+    return {name: table.replace("0:3,2:5,4:27,26:30", control) for name, table in tables.items()}
+
+
+def inside(box, frame) -> bool:
+    return (
+        frame.x0 - 1 <= box.x0
+        and frame.y0 - 1 <= box.y0
+        and box.x1 <= frame.x1 + 1
+        and box.y1 <= frame.y1 + 1
+    )
+
+
+def drawn_texts(figure: Figure) -> list[Text]:
+    """All texts of a drawn figure but those of ticks beyond their axis, which are not drawn."""
+    hidden = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in axis.get_major_ticks():
+                if not low - 1e-9 <= tick.get_loc() <= high + 1e-9:
+                    hidden |= {tick.label1, tick.label2}
+    return [
+        text
+        for text in figure.findobj(Text)
+        if text.get_visible() and text.get_text().strip() and text not in hidden
+    ]
+
+
+def assert_whole_and_legible(picture: figures.Picture, model: str) -> None:
+    """Nothing is cut off, no text lies over another, and the basics are said."""
+    figure = picture.draw()
+    renderer = figure.canvas.get_renderer()
+    whole = figure.get_tightbbox(renderer).transformed(figure.dpi_scale_trans)
+    assert inside(whole, figure.bbox), picture.stem
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in drawn_texts(figure)]
+    assert [words for words, box in boxes if not inside(box, figure.bbox)] == [], picture.stem
+    overlapping = [
+        (one, two)
+        for (one, box), (two, other) in combinations(boxes, 2)
+        if min(box.x1, other.x1) - max(box.x0, other.x0) > 1
+        and min(box.y1, other.y1) - max(box.y0, other.y0) > 1
+    ]
+    assert overlapping == [], picture.stem
+    words = texts(figure)
+    assert "n = " in words and "95 % interval" in words and model in words, picture.stem
+
+
+@pytest.mark.parametrize(("name", "number"), [("tables", 7), ("hard_tables", 8)])
+def test_pictures_are_whole_and_legible_and_state_n_interval_and_model(name, number, request):
+    data = request.getfixturevalue(name)
+    model = data["verdicts"]["model"].iloc[0]
+    found = figures.pictures(data, model, "none")
+    assert len(found) == number
+    for picture in found:
+        assert_whole_and_legible(picture, model)
+
+
+@pytest.fixture(scope="module")
+def bits_tables():
+    return synthetic_bits.make_bits()
+
+
+@pytest.mark.parametrize(
+    ("model", "quantizations", "count"),
+    [
+        (MODEL, ("none", "exl2-4.0"), 5),
+        (MODEL, ("exl2-4.0", "exl2-4.25", "exl2-4.5", "exl2-5.0", "exl2-6.0"), 2),
+        (LONG, synthetic_bits.QUANTIZATIONS, 1),
+    ],
+)
+def test_the_picture_of_bits_is_whole_and_legible(model, quantizations, count):
+    tasks = synthetic.TASKS[-count:]
+    tables = synthetic_bits.make_bits((model,), quantizations, tasks)
+    assert_whole_and_legible(figures.bits_picture(tables, model), model)
+
+
+def test_bits_draws_the_base_through_its_bitrates_and_frankens_beside_it(bits_tables):
+    figure = figures.bits(bits_tables["bits"], MODEL)
+    table = bits_tables["bits"][bits_tables["bits"]["task"] == "arc_easy"]
+    axes = figure.axes[0]
+    stars = next(line for line in axes.lines if line.get_marker() == "*")
+    base = table[table["plan"] == "base"].sort_values("read_bytes")
+    assert stars.get_xdata().tolist() == base["read_bytes"].tolist()
+    assert stars.get_ydata().tolist() == base["shift"].fillna(0).tolist()
+    drawn = {
+        (line.get_xdata()[0], round(line.get_ydata()[0], 9))
+        for line in axes.lines
+        if line.get_marker() == "o"
+    }
+    frozen = table[table["group"] == "frozen"].set_index("quantization")
+    level = base.set_index("quantization")["shift"].fillna(0)
+    assert drawn == {
+        (row.read_bytes, round(level[quantization] + row.effect, 9))
+        for quantization, row in frozen.iterrows()
+    }
+    words = texts(figure).split("\n")
+    assert {"3.0", "4.0", "6.0", "none"} <= set(words)
+
+
+def test_one_quantization_has_no_picture_of_bits(bits_tables):
+    table = bits_tables["bits"]
+    alone = {"bits": table[table["quantization"] == "none"]}
+    assert figures.bits_picture(alone, MODEL) is None and figures.bits_picture({}, MODEL) is None
+    assert figures.bits_picture(bits_tables, "another") is None
+    picture = figures.bits_picture(bits_tables, MODEL)
+    assert picture.stem == f"{MODEL}/bits"
+
+
+def test_pictures_are_named_by_model_quantization_and_task(tables):
+    stems = [picture.stem for picture in figures.pictures(tables, MODEL, "none")]
+    assert stems == [
+        f"{MODEL}/none/{name}"
+        for name in (
+            "confirm_forest",
+            "quality_speed",
+            "block_map.arc_easy",
+            "block_map.sciq",
+            "layer_effects",
+            "repetition_effect",
+            "quality_cost",
+        )
+    ]
+    without = {name: table for name, table in tables.items() if name == "comparisons"}
+    fewer = [picture.stem for picture in figures.pictures(without, MODEL, "none")]
+    assert fewer == stems[2:]
+    assert figures.pictures(tables, "another", "none") == []
+
+
+def test_levels_of_the_config_reach_the_figures(tables):
+    levels = figures.Levels.of({"statistics": {"confidence": 0.9, "fdr": 0.1, "margin": 2}})
+    assert levels == figures.Levels(0.9, 0.1, 0.05)
+    words = texts(figures.block_map(tables["comparisons"], MODEL, "none", "sciq", levels=levels))
+    assert "90 % interval" in words and "q < 0.1" in words and "95 %" not in words
+
+
+@pytest.mark.parametrize("draw", ["block_map", "layer_effects", "repetition_effect"])
+def test_a_grid_without_such_plans_gives_a_figure_that_says_so(tables, draw):
+    comparisons = tables["comparisons"]
+    only = comparisons[comparisons["group"].isin(["base", "random_block"])]
+    more = {"task": "sciq"} if draw == "block_map" else {}
+    figure = getattr(figures, draw)(only, MODEL, "none", **more)
+    assert MODEL in texts(figure) and "no " in texts(figure)
+
+
+def test_save_writes_both_formats_reproducibly(tables, tmp_path):
+    for name in ("one", "two"):
+        figure = figures.layer_effects(tables["comparisons"], MODEL, "none")
+        figures.save(figure, tmp_path / f"smollm2.4.0bpw.{name}")
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == [
+        f"smollm2.4.0bpw.{name}.{suffix}" for name in ("one", "two") for suffix in ("png", "svg")
+    ]
+    first, second = ((tmp_path / f"smollm2.4.0bpw.{n}.svg").read_bytes() for n in ("one", "two"))
+    assert first == second
+    assert b"<dc:date>" not in first
+
+
+def test_drawing_leaves_the_callers_settings_alone(tables):
+    before = dict(mpl.rcParams)
+    figures.layer_effects(tables["comparisons"], MODEL, "none")
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.fixture(scope="module")
+def raced(tables):
+    return synthetic.as_race(tables)
+
+
+def test_pictures_of_a_race_are_whole_and_say_how_many_documents(raced):
+    found = figures.pictures(raced, MODEL, "none")
+    names = [picture.stem.rpartition("/")[2] for picture in found]
+    assert "race" in names
+    for picture, name in zip(found, names, strict=True):
+        if name != "race":
+            assert_whole_and_legible(picture, MODEL)
+        if name.startswith(("block_map", "quality_cost")):
+            assert "n = 25 to 100" in texts(picture.draw()), name
+            assert "race" in picture.caption
+
+
+def test_block_map_dots_what_the_race_dropped(raced):
+    task = "arc_easy"
+    left, *_ = figures.block_map(raced["comparisons"], MODEL, "none", task).axes
+    rows = search_rows(raced)
+    rows = rows[(rows["times"] == 2).fillna(False) & rows["dropped"].notna()]
+    dotted = [
+        len(c.get_paths()) for c in left.collections if c.get_hatch() == "...." and c.get_paths()
+    ]
+    assert dotted == [len(rows.drop_duplicates(["start", "stop"]))]
+
+
+def test_no_dropped_plan_is_on_the_front(raced):
+    table = raced["comparisons"].copy()
+    dropped = table["dropped"].notna()
+    table.loc[dropped, "effect"] = 99.0
+    axes = figures.quality_cost(table, MODEL, "none").axes[0]
+    front = max(
+        (line for line in axes.get_lines()), key=lambda line: line.get_drawstyle() != "default"
+    )
+    assert front.get_drawstyle() == "steps-post" and max(front.get_ydata()) < 99.0
+
+
+def test_the_picture_of_a_race_shows_plans_left_and_last_rounds(raced):
+    figure = figures.race(raced["race"], raced["comparisons"], MODEL, "none")
+    words = texts(figure)
+    assert "49 % of the layer passes" in words and MODEL in words
+    for count in raced["race"]["plans"]:
+        assert f"{count:,}" in words
+    cells = figure.axes[1].collections[-1].get_array()
+    assert set(np.asarray(cells)) == {1.0, 2.0, 3.0}
+    nothing = figures.race(raced["race"].head(0), raced["comparisons"], MODEL, "none")
+    assert "no race" in texts(nothing)

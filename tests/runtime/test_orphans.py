@@ -1,0 +1,310 @@
+"""Jobs that a killed workflow left in the queue, and everything else that is cleared after it.
+
+`squeue` and `scancel` are scripts here; tests/test_slurm.py has the real ones.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from frankenlab import cli
+from frankenlab.io.directories import make_directory
+from frankenlab.io.errors import UserError
+from frankenlab.io.files import atomic_path
+from frankenlab.runtime import lock, orphans
+from frankenlab.runtime.clean import LEFTOVER
+from frankenlab.runtime.orphans import NoAnswer
+from tests.support.paths import ROOT
+from tests.support.processes import one_line
+
+SQUEUE = """#!{python}
+import pathlib, sys
+assert sys.argv[1:3] == ["--me", "--noheader"], sys.argv
+names = dict(zip("ijTkZ", range(5)))
+order = [names[field[-1]] for field in sys.argv[4].split("\\x1f")]
+for line in pathlib.Path("{queue}").read_text().splitlines():
+    values = line.split("\\t")
+    print("\\x1f".join(values[i] for i in order))
+"""
+
+SCANCEL = """#!{python}
+import pathlib, sys
+queue = pathlib.Path("{queue}")
+kept = [x for x in queue.read_text().splitlines() if x.split("\\t")[0] not in sys.argv[1:]]
+queue.write_text("".join(line + "\\n" for line in kept))
+"""
+
+# A process that has the lock until it is killed.
+HOLD = (
+    "import time; from frankenlab.runtime import lock; held = lock.take('results', 'gone'); "
+    "print(flush=True); time.sleep(60)"
+)
+
+
+class Slurm:
+    """A pretended queue: a line per job with id, name, state, comment and folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.queue = root / "queue"
+        self.queue.touch()
+        self.bin = root / "bin"
+        self.bin.mkdir()
+        self.script("squeue", SQUEUE)
+        self.script("scancel", SCANCEL)
+
+    def script(self, name: str, text: str) -> None:
+        path = self.bin / name
+        path.write_text(text.format(python=sys.executable, queue=self.queue))
+        path.chmod(0o755)
+
+    def add(self, identity, folder, *, name="frankenlab_1a2b", state="RUNNING", rule="plot_search"):
+        comment = f"rule_{rule}_wildcards_tiny" if rule else "(null)"
+        with self.queue.open("a") as file:
+            file.write("\t".join([identity, name, state, comment, str(folder)]) + "\n")
+
+    def ids(self) -> list[str]:
+        return [line.split("\t")[0] for line in self.queue.read_text().splitlines()]
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Slurm:
+    pretended = Slurm(tmp_path)
+    monkeypatch.setenv("PATH", f"{pretended.bin}:{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(orphans.time, "sleep", lambda seconds: None)
+    return pretended
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def clear(capsys) -> tuple[int, str, str]:
+    status = cli.main(["clear"])
+    return status, *capsys.readouterr()
+
+
+def test_orphans_are_our_jobs_in_this_folder(slurm, project, tmp_path):
+    slurm.add("1", project)
+    slurm.add("2", project, name="frankenstein")
+    slurm.add("3", tmp_path / "elsewhere")
+    slurm.add("4_[2-5]", project, state="PENDING", rule="evaluate_task")
+    slurm.add("5", project, rule=None)
+    (tmp_path / "link").symlink_to(project)
+    slurm.add("6", tmp_path / "link")
+    assert [str(job) for job in orphans.orphans(".")] == [
+        "1 (plot_search, running)",
+        "4_[2-5] (evaluate_task, pending)",
+        "5 (unknown rule, running)",
+        "6 (plot_search, running)",
+    ]
+
+
+def test_the_job_that_the_workflow_itself_runs_in_is_none(slurm, project, monkeypatch):
+    slurm.add("17", project)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert orphans.orphans(project) == []
+
+
+def test_a_workflow_does_not_start_beside_them(slurm, project):
+    orphans.check_none(project)
+    slurm.add("1", project)
+    slurm.add("2", project, state="COMPLETING")
+    with pytest.raises(UserError) as caught:
+        orphans.check_none(project)
+    text = one_line(caught)
+    assert "2 jobs of an earlier workflow in this folder: 1 (plot_search, running), 2 (" in text
+    assert "`make clear`" in text
+
+
+def test_many_are_counted(slurm, project):
+    for number in range(9):
+        slurm.add(str(number), project)
+    with pytest.raises(UserError, match=r"^9 jobs .* 4 \(.*\) and 4 more; "):
+        orphans.check_none(project)
+
+
+def test_jobs_that_are_ending_are_waited_for(slurm, project, monkeypatch):
+    slurm.add("1", project, state="COMPLETING")
+    monkeypatch.setattr(orphans.time, "sleep", lambda seconds: slurm.queue.write_text(""))
+    orphans.check_none(project)
+    assert slurm.ids() == []
+
+
+def test_without_slurm_there_are_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert orphans.orphans(tmp_path) == []
+
+
+def test_a_controller_that_does_not_answer_is_one_line(slurm, project, monkeypatch):
+    slurm.script("squeue", "#!/bin/sh\necho 'slurm_load_jobs error: Unable' >&2; exit 1\n")
+    with pytest.raises(NoAnswer, match="^squeue failed: slurm_load_jobs error: Unable$"):
+        orphans.orphans(project)
+    slurm.script("squeue", "#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(orphans, "QUERY_SECONDS", 0.2)
+    with pytest.raises(NoAnswer, match="^squeue does not answer"):
+        orphans.orphans(project)
+
+
+def test_slurm_without_a_cluster_has_no_jobs(slurm, project):
+    said = "squeue: fatal: Could not establish a configuration source"
+    slurm.script("squeue", f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    assert orphans.orphans(project) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["CLUSTER: alpha", "", "squeue: notice: maintenance on Monday", "JOBID NAME ST"]
+)
+def test_lines_that_are_no_job_are_skipped(slurm, project, capsys, line):
+    printed = f'print("{line}")'
+    slurm.script("squeue", SQUEUE + printed)
+    assert clear(capsys) == (0, "nothing to clear\n", "")
+    slurm.add("1", project)
+    slurm.script("squeue", SQUEUE.replace("names =", f"{printed}\nnames =") + printed)
+    assert [job.id for job in orphans.orphans(project)] == ["1"]
+    with pytest.raises(UserError, match="^1 job of an earlier workflow"):
+        orphans.check_none(project)
+
+
+def test_jobs_that_are_listed_in_another_way_are_no_answer(slurm, project, capsys):
+    slurm.add("1", project)
+    slurm.script("squeue", "#!/bin/sh\nprintf '1\\037frankenlab_1\\037RUNNING\\n'\n")
+    with pytest.raises(
+        NoAnswer, match="^squeue does not list jobs as it was asked to, but as: 1 f"
+    ):
+        orphans.orphans(project)
+    status, _, err = clear(capsys)
+    assert status == 2 and "squeue does not list jobs" in one_line(err)
+
+
+def test_jobs_are_named_as_the_profile_has_them_named():
+    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
+    assert profile["slurm-jobname-prefix"] + "_" == orphans.PREFIX
+
+
+def test_jobs_that_do_not_end_are_named(slurm, project, monkeypatch):
+    slurm.add("1", project)
+    slurm.script("scancel", "#!/bin/sh\n")
+    monkeypatch.setattr(orphans, "GONE_SECONDS", 0.1)
+    with pytest.raises(UserError, match=r"still in the queue after 0.1 s: 1 \(plot_search"):
+        orphans.cancel(project, orphans.orphans(project))
+
+
+def test_clear_cancels_orphans_and_removes_what_killed_writers_left(
+    slurm, project, tmp_path, capsys
+):
+    slurm.add("1", project)
+    slurm.add("2", tmp_path)
+    store, models = project / "results/store/ab12", project / "resources/models"
+    store.mkdir(parents=True)
+    (models / ".tiny-12ab.k3j9x_0a.part/deep").mkdir(parents=True)
+    (models / ".other.abcdefgh.part").mkdir()
+    old, young = (store / f".part-0f.parquet.a1b2c3d{n}.part" for n in (4, 5))
+    old.touch()
+    os.utime(old, (1, 1))
+    kept = [
+        store / "part-0f.parquet",
+        store / ".hidden",
+        models / "my.parts",
+        models / ".x.part",
+        young,
+    ]
+    for path in kept:
+        path.touch()
+    child = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE)
+    child.stdout.readline()
+    child.kill()
+    child.wait()
+    # Somebody is making this one by hand.
+    with (models / ".other.lock").open("w") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        status, out, err = clear(capsys)
+    assert status == 0 and err == ""
+    assert slurm.ids() == ["2"]
+    lines = out.splitlines()
+    assert lines[0].startswith("lock of a workflow that was killed: experiment gone, process ")
+    assert lines[1] == "jobs of a workflow that was killed: 1 (plot_search, running): cancelling"
+    assert {line.split(": ")[1] for line in lines[2:]} == {
+        "results/store/ab12/.part-0f.parquet.a1b2c3d4.part",
+        "resources/models/.tiny-12ab.k3j9x_0a.part",
+    }
+    assert all(path.exists() for path in kept) and (models / ".other.abcdefgh.part").is_dir()
+    # Now nobody is.
+    assert clear(capsys)[1] == "half-written: resources/models/.other.abcdefgh.part: removed\n"
+    assert clear(capsys) == (0, "nothing to clear\n", "")
+
+
+def test_clear_finds_killed_exports_and_what_finished_quantizations_left(slurm, project, capsys):
+    checkpoints = project / "results/tiny/checkpoints/m"
+    exl2 = project / "resources/exl2/m-12/ab"
+    removed = [
+        checkpoints / ".0:3,1:4.k3j9x_0a.part",
+        exl2 / ".measuring",
+        exl2 / ".making-exl2-4.0",
+        project / "resources/models/.m-12.k3j9x_0a.part/.source-ab/.wheel-cd",
+    ]
+    # A killed job goes on from it.
+    kept = [exl2 / ".making-exl2-3.0", checkpoints / "frozen", checkpoints / ".busy.k3j9x_0b.part"]
+    for path in [*removed, *kept, exl2 / "exl2-4.0"]:
+        path.mkdir(parents=True)
+        (path / "file").touch()
+    (exl2 / "measurement.json").touch()
+    (exl2 / "exl2-4.0" / "manifest.json").touch()
+    descriptor = os.open(kept[-1], os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    status, out, err = clear(capsys)
+    os.close(descriptor)
+    assert (status, err) == (0, "") and len(out.splitlines()) == len(removed)
+    assert not any(path.exists() for path in removed)
+    assert all((path / "file").is_file() for path in kept)
+    assert clear(capsys)[1].startswith("half-written: results/tiny/checkpoints/m/.busy.")
+
+
+def test_clear_leaves_a_running_workflow_alone(slurm, project, capsys):
+    slurm.add("1", project)
+    held = lock.take("results", "alive")
+    leftover = project / "results" / ".table.abcdefgh.part"
+    leftover.touch()
+    status, out, err = clear(capsys)
+    assert status == 2 and out == ""
+    assert "another workflow is running on results/: experiment alive" in one_line(err)
+    assert slurm.ids() == ["1"] and leftover.exists()
+    held.release()
+
+
+def test_clear_takes_the_lock_of_another_host_where_there_is_no_flock(
+    slurm, project, capsys, monkeypatch
+):
+    def unsupported(file, operation):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "node7")
+    lock.take("results", "gone")
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "login1")
+    status, out, _ = clear(capsys)
+    assert status == 0 and "on node7" in out
+    assert lock.left_by("results") is None
+
+
+def test_names_of_temporary_files_are_those_of_their_writers(tmp_path):
+    """What `clear` looks for is what the writers make."""
+    seen = []
+    with atomic_path(tmp_path / "a.parquet") as path:
+        seen.append(path.name)
+    make_directory(tmp_path / "b-1.0", {"key": "k"}, lambda d: seen.append(d.name) or fill(d))
+    assert [LEFTOVER.fullmatch(name)["target"] for name in seen] == ["a.parquet", "b-1.0"]
+
+
+def fill(directory: Path) -> dict:
+    (directory / "file").touch()
+    return {}

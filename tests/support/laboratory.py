@@ -1,0 +1,208 @@
+"""A copy of the repository with a tiny experiment in it, to run Snakemake on."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from tests.support.paths import ROOT
+from tests.support.tiny import make_tiny_model
+
+PARTS = ("Snakefile", "workflow", "notebooks", "profiles", "src", "config/tasks")
+
+# Tiny jobs: two at a time instead of each with all cores.
+FAST = ("--set-threads", "evaluate_task=1", "measure_cost=1")
+LOCAL = ("--cores", "all")
+CONFIG = "tiny.yaml"
+
+# Prints the rule of every job of a run from nothing.
+PLANNED = """
+import json, sys
+from frankenlab.config.experiment import check
+from frankenlab.planning import Workload
+from frankenlab.schedule import jobs
+print(*(job.rule for job in jobs(Workload(check(json.loads(sys.argv[1]))))))
+"""
+
+NOUNS = ("river", "mill", "water", "animal", "fish", "bird", "ice", "light", "sugar", "engine")
+
+CHOICE_TASK = """
+task: {name}
+dataset_path: local
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}{suffix}"
+doc_to_target: "{{{{answer}}}}"
+doc_to_choice: "{{{{choices}}}}"
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+"""
+
+ROLLING_TASK = """
+task: passages
+dataset_path: local
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{passage}}"
+metric_list:
+  - {metric: word_perplexity, aggregation: weighted_perplexity, higher_is_better: false}
+"""
+
+
+class Laboratory:
+    """The copy, its config, and Snakemake on both.
+
+    Attributes:
+        how: arguments of every run.
+        environment: what runs have in their environment besides that of the tests.
+    """
+
+    how: tuple[str, ...] = LOCAL
+    environment: dict[str, str] = {}
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for part in PARTS:
+            source, target = ROOT / part, folder / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, target)
+        make_tiny_model(folder / "tiny-model", n_layers=4, hidden=64)
+        self._write_data()
+        self.write_task("animals")
+        self.write_task("liquids")
+        self.config: dict[str, Any] = {
+            "experiment": "tiny",
+            "models": {"tiny": {"source": {"path": "tiny-model"}, "n_layers": 4}},
+            "tasks": {
+                "animals": self._task("search", "acc", "animals.jsonl"),
+                "liquids": self._task("search", "acc", "liquids.jsonl"),
+                "passages": self._task("guard", "word_perplexity", "passages.jsonl"),
+            },
+            "plans": [
+                {"generator": "layer", "times": 2},
+                {"generator": "block", "length": 2, "times": [2, 3]},
+            ],
+            "stages": {
+                "search": {"limit": 20},
+                "select": {"shortlist": 3},
+                "confirm": {"limit": 30},
+            },
+            "statistics": {"resamples": 200},
+            "cost": {"repeats": 1},
+        }
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results" / "tiny"
+
+    def write_task(self, name: str, suffix: str = "") -> None:
+        """A multiple-choice task; `suffix` is the end of its prompt."""
+        path = self.folder / "config" / "tasks" / f"{name}.yaml"
+        path.write_text(CHOICE_TASK.format(name=name, suffix=suffix))
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Runs Snakemake on the config as it stands now."""
+        process = self.start(*arguments)
+        stdout, stderr = process.communicate()
+        done = subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+        return done
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """The same without waiting for its end."""
+        self.write_config()
+        command = [sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how]
+        return self._start(*command, "--configfile", CONFIG)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Runs Snakemake on a config of another name, which `arguments` give."""
+        return self._run(sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Runs the command `frankenlab` of the copy."""
+        return self._run(sys.executable, "-m", "frankenlab", *arguments)
+
+    def write_config(self) -> None:
+        """Writes the config as it stands now, if the file says something else."""
+        config = self.folder / CONFIG
+        text = yaml.safe_dump(self.config, sort_keys=False)
+        if not config.is_file() or config.read_text() != text:
+            config.write_text(text)
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess:
+        process = self._start(*command)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    def _start(self, *command: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def jobs(self, *arguments: str) -> Counter:
+        """Rule -> how many jobs Snakemake would run now."""
+        table = self.snakemake(*arguments, "--dry-run", "--quiet", "reason", "rules").stdout
+        lines = [line.split() for line in table.splitlines()]
+        counts = {x[0]: int(x[1]) for x in lines if len(x) == 2 and x[1].isdigit()}
+        return Counter({rule: n for rule, n in counts.items() if rule not in ("total", "all")})
+
+    def planned(self) -> Counter:
+        """Rule -> how many jobs the package plans for a run from nothing."""
+        return Counter(self._python(PLANNED, json.dumps(self.config)).split())
+
+    def scored(self) -> Counter:
+        """(task, plan, requests) -> how often it was ever scored."""
+        rows: Counter = Counter()
+        for path in (self.folder / "results" / "store").glob("*/part-*.parquet"):
+            task = json.loads((path.parent / "identity.json").read_text())["task"]
+            part = pd.read_parquet(path, columns=["plan", "requests"])
+            rows.update((task, *row) for row in part.itertuples(index=False, name=None))
+        return rows
+
+    def _environment(self) -> dict[str, str]:
+        """With the copied package, not the one that is installed."""
+        return os.environ | {"PYTHONPATH": str(self.folder / "src")} | self.environment
+
+    def _python(self, *arguments: str) -> str:
+        """What a program prints that runs in the copy."""
+        command = [sys.executable, "-c", *arguments]
+        environment = self._environment()
+        return subprocess.check_output(command, cwd=self.folder, env=environment, text=True)
+
+    def _task(self, role: str, metric: str, file: str) -> dict[str, Any]:
+        return {"role": role, "metric": metric, "data": {"file": file}}
+
+    def _write_data(self) -> None:
+        draw = random.Random(7)
+        for name in ("animals", "liquids"):
+            docs = [
+                {
+                    "question": f"Which {draw.choice(NOUNS)} {name} number {i}? The answer is",
+                    "choices": draw.sample(NOUNS, 3),
+                    "answer": draw.randrange(3),
+                }
+                for i in range(150)
+            ]
+            self._write_lines(f"{name}.jsonl", docs)
+        (self.folder / "config" / "tasks" / "passages.yaml").write_text(ROLLING_TASK)
+        for name in ("passages", "calibration"):
+            texts = [" ".join(draw.choices(NOUNS, k=draw.randrange(5, 30))) for _ in range(40)]
+            self._write_lines(f"{name}.jsonl", [{"passage": text} for text in texts])
+
+    def _write_lines(self, name: str, docs: list[dict[str, Any]]) -> None:
+        (self.folder / name).write_text("".join(json.dumps(doc) + "\n" for doc in docs))

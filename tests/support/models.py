@@ -1,0 +1,60 @@
+"""Tiny models as the gates need them, and how their outputs are compared."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from frankenlab.engines.batches import TokenRequest
+from frankenlab.plans.plan import Plan, parse
+
+# What the gates are about: every way in which LLaMA-shaped models differ.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "tied": {"tied": True},
+    "untied": {},
+    "one-key-head": {"kv_heads": 1},
+    "all-key-heads": {"kv_heads": 4},
+    "qwen2": {"architecture": "qwen2", "tied": True},
+    "mistral": {"architecture": "mistral"},
+    "llama3-rope": {"rope": "llama3"},
+    "all-biases": {"biases": True},
+}
+
+# Frankens of a model of 4 layers: a repeated block, a looped layer, parts, skipped and swapped
+# layers.
+PLANS = ("base", "0:3,1:4", "0:1,1x3,2:4", "0:3,1:3@attn,3", "0:2@mlp,0:4", "3,0:2")
+
+# Nats that two float32 computations of one log-probability of a tiny model may differ by. No
+# processor's order of sums comes near, and every fault moves outputs further: see test_rounding.py.
+ROUNDING = 1e-4
+
+
+def load_hf(directory: Path) -> torch.nn.Module:
+    """The model as transformers runs it, in float32."""
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def parse_all(texts: Sequence[str], n_layers: int = 4) -> list[Plan]:
+    return [parse(text, n_layers) for text in texts]
+
+
+def assert_close(
+    found: torch.Tensor, expected: torch.Tensor, largest: float = ROUNDING, about: str = ""
+) -> None:
+    """Log-probabilities or logits of the same shape differ by rounding alone."""
+    assert found.shape == expected.shape
+    difference = (found - expected).abs().max().item()
+    assert difference < largest, about  # NaN is not
+
+
+@torch.inference_mode()
+def score_alone(model: torch.nn.Module, request: TokenRequest) -> tuple[float, bool]:
+    """Log-likelihood of one request, by itself and unpadded, and whether it is greedy."""
+    tokens = torch.tensor([request.context + request.continuation])
+    logits = model(tokens[:, :-1]).logits[0, len(request.context) - 1 :]
+    targets = tokens[0, len(request.context) :]
+    logprobs = logits.double().log_softmax(-1)
+    chosen = logprobs.gather(1, targets[:, None]).sum()
+    return chosen.item(), bool((logits.argmax(-1) == targets).all())

@@ -1,0 +1,384 @@
+"""The workflow end to end on a tiny model, and what makes which of its jobs stale.
+
+The tests share one finished run; each that changes something changes it back.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from frankenlab.engines.devices import processor_name
+from frankenlab.io.files import sha256_file
+from tests.support.laboratory import Laboratory
+
+SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    laboratory.snakemake()
+    return laboratory
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_run_ends_with_the_page_the_tables_and_the_pictures(lab: Laboratory) -> None:
+    page = (lab.results / "report" / "index.html").read_text()
+    assert "free lunch" in page.lower() and "data:image/svg+xml" in page
+    verdicts = pd.read_csv(lab.results / "tables" / "verdicts.csv")
+    assert set(verdicts["task"]) == {"animals", "liquids", "passages"}
+    assert set(verdicts["group"]) == {"frozen", "control"}
+    costs = pd.read_csv(lab.results / "tables" / "costs.csv")
+    assert set(costs["device"]) == {"cpu"} and set(costs["hardware"]) == {processor_name()}
+    assert set(verdicts["hardware"]) == {processor_name()} and set(verdicts["mixed"]) == {0}
+    assert "computed by the same hardware" in page
+    for name in ("block_map.animals", "layer_effects", "confirm_forest", "quality_speed"):
+        for suffix in ("png", "svg"):
+            assert (lab.results / "figures" / "tiny" / "none" / f"{name}.{suffix}").is_file()
+
+
+def test_stages_share_no_document(lab: Laboratory) -> None:
+    for task in ("animals", "liquids"):
+        seen = [
+            set(pd.read_parquet(lab.results / f"scores/{stage}/tiny/none/{task}.0.parquet")["key"])
+            for stage in ("search", "select", "confirm")
+        ]
+        assert sum(map(len, seen)) == len(set.union(*seen))
+
+
+def test_the_ledger_counts_one_look_a_task(lab: Laboratory) -> None:
+    looks = pd.read_csv(lab.results / "tables" / "ledger.csv")
+    assert Counter(looks["task"]) == Counter(["animals", "liquids", "passages"])
+
+
+def test_nothing_is_stale_after_a_run(lab: Laboratory) -> None:
+    assert lab.jobs() == Counter()
+
+
+def test_results_copied_without_metadata_are_recognised(lab: Laboratory, tmp_path: Path) -> None:
+    other = object.__new__(Laboratory)
+    other.folder, other.config = tmp_path / "copy", lab.config
+    shutil.copytree(
+        lab.folder, other.folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake")
+    )
+    assert other.jobs() == Counter()
+    edit(
+        other.folder / "src/frankenlab/plans/trie.py",
+        "total, pending = 0.0",
+        "total, pending = 0.5",
+    )
+    assert other.jobs()["evaluate_task"] == 2 + 2 + 3
+
+
+def test_a_comment_or_a_fresh_checkout_makes_nothing_stale(lab: Laboratory) -> None:
+    for source in (lab.folder / "src").rglob("*.py"):
+        source.write_text(source.read_text() + "\n# a comment\n")
+    for part in ("src", "workflow", "config", "notebooks", "profiles", "Snakefile"):
+        root = lab.folder / part
+        for path in [root, *root.rglob("*")]:
+            os.utime(path)
+    assert lab.jobs() == Counter()
+
+
+def test_an_added_plan_evaluates_one_plan(lab: Laboratory) -> None:
+    before = lab.scored()
+    lab.config["plans"].append({"generator": "explicit", "plans": ["0:4x2"]})
+    assert lab.jobs()["evaluate_task"] == 2 + 2 + 3  # search, and select and confirm behind it
+    lab.snakemake(SEARCH_TABLE)
+    assert {plan for _, plan, _ in lab.scored() - before} == {"0:4x2"}
+    assert (lab.scored() - before).total() == 2 * 20
+    lab.config["plans"].pop()
+    lab.snakemake(SEARCH_TABLE)
+    assert (lab.scored() - before).total() == 2 * 20
+    assert lab.jobs() == Counter()
+
+
+def test_a_changed_prompt_reruns_its_task_and_changing_it_back_costs_nothing(
+    lab: Laboratory,
+) -> None:
+    before = lab.scored()
+    lab.write_task("liquids", " a")
+    dry = lab.snakemake("--dry-run", "--quiet", "reason").stdout
+    stale = [line for line in dry.splitlines() if "output: results/tiny/scores/search" in line]
+    assert len(stale) == 1 and "liquids" in stale[0]
+    lab.snakemake("results/tiny/scores/search/tiny/none/liquids.0.parquet")
+    changed = lab.scored()
+    assert {task for task, _, _ in changed - before} == {"liquids"}
+    lab.write_task("liquids")
+    lab.snakemake(SEARCH_TABLE)
+    assert lab.scored() == changed
+    assert lab.jobs() == Counter()
+
+
+def test_changed_code_reruns_what_it_affects(lab: Laboratory) -> None:
+    figures = lab.folder / "src" / "frankenlab" / "report" / "figures" / "maps.py"
+    original = figures.read_text()
+    figures.write_text(original + "\nCHANGED = 1\n")
+    assert set(lab.jobs()) == {"plot_search", "plot_confirm", "render_notebook"}
+    figures.write_text(original)
+
+    engine = lab.folder / "src" / "frankenlab" / "engines" / "torch.py"
+    original = engine.read_text()
+    engine.write_text(original + "\nCHANGED = 1\n")
+    assert lab.jobs()["evaluate_task"] == 2 + 2 + 3
+    engine.write_text(original)
+    assert lab.jobs() == Counter()
+
+
+def test_another_kind_of_device_makes_scores_and_costs_stale(lab: Laboratory) -> None:
+    lab.config["device"] = "cuda"
+    stale = lab.jobs()
+    assert (stale["evaluate_task"], stale["measure_cost"]) == (2 + 2 + 3, 1)
+    del lab.config["device"]
+    assert lab.jobs() == Counter()
+
+
+def replaced(path: Path) -> bytes:
+    """Changes a file's contents, and leaves its size and its time of modification; what it held."""
+    before, contents = path.stat(), path.read_bytes()
+    path.write_bytes(contents[:-9] + bytes(b ^ 1 for b in contents[-9:-2]) + contents[-2:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == len(contents)
+    return contents
+
+
+def test_a_local_model_or_data_file_that_was_replaced_makes_what_it_affects_stale(
+    lab: Laboratory,
+) -> None:
+    weights = lab.folder / "tiny-model" / "model.safetensors"
+    original = replaced(weights)
+    stale = lab.jobs()
+    assert (stale["download_model"], stale["evaluate_task"]) == (1, 2 + 2 + 3)
+    # The next job that would load it is told so: none scores the new weights as the old ones.
+    table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
+    (lab.folder / table).unlink()
+    before = lab.scored()
+    failed = lab.snakemake(table, "--allowed-rules", "evaluate_task", check=False)
+    assert failed.returncode and lab.scored() == before
+    assert "model.safetensors: its content differs" in failed.stderr
+    weights.write_bytes(original)
+    lab.snakemake(table, "--allowed-rules", "evaluate_task")
+    assert lab.jobs() == Counter() and lab.scored() == before
+
+    data = lab.folder / "animals.jsonl"
+    original = replaced(data)
+    dry = lab.snakemake("--dry-run", "--quiet", "reason").stdout
+    stale = [line for line in dry.splitlines() if "output: results/tiny/scores/search" in line]
+    assert len(stale) == 1 and "animals" in stale[0]
+    data.write_bytes(original)
+    assert lab.jobs() == Counter()
+
+
+def test_a_flipped_bit_in_the_store_is_computed_again(lab: Laboratory) -> None:
+    parts = (lab.folder / "results" / "store").glob("*/part-*.parquet")
+    made_by = {p: json.loads((p.parent / "identity.json").read_text()) for p in parts}
+    own = [part for part, identity in made_by.items() if identity["task"] == "animals"]
+    part = max(own, key=lambda path: path.stat().st_size)  # the search's
+    before, contents = lab.scored(), bytearray(part.read_bytes())
+    contents[len(contents) // 3] ^= 4
+    part.write_bytes(contents)
+    table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
+    (lab.folder / table).unlink()
+    lab.snakemake(table)
+    assert not part.exists() and lab.scored() == before
+    log = (lab.results / "logs/evaluate_task/search.tiny.none.animals.0.log").read_text()
+    assert f"{part.name}: damaged, its rows are computed again" in log
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_table_is_made_again_without_scoring(lab: Laboratory, damage: str) -> None:
+    before = lab.scored()
+    table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
+    path = lab.folder / table
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    rest = bytes([whole[middle] ^ 1]) + whole[middle + 1 :] if damage == "flipped" else b""
+    path.write_bytes(whole[:middle] + rest)
+    assert lab.jobs(table)["evaluate_task"] == 1
+    done = lab.snakemake(table)
+    assert "animals.0.parquet is damaged: made again" in done.stderr
+    assert path.read_bytes() == whole
+    assert lab.scored() == before
+
+
+def test_a_changed_number_of_shards_recomputes_and_changes_nothing(lab: Laboratory) -> None:
+    before, table = lab.scored(), pd.read_parquet(lab.folder / SEARCH_TABLE)
+    lab.config["stages"]["search"]["shards"] = 3
+    lab.snakemake(SEARCH_TABLE)
+    folder = lab.results / "scores" / "search" / "tiny" / "none"
+    shards = [pd.read_parquet(path) for path in folder.glob("animals.*.parquet")]
+    # The base is in one of them, and every comparison is with it.
+    assert ["base" in set(shard["plan"]) for shard in shards].count(True) == 1 < len(shards)
+    order = ["task", "plan"]
+    found = pd.read_parquet(lab.folder / SEARCH_TABLE).sort_values(order, ignore_index=True)
+    pd.testing.assert_frame_equal(found, table.sort_values(order, ignore_index=True))
+
+    lab.config["plans"].append({"generator": "explicit", "plans": ["0:4x2"]})
+    tasks = 2
+    assert lab.jobs(SEARCH_TABLE)["evaluate_task"] == tasks * 1
+    lab.config["plans"].pop()
+    del lab.config["stages"]["search"]["shards"]
+    lab.snakemake(SEARCH_TABLE)
+    assert lab.scored() == before
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_as_many_jobs_are_planned_as_snakemake_would_run(lab: Laboratory, shards: int) -> None:
+    lab.config["stages"]["search"]["shards"] = shards
+    assert lab.planned() == lab.jobs("--forceall")
+    del lab.config["stages"]["search"]["shards"]
+
+
+def test_what_jobs_took_stands_beside_what_was_predicted_and_asked(lab: Laboratory) -> None:
+    rows = pd.read_csv(lab.results / "tables" / "resources.csv").set_index("rule")
+    assert rows["jobs"].to_dict() == {"evaluate_task": 7, "measure_cost": 1}
+    assert (rows["runs"] == rows["jobs"]).all() and (rows["source"] == "benchmark").all()
+    assert (rows["used_hours"] > 0).all() and (rows["used_mem_mb"] > 100).all()
+    assert (rows["asked_hours"] > rows["used_hours"]).all()
+    assert (rows[["asked_gpu_hours", "used_gpu_hours"]] == 0).all(axis=None)
+    page = (lab.results / "report" / "index.html").read_text()
+    assert "What it took" in page and "evaluate_task" in page
+
+
+def test_a_dry_run_ends_with_the_summary_of_the_grid(lab: Laboratory) -> None:
+    text = lab.snakemake("--dry-run", "--forceall").stdout
+    assert "evaluate_task" in text
+    summary = text[text.index("experiment tiny") :]
+    assert "layer passes" in summary and "duplicates folded" in summary
+    assert "predicted" in summary
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"plns": []}, 'config: unknown key "plns"; did you mean "plans"?'),
+        ({"plans": [{"generator": "layer", "layer": 4}]}, "the model has 4 layers"),
+        ({"plans": []}, "the grid is empty"),
+    ],
+)
+def test_a_wrong_config_ends_in_one_line(lab: Laboratory, change: dict, message: str) -> None:
+    right = lab.config
+    lab.config = right | change
+    done = lab.snakemake("--dry-run", check=False)
+    lab.config = right
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if message in line]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("plan", ["0:3,1:4", "0:4,1x2@attn*-0.5,3"])
+def test_a_checkpoint_of_any_plan_on_request_needs_no_search(lab: Laboratory, plan: str) -> None:
+    target = f"results/tiny/checkpoints/tiny/{plan}"
+    right = lab.config
+    # Nothing of this experiment is there, so that a search would be listed.
+    lab.config = right | {"experiment": "other"}
+    other = target.replace("/tiny/", "/other/", 1)
+    assert lab.jobs(other) == Counter(["materialize_franken"])
+    assert "freeze" in lab.jobs("results/other/checkpoints/tiny/frozen")
+    lab.config = right
+    lab.snakemake(target)
+    assert (lab.folder / target / "model.safetensors").is_file()
+
+
+def test_a_checkpoint_of_a_wrong_plan_is_refused_before_anything_runs(lab: Laboratory) -> None:
+    done = lab.snakemake("results/tiny/checkpoints/tiny/0:9", check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert 'plan "0:9": 9 is too large, at most 4 can stand here' in done.stderr
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, str]]:
+    """Every file but Snakemake's own and compiled code: time, size, hash."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if not {".snakemake", "__pycache__"} & set(path.parts):
+            state = path.lstat()
+            content = sha256_file(path) if path.is_file() else ""
+            name = str(path.relative_to(folder))
+            found[name] = (state.st_mtime_ns, state.st_size, content)
+    return found
+
+
+READING = [
+    ("--dry-run",),
+    ("--dry-run", "--forceall"),
+    ("--lint",),
+    ("--summary",),
+    ("--dag",),
+    ("--list-rules",),
+    ("--list-changes", "input"),
+]
+
+
+def assert_reading_changes_nothing(lab: Laboratory) -> None:
+    lab.write_config()
+    before = snapshot(lab.folder)
+    for arguments in READING:
+        lab.snakemake(*arguments, check=False)
+        assert snapshot(lab.folder) == before, arguments
+    lab.command("plans", "--config", "tiny.yaml")
+    assert snapshot(lab.folder) == before
+
+
+def test_reading_changes_nothing_where_nothing_is_yet(tmp_path: Path) -> None:
+    fresh = Laboratory(tmp_path)
+    assert_reading_changes_nothing(fresh)
+    assert not (tmp_path / "results").exists() and not (tmp_path / "resources").exists()
+
+
+def test_reading_changes_nothing_in_results_that_are_stale_damaged_or_foreign(
+    lab: Laboratory,
+) -> None:
+    table = lab.results / "scores/search/tiny/none/animals.0.parquet"
+    whole = table.read_bytes()
+    foreign = lab.results / "mine.parquet"
+    foreign.write_bytes(b"not parquet")
+    table.write_bytes(whole[:100])
+    lab.config["statistics"]["resamples"] = 300
+    try:
+        assert_reading_changes_nothing(lab)
+        assert "evaluate_task" in lab.jobs()
+        # Neither does a run delete what it would not make.
+        lab.snakemake("results/tiny/scores/search/tiny/none/animals.0.parquet")
+        assert foreign.read_bytes() == b"not parquet" and table.read_bytes() == whole
+    finally:
+        lab.config["statistics"]["resamples"] = 200
+        foreign.unlink()
+    lab.snakemake(SEARCH_TABLE)
+
+
+def test_a_report_writes_its_page_alone(lab: Laboratory) -> None:
+    lab.snakemake()
+    before = snapshot(lab.folder)
+    lab.snakemake("--report", "page.html")
+    after = snapshot(lab.folder)
+    assert after.pop("page.html")
+    assert {name: after.get(name) for name in before if name != "."} == before
+
+
+def test_a_plan_that_leaves_layers_out_is_noticed_once(lab: Laboratory) -> None:
+    right = lab.config
+    lab.config = right | {"plans": [*right["plans"], {"generator": "explicit", "plans": ["0:3"]}]}
+    done = lab.snakemake("--dry-run")
+    lab.config = right
+    text = "notice: tiny: plan 0:3 (explicit) never runs the layer 3 and ends with layer 2"
+    assert done.stderr.count(text) == 1
+
+
+def test_a_key_that_is_there_twice_is_refused_by_name(lab: Laboratory) -> None:
+    lab.write_config()
+    text = (lab.folder / "tiny.yaml").read_text()
+    (lab.folder / "twice.yaml").write_text(text + "device: cuda\ndevice: cpu\n")
+    done = lab.run("--dry-run", "--configfile", "twice.yaml")
+    (lab.folder / "twice.yaml").unlink()
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert 'the key "device" is there twice' in done.stderr

@@ -1,0 +1,117 @@
+"""The workflow with EXL2 beside the weights as distributed, end to end on a tiny model."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.support.laboratory import Laboratory
+
+CALIBRATION = {"file": "calibration.jsonl", "texts": 30, "rows": 4, "length": 64}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    del laboratory.config["tasks"]["liquids"]
+    laboratory.config["plans"] = [{"generator": "layer", "times": 2}]
+    laboratory.config["quantizations"] = ["none", "exl2-4.0"]
+    laboratory.config["exl2"] = {"calibration": CALIBRATION}
+    laboratory.snakemake()
+    return laboratory
+
+
+def quantized(lab: Laboratory) -> Path:
+    """The EXL2 directory of the first run."""
+    found = (lab.folder / "resources" / "exl2").glob("*/*/exl2-*/manifest.json")
+    return min(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def test_a_run_quantizes_once_and_searches_the_reference_only(lab: Laboratory) -> None:
+    manifest = json.loads((quantized(lab) / "manifest.json").read_text())
+    assert manifest["quantizer"] == "frankenlab-gptq"
+    assert 0.99 * 4 <= manifest["bits_per_weight"] <= 4
+    found = {str(p.parent.relative_to(lab.results)) for p in lab.results.glob("scores/*/*/*/*")}
+    stages = {(path.split("/")[1], path.split("/")[3]) for path in found}
+    assert stages == {
+        ("search", "none"),
+        *((stage, q) for stage in ("select", "confirm") for q in ("none", "exl2-4.0")),
+    }
+
+
+def test_as_many_jobs_are_planned_as_snakemake_would_run(lab: Laboratory) -> None:
+    assert lab.planned() == lab.jobs("--forceall")
+
+
+def test_what_quantizing_took_is_told_too(lab: Laboratory) -> None:
+    rows = pd.read_csv(lab.results / "tables" / "resources.csv").set_index("rule")
+    assert rows.loc["measure_exl2", "runs"] == rows.loc["quantize_exl2", "runs"] == 1
+
+
+def test_scores_differ_by_quantization_and_by_plan(lab: Laboratory) -> None:
+    tables = [
+        pd.read_parquet(lab.results / f"scores/confirm/tiny/{q}/animals.0.parquet")
+        for q in ("none", "exl2-4.0")
+    ]
+    assert tables[0]["key"].tolist() == tables[1]["key"].tolist()
+    first = [table["loglikelihoods"].explode().astype(float) for table in tables]
+    assert 1e-3 < (first[0] - first[1]).abs().mean() < 10
+    assert tables[1].groupby("plan", observed=True)["loglikelihoods"].first().map(tuple).is_unique
+
+
+def test_the_page_tells_the_quantizer_and_what_bits_do_to_duplication(lab: Laboratory) -> None:
+    page = (lab.results / "report" / "index.html").read_text()
+    assert "frankenlab-gptq" in page and "exl2-4.0" in page
+    bits = pd.read_csv(lab.results / "tables" / "bits.csv")
+    assert set(bits["quantization"]) == {"none", "exl2-4.0"}
+
+
+def test_nothing_is_stale_after_a_run(lab: Laboratory) -> None:
+    assert lab.jobs() == Counter()
+
+
+def test_another_bitrate_measures_nothing_again(lab: Laboratory) -> None:
+    lab.config["quantizations"].append("exl2-5.0")
+    jobs = lab.jobs()
+    lab.config["quantizations"].pop()
+    assert jobs["quantize_exl2"] == 1 and jobs["evaluate_task"] == 1 + 2
+    assert "measure_exl2" not in jobs
+
+
+def test_other_calibration_text_makes_other_weights(lab: Laboratory) -> None:
+    lab.config["exl2"]["calibration"] = CALIBRATION | {"texts": 31}
+    jobs = lab.jobs()
+    lab.config["exl2"]["calibration"] = CALIBRATION
+    assert jobs["measure_exl2"] == jobs["quantize_exl2"] == 1
+
+
+def test_documents_that_the_weights_were_calibrated_on_are_refused(lab: Laboratory) -> None:
+    lab.config["exl2"]["calibration"] = CALIBRATION | {"file": "passages.jsonl"}
+    table = "results/tiny/scores/confirm/tiny/exl2-4.0/passages.0.parquet"
+    done = lab.snakemake(table, check=False)
+    lab.config["exl2"]["calibration"] = CALIBRATION
+    assert done.returncode != 0
+    assert (
+        'task "passages": a document holds a text that the weights were calibrated' in done.stderr
+    )
+
+
+def test_a_directory_that_is_quantized_already_is_a_source(lab: Laboratory) -> None:
+    whole = lab.config
+    source = {"path": str(quantized(lab).relative_to(lab.folder))}
+    model = {"source": source, "n_layers": 4, "format": "exl2", "bits": 4.0}
+    lab.config = whole | {
+        "experiment": "given",
+        "models": {"tiny": model},
+        "quantizations": ["none"],
+    }
+    lab.snakemake("results/given/scores/search/tiny/none/animals.0.parquet")
+    lab.config = whole
+    given = pd.read_parquet(lab.folder / "results/given/scores/search/tiny/none/animals.0.parquet")
+    made = pd.read_parquet(lab.results / "scores/search/tiny/none/animals.0.parquet")
+    assert given["key"].tolist() == made["key"].tolist()
+    base = given["plan"] == "base"
+    change = given[base]["loglikelihoods"].explode() - made[base]["loglikelihoods"].explode()
+    assert 1e-3 < change.astype(float).abs().mean() < 10
