@@ -65,8 +65,9 @@ def _fault(kind: str, pydantics: str, schema: Mapping[str, Any]) -> str:
     elif allowed:
         what = " is out of bounds"
     else:
-        what = f": {pydantics[0].lower()}{pydantics[1:]}"
-    notes = "; ".join(note for note in (allowed, schema.get("description", "")) if note)
+        what = f": {pydantics[0].lower()}{pydantics[1:]}".replace(" after validation", "")
+    description = " ".join(schema.get("description", "").split())
+    notes = "; ".join(note for note in (allowed, description) if note)
     return what + (f" ({notes})" if notes else "")
 
 

@@ -56,7 +56,7 @@ def _one_error(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     try:
         return check(value)
     except ValidationError:
-        raise PydanticCustomError("numbers_type", "neither number, list nor range") from None
+        raise PydanticCustomError("numbers", "none of these") from None
 
 
 T = TypeVar("T")
@@ -355,10 +355,7 @@ class Cost(Section):
 
 
 class Settings(Section):
-    """A whole config: models, quantizations, a grid of layer plans and tasks.
-
-    config/README.md explains every key.
-    """
+    """A config: models, quantizations, a grid of layer plans and tasks."""
 
     experiment: Name
     """Name of the experiment; its outputs are in results/<experiment>/."""
