@@ -4,51 +4,18 @@ Types are exact: 1.0 and "1" are no integers, and true is no number. A key that 
 is not required is None where it is absent; writing null there is refused.
 """
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import PydanticCustomError
 
+from frankenlab.io.sections import OptionalKey, Section
 from frankenlab.models.quantization import HIGHEST_BITS, LOWEST_BITS
 from frankenlab.plans.plan import MAX_LAYERS, MAX_STEPS
 
 MOST_ENTRIES = 1000
 MOST_DOCUMENTS = 100_000_000
 MOST_PLANS = 200_000
-
-
-class Section(BaseModel):
-    """A mapping of a config. The text below a key is its description in messages."""
-
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-    def plain(self) -> dict[str, Any]:
-        """Return the section as a config spells it, with its defaults, ready for JSON or YAML."""
-        return self.model_dump(mode="json", exclude_none=True)
-
-    def changed(self, **values: Any) -> Self:
-        """Return a copy in which some keys have other values, which are not checked."""
-        return self.model_copy(update=values)
-
-
-def _refuse_null(value: Any) -> Any:
-    if value is None:
-        raise PydanticCustomError("null_type", "null is no value; leave the key out")
-    return value
 
 
 def _one_error(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -58,10 +25,6 @@ def _one_error(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     except ValidationError:
         raise PydanticCustomError("numbers", "none of these") from None
 
-
-T = TypeVar("T")
-# Of a key that is None where it is absent.
-OptionalKey = Annotated[T | None, BeforeValidator(_refuse_null)]
 
 Name = Annotated[
     str,
