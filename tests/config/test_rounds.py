@@ -32,8 +32,3 @@ def test_the_last_round_takes_all_documents_of_the_stage():
 def test_a_round_without_new_documents_is_refused(given: list[int], limit: int | None):
     with pytest.raises(UserError, match=r"stages\.search\.racing\.rounds: \d+ documents after"):
         rounds.check({"limit": limit, "racing": {"rounds": given}})
-
-
-def test_a_plan_is_dropped_after_one_round():
-    records = [{"dropped": {"a": {}, "b": {}}}, {"dropped": {}}, {"dropped": {"c": {}}}]
-    assert rounds.dropped(records) == {"a": 1, "b": 1, "c": 3}

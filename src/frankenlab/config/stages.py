@@ -3,7 +3,7 @@
 A round gives the plans that are left more documents; `frankenlab.racing` says which are left.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from frankenlab.io.errors import UserError
@@ -60,12 +60,3 @@ def check(search: Mapping[str, Any]) -> None:
                 f"config: stages.search.racing.rounds: {after} documents after {before}; each "
                 "round needs more than the one before, and search.limit more than all of them"
             )
-
-
-def dropped(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Plan -> the round after which it was dropped, for those that were.
-
-    Args:
-        records: what `races.record` made of each round, in order.
-    """
-    return {plan: number for number, record in enumerate(records, 1) for plan in record["dropped"]}
