@@ -185,8 +185,8 @@ def corrected(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
         prefix = PREFIXES[name]
         columns = [name, f"{prefix}p_holm", f"{prefix}low90", f"{prefix}high90"]
         table[f"{prefix}verdict"] = [
-            None if pd.isna(row[0]) else verdict(*row, rules)
-            for row in table[columns].itertuples(index=False, name=None)
+            None if pd.isna(effect) else verdict(effect, p, low90, high90, rules)
+            for effect, p, low90, high90 in table[columns].itertuples(index=False, name=None)
         ]
     return table.drop(columns=[c for c in table if c.endswith(("low90", "high90"))])
 
@@ -197,7 +197,7 @@ def _cells(scores: pd.DataFrame, metric: str) -> _Cells:
         for q, rows in scores.groupby("quantization", sort=False, observed=True)
     }
     common = sorted(set.intersection(*(set(m.documents) for m in measured.values())))
-    rows = {}
+    rows: dict[Key, np.ndarray] = {}
     for quantization, found in measured.items():
         places = np.searchsorted(found.documents, common)
         rows |= {

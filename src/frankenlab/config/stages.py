@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+
 from frankenlab.io.errors import UserError
 
 STAGES = ("search", "select", "confirm")
