@@ -144,7 +144,7 @@ def _positive(text: str) -> int:
 def _plans(options: argparse.Namespace) -> None:
     experiment = config.load(options.config)
     for model in experiment.models.values():
-        found = grid.expand(experiment.raw["plans"], model.n_layers)
+        found = experiment.grid(model.name)
         for line in grid.notices(found):
             print(f"notice: {model.name}: {line}", file=sys.stderr)
         if not options.summary:
@@ -161,7 +161,7 @@ def _speed(options: argparse.Namespace) -> None:
 
     experiment = config.load(options.config)
     if options.device:
-        experiment = config.check({**experiment.raw, "device": options.device})
+        experiment = config.check({**experiment.settings.plain(), "device": options.device})
     for measured, line in measure_speeds(experiment):
         print(line, flush=True)
         if measured:

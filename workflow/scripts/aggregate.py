@@ -19,6 +19,6 @@ with job(snakemake) as experiment:
         groups,
         dropped(read_record(path, Round) for path in snakemake.input.races),
         {name: model.n_layers for name, model in experiment.models.items()},
-        Rules(**experiment.raw["statistics"]),
+        Rules(**experiment.settings.statistics.plain()),
     )
     write_parquet(table, snakemake.output[0])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from frankenlab.analyse.race_rounds import Round
 from frankenlab.analyse.selection import Frozen, Shortlist, confirm_plans, select_plans
+from frankenlab.config.stages import CONFIRM, SELECT, Stage
 from frankenlab.io.files import write_json
 from frankenlab.io.records import read_record
 from frankenlab.models.franken import manifest
@@ -15,11 +16,12 @@ with job(snakemake):
     where = snakemake.wildcards
     path = Path(snakemake.input.model)
     info = manifest_info(read_json(path), path)
-    if where.stage == "select":
+    stage = Stage.parse(where.stage)
+    if stage.name == SELECT:
         named = select_plans(read_record(snakemake.input.plans, Shortlist))
-    elif where.stage == "confirm":
+    elif stage.name == CONFIRM:
         named = confirm_plans(read_record(snakemake.input.plans, Frozen))
-    else:  # the search, or a round of it
+    else:
         named = read_record(snakemake.input.plans, list[tuple[str, str]])
     if snakemake.input.race:
         # None are left where the race dropped the whole shard.

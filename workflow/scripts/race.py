@@ -11,20 +11,21 @@ from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards
-    race = experiment.settings.stages.search.racing
+    stages = experiment.settings.stages
+    race = stages.search.racing
     rule = Rule(
         error=race.error,
         margin=race.margin,
         decisions=len(race.rounds),
         # The select stage wants so many, whatever is known of them.
-        keep=experiment.settings.stages.select.shortlist + 1,
+        keep=stages.select.shortlist + 1,
     )
     stage, earlier = Stage(SEARCH, int(where.round)), snakemake.input.earlier
     made = decide(
         concatenated(map(read_parquet, snakemake.input.scores)),
         experiment.tasks,
         {
-            task: (experiment.limit(stage, task), experiment.limit(Stage(SEARCH), task))
+            task: (experiment.limit(stage, task), stages.search.limit)
             for task in experiment.search_tasks
         },
         read_record(earlier, Round)["leaders"] if earlier else [],

@@ -18,7 +18,7 @@ from frankenlab.models.footprint import Footprint, weights_row
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
-    rules = Rules(**experiment.raw["statistics"])
+    rules = Rules(**experiment.settings.statistics.plain())
     depths = {name: model.n_layers for name, model in experiment.models.items()}
     folders = {cell: experiment.weights_folder(*cell) for cell in experiment.cells}
     freezes = [read_record(path, Frozen) for path in snakemake.input.frozen]

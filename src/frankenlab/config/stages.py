@@ -4,11 +4,11 @@ import re
 from dataclasses import dataclass, replace
 
 from frankenlab.io.errors import UserError
+from frankenlab.tasks.index import STAGES
 
-STAGES = ("search", "select", "confirm")
-SEARCH = "search"
+SEARCH, SELECT, CONFIRM = STAGES
 
-_TEXT = re.compile(r"(search|select|confirm)(?:-([1-9][0-9]*))?")
+_TEXT = re.compile(rf"({'|'.join(STAGES)})(?:-([1-9][0-9]*))?")
 
 
 @dataclass(frozen=True)

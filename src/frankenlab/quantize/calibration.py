@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from frankenlab.config.experiment import Calibration, Experiment
+from frankenlab.config.experiment import Experiment
+from frankenlab.config.settings import CalibrationSettings
 from frankenlab.io.directories import verify_file
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
@@ -27,14 +28,15 @@ def evaluation_excludes(experiment: Experiment, quantization: str) -> list[str]:
     return configured_texts(settings)
 
 
-def configured_texts(settings: Calibration) -> list[str]:
+def configured_texts(settings: CalibrationSettings) -> list[str]:
     """Return the calibration texts that the config names.
 
     Raises:
         UserError: as `evaluation_excludes`.
     """
-    verify_file(settings.file)
-    return calibration_texts(settings.file, settings.field, settings.texts)
+    file = Path(settings.file)
+    verify_file(file)
+    return calibration_texts(file, settings.field, settings.texts)
 
 
 def calibration_texts(file: Path, field: str, count: int) -> list[str]:

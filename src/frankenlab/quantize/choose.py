@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from frankenlab.config.experiment import Calibration, Experiment
+from frankenlab.config.experiment import Experiment
+from frankenlab.config.settings import CalibrationSettings
 from frankenlab.io.directories import verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, sha256_file
@@ -30,7 +31,7 @@ def measure(experiment: Experiment, model: str, target: Path, work: Path) -> Non
         conversion.measure(directory, target, work, texts)
         return
     rows = calibration_rows(texts, load_tokenizer(directory), settings.rows, settings.length)
-    quantizer.measure(directory, target, rows, work, device=experiment.raw["device"])
+    quantizer.measure(directory, target, rows, work, device=experiment.settings.device)
 
 
 def quantize(
@@ -49,7 +50,7 @@ def quantize(
     target = experiment.weights_folder(model, quantization)
     manifest = verify_directory(directory, every_hash=True).manifest
     texts = configured_texts(settings)
-    bits, head_bits = Quantization.parse(quantization).bits, experiment.raw["exl2"]["head_bits"]
+    bits, head_bits = Quantization.parse(quantization).bits, experiment.settings.exl2.head_bits
     assert bits is not None, "the weights as distributed need no quantizer"
     facts = {
         "kind": "exl2",
@@ -74,11 +75,11 @@ def quantize(
         facts,
         work,
         measurement=measurement,
-        device=experiment.raw["device"],
+        device=experiment.settings.device,
     )
 
 
-def _calibration(experiment: Experiment) -> Calibration:
+def _calibration(experiment: Experiment) -> CalibrationSettings:
     assert experiment.calibration is not None, "nothing is quantized in this experiment"
     return experiment.calibration
 
