@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from frankenlab.analyse import ledger
-from frankenlab.analyse.comparisons import Rules, all_pairs, concatenated
+from frankenlab.analyse.comparisons import all_pairs, concatenated
 from frankenlab.analyse.interaction import bitrates
 from frankenlab.analyse.race_rounds import Round, all_rounds
 from frankenlab.analyse.selection import Frozen
@@ -18,7 +18,7 @@ from frankenlab.models.footprint import Footprint, weights_row
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
-    rules = Rules(**experiment.settings.statistics.plain())
+    rules = experiment.settings.statistics
     depths = {name: model.n_layers for name, model in experiment.models.items()}
     folders = {cell: experiment.weights_folder(*cell) for cell in experiment.cells}
     freezes = [read_record(path, Frozen) for path in snakemake.input.frozen]

@@ -141,9 +141,7 @@ def all_rounds(
     return concatenated(found)
 
 
-def rounds(
-    records: Sequence[Round], table: pd.DataFrame, n_layers: int
-) -> pd.DataFrame:
+def rounds(records: Sequence[Round], table: pd.DataFrame, n_layers: int) -> pd.DataFrame:
     """Return a row for each round of one model's race.
 
     Args:

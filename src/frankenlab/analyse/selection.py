@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from frankenlab.plans.grid import equal_cost_controls
+from frankenlab.plans.generators import equal_cost_controls
 from frankenlab.plans.plan import BASE, parse
 
 PlanGroups = list[tuple[str, str]]
