@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from frankenlab.analyse.comparisons import Rules, comparisons, pairs, with_shapes
+from frankenlab.analyse.comparisons import comparisons, pairs, with_shapes
 from frankenlab.analyse.outcomes import outcomes
 from frankenlab.analyse.race_rounds import sample
 from frankenlab.analyse.selection import mean_effects
+from frankenlab.analyse.settings import Statistics
 from frankenlab.analyse.verdicts import verdicts
 from frankenlab.io.errors import UserError
 
@@ -21,7 +22,7 @@ STAMPS = {
     "precision": "float32",
     "hardware": "a processor",
 }
-RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
+RULES = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
 
 
 def accuracy_scores(answers: dict[str, list[int]], **columns: object) -> pd.DataFrame:

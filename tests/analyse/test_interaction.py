@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from frankenlab.analyse.comparisons import Rules
 from frankenlab.analyse.interaction import corrected, task_bitrates
+from frankenlab.analyse.settings import Statistics
 from frankenlab.models.footprint import Footprint
 from frankenlab.plans.plan import parse
 
-RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
+RULES = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
 FRANKEN, CONTROL = "0:3,1:4", "0:2,0:4"
 NONE, SIX, FOUR = "none", "exl2-6.0", "exl2-4.0"
 
@@ -253,7 +253,7 @@ def interaction_of(table: pd.DataFrame) -> float:
 @pytest.mark.parametrize("planted", [0.0, 0.25])
 def test_intervals_of_interactions_cover_the_truth(planted):
     rng = np.random.default_rng(3)
-    quick = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
+    quick = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
     truth = interaction_of(simulated(rng, 20_000, planted))
     rows = []
     for _ in range(100):

@@ -6,7 +6,6 @@ for accuracies and in log-percent (100 times the natural logarithm of a ratio) f
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -16,24 +15,14 @@ import pandas as pd
 from frankenlab.analyse import paired_tests
 from frankenlab.analyse.hardware import with_hardware, with_pair_hardware
 from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
+from frankenlab.analyse.settings import Statistics
 from frankenlab.plans.plan import BASE, parse
 
 INTERVALS = ["low", "high", "low90", "high90"]
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How comparisons are judged: the `statistics` section of the config."""
-
-    fdr: float
-    alpha: float
-    margin: float
-    resamples: int
-    seed: int
-
-
 def compare(
-    differences: np.ndarray, measured: Outcomes, rules: Rules, signs: bool = True
+    differences: np.ndarray, measured: Outcomes, rules: Statistics, signs: bool = True
 ) -> pd.DataFrame:
     """Return a row for each paired comparison, from differences [comparisons, documents] of which
     higher is better.
@@ -80,7 +69,7 @@ def stage_comparisons(
     groups: Mapping[str, str],
     dropped: Mapping[str, int],
     depths: Mapping[str, int],
-    rules: Rules,
+    rules: Statistics,
 ) -> pd.DataFrame:
     """Compare every plan of a stage with the base, at each quantization and on each task.
 
@@ -103,7 +92,7 @@ def comparisons(
     metric: str,
     role: str,
     groups: Mapping[str, str],
-    rules: Rules,
+    rules: Statistics,
     dropped: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Compare every plan of one (stage, model, quantization, task) with the base.
@@ -130,7 +119,7 @@ def comparisons(
 
 
 def _compared(
-    scores: pd.DataFrame, metric: str, role: str, groups: Mapping[str, str], rules: Rules
+    scores: pd.DataFrame, metric: str, role: str, groups: Mapping[str, str], rules: Statistics
 ) -> pd.DataFrame:
     """Compare plans that saw the same documents with the base, before any correction."""
     measured = outcomes(scores, metric)
@@ -193,7 +182,7 @@ def with_shapes(table: pd.DataFrame, depths: Mapping[str, int]) -> pd.DataFrame:
     )
 
 
-def all_pairs(scores: pd.DataFrame, tasks: Mapping[str, Task], rules: Rules) -> pd.DataFrame:
+def all_pairs(scores: pd.DataFrame, tasks: Mapping[str, Task], rules: Statistics) -> pd.DataFrame:
     """Compare all confirmed plans with each other, task by task."""
     found = []
     for task, rows in scores.groupby("task", sort=False, observed=True):
@@ -203,7 +192,11 @@ def all_pairs(scores: pd.DataFrame, tasks: Mapping[str, Task], rules: Rules) -> 
 
 
 def pairs(
-    scores: Mapping[tuple[str, str], pd.DataFrame], metric: str, task: str, stage: str, rules: Rules
+    scores: Mapping[tuple[str, str], pd.DataFrame],
+    metric: str,
+    task: str,
+    stage: str,
+    rules: Statistics,
 ) -> pd.DataFrame:
     """Compare plans with each other on the documents that both saw, within and across models.
 
@@ -229,7 +222,7 @@ def pairs(
 
 
 def _pair(
-    a: tuple[str, str, str, Outcomes], b: tuple[str, str, str, Outcomes], rules: Rules
+    a: tuple[str, str, str, Outcomes], b: tuple[str, str, str, Outcomes], rules: Statistics
 ) -> dict[str, Any]:
     (model_a, quantization_a, plan_a, left), (model_b, quantization_b, plan_b, right) = a, b
     both, in_left, in_right = np.intersect1d(left.documents, right.documents, return_indices=True)

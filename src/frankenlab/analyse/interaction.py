@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from frankenlab.analyse.comparisons import INTERVALS, Rules, compare, concatenated
+from frankenlab.analyse.comparisons import INTERVALS, compare, concatenated
 from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
 from frankenlab.analyse.paired_tests import holm
+from frankenlab.analyse.settings import Statistics
 from frankenlab.analyse.verdicts import verdict
 from frankenlab.models.footprint import Footprint
 from frankenlab.plans.plan import BASE, Plan, parse
@@ -49,7 +50,7 @@ def bitrates(
     frozen: Mapping[str, Mapping[str, Any]],
     footprints: Mapping[str, Mapping[str, Footprint]],
     depths: Mapping[str, int],
-    rules: Rules,
+    rules: Statistics,
 ) -> pd.DataFrame:
     """Compare every confirmed plan at all bitrates of its model, with corrections and verdicts.
 
@@ -81,7 +82,7 @@ def task_bitrates(
     reference: str,
     footprints: Mapping[str, Footprint],
     n_layers: int,
-    rules: Rules,
+    rules: Statistics,
 ) -> pd.DataFrame:
     """Compare one model's confirmed plans on one task at all of its quantizations.
 
@@ -164,7 +165,7 @@ def task_bitrates(
     return table.reindex(columns=COLUMNS)
 
 
-def corrected(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
+def corrected(table: pd.DataFrame, rules: Statistics) -> pd.DataFrame:
     """Add Holm's p and verdicts ("improved", "harmed", "equivalent", "inconclusive").
 
     Two families, each over all models, tasks, plans and bitrates: the interactions, and the
@@ -185,8 +186,8 @@ def corrected(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
         prefix = PREFIXES[name]
         columns = [name, f"{prefix}p_holm", f"{prefix}low90", f"{prefix}high90"]
         table[f"{prefix}verdict"] = [
-            None if pd.isna(row[0]) else verdict(*row, rules)
-            for row in table[columns].itertuples(index=False, name=None)
+            None if pd.isna(effect) else verdict(effect, p, low90, high90, rules)
+            for effect, p, low90, high90 in table[columns].itertuples(index=False, name=None)
         ]
     return table.drop(columns=[c for c in table if c.endswith(("low90", "high90"))])
 
@@ -197,7 +198,7 @@ def _cells(scores: pd.DataFrame, metric: str) -> _Cells:
         for q, rows in scores.groupby("quantization", sort=False, observed=True)
     }
     common = sorted(set.intersection(*(set(m.documents) for m in measured.values())))
-    rows = {}
+    rows: dict[Key, np.ndarray] = {}
     for quantization, found in measured.items():
         places = np.searchsorted(found.documents, common)
         rows |= {

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import NonNegativeInt, PositiveInt
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.analyse.comparisons import concatenated
 from frankenlab.analyse.outcomes import Task, outcomes
@@ -14,6 +16,26 @@ from frankenlab.analyse.race_rule import Rule, Sample, stand
 from frankenlab.analyse.selection import mean_effects
 from frankenlab.plans.plan import BASE, parse
 from frankenlab.plans.trie import layer_passes, plan_trie
+
+
+class Dropped(TypedDict):
+    """Why a round dropped a plan."""
+
+    behind: float
+    ahead_at_most: float
+
+
+class Round(TypedDict):
+    """The file that describes a round: what `decide` returns, with the model and the round."""
+
+    model: str
+    round: PositiveInt
+    documents: dict[str, NonNegativeInt]
+    passes: float
+    leaders: list[str]
+    leader: str
+    kept: list[str]
+    dropped: dict[str, Dropped]
 
 
 def decide(
@@ -86,19 +108,20 @@ def round_record(
                 "behind": round(float(standing.behind[i]), 3),
                 "ahead_at_most": round(float(standing.ahead[i]), 3),
             }
-            for i in np.flatnonzero(~standing.kept)
+            for i in range(len(plans))
+            if not standing.kept[i]
         },
     }
 
 
-def dropped(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+def dropped(records: Iterable[Round]) -> dict[str, int]:
     """Return plan -> the round after which it was dropped, from the records of all rounds in
     order."""
     return {plan: number for number, record in enumerate(records, 1) for plan in record["dropped"]}
 
 
 def all_rounds(
-    records: Iterable[Mapping[str, Any]], table: pd.DataFrame, depths: Mapping[str, int]
+    records: Iterable[Round], table: pd.DataFrame, depths: Mapping[str, int]
 ) -> pd.DataFrame:
     """Return the rounds of every model's race, a row each; columns as `rounds` has them.
 
@@ -118,9 +141,7 @@ def all_rounds(
     return concatenated(found)
 
 
-def rounds(
-    records: Sequence[Mapping[str, Any]], table: pd.DataFrame, n_layers: int
-) -> pd.DataFrame:
+def rounds(records: Sequence[Round], table: pd.DataFrame, n_layers: int) -> pd.DataFrame:
     """Return a row for each round of one model's race.
 
     Args:

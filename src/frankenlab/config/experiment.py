@@ -19,9 +19,8 @@ from frankenlab.config.settings import (
 )
 from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.io.directories import is_safe_name
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, excerpt
 from frankenlab.io.files import content_hash, no_file
-from frankenlab.io.words import excerpt
 from frankenlab.io.yaml_file import check_plain, read_yaml
 from frankenlab.models.quantization import NONE, Quantization
 from frankenlab.models.sources import Source, source_key
@@ -87,8 +86,7 @@ class Experiment:
         Raises:
             UserError: a layer that it does not have, or no plan but the base.
         """
-        generators = [generator.plain() for generator in self.settings.plans]
-        return expand(generators, self.models[model].n_layers)
+        return expand(self.settings.plans, self.models[model].n_layers)
 
     @property
     def raced(self) -> bool:
