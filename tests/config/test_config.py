@@ -234,6 +234,8 @@ EXL2_MODEL = {"source": {"path": "somewhere"}, "n_layers": 4, "format": "exl2"}
     [
         (changed("quantizations", ["exl2-4.0", "exl2-4"]), ["quantizations: exl2-4.0", "2 times"]),
         (changed("quantizations", ["none", "exl2-9.0"]), ["quantizations", "exl2-9.0", "2.0 to"]),
+        ({**changed("models.tiny.quantizations", ["none"]), "quantizations": ["gptq"]},
+         ["config: quantizations", '"gptq"']),
         (changed("quantizations", [4.0]), ["quantizations.0", "4.0", "none or exl2-<bits>"]),
         (changed("models.tiny.quantizations", ["gptq"]), ["models.tiny.quantizations", '"gptq"']),
         (changed("models.tiny.quantizations", []), ["models.tiny.quantizations"]),

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from frankenlab.config.messages import message
-from frankenlab.config.model_settings import ModelSettings, model_settings, source
+from frankenlab.config.model_settings import ModelSettings, all_models, source
 from frankenlab.config.settings import (
     CalibrationSettings,
     Precision,
@@ -17,7 +17,7 @@ from frankenlab.config.settings import (
     Settings,
     TaskEntry,
 )
-from frankenlab.config.stages import SEARCH, Stage
+from frankenlab.config.stages import CONFIRM, SEARCH, Stage
 from frankenlab.io.directories import is_safe_name
 from frankenlab.io.errors import UserError, excerpt
 from frankenlab.io.files import content_hash, no_file
@@ -51,7 +51,7 @@ class Experiment:
     Attributes:
         settings: what the config says, defaults filled in.
         data: name -> source of the packages that carry data sets.
-        calibration: None where nothing is quantized; its `file` is where the text is here.
+        calibration: the text's place on this machine and its use; None where nothing is quantized.
     """
 
     settings: Settings
@@ -109,7 +109,7 @@ class Experiment:
         """Return how many documents of a task a stage, or a round of it, has at most."""
         stage = _stage(stage)
         own = self.settings.tasks[task].limit
-        if stage.name == "confirm" and own:
+        if stage.name == CONFIRM and own:
             return own
         racing = self.settings.stages.search.racing
         if racing and stage.round is not None and stage.round <= len(racing.rounds):
@@ -147,8 +147,8 @@ class Experiment:
     def quantized_folder(self, model: str) -> Path:
         """Return where a model's measurement and bitrates are; each way to make them has its own
         folder."""
-        text = self.calibration and self.calibration.plain()
-        made = [self.quantizer, self.settings.exl2.head_bits, text]
+        calibration = self.calibration and self.calibration.plain()
+        made = [self.quantizer, self.settings.exl2.head_bits, calibration]
         return RESOURCES / "exl2" / self.models[model].folder / content_hash(made)
 
     @property
@@ -210,9 +210,7 @@ def _experiment(settings: Settings) -> Experiment:
         taken = f"{settings.experiment} is something else in results/"
         raise UserError(f"config: experiment: {taken}; taken are {', '.join(RESERVED)}")
     _check_rounds(settings.stages.search)
-    models = {
-        name: model_settings(name, entry, settings) for name, entry in settings.models.items()
-    }
+    models = all_models(settings)
     _check_engine(settings, models)
     data = {
         name: source(entry, f"config: data.{name}", "data") for name, entry in settings.data.items()
@@ -266,7 +264,8 @@ def _calibration(
         f'{where}: {model} is quantized on text of "{excerpt(given.source)}", which is not under '
         f"data: ({excerpt(known)}); add it, or name another source and file"
     )
-    return given.changed(file=str(_file(given.file, given.source, data, where, unknown)))
+    file = _file(given.file, given.source, data, where, unknown)
+    return given.changed(source=None, file=str(file))
 
 
 def _task(name: str, entry: TaskEntry, data: Mapping[str, Source]) -> TaskSettings:
