@@ -1,4 +1,4 @@
-"""The configuration of an experiment: checked against its schema, defaults filled in."""
+"""An experiment: what its config says, checked, and what follows from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -225,7 +225,7 @@ def _experiment(settings: Settings) -> Experiment:
 
 
 def data_folder(name: str, source: Source) -> str:
-    """Name of a data package's directory below resources/data."""
+    """Return the name of a data package's directory below resources/data."""
     return f"{name}-{source_key(source)}"
 
 

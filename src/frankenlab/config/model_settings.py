@@ -1,4 +1,4 @@
-"""A model of an experiment: what its part of the config means."""
+"""A model of an experiment: what its entry in the config means."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class ModelSettings:
 
     @property
     def folder(self) -> str:
-        """Name of its directory below resources/models."""
+        """The name of its directory below resources/models."""
         return f"{self.name}-{source_key(self.source)}"
 
     @property
@@ -50,7 +50,7 @@ class ModelSettings:
         return self.quantizations[0]
 
     def weights_at(self, quantization: str) -> Quantization:
-        """What the weights are: at "none" they are as distributed."""
+        """Return what the weights are; at "none" they are as distributed."""
         asked = Quantization.parse(quantization)
         return self.stored if asked == NONE else asked
 
