@@ -115,8 +115,15 @@ def base(n_layers: int) -> Plan:
 
 
 def looped(start: int, stop: int, times: int, n_layers: int) -> Plan:
-    """Return the base with the block `start:stop` run `times` times in a row."""
+    """Return the base with the block `start:stop` run `times` times in a row.
+
+    Raises:
+        UserError: it would run more than `MAX_STEPS` layers.
+    """
     layers = _whole(n_layers)
+    count = n_layers + (stop - start) * (times - 1)
+    if count > MAX_STEPS:
+        raise UserError(f"a plan would run {count:,} layers, at most {MAX_STEPS:,} can be")
     return Plan(layers[:start] + layers[start:stop] * times + layers[stop:], n_layers)
 
 
