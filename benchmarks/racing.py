@@ -77,7 +77,7 @@ def exhaustive(
 
     def count(step: Step, child: Node) -> frozenset[int]:
         found = walk(child)
-        kinds[found] = kinds.get(found, 0.0) + (1.0 if step.part == "block" else 0.5)
+        kinds[found] = kinds.get(found, 0.0) + step.depth
         return found
 
     walk(plan_trie(plans))

@@ -225,7 +225,7 @@ def _rival(own: int, costs: Mapping[str, int]) -> str | None:
 
 
 def _columns_of(name: str) -> dict[str, str]:
-    """Return column of a comparison -> column of the table, for the effect of this name."""
+    """Map the columns of a comparison to those of the table, for the effect of this name."""
     return {"effect": name} | {end: PREFIXES[name] + end for end in (*INTERVALS, "p")}
 
 

@@ -96,8 +96,7 @@ def sample(
 
 
 def dropped(records: Iterable[Round]) -> dict[str, int]:
-    """Return plan -> the round after which it was dropped, from the records of all rounds in
-    order."""
+    """Map each dropped plan to the round after which it was, from all rounds in order."""
     return {plan: number for number, record in enumerate(records, 1) for plan in record["dropped"]}
 
 

@@ -131,7 +131,7 @@ class RandomBlocks(Section):
 
 
 class Explicit(Section):
-    """Plans written out."""
+    """The plans that are written out."""
 
     generator: Literal["explicit"] = "explicit"
     plans: tuple[str, ...] = Field(min_length=1, max_length=MAX_PLANS, strict=False)
