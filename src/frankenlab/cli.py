@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", type=Path, metavar="MODEL_DIR", help="Hugging Face or EXL2")
     evaluate.add_argument("--plan", action="append", required=True, help='"0:20,10:30", "base"')
     evaluate.add_argument("--task", action="append", required=True, help="a task of the config")
-    evaluate.add_argument("--config", type=Path, default=config.DEFAULT)
+    evaluate.add_argument("--config", type=Path, default=config.default_file())
     evaluate.add_argument("--stage", choices=("search", "select", "confirm"), help="default: all")
     evaluate.add_argument("--limit", type=_positive, help="most documents a task")
     evaluate.add_argument(
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     plans = commands.add_parser("plans", help="print the grid of a config and what it costs")
-    plans.add_argument("--config", type=Path, default=config.DEFAULT)
+    plans.add_argument("--config", type=Path, default=config.default_file())
     plans.add_argument("--summary", action="store_true", help="without the list of plans")
     plans.add_argument(
         "--tokens-per-second",
@@ -67,12 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     plans.set_defaults(run=_plans)
 
     speed = commands.add_parser("speed", help="measure how fast a config's models read prompts")
-    speed.add_argument("--config", type=Path, default=config.DEFAULT)
+    speed.add_argument("--config", type=Path, default=config.default_file())
     speed.add_argument("--device", choices=("cpu", "cuda"), help="default: the config's")
     speed.set_defaults(run=_speed)
 
     fetch = commands.add_parser("fetch", help="download the models and data of a config")
-    fetch.add_argument("--config", type=Path, default=config.DEFAULT)
+    fetch.add_argument("--config", type=Path, default=config.default_file())
     fetch.set_defaults(run=_fetch)
 
     export = commands.add_parser("materialize", help="write a plan as a standalone checkpoint")
@@ -144,7 +144,7 @@ def _positive(text: str) -> int:
 def _plans(options: argparse.Namespace) -> None:
     experiment = config.load(options.config)
     for model in experiment.models.values():
-        found = grid.expand(experiment.raw["plans"], model.n_layers)
+        found = experiment.grid(model.name)
         for line in grid.notices(found):
             print(f"notice: {model.name}: {line}", file=sys.stderr)
         if not options.summary:
@@ -161,7 +161,7 @@ def _speed(options: argparse.Namespace) -> None:
 
     experiment = config.load(options.config)
     if options.device:
-        experiment = config.check({**experiment.raw, "device": options.device})
+        experiment = config.check({**experiment.settings.plain(), "device": options.device})
     for measured, line in measure_speeds(experiment):
         print(line, flush=True)
         if measured:

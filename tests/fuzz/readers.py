@@ -20,9 +20,8 @@ from pytest import MonkeyPatch
 
 from frankenlab import report
 from frankenlab.analyse import ledger
-from frankenlab.analyse.comparisons import Shortlist
-from frankenlab.analyse.race_rounds import Round
-from frankenlab.config import stages as rounds
+from frankenlab.analyse.race_rounds import Round, dropped
+from frankenlab.analyse.selection import Shortlist
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate import accounting, usage
 from frankenlab.estimate import throughput as speeds
@@ -319,7 +318,7 @@ def read_records(folder: Path) -> None:
     pd.DataFrame(found["frankens"]).drop(columns=["key", "loop", "occurrences"])
     frankens.plans_of(found)
     race = read_record(folder / "race.json", Round)
-    rounds.dropped([race])
+    dropped([race])
     comparisons = pd.DataFrame(
         {
             "plan": ["base", "0:3,1:4"],

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from frankenlab.analyse.comparisons import Frozen
+from frankenlab.analyse.selection import Frozen
 from frankenlab.io.errors import UserError
 from frankenlab.io.records import read_record
 from frankenlab.models.franken import Manifest, plans_of
