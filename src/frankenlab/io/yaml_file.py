@@ -171,5 +171,5 @@ class _Plain:
 
 
 def _is_text(text: str) -> bool:
-    """Tell whether a text has no control characters but tabs and ends of lines, and no surrogates."""
+    """Tell whether a text has no surrogates and no control characters but tabs and newlines."""
     return not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", text)

@@ -16,8 +16,8 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.signals import Stopped, stopped_by_signals
 from frankenlab.runtime.processes import end_with_workflow
 
-# Options of glibc's mallopt(3): how much free memory at the top of the heap goes back to the system,
-# and from which size a block gets pages of its own.
+# Options of glibc's mallopt(3): the free memory at the top of the heap that goes back to the system,
+# and the size from which a block gets pages of its own.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
 

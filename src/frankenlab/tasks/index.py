@@ -23,8 +23,8 @@ from frankenlab.io.fingerprints import code_fingerprint
 # The documents of a search task are divided among these; no two share one.
 STAGES = ("search", "select", "confirm")
 
-# A key on a line of its own, as in all of lm-eval's 13,000 task files. A YAML parser would take half
-# a minute for them.
+# A key on a line of its own, as in all of lm-eval's 13,000 task files. Parsing them as YAML would
+# take half a minute.
 _KEY = rb"""^(?:\xef\xbb\xbf)?["']?%s["']?[ \t]*:[ \t]*["']?([^\s"'#,\[\]{}]+)["']?[ \t]*$"""
 _TASK_KEY = re.compile(_KEY % b"task", re.M)
 _GROUP_KEY = re.compile(_KEY % b"group", re.M)
