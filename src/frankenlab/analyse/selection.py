@@ -78,9 +78,7 @@ def freeze(
         raise ValueError("no plan has an effect")
     error = 0.0 if pd.isna(best["standard_error"]) else best["standard_error"]
     near = means[means["mean_effect"] >= best["mean_effect"] - error]
-    chosen = near.sort_values(
-        ["depth", "mean_effect"], ascending=[True, False], kind="stable"
-    ).iloc[0]
+    chosen = near.sort_values(["depth", "mean_effect"], ascending=[True, False]).iloc[0]
     plan = parse(chosen["plan"], n_layers)
     return {
         "model": model,
