@@ -221,10 +221,9 @@ def _fault(text: str, position: int, what: str, n_layers: int) -> UserError:
     A long text is shown around the fault only.
     """
     shown = printable(text)
-    before, after = 40, 40
-    start, stop = max(0, position - before), min(len(shown), position + after)
-    if len(shown) <= before + after:
-        start, stop = 0, len(shown)
+    start, stop = 0, len(shown)
+    if stop > 80:
+        start, stop = max(0, position - 40), min(stop, position + 40)
     head, tail = "..." if start else "", "..." if stop < len(shown) else ""
     part = f"{head}{shown[start:stop]}{tail}"
     return UserError(
