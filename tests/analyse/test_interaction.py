@@ -1,6 +1,7 @@
 """Bits x duplication on invented scores whose truth is known."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -47,11 +48,13 @@ def scores(cells: dict[tuple[str, str], list[float]], metric="acc", weights=None
         parts.append(part.assign(plan=plan, quantization=quantization))
     table = pd.concat(parts, ignore_index=True)
     cluster = "d" + table["document"].astype(str)
-    return table.assign(cluster=cluster, stage="confirm", model="m", task="t")
+    return table.assign(cluster=cluster, stage="confirm", model="m", task="t", hardware="a card")
 
 
 def made(table: pd.DataFrame, metric="acc", reference=NONE, rules=RULES, sizes=FOOTPRINTS):
-    found = task_bitrates(table, metric, "search", FRANKEN, reference, sizes, 4, rules)
+    found = task_bitrates(
+        table, SimpleNamespace(metric=metric, role="search"), FRANKEN, reference, sizes, 4, rules
+    )
     return corrected(found, rules).set_index(["plan", "quantization"])
 
 
@@ -258,7 +261,9 @@ def test_intervals_of_interactions_cover_the_truth(planted):
     rows = []
     for _ in range(100):
         table = simulated(rng, 100, planted)
-        found = task_bitrates(table, "acc", "search", FRANKEN, NONE, FOOTPRINTS, 4, quick)
+        found = task_bitrates(
+            table, SimpleNamespace(metric="acc", role="search"), FRANKEN, NONE, FOOTPRINTS, 4, quick
+        )
         rows.append(found.set_index(["plan", "quantization"]).loc[(FRANKEN, FOUR)])
         assert rows[-1]["interaction"] == pytest.approx(interaction_of(table))
     covered = np.mean([r["interaction_low"] <= truth <= r["interaction_high"] for r in rows])

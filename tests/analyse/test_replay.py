@@ -54,7 +54,7 @@ def test_the_best_is_found_for_less(run: replays.Exhaustive, drop: replays.Drop)
     assert 0.2 < found.share < 0.75
 
 
-def test_a_search_that_drops_the_best_is_told(run: replays.Exhaustive):
+def test_a_search_that_drops_the_best_is_seen_as_such(run: replays.Exhaustive):
     def worst(samples, left, leaders):
         return left[:-1]
 

@@ -27,7 +27,7 @@ from frankenlab.estimate import accounting, usage
 from frankenlab.estimate import throughput as speeds
 from frankenlab.evaluate.rows import Row
 from frankenlab.evaluate.store import Store
-from frankenlab.io.directories import complete_manifest, make_directory, read_manifest
+from frankenlab.io.directories import make_directory, read_manifest, verify_directory
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet, write_parquet
 from frankenlab.io.records import read_record
@@ -163,8 +163,8 @@ def a_directory(folder: Path) -> None:
 
 
 def read_directory(folder: Path) -> Any:
-    found = complete_manifest(folder / "it", verify=True)
-    return found and {name: (folder / "it" / name).read_bytes() for name in found["files"]}
+    found = verify_directory(folder / "it", every_hash=True).manifest
+    return {name: (folder / "it" / name).read_bytes() for name in found["files"]}
 
 
 IDENTITY = {"weights": "abc", "task": "arc_easy"}

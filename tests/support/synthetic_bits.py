@@ -65,7 +65,8 @@ def scores(
             parts.append(part.assign(plan=plan, quantization=quantization))
     table = pd.concat(parts, ignore_index=True)
     cluster = "d" + table["document"].astype(str)
-    return table.assign(cluster=cluster, stage="confirm", model=model, task=task.name)
+    columns = {"stage": "confirm", "model": model, "task": task.name, "hardware": "a card"}
+    return table.assign(cluster=cluster, **columns)
 
 
 def make_bits(
@@ -81,8 +82,7 @@ def make_bits(
     found = [
         task_bitrates(
             scores(model, task, quantizations, worth, rng),
-            task.metric,
-            task.role,
+            task,
             FROZEN,
             quantizations[0],
             sizes,

@@ -65,19 +65,15 @@ def bitrates(
         plan, reference = frozen[model]["frozen"], frozen[model]["reference_quantization"]
         own = scores[scores["model"] == model]
         for name, rows in own.groupby("task", sort=False, observed=True):
-            task = tasks[name]
             found.append(
-                task_bitrates(
-                    rows, task.metric, task.role, plan, reference, sizes, depths[model], rules
-                )
+                task_bitrates(rows, tasks[name], plan, reference, sizes, depths[model], rules)
             )
     return corrected(concatenated(found), rules)
 
 
 def task_bitrates(
     scores: pd.DataFrame,
-    metric: str,
-    role: str,
+    task: Task,
     frozen: str,
     reference: str,
     footprints: Mapping[str, Footprint],
@@ -105,13 +101,13 @@ def task_bitrates(
         reference: where the plan was frozen.
         footprints: quantization -> what the weights take.
     """
-    cells = _cells(scores, metric)
+    cells = _cells(scores, task.metric)
     sizes = {name: size for name, size in footprints.items() if (BASE, name) in cells.scores}
     texts = sorted({plan for plan, _ in cells.scores}, key=lambda t: (t != BASE, t != frozen, t))
     plans = {text: parse(text, n_layers) for text in texts}
     keys = [(text, name) for name in sizes for text in texts if (text, name) in cells.scores]
     frankens = [key for key in keys if key[0] != BASE]
-    rows = {key: _facts(cells, key, plans[key[0]], sizes[key[1]], metric) for key in keys}
+    rows = {key: _facts(cells, key, plans[key[0]], sizes[key[1]], task.metric) for key in keys}
 
     def add(name: str, differences: Mapping[Key, np.ndarray]) -> None:
         if differences:
@@ -150,8 +146,8 @@ def task_bitrates(
         "model": scores["model"].iloc[0],
         "reference": reference,
         "task": scores["task"].iloc[0],
-        "role": role,
-        "metric": metric,
+        "role": task.role,
+        "metric": task.metric,
         "kind": measured.kind,
         "unit": UNITS[measured.kind],
         "n": len(measured.documents),
@@ -229,7 +225,7 @@ def _rival(own: int, costs: Mapping[str, int]) -> str | None:
 
 
 def _columns_of(name: str) -> dict[str, str]:
-    """Return column of a comparison -> column of the table, for the effect of this name."""
+    """Map the columns of a comparison to those of the table, for the effect of this name."""
     return {"effect": name} | {end: PREFIXES[name] + end for end in (*INTERVALS, "p")}
 
 

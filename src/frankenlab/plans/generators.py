@@ -65,7 +65,7 @@ class Layers(Section):
         for times in _times(self.times):
             for layer in numbers(self.layer, n_layers):
                 _check_layer("layer", layer, n_layers)
-                yield _looped(layer, layer + 1, times, n_layers)
+                yield looped(layer, layer + 1, times, n_layers)
 
 
 class Blocks(Section):
@@ -85,7 +85,7 @@ class Blocks(Section):
                 for start in numbers(self.start, n_layers):
                     _check_layer("start", start, n_layers)
                     fits = start + length <= n_layers
-                    yield _looped(start, start + length, times, n_layers) if fits else None
+                    yield looped(start, start + length, times, n_layers) if fits else None
 
 
 class Rys(Section):
@@ -130,12 +130,11 @@ class RandomBlocks(Section):
         for times in _times(self.times):
             for length in numbers(self.length):
                 _check_length(length, n_layers)
-                _check_steps(n_layers + length * (times - 1))
                 yield from random_blocks(length, times, self.count, self.seed, n_layers)
 
 
 class Explicit(Section):
-    """Plans written out."""
+    """The plans that are written out."""
 
     generator: Literal["explicit"] = "explicit"
     plans: tuple[str, ...] = Field(min_length=1, max_length=MAX_PLANS, strict=False)
@@ -208,17 +207,6 @@ def _times(value: Numbers) -> Sequence[int]:
     if min(times, default=1) < 1:
         raise UserError("times must be 1 or more")
     return times
-
-
-def _looped(start: int, stop: int, times: int, n_layers: int) -> Plan:
-    """Return the loop, unless it runs more layers than a plan may."""
-    _check_steps(n_layers + (stop - start) * (times - 1))
-    return looped(start, stop, times, n_layers)
-
-
-def _check_steps(count: int) -> None:
-    if count > MAX_STEPS:
-        raise UserError(f"a plan would run {count:,} layers, at most {MAX_STEPS:,} can be")
 
 
 def _check_layer(name: str, layer: int, n_layers: int) -> None:

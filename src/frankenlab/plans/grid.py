@@ -76,8 +76,10 @@ def _expand(generators: tuple[Generator, ...], n_layers: int) -> Grid:
 
 
 def notices(grid: Grid) -> Iterator[str]:
-    """Yield a line for every plan that is in the grid twice and for every plan that leaves layers
-    of its model out; a generator with many of the latter has one line for all of them."""
+    """Yield a line for every plan that is in the grid twice or leaves layers of its model out.
+
+    A generator with many of the latter has one line for all of them.
+    """
     for text, group in grid.folded:
         yield f"plan {excerpt(text)} ({group}) is there already"
     short = [(item, what) for item in grid.plans if (what := omissions(item.plan))]
