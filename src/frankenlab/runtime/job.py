@@ -16,7 +16,7 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.signals import Stopped, stopped_by_signals
 from frankenlab.runtime.processes import end_with_workflow
 
-# Options of glibc's mallopt(3): the free memory at the top of the heap that goes back to the system,
+# Options of mallopt(3) in glibc: the free memory at the top of the heap that the system gets back,
 # and the size from which a block gets pages of its own.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
