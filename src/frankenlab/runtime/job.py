@@ -1,4 +1,4 @@
-"""What surrounds the work of every job: its log, its signals, and errors on one line."""
+"""The surroundings of every job's work: its log, its signals, and errors on one line."""
 
 import ctypes
 import errno
