@@ -234,6 +234,8 @@ EXL2_MODEL = {"source": {"path": "somewhere"}, "n_layers": 4, "format": "exl2"}
     [
         (changed("quantizations", ["exl2-4.0", "exl2-4"]), ["quantizations: exl2-4.0", "2 times"]),
         (changed("quantizations", ["none", "exl2-9.0"]), ["quantizations", "exl2-9.0", "2.0 to"]),
+        ({**changed("models.tiny.quantizations", ["none"]), "quantizations": ["gptq"]},
+         ["config: quantizations", '"gptq"']),
         (changed("quantizations", [4.0]), ["quantizations.0", "4.0", "none or exl2-<bits>"]),
         (changed("models.tiny.quantizations", ["gptq"]), ["models.tiny.quantizations", '"gptq"']),
         (changed("models.tiny.quantizations", []), ["models.tiny.quantizations"]),
@@ -323,6 +325,9 @@ def test_an_unknown_task_is_named_with_the_nearest(raw, parts):
         (changed("stages.search", {"limit": 5}), ["stages.search.limit", "5"]),
         (changed("plans", [{"generator": "laier"}]), ["plans.0.generator", "'laier'", "layer"]),
         (changed("plans", [{"generator": "block"}]), ["plans.0", "'length'"]),
+        (changed("plans", [3]), ["plans.0: 3 is not of type 'object'"]),
+        (changed("plans", [{}]), ["plans.0: 'generator' is a required"]),
+        (changed("gpu_memory_gb", None), ["gpu_memory_gb: null is not a value; leave the key out"]),
         (changed("plans", [{"generator": "layer", "times": "2-3"}]), ["plans.0.times", "2-3"]),
         (changed("experiment", "a/b"), ["experiment", "a/b"]),
         (changed("tasks.arc_easy.role", "guard"), ["tasks", "role: search"]),

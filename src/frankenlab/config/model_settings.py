@@ -1,4 +1,4 @@
-"""A model of an experiment: what its part of the config means."""
+"""A model of an experiment: what its entry in the config means."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class ModelSettings:
 
     @property
     def folder(self) -> str:
-        """Name of its directory below resources/models."""
+        """The name of its directory below resources/models."""
         return f"{self.name}-{source_key(self.source)}"
 
     @property
@@ -50,7 +50,7 @@ class ModelSettings:
         return self.quantizations[0]
 
     def weights_at(self, quantization: str) -> Quantization:
-        """What the weights are: at "none" they are as distributed."""
+        """Return what the weights are; at "none" they are as distributed."""
         asked = Quantization.parse(quantization)
         return self.stored if asked == NONE else asked
 
@@ -60,22 +60,33 @@ class ModelSettings:
         return tuple(q for q in self.quantizations if q != NONE.text)
 
 
+def all_models(settings: Settings) -> dict[str, ModelSettings]:
+    """Return the models of a config by their names.
+
+    Raises:
+        UserError: one line with the place and what is wrong with a model.
+    """
+    shared = _quantizations(settings.quantizations, "config: quantizations")
+    head_bits = settings.exl2.head_bits
+    return {name: _model(name, entry, shared, head_bits) for name, entry in settings.models.items()}
+
+
 def source(entry: SourceEntry, where: str, use: Use) -> Source:
+    """Return the source that a config describes at the place `where`."""
     return source_from_config(entry.plain(), where, use)
 
 
-def model_settings(name: str, entry: ModelEntry, settings: Settings) -> ModelSettings:
+def _model(name: str, entry: ModelEntry, shared: tuple[str, ...], head_bits: int) -> ModelSettings:
+    """Return a model; without quantizations of its own it has the shared ones, and what is
+    quantized here has a head of `head_bits`."""
     where = f"config: models.{name}"
-    own, place = entry.quantizations, f"{where}.quantizations"
-    if own is None:
-        own, place = settings.quantizations, "config: quantizations"
-    shapes = _as_config(entry)
+    own, shapes = entry.quantizations, _as_config(entry)
     model = ModelSettings(
         name=name,
         source=source(entry.source, f"{where}.source", "model"),
         n_layers=entry.n_layers,
         description=entry.description,
-        quantizations=_quantizations(own, place),
+        quantizations=_quantizations(own, f"{where}.quantizations") if own else shared,
         stored=_stored(entry, where),
         head_bits=(entry.head_bits or 6) if entry.format == "exl2" else None,
         sizes=_sizes(shapes, where),
@@ -86,7 +97,7 @@ def model_settings(name: str, entry: ModelEntry, settings: Settings) -> ModelSet
             f"{model.to_quantize[0]}; write quantizations: [none] to evaluate it as it is"
         )
     if shapes and model.to_quantize:
-        _check_bits(model, shapes, settings.exl2.head_bits, where)
+        _check_bits(model, shapes, head_bits, where)
     return model
 
 

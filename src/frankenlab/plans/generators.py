@@ -46,7 +46,10 @@ Numbers = Annotated[
     | Annotated[tuple[_Number, ...], Field(min_length=1, max_length=MAX_STEPS, strict=False)]
     | Annotated[str, Field(pattern="^[0-9]+:[0-9]+(:[0-9]+)?$")],
     WrapValidator(_one_error),
-    Field(description='A number, a list of numbers, or "start:stop[:step]" as in Python.'),
+    Field(
+        description=f"A number from 0 to {MAX_STEPS:,}, a list of such numbers, or "
+        '"start:stop[:step]" as in Python.'
+    ),
 ]
 
 
