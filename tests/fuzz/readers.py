@@ -76,7 +76,7 @@ def tiny_exl2(folder: Path) -> None:
 
 
 def read_model(folder: Path) -> None:
-    """What every job does with a model: look at its shape, load it, run it."""
+    """Do what every job does with a model: look at its shape, load it, run it."""
     check_llama_shaped(folder)
     info = model_info(folder)
     Footprint.of_directory(folder)
@@ -188,7 +188,7 @@ def a_store(folder: Path) -> None:
 
 
 def read_store(folder: Path) -> Any:
-    """Rows may be missing, and are then made again; those that are there are as written."""
+    """Return the rows in the store; some may be missing, the others must be as written."""
     found = Store(folder, IDENTITY).load(PLANS)
     rows = [
         tuple(tuple(value) if isinstance(value, np.ndarray) else value for value in row)
@@ -218,7 +218,7 @@ def a_fetched_model(folder: Path) -> None:
 
 
 def read_fetched_model(folder: Path) -> None:
-    """What the jobs take from a manifest without looking at the model."""
+    """Read what jobs take from a manifest without looking at the model."""
     manifest = read_manifest(folder / "it")
     weights_hash(manifest)
     n_layers = manifest_info(manifest, folder / "it").n_layers
@@ -313,7 +313,7 @@ def records(folder: Path) -> None:
 
 
 def read_records(folder: Path) -> None:
-    """As the workflow's scripts do."""
+    """Read the records as the workflow's scripts do."""
     found = read_record(folder / "frankens.json", frankens.Manifest)
     pd.DataFrame(found["frankens"]).drop(columns=["key", "loop", "occurrences"])
     frankens.plans_of(found)
@@ -338,7 +338,7 @@ def read_records(folder: Path) -> None:
 
 
 def notes(folder: Path) -> None:
-    """What is kept beside the results: the ledger, speeds, a lock, benchmarks, accounting."""
+    """Write what is kept beside the results: ledger, speeds, lock, benchmarks, accounting."""
     look = {"experiment": "e", "model": "m", "quantization": "none", "task": "t", "plan": "0:3"}
     for documents in (["a"], ["b"], ["c"]):
         ledger.record(folder / "ledger.jsonl", look, documents)

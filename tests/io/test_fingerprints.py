@@ -28,7 +28,7 @@ MIDDLE = """def double(x):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> Path:
-    """A small package in the place of the real one; `unused` is imported by nobody."""
+    """Put a small package in the place of the real one; no module imports `unused`."""
     root = tmp_path / "frankenlab"
     (root / "inner").mkdir(parents=True)
     for name, text in {
@@ -110,7 +110,7 @@ def test_a_file_outside_the_package_counts_with_what_it_imports(package, tmp_pat
 
 @pytest.fixture
 def real_package(tmp_path, monkeypatch) -> Path:
-    """A copy of the real package that can be edited."""
+    """Return a copy of the real package that can be edited."""
     copy = shutil.copytree(fingerprints.ROOT, tmp_path / "frankenlab")
     monkeypatch.setattr(fingerprints, "ROOT", copy)
     return copy
