@@ -106,7 +106,7 @@ def test_what_is_unpacked_from_the_fixture_packs_to_the_same_bytes():
     assert len(directory.linears) == 15
     for name in directory.linears:
         stored = directory.linear(name)
-        codes = unpack(stored, directory.shapes.linears[name][0])
+        codes = unpack(stored, directory.shape.linears[name][0])
         assert same_tensors(pack(codes), stored), name
 
 
@@ -216,9 +216,9 @@ def test_files_of_another_name_are_found(tmp_path):
 
 def test_written_bytes_are_those_of_exllamav2(tmp_path):
     directory, written = Exl2Directory(FIXTURE), {}
-    for name, (outputs, _) in directory.shapes.linears.items():
+    for name, (outputs, _) in directory.shape.linears.items():
         written |= stored_tensors(name, pack(unpack(directory.linear(name), outputs)))
-    written |= {name: directory.get(name) for name in directory.shapes.others}
+    written |= {name: directory.get(name) for name in directory.shape.others}
     write_exl2(tmp_path, directory.config, directory.declaration, written.items())
     original = load_file(FIXTURE / "output.safetensors")
     found = load_file(tmp_path / "output.safetensors")
@@ -496,9 +496,9 @@ def test_a_model_of_135_million_weights_loads_within_5_seconds_of_2_cores(tmp_pa
         **{"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152},
         **{"num_hidden_layers": 30, "tie_word_embeddings": True},
     }
-    from frankenlab.models.shape import ModelShapes
+    from frankenlab.models.shape import ModelShape
 
-    shapes = ModelShapes.from_config(config)
+    shapes = ModelShape.from_config(config)
 
     def tensors():
         for name, shape in shapes.others.items():

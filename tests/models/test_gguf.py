@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from frankenlab.io.directories import read_manifest
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file
+from frankenlab.models.directory import model_shape
 from frankenlab.models.fetch import CONVERSION, fetch_model
 from frankenlab.models.gguf import (
     SPLITTINGS,
@@ -25,8 +26,8 @@ from frankenlab.models.gguf import (
     reference_encode,
     save_tokenizer,
 )
-from frankenlab.models.inspect import load_tokenizer, model_info
 from frankenlab.models.sources import source_from_config
+from frankenlab.models.tokenizer import load_tokenizer
 from tests.support.tiny import make_tiny_model
 
 NAMES = {
@@ -287,7 +288,7 @@ def test_heads_of_another_size_than_the_hidden_state_divided_are_kept(tmp_path):
     fetch(write_gguf(tmp_path / "tiny.gguf", original, **lengths), tmp_path / "m")
     expected, found = (load_file(d / "model.safetensors") for d in (original, tmp_path / "m"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert model_info(tmp_path / "m").head_dim == 24
+    assert model_shape(tmp_path / "m").head_dim == 24
 
 
 @pytest.mark.parametrize(
@@ -535,7 +536,7 @@ def test_smollm2_as_the_workflow_fetches_it(real_model):
     manifest = read_manifest(real_model, verify=True)
     assert "Q4_1 (210 tensors)" in manifest["made"]
     assert "not the original checkpoint" in manifest["made"]
-    info = model_info(real_model)
+    info = model_shape(real_model)
     assert (info.parameters, info.dtype) == (134_515_008, "float32")
 
     tokenizer = load_tokenizer(real_model)

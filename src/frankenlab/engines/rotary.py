@@ -9,7 +9,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from frankenlab.io.errors import UserError
 from frankenlab.io.words import excerpt
-from frankenlab.models.inspect import ModelInfo
+from frankenlab.models.shape import ModelShape
 
 # RoPE variants whose frequencies depend on the length of the sequence at hand.
 LENGTH_DEPENDENT = ("dynamic", "longrope")
@@ -22,7 +22,7 @@ class Rotary:
         UserError: the scaling is another one.
     """
 
-    def __init__(self, info: ModelInfo, device: torch.device) -> None:
+    def __init__(self, info: ModelShape, device: torch.device) -> None:
         kind = info.rope.get("rope_type", "default")
         self.scaling = 1.0
         if kind == "default":
@@ -47,7 +47,7 @@ class Rotary:
 
 
 def _scaled(
-    function: Callable[..., tuple[torch.Tensor, float]], info: ModelInfo, device: torch.device
+    function: Callable[..., tuple[torch.Tensor, float]], info: ModelShape, device: torch.device
 ) -> tuple[torch.Tensor, float]:
     """Frequencies and scaling by one of transformers' functions, which are the same for all
     architectures."""

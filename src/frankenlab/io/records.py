@@ -34,7 +34,7 @@ def table_of(value: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": value}
 
 
-# A model's shape in a manifest: the fields of `models.ModelInfo`.
+# A model's shape in a manifest: what `ModelShape.to_manifest` makes.
 MODEL_SHAPE = object_of(
     architecture=TEXT,
     n_layers=SOME,

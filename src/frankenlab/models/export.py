@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 
 from frankenlab.io.directories import has_manifest, share, verify_directory
 from frankenlab.io.errors import UserError
+from frankenlab.models.directory import check_llama_shaped
 from frankenlab.models.exl2.reading import is_exl2
 from frankenlab.models.files import CONFIG, TOKENIZER_FILES, read_json
 from frankenlab.models.franken import layer_tensors, parts
-from frankenlab.models.inspect import check_llama_shaped
 from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.models.weight_writing import SHARD_BYTES, write_weights
 from frankenlab.plans.plan import Plan, Step

@@ -5,18 +5,17 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from frankenlab.io.directories import make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
+from frankenlab.models.directory import check_depth, check_llama_shaped, model_shape
 from frankenlab.models.files import MODEL_FILES, read_json, shards_to_fetch
 from frankenlab.models.gguf import SAMPLES, convert_gguf, read_gguf
-from frankenlab.models.inspect import check_depth, check_llama_shaped, load_tokenizer, model_info
 from frankenlab.models.sources import Source, fetch_files, source_key
-from frankenlab.models.tokenizer import check_vocabulary, warn_of_other_tokens
+from frankenlab.models.tokenizer import check_vocabulary, load_tokenizer, warn_of_other_tokens
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ def fetch_model(
 
     Returns:
         The manifest (see `directories.make_directory`), with `made`: how the weights came about,
-        and `shape`: the fields of `models.ModelInfo`.
+        and `shape`: see `ModelShape.to_manifest`.
 
     Raises:
         UserError: the source cannot be had, or is not a model that can be worked with.
@@ -88,11 +87,11 @@ def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
     if _add_rope_theta(directory):
         made += "; rope_theta added to config.json"
     log.info("%s: checking the model", source.text)
-    info = model_info(directory)
+    shape = model_shape(directory)
     tokenizer = load_tokenizer(directory)
-    check_vocabulary(tokenizer, info.vocab_size, source.text)
+    check_vocabulary(tokenizer, shape.vocab_size, source.text)
     warn_of_other_tokens(tokenizer, directory, SAMPLES, source.text)
-    return {"made": made, "n_layers": info.n_layers, "shape": asdict(info), **facts}
+    return {"made": made, "n_layers": shape.n_layers, "shape": shape.to_manifest(), **facts}
 
 
 def _is_gguf(path: Path) -> bool:

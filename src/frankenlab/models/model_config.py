@@ -10,7 +10,7 @@ from typing import Any
 from frankenlab.io.errors import UserError
 from frankenlab.io.words import excerpt
 from frankenlab.models.files import ALLOWED, CONFIG, QUANTIZATION, declares_exl2, read_json
-from frankenlab.models.shape import ModelShapes
+from frankenlab.models.shape import ModelShape
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -117,7 +117,7 @@ def _check_raw(directory: Path, raw: Mapping[str, Any]) -> None:
             "weights by that adapter; merge it or take it away"
         )
     try:
-        ModelShapes.from_config(raw)
+        ModelShape.from_config(raw)
     except UserError as error:
         raise UserError(f"{directory}: {error}") from None
 

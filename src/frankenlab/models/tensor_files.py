@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +13,8 @@ from frankenlab.models.files import weight_files
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+# The rotary frequencies in old checkpoints, which transformers computes: nobody reads them.
+IGNORED = "rotary_emb.inv_freq"
 # Values that are compared at a time.
 COMPARED = 1 << 22
 
@@ -24,12 +27,12 @@ class TensorFiles:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._file = {}
+        self._file: dict[str, Any] = {}
         self._path: dict[str, Path] = {}
         for path in paths:
             try:
                 file = safe_open(path, framework="pt")
-                names = list(file.keys())
+                names = [name for name in file.keys() if not name.endswith(IGNORED)]  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 raise _damaged(path, error) from error
             for name in names:
@@ -40,7 +43,7 @@ class TensorFiles:
 
     @classmethod
     def of_model(cls, directory: str | os.PathLike) -> "TensorFiles":
-        """Open the weights of a model's directory (see `model_files.weight_files`)."""
+        """Open the weights of a model's directory (see `files.weight_files`)."""
         return cls(weight_files(directory))
 
     @property

@@ -1,18 +1,65 @@
-"""Whether a model's tokenizer goes with the model, and with its own tokenizer.json."""
+"""A model's tokenizer: loading it, and whether it goes with the model and its tokenizer.json."""
 
 import logging
+import os
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from frankenlab.io.errors import UserError
+from frankenlab.models.files import TOKENIZER_FILES, read_json
 
 log = logging.getLogger(__name__)
 
+# The class that is just what tokenizer.json says, as transformers 4 and 5 call it.
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+
+def load_tokenizer(directory: str | os.PathLike) -> Any:
+    """Return the tokenizer of a model's directory: the one of `AutoTokenizer`, as lm-eval takes it.
+
+    Raises:
+        UserError: there is none that loads without running code from the directory.
+    """
+    import transformers
+
+    # Absolute, because AutoTokenizer makes exceptions of models by how their paths begin.
+    folder = Path(directory).absolute()
+    try:
+        # Without a tokenizer transformers makes an empty one for some architectures.
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise FileNotFoundError("no tokenizer files")
+        kind = getattr(transformers, _tokenizer_class(folder))
+        tokenizer = kind.from_pretrained(folder, trust_remote_code=False)
+        # Some settings of the wrong type are only noticed when a text is encoded.
+        tokenizer.encode("A text.")
+        return tokenizer
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{directory}: its tokenizer cannot be loaded ({reason})") from error
+
+
+def _tokenizer_class(directory: Path) -> str:
+    """Return the name of the class in which AutoTokenizer ends, where it is known without asking.
+
+    On its way AutoTokenizer imports the model's configuration, which takes seconds.
+    """
+    files = (directory / name for name in ("config.json", "tokenizer_config.json"))
+    model, settings = (read_json(file) if file.is_file() else {} for file in files)
+    if settings.get("fast_tokenizer_files"):
+        raise ValueError("fast_tokenizer_files names files that a copy of the model would not have")
+    if "auto_map" in settings or (directory / "tekken.json").exists():
+        return "AutoTokenizer"
+    if model.get("model_type") == "qwen2":
+        return "Qwen2Tokenizer"  # whatever the settings name
+    generic = settings.get("tokenizer_class") in GENERIC
+    known = generic and model.get("model_type") in ("llama", "mistral")
+    return "PreTrainedTokenizerFast" if known else "AutoTokenizer"
+
 
 def check_vocabulary(tokenizer: Any, vocab_size: int, where: str) -> None:
-    """Checks that the model has an embedding for every token of its tokenizer.
+    """Check that the model has an embedding for every token of its tokenizer.
 
     A token that was added to the tokenizer afterwards (often "[PAD]") may have none: that harms no
     text without it, so there is a warning, and `encoding.Encoder` refuses the texts that have it.
@@ -35,7 +82,7 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, where: str) -> None:
 
 
 def warn_of_other_tokens(tokenizer: Any, directory: Path, texts: Sequence[str], name: str) -> None:
-    """Warns where tokenizer.json by itself would cut one of `texts` into other tokens.
+    """Warn where tokenizer.json by itself would cut one of `texts` into other tokens.
 
     transformers goes by the name of a class or by the model's type, and some classes bring a
     splitting of their own: GPT2Tokenizer splits spaces before digits otherwise than the

@@ -10,7 +10,7 @@ from math import prod
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.format import ALIGNMENT, check_inputs, padded
 from frankenlab.models.exl2.packing import BITS, WORD, packed_words
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 
 # Groups of every option divide this number of inputs, so none straddles a multiple of it.
 LARGEST_GROUP = 128
@@ -59,7 +59,7 @@ OPTIONS = (
 HEAD_OPTIONS = {bits: Option(LARGEST_GROUP, ((bits, 100),)) for bits in BITS}
 
 
-def check_shapes(shapes: ModelShapes, head_bits: int) -> None:
+def check_shapes(shape: ModelShape, head_bits: int) -> None:
     """Whether the model can be stored as EXL2 that exllamav2 runs, its head at `head_bits`.
 
     Raises:
@@ -67,7 +67,7 @@ def check_shapes(shapes: ModelShapes, head_bits: int) -> None:
     """
     if head_bits not in HEAD_OPTIONS:
         raise UserError(f"head bits {head_bits}: EXL2 has {', '.join(map(str, HEAD_OPTIONS))}")
-    for name, (outputs, inputs) in shapes.linears.items():
+    for name, (outputs, inputs) in shape.linears.items():
         check_inputs(f"{name}.weight", inputs)
         if name.endswith(UNPADDED) and outputs % ALIGNMENT:
             raise UserError(
@@ -76,7 +76,7 @@ def check_shapes(shapes: ModelShapes, head_bits: int) -> None:
             )
 
 
-def attainable_bits(shapes: ModelShapes, head_bits: int) -> tuple[float, float]:
+def attainable_bits(shape: ModelShape, head_bits: int) -> tuple[float, float]:
     """The lowest and the highest bits per weight of the decoder layers' linear layers.
 
     The head is checked but does not count, as in `Exl2Directory.bits_per_weight`.
@@ -84,8 +84,8 @@ def attainable_bits(shapes: ModelShapes, head_bits: int) -> tuple[float, float]:
     Raises:
         UserError: as `check_shapes`.
     """
-    check_shapes(shapes, head_bits)
-    linears = {name: shape for name, shape in shapes.linears.items() if name != HEAD}
-    weights = sum(map(prod, linears.values()))
-    sizes = [[option.size(*shape) for option in OPTIONS] for shape in linears.values()]
+    check_shapes(shape, head_bits)
+    linears = [linear for name, linear in shape.linears.items() if name != HEAD]
+    weights = sum(map(prod, linears))
+    sizes = [[option.size(*linear) for option in OPTIONS] for linear in linears]
     return sum(map(min, sizes)) / weights, sum(map(max, sizes)) / weights

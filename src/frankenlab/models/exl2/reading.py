@@ -15,7 +15,7 @@ from frankenlab.models.exl2.format import (
     dequantize,
 )
 from frankenlab.models.files import CONFIG, EXL2_WEIGHTS, read_json, weight_files
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 from frankenlab.models.tensor_files import TensorFiles, is_finite
 
 FLOATS = ("F16", "BF16", "F32")
@@ -24,8 +24,6 @@ SAFETENSORS_DTYPES = {
     **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
     **{"U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64},
 }
-# Tensors of old checkpoints that nobody reads.
-IGNORED = "rotary_emb.inv_freq"
 
 
 def is_exl2(directory: str | Path) -> bool:
@@ -68,11 +66,11 @@ class Exl2Directory:
         self.config = read_json(self.path / CONFIG)
         try:
             self.declaration = read_declaration(self.config)
-            self.shapes = ModelShapes.from_config(self.config)
+            self.shape = ModelShape.from_config(self.config)
             self.weight_files = weight_files(self.path)
             self._files = TensorFiles(self.weight_files)
             self._linears = {
-                name for name in self.shapes.linears if f"{name}.q_weight" in self._files
+                name for name in self.shape.linears if f"{name}.q_weight" in self._files
             }
             self._check()
         except UserError as error:
@@ -97,7 +95,7 @@ class Exl2Directory:
         module, _, kind = name.rpartition(".")
         if module not in self._linears:
             return self._files.get(name).to(device=device, dtype=dtype)
-        outputs, _ = self.shapes.linears[module]
+        outputs, _ = self.shape.linears[module]
         if kind == "bias":
             return self._files.get(name)[:outputs].to(device=device, dtype=dtype)
         linear = self.linear(module)
@@ -123,7 +121,7 @@ class Exl2Directory:
     def bits_of(self, name: str) -> float:
         """Bits that a linear layer takes on disk for each of its weights: codes, scales, groups
         and the order of inputs; 16 or 32 where it is not quantized. Biases are left out."""
-        weights = prod(self.shapes.linears[name])
+        weights = prod(self.shape.linears[name])
         if name not in self._linears:
             return _bits(self._files.dtype(f"{name}.weight"))
         stored = (f"{name}.{part}" for part in PARTS)
@@ -134,7 +132,7 @@ class Exl2Directory:
     def bits_per_weight(self) -> float:
         """Mean of `bits_of` over the decoder layers' weights, which is what a bitrate means in
         exllamav2."""
-        sizes = {n: prod(s) for n, s in self.shapes.linears.items() if n != HEAD}
+        sizes = {n: prod(s) for n, s in self.shape.linears.items() if n != HEAD}
         return sum(self.bits_of(name) * size for name, size in sizes.items()) / sum(sizes.values())
 
     @property
@@ -147,13 +145,13 @@ class Exl2Directory:
         """Tensors that are stored as they are, with their shapes."""
         return {
             name: shape
-            for name, shape in self.shapes.plain().items()
+            for name, shape in self.shape.tensors().items()
             if name.rpartition(".")[0] not in self._linears
         }
 
     def _check(self) -> None:
         if not self._linears and declares_exl2(self.config):
-            some = next(iter(self.shapes.linears))
+            some = next(iter(self.shape.linears))
             raise UserError(
                 f"config.json says that the weights are EXL2, but tensor '{some}.q_weight' is "
                 "missing, as those of all other linear layers are"
@@ -162,22 +160,22 @@ class Exl2Directory:
         for name, shape in plain.items():
             self._check_plain(name, shape)
         known = set(plain)
-        for name in self.shapes.linears:
+        for name in self.shape.linears:
             if name in self._linears:
                 known |= self._check_quantized(name)
-        extra = sorted(n for n in self._files.names - known if not n.endswith(IGNORED))
+        extra = sorted(self._files.names - known)
         if extra:
             raise UserError(
                 f"tensor '{extra[0]}' does not belong to a model of this config.json "
-                f"({self.shapes.n_layers} layers)"
+                f"({self.shape.n_layers} layers)"
             )
 
     def _check_plain(self, name: str, shape: tuple[int, ...]) -> None:
         if name not in self._files:
-            if name == f"{HEAD}.weight" and self.shapes.tied:
+            if name == f"{HEAD}.weight" and self.shape.tied_embeddings:
                 return
             hint = ""
-            if name.removesuffix(".weight") in self.shapes.linears:
+            if name.removesuffix(".weight") in self.shape.linears:
                 hint = f" (and so is '{name.removesuffix('.weight')}.q_weight')"
             raise UserError(f"tensor '{name}' is missing{hint}")
         if self._files.shape(name) != shape:
@@ -188,13 +186,14 @@ class Exl2Directory:
 
     def _check_quantized(self, name: str) -> set[str]:
         """Checks all that is small; gives the names of the stored tensors."""
-        outputs, inputs = self.shapes.linears[name]
+        outputs, inputs = self.shape.linears[name]
         check_inputs(name, inputs)
-        needed = [*PARTS, "bias"] if name in self.shapes.biased else list(PARTS)
+        biased = self.shape.has_bias(name)
+        needed = [*PARTS, "bias"] if biased else list(PARTS)
         for part in needed:
             if f"{name}.{part}" not in self._files:
                 raise UserError(f"tensor '{name}.{part}' is missing")
-        if f"{name}.bias" in self._files and name not in self.shapes.biased:
+        if f"{name}.bias" in self._files and not biased:
             raise UserError(f"tensor '{name}.bias': this config.json has no bias there")
         small = {part: self._files.get(f"{name}.{part}") for part in needed if not _large(part)}
         # Of the large ones the header is enough: empty tensors of their shapes.
