@@ -13,7 +13,7 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.models.directory import check_depth, check_llama_shaped, model_shape
 from frankenlab.models.files import MODEL_FILES, read_json, shards_to_fetch
-from frankenlab.models.gguf import SAMPLES, convert_gguf, read_gguf
+from frankenlab.models.gguf.conversion import convert_gguf, read_gguf
 from frankenlab.models.sources import Source, fetch_files, source_key
 from frankenlab.models.tokenizer import check_vocabulary, load_tokenizer, warn_of_other_tokens
 
@@ -90,7 +90,7 @@ def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
     shape = model_shape(directory)
     tokenizer = load_tokenizer(directory)
     check_vocabulary(tokenizer, shape.vocab_size, source.text)
-    warn_of_other_tokens(tokenizer, directory, SAMPLES, source.text)
+    warn_of_other_tokens(tokenizer, directory, source.text)
     return {"made": made, "n_layers": shape.n_layers, "shape": shape.to_manifest(), **facts}
 
 

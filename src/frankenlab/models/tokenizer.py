@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,21 @@ log = logging.getLogger(__name__)
 
 # The class that is just what tokenizer.json says, as transformers 4 and 5 call it.
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+# Where tokenizers of this family are known to disagree: digits after runs of spaces and line
+# breaks, contractions, capitals, accents (composed and not), scripts, symbols, code.
+SAMPLES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "In 1969, 600 million people watched; 12,345.678 + 9 = ?",
+    "a  12\n\n34\t 5\r\n   6",
+    "Question: What's 7 x 8?\nAnswer: 56",
+    "I'll say they've DON'T it's WE'RE",
+    "  leading and trailing  ",
+    "caf\u00e9 cafe\u0301 na\u00efve \u0416\u0443\u043a \u6771\u4eac \u0639\u0631\u0628\u064a",
+    "def f(x):\n    return x**2  # squared\n\n\nclass A: pass",
+    "\U0001f642 \u2014 \u201cquoted\u201d \u2260 \u00bd \u00b2 \u2167",
+    "",
+)
 
 
 def load_tokenizer(directory: str | os.PathLike) -> Any:
@@ -81,8 +95,8 @@ def check_vocabulary(tokenizer: Any, vocab_size: int, where: str) -> None:
     log.warning("%s; a text with such a token is refused, others are scored", reason)
 
 
-def warn_of_other_tokens(tokenizer: Any, directory: Path, texts: Sequence[str], name: str) -> None:
-    """Warn where tokenizer.json by itself would cut one of `texts` into other tokens.
+def warn_of_other_tokens(tokenizer: Any, directory: Path, name: str) -> None:
+    """Warn where tokenizer.json by itself would cut one of `SAMPLES` into other tokens.
 
     transformers goes by the name of a class or by the model's type, and some classes bring a
     splitting of their own: GPT2Tokenizer splits spaces before digits otherwise than the
@@ -93,7 +107,7 @@ def warn_of_other_tokens(tokenizer: Any, directory: Path, texts: Sequence[str], 
     from tokenizers import Tokenizer
 
     alone = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    for text in texts:
+    for text in SAMPLES:
         found, other = tokenizer.encode(text), alone.encode(text).ids
         if found != other:
             pairs = zip_longest(map(tokenizer.decode, found), map(tokenizer.decode, other))

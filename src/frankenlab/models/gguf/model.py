@@ -17,9 +17,6 @@ from frankenlab.models.model_config import ARCHITECTURES
 from frankenlab.models.shape import ModelShape
 from frankenlab.models.tensor_files import is_finite
 
-# llama.cpp calls Mistral's architecture llama too.
-SUPPORTED = ("llama", "qwen2")
-
 MODULES = {
     **{f"self_attn.{name}_proj": f"attn_{name}" for name in "qkv"},
     **{f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")},
