@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import NonNegativeInt, PositiveInt
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
 from frankenlab.io.errors import UserError
 from frankenlab.models.shape import NORMS, PARTS, ModelShape
 from frankenlab.plans.plan import Plan, Step, parse
@@ -10,14 +13,39 @@ from frankenlab.plans.plan import Plan, Step, parse
 KV_BYTES = 2  # of a value in a 16-bit cache
 
 
-def franken(plan: Plan, group: str, shape: ModelShape) -> dict[str, Any]:
-    """Return what a plan is on a model of that shape, JSON-able.
+class ManifestEntry(TypedDict):
+    """A plan on a model.
 
     `depth` is the number of layers run, an `attn` or `mlp` occurrence counting as half;
     `parameters` are those of the standalone checkpoint, which has each occurrence's own;
     `stored_parameters` those in memory, where each used layer is once, as the base has them;
-    `kv_bytes_per_token` the keys and values of every attending occurrence, with 16 bits.
+    `kv_bytes_per_token` the keys and values of every attending occurrence, with 16 bits;
+    `occurrences` are [layer, part, scale], which `plans_of` checks.
     """
+
+    plan: str
+    key: str
+    group: str
+    loop: Any
+    depth: float
+    relative_depth: float
+    parameters: NonNegativeInt
+    stored_parameters: NonNegativeInt
+    kv_bytes_per_token: NonNegativeInt
+    occurrences: list[Any]
+
+
+class Manifest(TypedDict):
+    """What readers use of what `manifest` returns."""
+
+    model: str
+    quantization: str
+    n_layers: PositiveInt
+    frankens: list[ManifestEntry]
+
+
+def franken(plan: Plan, group: str, shape: ModelShape) -> ManifestEntry:
+    """Return the size and the cost of a plan on a model of that shape."""
     used = {(step.layer, part) for step in plan.steps for part in parts(step)}
     run = sum(shape.part_parameters(part) for step in plan.steps for part in parts(step))
     stored = sum(shape.part_parameters(part) for _, part in used)
@@ -50,9 +78,7 @@ def manifest(
     model: str, quantization: str, shape: ModelShape, plans: Iterable[tuple[Plan, str]]
 ) -> dict[str, Any]:
     """Return a JSON-able description of frankens: no weights, for a franken is its base's layers
-    in another order.
-
-    `tensors[layer][part]` names the stored tensors; an occurrence is [layer, part, scale].
+    in another order. `tensors[layer][part]` names the stored tensors.
     """
     pairs = list(plans)
     used = sorted({step.layer for plan, _ in pairs for step in plan.steps})

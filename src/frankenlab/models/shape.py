@@ -7,9 +7,10 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from frankenlab.io.errors import UserError
-from frankenlab.io.records import MODEL_SHAPE, is_record
-from frankenlab.io.words import excerpt
+from pydantic import PositiveInt
+
+from frankenlab.io.errors import UserError, excerpt
+from frankenlab.io.records import is_record
 
 HEAD = "lm_head"
 EMBEDDINGS, NORM = "model.embed_tokens.weight", "model.norm.weight"
@@ -41,14 +42,14 @@ class ModelShape:
     """
 
     architecture: str
-    n_layers: int
-    hidden_size: int
-    intermediate_size: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    max_position_embeddings: int
+    n_layers: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    n_heads: PositiveInt
+    n_kv_heads: PositiveInt
+    head_dim: PositiveInt
+    vocab_size: PositiveInt
+    max_position_embeddings: PositiveInt
     tied_embeddings: bool
     norm_eps: float = 1e-6
     rope: Mapping[str, Any] = field(default_factory=dict)
@@ -111,9 +112,10 @@ class ModelShape:
             UserError: the manifest was written before it had a shape, or contradicts itself.
         """
         shape = manifest.get("shape")
-        if is_record(shape, MODEL_SHAPE) and shape.keys() == MODEL_SHAPE["properties"].keys():
+        if isinstance(shape, Mapping):
             sizes = {f.name: shape[f.name] for f in fields(cls) if f.name in shape}
-            for attention, mlp in product(((), ATTENTION[:3], ATTENTION), ((), MLP)):
+            known = product(((), ATTENTION[:3], ATTENTION), ((), MLP))
+            for attention, mlp in known if is_record(sizes, cls) else ():
                 made = cls(**sizes, biased=(*attention, *mlp))
                 if made.to_manifest() == shape:
                     return made
