@@ -170,8 +170,7 @@ def _speed(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from frankenlab.models.fetch import fetch_model
-    from frankenlab.models.sources import fetch_data
+    from frankenlab.models.fetch import fetch_data, fetch_model
 
     experiment = config.load(options.config)
     for model in experiment.models.values():

@@ -154,7 +154,7 @@ def test_a_failure_halfway_leaves_nothing_and_the_next_try_works(tiny, tmp_path,
 
     (plan,) = parse_all(["0:3,1:4"])
     with monkeypatch.context() as patch:
-        patch.setattr(export.shutil, "copy", fails)
+        patch.setattr(export, "copy_companions", fails)
         with pytest.raises(UserError) as error:
             materialize(tiny(), plan, tmp_path / "out")
     assert "No space left" in one_line(error) and str(tmp_path / "out") in str(error.value)

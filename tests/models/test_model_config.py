@@ -14,7 +14,7 @@ from frankenlab.models.directory import check_llama_shaped, model_shape
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.export import materialize
 from frankenlab.models.footprint import Footprint
-from frankenlab.models.model_config import load_config
+from frankenlab.models.model_config import load_config, with_old_rope_keys
 from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import parse
 from tests.support.models import load_hf
@@ -321,3 +321,26 @@ def test_what_a_message_quotes_stays_on_its_line(tmp_path, changes):
     with pytest.raises(UserError) as error:
         TorchEngine(directory, "float32")
     one_line(error)
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "added"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, {"rope_theta": 5e5}),
+        ({"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 5e5}, {}),
+        (
+            {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_theta": 5e5},
+            {"rope_scaling": LLAMA3},
+        ),
+        (
+            {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_scaling": None},
+            {"rope_theta": 5e5, "rope_scaling": LLAMA3},
+        ),
+        ({"rope_theta": 5e5, "rope_scaling": LLAMA3}, {}),
+    ],
+)
+def test_older_readers_find_the_rotary_parameters_too(config, added):
+    assert with_old_rope_keys(config) == config | added

@@ -80,7 +80,8 @@ def test_a_local_directory_comes_as_it_is_but_for_what_older_readers_need(
 
     assert manifest["description"] == "a tiny model" and manifest["n_layers"] == 4
     assert manifest["source"] == "local mine"
-    assert manifest["made"] == "files as distributed; rope_theta added to config.json"
+    added = "rope_theta" if rope == "default" else "rope_theta and rope_scaling"
+    assert manifest["made"] == f"files as distributed; {added} added to config.json"
     assert sorted(manifest["files"]) == [
         "config.json",
         "generation_config.json",

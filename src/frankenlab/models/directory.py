@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,13 @@ from typing import TYPE_CHECKING, Any
 from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
-from frankenlab.models.files import ALLOWED
+from frankenlab.models.files import ALLOWED, WITHOUT_EFFECT
 from frankenlab.models.model_config import load_config
 from frankenlab.models.shape import EMBEDDINGS, HEAD, ModelShape
 
 if TYPE_CHECKING:
     from frankenlab.models.tensor_files import TensorFiles
 
-# Files of a model that change nothing about what it computes from a text.
-WITHOUT_EFFECT = ("LICENSE", "NOTICE", "generation_config.json", "chat_template.jinja")
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -88,8 +87,13 @@ def check_depth(found: int, declared: int | None, where: str) -> None:
 def weights_hash(manifest: Mapping[str, Any]) -> str:
     """Return the identity of the model that a manifest describes: the hash of all files that
     decide what it computes from a text (weights, config.json, tokenizer)."""
-    files = manifest["files"].items()
-    return content_hash({n: f["sha256"] for n, f in files if not n.startswith(WITHOUT_EFFECT)})
+    return content_hash(
+        {
+            name: file["sha256"]
+            for name, file in manifest["files"].items()
+            if not any(fnmatchcase(name, pattern) for pattern in WITHOUT_EFFECT)
+        }
+    )
 
 
 def _check_tensors(directory: Path, shape: ModelShape, files: "TensorFiles") -> str:

@@ -19,14 +19,11 @@ from frankenlab.io.directories import has_manifest, share, verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.models.directory import check_llama_shaped
 from frankenlab.models.exl2.reading import is_exl2
-from frankenlab.models.files import CONFIG, TOKENIZER_FILES, read_json
+from frankenlab.models.files import CONFIG, copy_companions, read_json
 from frankenlab.models.franken import layer_tensors, parts
 from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.models.weight_writing import SHARD_BYTES, write_weights
 from frankenlab.plans.plan import Plan, Step
-
-# Files beside the weights that a checkpoint keeps from its base.
-COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", "chat_template.jinja")
 
 # What makes a part's residual update vanish when it is zero, and scales it when it is scaled.
 OUTPUTS = {"attn": "self_attn.o_proj", "mlp": "mlp.down_proj"}
@@ -144,9 +141,7 @@ def _write_checkpoint(source: Path, plan: Plan, target: Path) -> None:
     """Fills the empty directory `target`."""
     tensors = _tensors(TensorFiles.of_model(source), plan)
     write_weights(target, tensors, shard_bytes=SHARD_BYTES)
-    for name in COMPANIONS:
-        if (source / name).is_file():
-            shutil.copy(source / name, target / name)
+    copy_companions(source, target)
     config = _config(read_json(source / CONFIG), plan)
     (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     check_llama_shaped(target, len(plan.steps))

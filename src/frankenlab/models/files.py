@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ ALLOWED = (
     "allowed: a Llama, Mistral or Qwen2 model with full attention and unquantized or EXL2 weights "
     "in safetensors"
 )
+# Files of a model that change nothing about what it computes from a text.
+WITHOUT_EFFECT = ("LICENSE*", "NOTICE*", "generation_config.json", "chat_template.jinja")
+# What a model that is made of another one has from it.
+COMPANIONS = (*TOKENIZER_FILES, *WITHOUT_EFFECT)
 # A model's directory consists of these files and of the shards that its index names; whatever else
 # is in a repository stays there.
-MODEL_FILES = (
-    *(CONFIG, "generation_config.json", "chat_template.jinja", "LICENSE*", "NOTICE*"),
-    *(WEIGHTS, INDEX, EXL2_WEIGHTS, *TOKENIZER_FILES),
-)
+MODEL_FILES = (CONFIG, WEIGHTS, INDEX, EXL2_WEIGHTS, *COMPANIONS)
 # Where config.json says how the weights are quantized, and what it calls EXL2.
 QUANTIZATION, EXL2 = "quantization_config", "exl2"
 
@@ -109,6 +111,14 @@ def identity_files(directory: str | os.PathLike) -> dict[str, Path]:
     tokenizer = [directory / name for name in TOKENIZER_FILES]
     files = [directory / CONFIG, *weight_files(directory), *filter(Path.is_file, tokenizer)]
     return {path.relative_to(directory).as_posix(): path for path in files}
+
+
+def copy_companions(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Copy the files of a model that one made of it keeps: tokenizer, chat template, license."""
+    for pattern in COMPANIONS:
+        for path in filter(Path.is_file, Path(source).glob(pattern)):
+            # Not its mode, which may be read-only.
+            shutil.copyfile(path, Path(target) / path.name)
 
 
 def declares_exl2(config: Mapping[str, Any]) -> bool:

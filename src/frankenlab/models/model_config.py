@@ -83,6 +83,20 @@ def attention_window(directory: Path, raw: Mapping[str, Any], config: Any) -> in
     return window if window is not None and window < config.max_position_embeddings else None
 
 
+def with_old_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config.json with what transformers 5 keeps in `rope_parameters` in the keys of
+    transformers 4 too.
+
+    Other tools (exllamav2 for one) look only there, and silently take a default if nothing is
+    there.
+    """
+    rope = config.get("rope_parameters") or {}
+    old = {key: rope[key] for key in ("rope_theta",) if key in rope}
+    if (rope.get("rope_type") or rope.get("type") or "default") != "default":
+        old["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    return {**config, **{k: v for k, v in old.items() if config.get(k) is None}}
+
+
 def head_dim(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 

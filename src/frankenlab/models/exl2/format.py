@@ -33,6 +33,7 @@ from frankenlab.models.exl2.packing import (
     unpack_columns,
     unpack_nibbles,
 )
+from frankenlab.models.shape import ATTENTION, ModelShape
 
 PARTS = ("q_weight", "q_scale", "q_scale_max", "q_groups", "q_invperm")
 DTYPES = {
@@ -44,6 +45,8 @@ DTYPES = {
 }
 # Outputs are padded to a multiple of this; inputs must be one, for the kernels read 32 rows.
 ALIGNMENT = 32
+# exllamav2's attention takes these outputs without their padding.
+UNPADDED = ATTENTION[:3]
 # Positions of inputs are 16-bit in memory, starts of groups on disk too.
 MOST_INPUTS = 65536
 # Weights that are unpacked at a time: few enough for a CPU's cache.
@@ -124,6 +127,20 @@ def check_inputs(name: str, in_features: int) -> None:
             f"tensor '{name}': {in_features} inputs cannot be stored as EXL2, which takes "
             f"multiples of {ALIGNMENT} up to {MOST_INPUTS}"
         )
+
+
+def check_outputs(shape: ModelShape, unpadded: tuple[str, ...] = UNPADDED) -> None:
+    """Check that exllamav2 can take the outputs of these linear layers without their padding.
+
+    Raises:
+        UserError: it cannot; names the tensor.
+    """
+    for name, (outputs, _) in shape.linears.items():
+        if name.endswith(unpadded) and outputs % ALIGNMENT:
+            raise UserError(
+                f"tensor '{name}.weight': {outputs} outputs; exllamav2 takes multiples of "
+                f"{ALIGNMENT}"
+            )
 
 
 def parse_groups(q_groups: torch.Tensor, words: int, in_features: int) -> list[Group]:

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from math import prod
 
 from frankenlab.io.errors import UserError
-from frankenlab.models.exl2.format import ALIGNMENT, check_inputs, padded
+from frankenlab.models.exl2.format import check_inputs, check_outputs, padded
 from frankenlab.models.exl2.packing import BITS, WORD, packed_words
 from frankenlab.models.shape import HEAD, ModelShape
 
 # Groups of every option divide this number of inputs, so none straddles a multiple of it.
 LARGEST_GROUP = 128
-# exllamav2's attention takes these outputs without their padding.
-UNPADDED = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,9 @@ def check_shapes(shape: ModelShape, head_bits: int) -> None:
     """
     if head_bits not in HEAD_OPTIONS:
         raise UserError(f"head bits {head_bits}: EXL2 has {', '.join(map(str, HEAD_OPTIONS))}")
-    for name, (outputs, inputs) in shape.linears.items():
+    for name, (_, inputs) in shape.linears.items():
         check_inputs(f"{name}.weight", inputs)
-        if name.endswith(UNPADDED) and outputs % ALIGNMENT:
-            raise UserError(
-                f"tensor '{name}.weight': {outputs} outputs; exllamav2's attention takes "
-                f"multiples of {ALIGNMENT}"
-            )
+    check_outputs(shape)
 
 
 def attainable_bits(shape: ModelShape, head_bits: int) -> tuple[float, float]:

@@ -10,6 +10,8 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.models.exl2.declaration import KEY, Declaration
 from frankenlab.models.exl2.format import QuantizedLinear
+from frankenlab.models.files import CONFIG
+from frankenlab.models.model_config import with_old_rope_keys
 from frankenlab.models.weight_writing import SHARD_BYTES, write_weights
 
 
@@ -42,7 +44,9 @@ def write_exl2(
     directory = Path(directory)
     stored = ((name, _as_stored(name, tensor)) for name, tensor in tensors)
     write_weights(directory, stored, "output", shard_bytes, index=False)
-    write_json(directory / "config.json", _config(config, declaration))
+    # exllamav2 silently takes 10000 for a rope_theta that only transformers 5's keys have.
+    declared = {**with_old_rope_keys(config), KEY: declaration.to_config()}
+    write_json(directory / CONFIG, declared)
 
 
 def _as_stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -52,11 +56,3 @@ def _as_stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
             raise UserError(f"tensor '{name}': values beyond float16, which EXL2 stores")
         tensor = half
     return tensor.cpu()
-
-
-def _config(config: Mapping[str, Any], declaration: Declaration) -> dict[str, Any]:
-    """exllamav2 reads rope_theta at the top and silently takes 10000 where only transformers 5's
-    rope_parameters have it."""
-    theta = (config.get("rope_parameters") or {}).get("rope_theta")
-    added = {} if theta is None or "rope_theta" in config else {"rope_theta": theta}
-    return {**config, **added, KEY: declaration.to_config()}
