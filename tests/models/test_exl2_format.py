@@ -20,9 +20,8 @@ from frankenlab.models.exl2.format import (
     check_linear,
     dequantize,
     pack,
-    unpack,
 )
-from frankenlab.models.exl2.packing import BITS
+from frankenlab.models.exl2.packing import BITS, unpack_columns, unpack_nibbles
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.exl2.writing import stored_tensors, write_exl2
 from tests.support.paths import DATA
@@ -32,6 +31,20 @@ from tests.support.processes import one_line
 FIXTURE, ORIGINAL = DATA / "llama-tiny-exl2", DATA / "llama-tiny-hf"
 DOWN = "model.layers.1.mlp.down_proj"
 DECLARED = Declaration("tests", "1.0", 4.0, 6, {"rows": 1, "length": 2, "dataset": "none"})
+
+
+def unpack(linear: QuantizedLinear, out_features: int) -> Codes:
+    """The codes and scales of a layer, without the padding."""
+    ends = [(group.bits, group.first_word, group.words) for group in linear.groups]
+    values = [unpack_columns(linear.q_weight[start:][:words], b) for b, start, words in ends]
+    return Codes(
+        values=torch.cat(values)[:, :out_features],
+        scales=unpack_nibbles(linear.q_scale)[:, :out_features],
+        scale_max=linear.q_scale_max,
+        groups=tuple((group.bits, group.rows) for group in linear.groups),
+        order=torch.argsort(linear.q_invperm),
+        bias=None if linear.bias is None else linear.bias[:out_features],
+    )
 
 
 def read_slowly(linear: QuantizedLinear) -> np.ndarray:

@@ -20,7 +20,7 @@ COMPARED = 1 << 22
 
 
 class TensorFiles:
-    """Opens the files and reads their headers; tensors are read when they are asked for.
+    """The tensors in some files, whose headers are read at once; a tensor when it is asked for.
 
     Raises:
         UserError: a file is damaged, or two files hold a tensor of one name.
@@ -54,12 +54,19 @@ class TensorFiles:
         return name in self._file
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """From the header, without reading the tensor."""
+        """Return a tensor's shape, from the header."""
         return tuple(self._file[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """As safetensors names it ("F16", "I32", …), from the header."""
+        """Return a tensor's type as safetensors names it ("F16", "I32", …), from the header."""
         return self._file[name].get_slice(name).get_dtype()
+
+    def header(self, name: str) -> torch.Tensor:
+        """Return a tensor of the name's shape and type that has no values, from the header."""
+        part = self._file[name].get_slice(name)
+        shape = part.get_shape()
+        dtype = part[:0].dtype if shape else self.get(name).dtype
+        return torch.empty(shape, dtype=dtype, device="meta")
 
     def get(self, name: str) -> torch.Tensor:
         """Return a tensor.
@@ -76,7 +83,7 @@ class TensorFiles:
         return tensor
 
     def equal(self, one: str, other: str) -> bool:
-        """Whether two tensors of one shape hold the same values, compared a few rows at a time."""
+        """Tell whether two tensors of one shape hold the same values, a few rows at a time."""
         pair = [self._file[name].get_slice(name) for name in (one, other)]
         rows, width = self.shape(one)
         step = max(COMPARED // width, 1)
@@ -87,7 +94,7 @@ class TensorFiles:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no value of a tensor is NaN or infinite, found in one pass without a copy."""
+    """Tell whether no value of a tensor is NaN or infinite, in one pass without a copy."""
     if tensor.dtype not in FLOATS or not tensor.numel():
         return True
     return all(bool(end.isfinite()) for end in torch.aminmax(tensor))

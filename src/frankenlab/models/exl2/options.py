@@ -1,4 +1,4 @@
-"""The ways in which a linear layer can be stored, and what they take on disk.
+"""The ways in which EXL2 can store a linear layer, and the bits that they take on disk.
 
 As in exllamav2 (conversion/qparams.py), an option gives the most important inputs more bits; bits
 never rise from group to group, groups are of one size but for the last.
@@ -24,7 +24,7 @@ class Option:
     widths: tuple[tuple[int, int], ...]
 
     def groups(self, in_features: int) -> tuple[tuple[int, int], ...]:
-        """(bits, rows) of each group; the last takes what is left."""
+        """Return (bits, rows) of each group; the last takes what is left."""
         groups: list[tuple[int, int]] = []
         left = in_features
         for bits, per_cent in self.widths:
@@ -36,7 +36,7 @@ class Option:
         return tuple(groups)
 
     def size(self, out_features: int, in_features: int) -> int:
-        """Bits on disk of a layer stored so: codes, scales, groups and the order of inputs."""
+        """Return the bits of a layer on disk: codes, scales, groups and the order of inputs."""
         groups, stored = self.groups(in_features), padded(out_features)
         words = sum(packed_words(rows, bits) for bits, rows in groups) * stored
         per_group = stored // 8 * WORD + 16 + 2 * 16
@@ -58,7 +58,7 @@ HEAD_OPTIONS = {bits: Option(LARGEST_GROUP, ((bits, 100),)) for bits in BITS}
 
 
 def check_shapes(shape: ModelShape, head_bits: int) -> None:
-    """Whether the model can be stored as EXL2 that exllamav2 runs, its head at `head_bits`.
+    """Check that a model can be stored as EXL2 that exllamav2 runs, its head at `head_bits`.
 
     Raises:
         UserError: it cannot; names the tensor and the reason.
@@ -71,7 +71,7 @@ def check_shapes(shape: ModelShape, head_bits: int) -> None:
 
 
 def attainable_bits(shape: ModelShape, head_bits: int) -> tuple[float, float]:
-    """The lowest and the highest bits per weight of the decoder layers' linear layers.
+    """Return the lowest and the highest bits per weight of the decoder layers' linear layers.
 
     The head is checked but does not count, as in `Exl2Directory.bits_per_weight`.
 

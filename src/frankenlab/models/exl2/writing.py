@@ -16,7 +16,7 @@ from frankenlab.models.weight_writing import SHARD_BYTES, write_weights
 
 
 def stored_tensors(name: str, linear: QuantizedLinear) -> dict[str, torch.Tensor]:
-    """The tensors of a quantized layer (its name without `.weight`) by their stored names."""
+    """Return the tensors of a quantized layer (its name without `.weight`) by stored names."""
     return {f"{name}.{part}": tensor for part, tensor in linear.tensors().items()}
 
 
@@ -27,11 +27,8 @@ def write_exl2(
     tensors: Iterable[tuple[str, torch.Tensor]],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes output.safetensors (or output-00001-of-0000N.safetensors) and then config.json.
-
-    config.json comes last: a directory without one is not a model to anybody. To be whole or
-    absent, let `io.directories.make_directory` make the directory; the tokenizer's files
-    are the caller's to copy.
+    """Write output.safetensors (or output-00001-of-0000N.safetensors) and then config.json, without
+    which a directory is not a model to anybody. The caller copies the model's other files.
 
     Args:
         config: config.json of the unquantized model.
