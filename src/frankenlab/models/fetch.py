@@ -33,7 +33,7 @@ def fetch_model(
     n_layers: int | None,
     description: str,
 ) -> dict[str, Any]:
-    """Makes `target_dir` a Hugging Face directory with the model of `source`.
+    """Make `target_dir` a Hugging Face directory with the model of `source`.
 
     A GGUF file is converted. Other files come as distributed (those of a local directory as
     links), except that config.json says rotary parameters also where older readers look. A
@@ -48,10 +48,9 @@ def fetch_model(
         and `shape`: see `ModelShape.to_manifest`.
 
     Raises:
-        UserError: the source cannot be had, or is not a model that can be worked with.
+        UserError: the source is not available, or is not a model that can be worked with.
     """
-    facts = {"kind": "model", "key": source_key(source), "source": source.text}
-    facts["description"] = description
+    facts = _facts("model", source, description)
 
     def fill(directory: Path) -> Mapping[str, Any]:
         try:
@@ -69,7 +68,7 @@ def fetch_model(
 
 
 def fetch_data(source: Source, target: str | os.PathLike, description: str = "") -> dict[str, Any]:
-    """Fetches a data source into the directory `target`, files under their names in the source.
+    """Fetch a data source into the directory `target`, files under their names in the source.
 
     A directory that is complete, by its hashes too, is kept. A local source is linked, not copied;
     it can change, so it is always looked at again.
@@ -78,15 +77,9 @@ def fetch_data(source: Source, target: str | os.PathLike, description: str = "")
         The manifest (see `directories.make_directory`).
 
     Raises:
-        UserError: the source cannot be had, or is not what was expected.
+        UserError: the source is not available, or is not what was expected.
     """
-    facts = {
-        "kind": "data",
-        "key": source_key(source),
-        "source": source.text,
-        "description": description,
-        "made": "files as distributed",
-    }
+    facts = _facts("data", source, description) | {"made": "files as distributed"}
 
     def fill(directory: Path) -> Mapping[str, Any]:
         return fetch_files(source, directory, source.include or DATA_FILES, "data")
@@ -94,12 +87,17 @@ def fetch_data(source: Source, target: str | os.PathLike, description: str = "")
     return make_directory(target, facts, fill, refresh=source.kind == "path")
 
 
+def _facts(kind: str, source: Source, description: str) -> dict[str, Any]:
+    key = source_key(source)
+    return {"kind": kind, "key": key, "source": source.text, "description": description}
+
+
 def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
     if source.kind == "path" and Path(source.location).expanduser().is_dir() and not source.file:
         # Named as the user knows it, and before its pickles and leftovers drop out of sight.
         check_llama_shaped(Path(source.location).expanduser())
     with tempfile.TemporaryDirectory(prefix=".source-", dir=directory) as folder:
-        facts = fetch_files(source, Path(folder), MODEL_FILES, "model")
+        facts: dict[str, Any] = dict(fetch_files(source, Path(folder), MODEL_FILES, "model"))
         gguf = next(filter(_is_gguf, sorted(Path(folder).rglob("*"))), None)
         if gguf is not None:
             # Imported here: torch takes seconds, and data are fetched without.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frankenlab.io.directories import NEVER, is_safe_name
-from frankenlab.io.errors import UserError, excerpt
+from frankenlab.io.errors import UserError, excerpt, one_line
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -122,7 +122,7 @@ def copy_companions(source: str | os.PathLike, target: str | os.PathLike) -> Non
 
 
 def declares_exl2(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json says that the weights are EXL2."""
+    """Tell whether a config.json says that the weights are EXL2."""
     declared = config.get(QUANTIZATION)
     return isinstance(declared, Mapping) and declared.get("quant_method") == EXL2
 
@@ -142,7 +142,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"{path}: not readable as JSON (it is nested too deeply)") from None
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{path}: not readable as JSON ({reason})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: it must hold a JSON object")
@@ -150,7 +150,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Readers differ in which of two values of one key they take."""
+    """Return the pairs as a dict; raise where a key is there twice, of which readers differ in
+    which value they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

@@ -57,7 +57,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Load:
-    """What is run at once.
+    """The sizes of what is run at once.
 
     Attributes:
         tokens: of a batch, padding included.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frankenlab.io.errors import UserError, excerpt
+from frankenlab.io.errors import UserError, excerpt, one_line
 from frankenlab.models.files import ALLOWED, CONFIG, QUANTIZATION, declares_exl2, read_json
 from frankenlab.models.shape import ModelShape
 
@@ -40,7 +40,7 @@ def load_config(directory: str | os.PathLike) -> tuple[dict[str, Any], Any]:
     try:
         config = AutoConfig.from_pretrained(directory)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         raise UserError(f"{directory}: transformers does not read config.json ({reason})") from None
     _check_numbers(directory, config)
     _check_rotary(directory, raw, config)
@@ -91,7 +91,7 @@ def with_old_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     there.
     """
     rope = config.get("rope_parameters") or {}
-    old = {key: rope[key] for key in ("rope_theta",) if key in rope}
+    old = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
     if (rope.get("rope_type") or rope.get("type") or "default") != "default":
         old["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
     return {**config, **{k: v for k, v in old.items() if config.get(k) is None}}
@@ -139,11 +139,12 @@ def _check_numbers(directory: Path, config: Any) -> None:
     factor = (config.rope_parameters or {}).get("partial_rotary_factor")
     if factor is None:
         factor = getattr(config, "partial_rotary_factor", None)
-    settings = {"hidden_act": (config.hidden_act, "silu")}
-    settings["partial_rotary_factor"] = (1.0 if factor is None else factor, 1.0)
-    for name, (value, allowed) in settings.items():
-        if value != allowed:
-            raise UserError(f"{directory}: {name} is {excerpt(value)}, allowed is {allowed}")
+    if config.hidden_act != "silu":
+        found = excerpt(config.hidden_act)
+        raise UserError(f"{directory}: hidden_act is {found}, allowed is silu")
+    if factor not in (None, 1.0):
+        found = excerpt(factor)
+        raise UserError(f"{directory}: partial_rotary_factor is {found}, allowed is 1.0")
     # Some configs take null for the usual value, others keep it (Qwen2's, or Mistral's with
     # layer_types).
     dim = head_dim(config)
@@ -207,7 +208,7 @@ def _check_rotary(directory: Path, raw: Mapping[str, Any], config: Any) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and no truth value."""
+    """Tell whether a value is a finite number, and no truth value."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     try:

@@ -155,26 +155,26 @@ class ModelShape:
     @cached_property
     def others(self) -> dict[str, tuple[int, ...]]:
         """All tensors that belong to no linear layer -> their shapes."""
-        norms = {
-            f"model.layers.{layer}.{norm}.weight": (self.hidden_size,)
+        norms = [
+            f"model.layers.{layer}.{norm}.weight"
             for layer in range(self.n_layers)
             for norm in NORMS.values()
-        }
+        ]
         embeddings = {EMBEDDINGS: (self.vocab_size, self.hidden_size)}
-        return embeddings | norms | {NORM: (self.hidden_size,)}
+        return {**embeddings, **dict.fromkeys([*norms, NORM], (self.hidden_size,))}
 
     def has_bias(self, linear: str) -> bool:
-        """Whether one of `linears` has a bias."""
+        """Tell whether one of `linears` has a bias."""
         return linear.endswith(self.biased)
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor of the model without quantization, by its name; the
         head is one of them though the embeddings may be its weights."""
-        shapes = dict(self.others)
-        for name, shape in self.linears.items():
-            shapes[f"{name}.weight"] = shape
+        shapes: dict[str, tuple[int, ...]] = dict(self.others)
+        for name, (outputs, inputs) in self.linears.items():
+            shapes[f"{name}.weight"] = (outputs, inputs)
             if self.has_bias(name):
-                shapes[f"{name}.bias"] = shape[:1]
+                shapes[f"{name}.bias"] = (outputs,)
         return shapes
 
     def part_weights(self, part: str) -> int:

@@ -14,6 +14,7 @@ from frankenlab.io.files import content_hash, sha256_file
 from frankenlab.models.files import MODEL_FILES
 
 Use = Literal["model", "data"]
+Kind = Literal["pypi", "hub", "path"]
 
 DATA_FILES = ("*.arrow", "*.parquet", "*.json", "*.jsonl", "*.csv", "*.tsv", "*.txt", "*.gz")
 
@@ -23,7 +24,7 @@ DATA_FILES = ("*.arrow", "*.parquet", "*.json", "*.jsonl", "*.csv", "*.tsv", "*.
 HASHED_BYTES = 16 << 20
 
 
-_KEYS = {
+_KEYS: dict[Kind, set[str]] = {
     "pypi": {"pypi", "file", "include", "sha256", "wheel_sha256"},
     "hub": {"hub", "revision", "file", "include", "sha256"},
     "path": {"path", "file", "include", "sha256"},
@@ -37,7 +38,7 @@ class Source:
     `sha256` is the expected hash of the one file taken, `wheel_sha256` that of the whole wheel.
     """
 
-    kind: Literal["pypi", "hub", "path"]
+    kind: Kind
     location: str
     revision: str | None = None
     file: str | None = None
@@ -57,7 +58,7 @@ class Source:
 
 
 def source_from_config(value: Mapping[str, Any], where: str, use: Use) -> Source:
-    """Reads a source as the configuration spells it.
+    """Read a source as the configuration spells it.
 
     Args:
         value: `{pypi: name==version, …}`, `{hub: owner/name, revision: <40 hex>, …}` or
@@ -70,7 +71,7 @@ def source_from_config(value: Mapping[str, Any], where: str, use: Use) -> Source
     Raises:
         UserError: anything else, in one line.
     """
-    kinds = [kind for kind in _KEYS if kind in value]
+    kinds: list[Kind] = [kind for kind in _KEYS if kind in value]
     if len(kinds) != 1:
         found = ", ".join(map(str, value)) or "nothing"
         raise UserError(f"{where}: needs exactly one of 'pypi', 'hub', 'path'; found {found}")
@@ -112,12 +113,12 @@ def _check_location(kind: str, location: str, revision: Any, where: str) -> None
 
 
 def source_key(source: Source) -> str:
-    """A short hash of what the source is, to name its directory (`<name>-<key>`)."""
+    """Return a short hash of what the source is, to name its directory (`<name>-<key>`)."""
     return content_hash(asdict(source), length=12)
 
 
 def wanted(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a file of that name is taken: it matches, and is neither code nor pickled."""
+    """Tell whether a file of that name is taken: it matches, and is neither code nor pickled."""
     return any(fnmatchcase(name, pattern) for pattern in patterns) and not NEVER.search(name)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, one_line
 from frankenlab.models.files import weight_files
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -101,5 +101,5 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     return UserError(f"{path}: damaged or not safetensors ({reason})")

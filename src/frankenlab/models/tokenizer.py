@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, one_line
 from frankenlab.models.files import TOKENIZER_FILES, read_json
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def load_tokenizer(directory: str | os.PathLike) -> Any:
         tokenizer.encode("A text.")
         return tokenizer
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError(f"{directory}: its tokenizer cannot be loaded ({reason})") from error
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, one_line
 from frankenlab.io.files import write_json
 from frankenlab.models.files import CONFIG
 from frankenlab.models.gguf.model import check_tensors, float_tensors, model_config
@@ -49,7 +49,7 @@ def read_gguf(path: Path) -> Gguf:
         tensors = {t.name: t.tensor_type.name for t in reader.tensors}
         shapes = {t.name: tuple(map(int, reversed(t.shape))) for t in reader.tensors}
     except Exception as error:  # Whatever a reader meets in a damaged file.
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError(f"{path.name}: not a readable GGUF file ({reason})") from error
     try:
         _check_kind(metadata)
