@@ -406,15 +406,15 @@ BAD_TENSORS = {
     "bias": (lambda t: add_bias(t, 0), "q_proj.bias': this config.json has no bias there|k_proj"),
     "extra layer": (
         lambda t: t.update({"model.layers.2.mlp.up_proj.q_weight": torch.ones(1).int()}),
-        r"'model.layers.2.mlp.up_proj.q_weight' does not belong .* \(2 layers\)",
+        r"'model.layers.2.mlp.up_proj.q_weight' does not belong .* of 2 layers",
     ),
     "norm's shape": (
         lambda t: t.update({"model.norm.weight": torch.ones(64).half()}),
-        r"'model.norm.weight': shape \[64\], expected \[128\]",
+        r"'model.norm.weight' is \[64\], expected \[128\]",
     ),
     "integer norm": (
         lambda t: t.update({"model.norm.weight": torch.ones(128).int()}),
-        "'model.norm.weight': stored as I32",
+        "'model.norm.weight' is stored as I32",
     ),
 }
 
@@ -441,7 +441,7 @@ BAD_CONFIGS = {
         "quant_method is 'gptq', expected 'exl2'",
     ),
     "no size": (lambda c: c.pop("hidden_size"), "hidden_size is None, expected a positive"),
-    "other size": (lambda c: c.update(vocab_size=600), r"shape \[512, 128\], expected \[600, 128"),
+    "other size": (lambda c: c.update(vocab_size=600), r"is \[512, 128\], expected \[600, 128"),
     "more layers": (lambda c: c.update(num_hidden_layers=3), "'model.layers.2.*' is missing"),
     "fewer layers": (lambda c: c.update(num_hidden_layers=1), "'model.layers.1.*not belong"),
     "input width": (

@@ -12,7 +12,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
@@ -20,11 +20,6 @@ from frankenlab.io.files import content_hash
 from frankenlab.models.files import ALLOWED, WITHOUT_EFFECT
 from frankenlab.models.model_config import load_config
 from frankenlab.models.shape import EMBEDDINGS, HEAD, ModelShape
-
-if TYPE_CHECKING:
-    from frankenlab.models.tensor_files import TensorFiles
-
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def model_shape(directory: str | os.PathLike) -> ModelShape:
@@ -61,7 +56,6 @@ def check_llama_shaped(directory: str | os.PathLike, n_layers: int | None = None
     shape = ModelShape.from_config({**raw, **known})
     # Imported here: torch takes seconds, and who reads a manifest's shape does without.
     from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
-    from frankenlab.models.tensor_files import TensorFiles
 
     if is_exl2(directory):
         # Quantized, the head of tied embeddings can have weights of its own.
@@ -69,8 +63,7 @@ def check_llama_shaped(directory: str | os.PathLike, n_layers: int | None = None
         tied = shape.tied_embeddings and not own_head
         shape = replace(shape, tied_embeddings=tied, dtype="exl2")
     else:
-        dtype = _check_tensors(directory, shape, TensorFiles.of_model(directory))
-        shape = replace(shape, dtype=dtype)
+        shape = replace(shape, dtype=_check_floats(directory, shape))
     check_depth(shape.n_layers, n_layers, str(directory))
     return shape
 
@@ -96,30 +89,22 @@ def weights_hash(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _check_tensors(directory: Path, shape: ModelShape, files: "TensorFiles") -> str:
-    """Check the tensors of a model without quantization; return the dtype of most weights."""
-    head, expected = f"{HEAD}.weight", shape.tensors()
-    required = expected.keys() - ({head} if shape.tied_embeddings else set())
-    if missing := sorted(required - files.names):
-        raise UserError(f"{directory}: tensor '{missing[0]}' is missing; {ALLOWED}")
-    if extra := sorted(files.names - expected.keys()):
-        raise UserError(
-            f"{directory}: tensor '{extra[0]}' does not belong to a {shape.architecture} model of "
-            f"{shape.n_layers} layers with this config.json; {ALLOWED}"
-        )
-    weights: Counter[str] = Counter()
-    for name in sorted(files.names):
-        found, dtype = files.shape(name), files.dtype(name)
-        if found != expected[name]:
-            right = list(expected[name])
-            raise UserError(f"{directory}: tensor '{name}' is {list(found)}, expected {right}")
-        if dtype not in DTYPES:
-            raise UserError(f"{directory}: tensor '{name}' is stored as {dtype}; {ALLOWED}")
-        weights[dtype] += prod(found)
+def _check_floats(directory: Path, shape: ModelShape) -> str:
+    """Check the tensors of a model that is not quantized; return the dtype of most weights."""
+    from frankenlab.models.tensor_files import DTYPES, TensorFiles, check_tensors
+
+    files, head = TensorFiles.of_model(directory), f"{HEAD}.weight"
+    try:
+        check_tensors(files, shape)
+    except UserError as error:
+        raise UserError(f"{directory}: {error}; {ALLOWED}") from None
     if shape.tied_embeddings and head in files and not files.equal(head, EMBEDDINGS):
         raise UserError(
             f"{directory}: tensors '{head}' and '{EMBEDDINGS}' differ, but config.json has "
             "tie_word_embeddings: true, so that programs take one or the other; set it to false "
             "or remove one"
         )
-    return DTYPES[weights.most_common(1)[0][0]]
+    weights: Counter[str] = Counter()
+    for name in files.names:
+        weights[DTYPES[files.dtype(name)]] += prod(files.shape(name))
+    return weights.most_common(1)[0][0]

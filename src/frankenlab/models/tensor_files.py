@@ -1,7 +1,7 @@
 """Tensors by name, over several safetensors files, read one at a time."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ from safetensors import SafetensorError, safe_open
 
 from frankenlab.io.errors import UserError, one_line
 from frankenlab.models.files import weight_files
+from frankenlab.models.shape import HEAD, ModelShape
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# How the weights of a model can be stored, but for quantized ones.
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 # The rotary frequencies in old checkpoints, which transformers computes: nobody reads them.
 IGNORED = "rotary_emb.inv_freq"
@@ -91,6 +94,40 @@ class TensorFiles:
             torch.equal(*(tensor[start : start + step].float() for tensor in pair))
             for start in range(0, rows, step)
         )
+
+
+def check_tensors(files: TensorFiles, shape: ModelShape, quantized: Collection[str] = ()) -> None:
+    """Check that files hold the model's tensors as floats in the right shapes, and no others.
+
+    Args:
+        quantized: stored tensors of quantized linear layers, which are checked elsewhere.
+
+    Raises:
+        UserError: names the first tensor for which that is not so.
+    """
+    modules = {name.rpartition(".")[0] for name in quantized}
+    tensors = shape.tensors().items()
+    expected = {name: s for name, s in tensors if name.rpartition(".")[0] not in modules}
+    head = f"{HEAD}.weight"
+    required = expected.keys() - ({head} if shape.tied_embeddings else set())
+    if missing := sorted(required - files.names):
+        module, _, kind = missing[0].rpartition(".")
+        also = f" (and so is '{module}.q_weight')" if quantized and kind == "weight" else ""
+        raise UserError(
+            f"tensor '{missing[0]}' is missing{also if module in shape.linears else ''}"
+        )
+    if extra := sorted(files.names - expected.keys() - {*quantized}):
+        raise UserError(
+            f"tensor '{extra[0]}' does not belong to a {shape.architecture} model of "
+            f"{shape.n_layers} layers with this config.json"
+        )
+    for name in sorted(expected.keys() & files.names):
+        if files.shape(name) != expected[name]:
+            found, right = list(files.shape(name)), list(expected[name])
+            raise UserError(f"tensor '{name}' is {found}, expected {right}")
+        if files.dtype(name) not in DTYPES:
+            allowed = ", ".join(DTYPES)
+            raise UserError(f"tensor '{name}' is stored as {files.dtype(name)}, expected {allowed}")
 
 
 def is_finite(tensor: torch.Tensor) -> bool:

@@ -10,10 +10,8 @@ from frankenlab.models.exl2.declaration import KEY, declares_exl2, read_declarat
 from frankenlab.models.exl2.format import PARTS, QuantizedLinear, check_linear, dequantize
 from frankenlab.models.files import CONFIG, EXL2_WEIGHTS, read_json, weight_files
 from frankenlab.models.shape import HEAD, ModelShape
-from frankenlab.models.tensor_files import TensorFiles, is_finite
+from frankenlab.models.tensor_files import TensorFiles, check_tensors, is_finite
 
-# How tensors that are not quantized can be stored.
-FLOATS = ("F16", "BF16", "F32")
 # Parts of a quantized layer of which the header is checked, not the values.
 LARGE = ("q_weight", "q_scale", "bias")
 
@@ -134,44 +132,16 @@ class Exl2Directory:
                 f"config.json says that the weights are EXL2, but tensor '{some}.q_weight' is "
                 "missing, as those of all other linear layers are"
             )
-        known = set()
-        for name, shape in self.shape.tensors().items():
-            if name.rpartition(".")[0] not in self.linears:
-                self._check_plain(name, shape)
-                known.add(name)
-        for name in self.shape.linears:
-            if name in self.linears:
-                known |= self._check_quantized(name)
-        if extra := sorted(self._files.names - known):
-            raise UserError(
-                f"tensor '{extra[0]}' does not belong to a model of this config.json "
-                f"({self.shape.n_layers} layers)"
-            )
+        parts = {name: self._parts(name) for name in self.shape.linears if name in self.linears}
+        quantized = [f"{name}.{part}" for name, needed in parts.items() for part in needed]
+        check_tensors(self._files, self.shape, quantized)
+        if missing := [name for name in quantized if name not in self._files]:
+            raise UserError(f"tensor '{missing[0]}' is missing")
+        for name, needed in parts.items():
+            # Of a large part the header is enough.
+            read = {p: self._files.header if p in LARGE else self._files.get for p in needed}
+            linear = QuantizedLinear(**{p: read[p](f"{name}.{p}") for p in needed})
+            check_linear(name, linear, *self.shape.linears[name])
 
-    def _check_plain(self, name: str, shape: tuple[int, ...]) -> None:
-        if name not in self._files:
-            if name == f"{HEAD}.weight" and self.shape.tied_embeddings:
-                return
-            hint = ""
-            if name.removesuffix(".weight") in self.shape.linears:
-                hint = f" (and so is '{name.removesuffix('.weight')}.q_weight')"
-            raise UserError(f"tensor '{name}' is missing{hint}")
-        if self._files.shape(name) != shape:
-            found = list(self._files.shape(name))
-            raise UserError(f"tensor '{name}': shape {found}, expected {list(shape)}")
-        if self._files.dtype(name) not in FLOATS:
-            raise UserError(f"tensor '{name}': stored as {self._files.dtype(name)}, not as floats")
-
-    def _check_quantized(self, name: str) -> set[str]:
-        """Check a quantized layer; return the names of its stored tensors."""
-        biased = self.shape.has_bias(name)
-        needed = (*PARTS, "bias") if biased else PARTS
-        for part in needed:
-            if f"{name}.{part}" not in self._files:
-                raise UserError(f"tensor '{name}.{part}' is missing")
-        if f"{name}.bias" in self._files and not biased:
-            raise UserError(f"tensor '{name}.bias': this config.json has no bias there")
-        read = {part: self._files.header if part in LARGE else self._files.get for part in needed}
-        linear = QuantizedLinear(**{part: read[part](f"{name}.{part}") for part in needed})
-        check_linear(name, linear, *self.shape.linears[name])
-        return {f"{name}.{part}" for part in needed}
+    def _parts(self, name: str) -> tuple[str, ...]:
+        return (*PARTS, "bias") if self.shape.has_bias(name) else PARTS
