@@ -138,7 +138,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from frankenlab.evaluate import runner as evaluation
     from frankenlab.evaluate.model_spec import ModelSpec
-    from frankenlab.models.inspect import model_info
+    from frankenlab.models.directory import model_shape
     from frankenlab.plans.plan import parse
 
     settings = _experiment(options).tasks
@@ -148,7 +148,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             hint = f'did you mean "{near[0]}"?' if near else f"it has {', '.join(settings)}"
             where = options.config or "the default config"
             raise UserError(f'task "{name}": not in {where}; {hint}')
-    n_layers = model_info(options.model).n_layers
+    n_layers = model_shape(options.model).n_layers
     plans = _distinct([parse(text, n_layers) for text in options.plan])
     _notice_omissions(plans)
     scorer = ModelSpec.for_directory(options.model, options.dtype, options.device, options.engine)
@@ -219,8 +219,7 @@ def _speed(options: argparse.Namespace) -> None:
 
 def _fetch(options: argparse.Namespace) -> None:
     from frankenlab.config.experiment import RESOURCES, data_folder
-    from frankenlab.models.fetch import fetch_model
-    from frankenlab.models.sources import fetch_data
+    from frankenlab.models.fetch import fetch_data, fetch_model
 
     experiment = _experiment(options)
     for model in experiment.models.values():
@@ -234,11 +233,11 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _materialize(options: argparse.Namespace) -> None:
+    from frankenlab.models.directory import model_shape
     from frankenlab.models.export import materialize
-    from frankenlab.models.inspect import model_info
     from frankenlab.plans.plan import parse
 
-    plan = parse(options.plan, model_info(options.model).n_layers)
+    plan = parse(options.plan, model_shape(options.model).n_layers)
     _notice_omissions([plan])
     materialize(options.model, plan, options.output)
     print(options.output)

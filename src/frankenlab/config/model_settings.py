@@ -6,9 +6,8 @@ from typing import Any
 
 from frankenlab.config.settings import ModelEntry, Settings, SourceEntry
 from frankenlab.io.errors import UserError
-from frankenlab.models.memory import Sizes
 from frankenlab.models.quantization import NONE, Quantization
-from frankenlab.models.shape import ModelShapes
+from frankenlab.models.shape import ModelShape
 from frankenlab.models.sources import Source, Use, source_from_config, source_key
 
 # Keys of a model's `shapes` that config.json spells otherwise.
@@ -37,7 +36,7 @@ class ModelSettings:
     quantizations: tuple[str, ...]
     stored: Quantization
     head_bits: int | None
-    sizes: Sizes | None
+    sizes: ModelShape | None
 
     @property
     def folder(self) -> str:
@@ -109,7 +108,7 @@ def _check_bits(
     from frankenlab.models.exl2.options import attainable_bits
 
     try:
-        low, high = attainable_bits(ModelShapes.from_config(shapes), head_bits)
+        low, high = attainable_bits(ModelShape.from_config(shapes), head_bits)
     except UserError as error:
         raise UserError(f"{where}.shapes: {error}") from None
     for text in model.to_quantize:
@@ -146,10 +145,10 @@ def _as_config(model: ModelEntry) -> dict[str, Any] | None:
     return {**spelled, "num_hidden_layers": model.n_layers}
 
 
-def _sizes(shapes: Mapping[str, Any] | None, where: str) -> Sizes | None:
+def _sizes(shapes: Mapping[str, Any] | None, where: str) -> ModelShape | None:
     if shapes is None:
         return None
     try:
-        return Sizes.from_config(shapes)
+        return ModelShape.from_config(shapes)
     except UserError as error:
         raise UserError(f"{where}.shapes: {error}") from None

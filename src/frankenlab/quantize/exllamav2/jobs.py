@@ -6,7 +6,6 @@ import math
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,11 +17,11 @@ from frankenlab.io.directories import make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file, write_json
 from frankenlab.io.records import check_record, is_record
+from frankenlab.models.directory import model_shape
 from frankenlab.models.exl2.declaration import KEY, METHOD, Declaration
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.files import read_json, weight_files
-from frankenlab.models.inspect import model_info
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 from frankenlab.quantize.exllamav2.inputs import (
     CONVERTER,
     Calibration,
@@ -143,9 +142,9 @@ def quantize(
         work, texts, rows, length, converter: as of `measure`.
 
     Returns:
-        The manifest, with `quantizer`, `quantizer_version`, `n_layers`, `shape` (of
-        `models.ModelInfo`), `bits`, `bits_per_weight` and `head_bits` (on disk), `attainable`
-        ([lowest, highest]) and `calibration_perplexity` added to the facts.
+        The manifest, with `quantizer`, `quantizer_version`, `n_layers`, `shape`, `bits`,
+        `bits_per_weight` and `head_bits` (on disk), `attainable` ([lowest, highest]) and
+        `calibration_perplexity` added.
 
     Raises:
         UserError: as `measure`; the bitrate is outside what the shapes allow, or was missed by
@@ -211,7 +210,7 @@ class Declared(TypedDict):
 def _attainable(
     found: Mapping[str, Any], config: Mapping[str, Any], where: str
 ) -> tuple[float, float]:
-    shapes = ModelShapes.from_config(config)
+    shapes = ModelShape.from_config(config)
     weights = sum(prod(shape) for name, shape in shapes.linears.items() if name != HEAD)
     low = high = 0.0
     measured = found.get("measurement") or {}
@@ -284,8 +283,8 @@ def _read_back(result: Path, bits: float, low: float, high: float) -> dict[str, 
     return {
         "quantizer": directory.declaration.quantizer,
         "quantizer_version": directory.declaration.version,
-        "n_layers": directory.shapes.n_layers,
-        "shape": asdict(model_info(result)),
+        "n_layers": directory.shape.n_layers,
+        "shape": model_shape(result).to_manifest(),
         "bits": bits,
         "bits_per_weight": round(found, 4),
         "head_bits": None if directory.head_bits is None else round(directory.head_bits, 4),

@@ -14,23 +14,8 @@ import torch
 
 from frankenlab.io.errors import UserError
 from frankenlab.models.model_config import ARCHITECTURES
-from frankenlab.models.shape import ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 from frankenlab.models.tensor_files import is_finite
-
-# llama.cpp calls Mistral's architecture llama too.
-SUPPORTED = ("llama", "qwen2")
-
-MODULES = {
-    **{f"self_attn.{name}_proj": f"attn_{name}" for name in "qkv"},
-    **{f"mlp.{name}_proj": f"ffn_{name}" for name in ("gate", "up", "down")},
-    "self_attn.o_proj": "attn_output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-# llama.cpp rotates neighbouring rows of these in a llama model; transformers, rows that are half a
-# head apart.
-PERMUTED = ("self_attn.q_proj", "self_attn.k_proj")
 
 USED = (
     *("block_count", "context_length", "embedding_length", "feed_forward_length"),
@@ -113,7 +98,7 @@ def model_config(metadata: Mapping[str, Any], tensors: Sequence[str]) -> dict[st
         **own,
         **special,
     }
-    ModelShapes.from_config(config)
+    ModelShape.from_config(config)
     return config
 
 
@@ -123,7 +108,7 @@ def check_tensors(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
     Raises:
         UserError: names the tensor.
     """
-    expected = {gguf_name(name): (name, shape) for name, shape in _expected(config).items()}
+    expected = _expected(config)
     if strange := sorted(shapes.keys() - expected.keys()):
         raise UserError(
             f"tensor '{strange[0]}' has no place in a {config['model_type']} model of "
@@ -138,15 +123,6 @@ def check_tensors(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...
             raise UserError(f"tensor '{stored}' is {found}, expected {list(shape)}")
 
 
-def gguf_name(name: str) -> str:
-    """Return llama.cpp's name of a tensor of transformers."""
-    module, _, kind = name.rpartition(".")
-    if module in OUTSIDE:
-        return f"{OUTSIDE[module]}.{kind}"
-    layer, _, part = module.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{MODULES[part]}.{kind}"
-
-
 def float_tensors(path: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the name and the float32 value of every tensor, as transformers has them.
 
@@ -157,9 +133,11 @@ def float_tensors(path: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, 
     from gguf.quants import dequantize
 
     stored = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
-    heads = {"self_attn.q_proj": "num_attention_heads", "self_attn.k_proj": "num_key_value_heads"}
-    for name, shape in _expected(config).items():
-        found = stored[gguf_name(name)]
+    # llama.cpp rotates neighbouring rows of these in a llama model, and transformers those that are
+    # half a head apart.
+    heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+    for stored_name, (name, shape) in _expected(config).items():
+        found = stored[stored_name]
         try:
             values = dequantize(found.data, found.tensor_type)
         except NotImplementedError:
@@ -170,24 +148,30 @@ def float_tensors(path: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, 
         tensor = torch.from_numpy(values.reshape(shape).copy())
         if not is_finite(tensor):
             raise UserError(f"tensor '{found.name}' holds NaN or infinite values")
-        part = name.partition("layers.")[2].partition(".")[2].rpartition(".")[0]
-        if config["model_type"] == "llama" and part in PERMUTED:
-            tensor = unpermuted(tensor, config[heads[part]])
+        module = name.split(".")[-2]
+        if config["model_type"] == "llama" and module in heads:
+            tensor = _unpermuted(tensor, config[heads[module]])
         yield name, tensor
 
 
-def unpermuted(weight: torch.Tensor, heads: int) -> torch.Tensor:
+def _unpermuted(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """Return the rows of a query or key weight in transformers' order; llama.cpp's converter puts
     row i of a head's second half behind row i of its first."""
     pairs = weight.unflatten(0, (heads, -1, 2))
     return pairs.transpose(1, 2).reshape(weight.shape)
 
 
-def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    shapes = ModelShapes.from_config(config).plain()
-    if config["tie_word_embeddings"]:
-        del shapes["lm_head.weight"]
-    return shapes
+def _expected(config: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the name of each tensor in the file -> its name in transformers and its shape."""
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    shape = ModelShape.from_config(config)
+    names = get_tensor_name_map(MODEL_ARCH[shape.architecture.upper()], shape.n_layers)
+    tensors = shape.tensors()
+    if shape.tied_embeddings:
+        del tensors[f"{HEAD}.weight"]
+    kinds = (".weight", ".bias")
+    return {names.get_name(name, kinds) or name: (name, s) for name, s in tensors.items()}
 
 
 def _check_keys(metadata: Mapping[str, Any], architecture: str) -> None:
