@@ -20,13 +20,14 @@ from pytest import MonkeyPatch
 
 from frankenlab import report
 from frankenlab.analyse import ledger
+from frankenlab.analyse.comparisons import Shortlist
+from frankenlab.analyse.race_rounds import Round
 from frankenlab.config import stages as rounds
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate import accounting, usage
 from frankenlab.estimate import throughput as speeds
 from frankenlab.evaluate.rows import Row
 from frankenlab.evaluate.store import Store
-from frankenlab.io import records as schemas
 from frankenlab.io.directories import complete_manifest, make_directory, read_manifest
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet, write_parquet
@@ -314,10 +315,10 @@ def records(folder: Path) -> None:
 
 def read_records(folder: Path) -> None:
     """As the workflow's scripts do."""
-    found = read_record(folder / "frankens.json", schemas.FRANKENS)
+    found = read_record(folder / "frankens.json", frankens.Manifest)
     pd.DataFrame(found["frankens"]).drop(columns=["key", "loop", "occurrences"])
     frankens.plans_of(found)
-    race = read_record(folder / "race.json", schemas.RACE)
+    race = read_record(folder / "race.json", Round)
     rounds.dropped([race])
     comparisons = pd.DataFrame(
         {
@@ -330,9 +331,9 @@ def read_records(folder: Path) -> None:
         }
     )
     sum(race["documents"].values()), race["passes"] + 1, len(comparisons)
-    usage.table(read_record(folder / "asked.json", schemas.ASKED), {}, {})
-    read_record(folder / "shortlist.json", schemas.SHORTLIST)
-    read_record(folder / "plans.json", schemas.PLANS)
+    usage.table(read_record(folder / "asked.json", dict[str, usage.Expected]), {}, {})
+    read_record(folder / "shortlist.json", Shortlist)
+    read_record(folder / "plans.json", list[tuple[str, str]])
     freezes = report.load_frozen(folder / "frozen")
     report.made_html(report.load_provenance(folder / "provenance.json"), freezes)
 

@@ -133,7 +133,7 @@ def test_an_index_of_other_files_is_left_behind(tmp_path, measured):
 def test_failures_of_measuring_leave_no_measurement(tmp_path):
     for mode, words in {
         "says-error-exits-0": "ended without a measurement",
-        "short": "'model.layers.1.self_attn' is a required property",
+        "short": "lacks 'model.layers.1.self_attn'",
         "nan-accuracy": "an accuracy of 'model.layers.0.self_attn' is not finite",
         "crash": "out of memory",
     }.items():

@@ -9,9 +9,8 @@ from typing import Any
 from frankenlab.config import stages as rounds
 from frankenlab.config.schema import check_schema, with_defaults
 from frankenlab.io.directories import is_safe_name
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, excerpt
 from frankenlab.io.files import content_hash, no_file
-from frankenlab.io.words import excerpt
 from frankenlab.io.yaml_file import check_plain, read_yaml
 from frankenlab.models.memory import Sizes
 from frankenlab.models.quantization import NONE, Quantization

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from frankenlab.io.directories import NEVER, is_safe_name
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import UserError, excerpt
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

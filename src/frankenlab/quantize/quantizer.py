@@ -12,10 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
 from frankenlab.io.directories import complete_manifest, make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file, write_json
-from frankenlab.io.records import TEXT, object_of, read_record
+from frankenlab.io.records import read_record
 from frankenlab.models.exl2.options import check_shapes
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.files import TOKENIZER_FILES, identity_files, read_json
@@ -27,9 +29,19 @@ logger = logging.getLogger(__name__)
 
 # Files beside the weights that are as good for the quantized model.
 COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", "chat_template.jinja", "LICENSE")
-# Where a measurement says who made it, beside what its quantizer wrote.
-ABOUT = "frankenlab"
-MEASUREMENT = object_of(**{ABOUT: object_of(quantizer=TEXT, identity=TEXT)})
+
+
+class About(TypedDict):
+    """Who made a measurement, of what."""
+
+    quantizer: str
+    identity: str
+
+
+class Measurement(TypedDict):
+    """What is the same in all measurements, beside what the quantizer wrote."""
+
+    frankenlab: About
 
 
 class Quantizer(Protocol):
@@ -82,8 +94,8 @@ def measure_model(
     _check(quantizer, model)
     found = quantizer.measure(model, work)
     low, high = quantizer.attainable(model, found)
-    about = {"quantizer": quantizer.name, "identity": quantizer.identity(model)}
-    write_json(target, {**found, ABOUT: about})
+    about = About(quantizer=quantizer.name, identity=quantizer.identity(model))
+    write_json(target, {**found, "frankenlab": about})
     shutil.rmtree(work, ignore_errors=True)
     logger.info("%s: EXL2 from %s bits per weight", model, _range(low, high))
     return low, high
@@ -121,8 +133,8 @@ def quantize_model(
 
     def fill(directory: Path) -> dict[str, Any]:
         _check(quantizer, model, head_bits)
-        measured = read_record(measurement, MEASUREMENT)
-        if measured[ABOUT]["identity"] != quantizer.identity(model):
+        measured = read_record(measurement, Measurement)
+        if measured["frankenlab"]["identity"] != quantizer.identity(model):
             raise UserError(
                 f"{measurement}: measured with another model, other calibration rows or another "
                 "version of the quantizer; measure it again"

@@ -9,15 +9,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
 from frankenlab.io.fingerprints import code_fingerprint, library_versions
-from frankenlab.io.records import NUMBER, check_record, list_of, object_of
+from frankenlab.io.records import check_record
 from frankenlab.models.exl2.declaration import Declaration
 from frankenlab.models.exl2.format import dequantize, pack
 from frankenlab.models.exl2.options import HEAD_OPTIONS, OPTIONS, Option, attainable_bits
@@ -43,6 +45,20 @@ NUMERIC_CODE = (
 )
 
 Method = Literal["gptq", "rtn"]
+
+
+class Linear(TypedDict):
+    """What is measured of a linear layer: the mean square of its outputs, and of their change by
+    each option."""
+
+    energy: float
+    errors: Annotated[list[float], Field(min_length=len(OPTIONS), max_length=len(OPTIONS))]
+
+
+class Measured(TypedDict):
+    """What is measured of a model."""
+
+    linears: dict[str, Linear]
 
 
 @dataclass(frozen=True)
@@ -78,8 +94,7 @@ class ReferenceQuantizer:
         )
 
     def measure(self, model: Path, work: Path) -> dict[str, Any]:
-        """Return `linears`: by name, `energy` and `errors` by option, which are the mean square of
-        the layer's outputs and of their change."""
+        """Return a `Measured`."""
         self._check_rows(model)
         layers = LayerwiseModel(model, torch.device(self.device))
         folder = work / f"measuring-{self.identity(model)}"
@@ -94,11 +109,9 @@ class ReferenceQuantizer:
 
     def attainable(self, model: Path, measured: Mapping[str, Any]) -> tuple[float, float]:
         shapes = _shapes(model)
-        many = len(OPTIONS)
-        each = object_of(energy=NUMBER, errors=list_of(NUMBER, minItems=many, maxItems=many))
-        names = [name for name in shapes.linears if name != HEAD]
-        schema = object_of(linears=object_of(**dict.fromkeys(names, each)))
-        check_record(f"{model}: its measurement", measured, schema)
+        check_record(f"{model}: its measurement", measured, Measured)
+        if missing := {*shapes.linears} - {HEAD, *measured["linears"]}:
+            raise UserError(f"{model}: its measurement lacks '{min(missing)}'; measure again")
         return attainable_bits(shapes, min(HEAD_OPTIONS))
 
     def quantize(

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, sha256_file, write_json
-from frankenlab.io.records import NUMBER, TEXT, check_record, is_record, list_of, object_of
+from frankenlab.io.records import check_record, is_record
 from frankenlab.models.exl2.declaration import KEY, METHOD, Declaration
 from frankenlab.models.files import read_json, weight_files
 from frankenlab.models.shape import HEAD, ModelShapes
@@ -31,15 +34,28 @@ from frankenlab.quantize.quantizer import model_hash
 
 PERPLEXITY = re.compile(r"calibration perplexity \(quant\): (\S+)")
 
-# exllamav2 writes these keys about each choice for a part of a layer, and about a quantized model.
-CHOICES = list_of(object_of(accuracy=NUMBER, total_bits=NUMBER), minItems=1)
-DECLARED = object_of(
-    quant_method={"const": METHOD},
-    version=TEXT,
-    bits=NUMBER,
-    head_bits=NUMBER,
-    calibration={"type": "object"},
-)
+
+class Choice(TypedDict):
+    """What exllamav2 writes about one choice for a part of a layer."""
+
+    accuracy: float
+    total_bits: int
+
+
+class Measured(TypedDict):
+    """What exllamav2 writes about a model."""
+
+    measurement: dict[str, Annotated[list[Choice], Field(min_length=1)]]
+
+
+class Declared(TypedDict):
+    """What exllamav2 writes about a quantized model."""
+
+    quant_method: Literal[METHOD]  # type: ignore[valid-type]
+    version: str
+    bits: float
+    head_bits: float
+    calibration: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,10 +105,11 @@ class Exllamav2Quantizer:
         weights = sum(prod(shape) for name, shape in shapes.linears.items() if name != HEAD)
         layers = [f"model.layers.{number}" for number in range(shapes.n_layers)]
         names = [f"{layer}.{part}" for layer in layers for part in ("self_attn", "mlp")]
-        choices = object_of(**dict.fromkeys(names, CHOICES))
-        check_record(where, measured, object_of(measurement=choices))
+        check_record(where, measured, Measured)
         low = high = 0
         for name in names:
+            if name not in measured["measurement"]:
+                raise UserError(f"{where} lacks '{name}'; measure again")
             found = measured["measurement"][name]
             if not all(math.isfinite(choice["accuracy"]) for choice in found):
                 raise UserError(f"{where}: an accuracy of '{name}' is not finite")
@@ -160,7 +177,7 @@ def _config(
         written = json.loads((result / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise run.failure("it ended without writing a config.json") from None
-    if not isinstance(written, Mapping) or not is_record(written.get(KEY), DECLARED):
+    if not isinstance(written, Mapping) or not is_record(written.get(KEY), Declared):
         raise run.failure(f"it ended without writing {KEY} into config.json")
     declared = written[KEY]
     declaration = Declaration(

@@ -9,20 +9,29 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.io.progress import Progress
-from frankenlab.io.records import NUMBER, TEXT, is_record, object_of
+from frankenlab.io.records import is_record
 from frankenlab.io.signals import die_with_parent
 
 logger = logging.getLogger(__name__)
 
 # Printed with --status_output.
 STATUS = re.compile(r"\[STATUS\](.*)\[/STATUS\]")
-STATUS_RECORD = object_of(stage=TEXT, completion={**NUMBER, "minimum": 0, "maximum": 1})
 LONGEST_REASON = 300
+
+
+class Status(TypedDict):
+    """What the converter prints about its progress."""
+
+    stage: str
+    completion: Annotated[float, Field(ge=0, le=1)]
 
 
 class ConverterRun:
@@ -158,14 +167,14 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _status(line: str) -> dict[str, Any] | None:
+def _status(line: str) -> Status | None:
     """Return the stage and its share that is done, where a line says them."""
     match = STATUS.search(line)
     try:
         status = json.loads(match[1]) if match else None
     except ValueError:
         return None
-    return status if is_record(status, STATUS_RECORD) else None
+    return status if is_record(status, Status) else None
 
 
 def _last_words(text: str) -> str:
