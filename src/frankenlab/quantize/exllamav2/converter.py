@@ -39,7 +39,7 @@ class Choice(TypedDict):
     """What exllamav2 writes about one choice for a part of a layer."""
 
     accuracy: float
-    total_bits: int
+    total_bits: float
 
 
 class Measured(TypedDict):
@@ -106,7 +106,7 @@ class Exllamav2Quantizer:
         layers = [f"model.layers.{number}" for number in range(shapes.n_layers)]
         names = [f"{layer}.{part}" for layer in layers for part in ("self_attn", "mlp")]
         check_record(where, measured, Measured)
-        low = high = 0
+        low = high = 0.0
         for name in names:
             if name not in measured["measurement"]:
                 raise UserError(f"{where} lacks '{name}'; measure again")
