@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.io.errors import UserError
@@ -43,9 +42,9 @@ class Choice(TypedDict):
 
 
 class Measured(TypedDict):
-    """What exllamav2 writes about a model."""
+    """What exllamav2 writes about a model; null is for what it does not quantize."""
 
-    measurement: dict[str, Annotated[list[Choice], Field(min_length=1)]]
+    measurement: dict[str, list[Choice] | None]
 
 
 class Declared(TypedDict):
@@ -108,9 +107,9 @@ class Exllamav2Quantizer:
         check_record(where, measured, Measured)
         low = high = 0.0
         for name in names:
-            if name not in measured["measurement"]:
+            found = measured["measurement"].get(name)
+            if not found:
                 raise UserError(f"{where} lacks '{name}'; measure again")
-            found = measured["measurement"][name]
             if not all(math.isfinite(choice["accuracy"]) for choice in found):
                 raise UserError(f"{where}: an accuracy of '{name}' is not finite")
             sizes = [choice["total_bits"] for choice in found]
