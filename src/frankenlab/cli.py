@@ -94,7 +94,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from frankenlab.evaluate import runner as evaluation
     from frankenlab.evaluate.model_spec import ModelSpec
-    from frankenlab.models.inspect import model_info
+    from frankenlab.models.directory import model_shape
 
     settings = config.load(options.config).tasks
     for name in options.task:
@@ -102,7 +102,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             near = difflib.get_close_matches(name, settings, 1)
             hint = f'did you mean "{near[0]}"?' if near else f"it has {', '.join(settings)}"
             raise UserError(f'task "{name}": not in {options.config}; {hint}')
-    n_layers = model_info(options.model).n_layers
+    n_layers = model_shape(options.model).n_layers
     plans = _distinct([parse(text, n_layers) for text in options.plan])
     _notice_omissions(plans)
     scorer = ModelSpec.for_directory(options.model, options.dtype, options.device, options.engine)
@@ -170,8 +170,7 @@ def _speed(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from frankenlab.models.fetch import fetch_model
-    from frankenlab.models.sources import fetch_data
+    from frankenlab.models.fetch import fetch_data, fetch_model
 
     experiment = config.load(options.config)
     for model in experiment.models.values():
@@ -185,10 +184,10 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _materialize(options: argparse.Namespace) -> None:
+    from frankenlab.models.directory import model_shape
     from frankenlab.models.export import materialize
-    from frankenlab.models.inspect import model_info
 
-    plan = parse(options.plan, model_info(options.model).n_layers)
+    plan = parse(options.plan, model_shape(options.model).n_layers)
     _notice_omissions([plan])
     materialize(options.model, plan, options.output)
     print(options.output)

@@ -10,7 +10,7 @@ from frankenlab.engines import torch as torch_engine
 from frankenlab.engines.batches import Batch, TokenRequest, make_batch, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.io.errors import UserError
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import Plan, base, parse
 from tests.support.models import PLANS, ROUNDING, VARIANTS, assert_close, load_hf, parse_all
 from tests.support.processes import one_line

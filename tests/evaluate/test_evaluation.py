@@ -30,7 +30,7 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.signals import Stopped, stopped_by_signals
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.export import materialize
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import base, looped
 from tests.support.engines import Wrapped
 from tests.support.harness import aggregate, assert_same_scores, harness_results, scores_of

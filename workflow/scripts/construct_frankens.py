@@ -7,8 +7,9 @@ from frankenlab.analyse.race_rounds import Round
 from frankenlab.config.stages import SEARCH, split
 from frankenlab.io.files import write_json
 from frankenlab.io.records import read_record
+from frankenlab.models.files import read_json
 from frankenlab.models.franken import manifest
-from frankenlab.models.inspect import manifest_info, read_json
+from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import BASE, parse
 from frankenlab.runtime.job import job
 
@@ -33,7 +34,7 @@ def left(named: list[tuple[str, str]], race: str) -> list[tuple[str, str]]:
 
 with job(snakemake):
     path = Path(snakemake.input.model)
-    info = manifest_info(read_json(path), path)
+    info = ModelShape.from_manifest(read_json(path), path)
     named = listed(snakemake.wildcards.stage, snakemake.input.plans)
     if snakemake.input.race:
         named = left(named, snakemake.input.race)

@@ -8,7 +8,7 @@ import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from frankenlab.io.errors import UserError, excerpt
-from frankenlab.models.inspect import ModelInfo
+from frankenlab.models.shape import ModelShape
 
 # RoPE variants whose frequencies depend on the length of the sequence at hand.
 LENGTH_DEPENDENT = ("dynamic", "longrope")
@@ -21,7 +21,7 @@ class Rotary:
         UserError: the scaling is another one.
     """
 
-    def __init__(self, info: ModelInfo, device: torch.device) -> None:
+    def __init__(self, info: ModelShape, device: torch.device) -> None:
         kind = info.rope.get("rope_type", "default")
         self.scaling = 1.0
         if kind == "default":
@@ -46,7 +46,7 @@ class Rotary:
 
 
 def _scaled(
-    function: Callable[..., tuple[torch.Tensor, float]], info: ModelInfo, device: torch.device
+    function: Callable[..., tuple[torch.Tensor, float]], info: ModelShape, device: torch.device
 ) -> tuple[torch.Tensor, float]:
     """Frequencies and scaling by one of transformers' functions, which are the same for all
     architectures."""

@@ -13,7 +13,7 @@ from frankenlab.estimate.capacity import sizes_of
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.io.records import read_record
-from frankenlab.models.memory import Sizes
+from frankenlab.models.shape import ModelShape
 
 # Share of the matrix product's speed that the layers reach, of the plans of a grid one after the
 # other: measured on a CPU, assumed on a GPU. What a logit costs on a CPU beyond its product
@@ -165,16 +165,16 @@ def weights_kind(engine: str) -> str:
     return "exl2" if engine == "exllamav2" else "none"
 
 
-def shapes_of(sizes: Sizes) -> tuple[int, int, int, int]:
+def shapes_of(sizes: ModelShape) -> tuple[int, int, int, int]:
     """What a speed depends on, in `Measured`."""
-    return (sizes.n_layers, sizes.layer_weights, sizes.hidden, sizes.vocab)
+    return (sizes.n_layers, sizes.layer_weights, sizes.hidden_size, sizes.vocab_size)
 
 
-def from_matrix_product(sizes: Sizes, flops: float, device: str, source: str) -> Speed:
+def from_matrix_product(sizes: ModelShape, flops: float, device: str, source: str) -> Speed:
     """From the operations a second of a matrix product."""
     layers = 2 * sizes.n_layers * sizes.layer_weights / (EFFICIENCY[device] * flops)
-    logit = 2 * sizes.hidden / flops + (LOGIT_SECONDS if device == "cpu" else 0.0)
-    return Speed(1 / layers, 1 / (sizes.vocab * logit), source)
+    logit = 2 * sizes.hidden_size / flops + (LOGIT_SECONDS if device == "cpu" else 0.0)
+    return Speed(1 / layers, 1 / (sizes.vocab_size * logit), source)
 
 
 def _device(experiment: Experiment) -> str:
@@ -190,7 +190,7 @@ def _given(experiment: Experiment, model: ModelSettings, given: Mapping[str, flo
     return Speed(given[named] * ratio, math.inf, "given")
 
 
-def _measured(rows: Sequence[Measured], sizes: Sizes) -> Speed:
+def _measured(rows: Sequence[Measured], sizes: ModelShape) -> Speed:
     """Of the same shapes, else of the nearest in size; of several devices, on the slowest."""
     own = shapes_of(sizes)
     near = min(rows, key=lambda row: abs(math.log(_layers(row.shapes) / _layers(own)))).shapes

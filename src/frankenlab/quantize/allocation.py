@@ -9,7 +9,7 @@ import torch
 
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.options import OPTIONS, Option
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 
 # The linear layers whose outputs are added to the hidden states.
 ADDED = ("o_proj", "down_proj")
@@ -22,7 +22,7 @@ BUCKETS = 2048
 
 
 def choose_options(
-    shapes: ModelShapes, measured: Mapping[str, Any], bits: float
+    shape: ModelShape, measured: Mapping[str, Any], bits: float
 ) -> dict[str, Option]:
     """Return the option of each linear layer of the decoder that changes its hidden states least.
 
@@ -36,15 +36,15 @@ def choose_options(
     Raises:
         UserError: see `allocate`.
     """
-    names = [name for name in shapes.linears if name != HEAD]
-    sizes = [[option.size(*shapes.linears[name]) for option in OPTIONS] for name in names]
+    names = [name for name in shape.linears if name != HEAD]
+    sizes = [[option.size(*shape.linears[name]) for option in OPTIONS] for name in names]
     errors = []
     for name in names:
         parent = name.rpartition(".")[0]
         added = next(n for n in (f"{parent}.{last}" for last in ADDED) if n in measured)
         share = measured[added]["energy"] / (measured[name]["energy"] or 1.0)
         errors.append([error * share for error in measured[name]["errors"]])
-    weights = sum(prod(shapes.linears[name]) for name in names)
+    weights = sum(prod(shape.linears[name]) for name in names)
     chosen = allocate(sizes, errors, weights, bits)
     return {name: OPTIONS[number] for name, number in zip(names, chosen, strict=True)}
 

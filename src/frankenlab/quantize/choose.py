@@ -6,8 +6,9 @@ from typing import Any
 from frankenlab.config.experiment import Experiment
 from frankenlab.io.directories import verify_directory
 from frankenlab.io.files import content_hash, sha256_file
-from frankenlab.models.inspect import load_tokenizer, weights_hash
+from frankenlab.models.directory import weights_hash
 from frankenlab.models.quantization import Quantization
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.quantize.calibration import calibration_rows, configured_texts
 from frankenlab.quantize.exllamav2.converter import Exllamav2Quantizer
 from frankenlab.quantize.quantizer import Quantizer, measure_model, quantize_model

@@ -8,7 +8,6 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,17 +17,13 @@ from frankenlab.io.directories import complete_manifest, make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file, write_json
 from frankenlab.io.records import read_record
+from frankenlab.models.directory import check_llama_shaped, model_shape, weights_hash
 from frankenlab.models.exl2.options import check_shapes
 from frankenlab.models.exl2.reading import Exl2Directory
-from frankenlab.models.files import TOKENIZER_FILES, identity_files, read_json
-from frankenlab.models.inspect import check_llama_shaped, model_info, weights_hash
-from frankenlab.models.shape import ModelShapes
+from frankenlab.models.files import copy_companions, identity_files
 from frankenlab.quantize.allocation import TOLERANCE
 
 logger = logging.getLogger(__name__)
-
-# Files beside the weights that are as good for the quantized model.
-COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", "chat_template.jinja", "LICENSE")
 
 
 class About(TypedDict):
@@ -123,7 +118,7 @@ def quantize_model(
 
     Returns:
         The manifest: the facts, `quantizer`, `quantizer_version`, `n_layers`, `shape` (see
-        `models.ModelInfo`), `bits`, `bits_per_weight` and `head_bits` (on disk), `attainable`
+        `ModelShape.to_manifest`), `bits`, `bits_per_weight` and `head_bits` (on disk), `attainable`
         ([lowest, highest]) and what the quantizer adds.
 
     Raises:
@@ -144,9 +139,7 @@ def quantize_model(
         if not low <= bits <= high:
             raise UserError(f"{bits} bits per weight: {allowed}")
         more = quantizer.quantize(model, directory, bits, head_bits, measurement, work)
-        for name in COMPANIONS:
-            if (model / name).is_file():
-                shutil.copyfile(model / name, directory / name)
+        copy_companions(model, directory)
         made = Exl2Directory(directory)
         if abs(made.bits_per_weight - bits) > TOLERANCE * bits:
             raise UserError(
@@ -157,8 +150,8 @@ def quantize_model(
         return {
             "quantizer": made.declaration.quantizer,
             "quantizer_version": made.declaration.version,
-            "n_layers": made.shapes.n_layers,
-            "shape": asdict(model_info(directory)),
+            "n_layers": made.shape.n_layers,
+            "shape": model_shape(directory).to_manifest(),
             "bits": bits,
             "bits_per_weight": round(made.bits_per_weight, 4),
             "head_bits": None if made.head_bits is None else round(made.head_bits, 4),
@@ -183,9 +176,9 @@ def model_hash(model: Path) -> str:
 def _check(quantizer: Quantizer, model: Path, head_bits: int = 8) -> None:
     if reason := quantizer.why_unusable():
         raise UserError(f"{model}: {reason}; exl2.quantizer: reference works without it")
-    check_llama_shaped(model)
+    shape = check_llama_shaped(model)
     try:
-        check_shapes(ModelShapes.from_config(read_json(model / "config.json")), head_bits)
+        check_shapes(shape, head_bits)
     except UserError as error:
         raise UserError(f"{model}: {error}") from None
 

@@ -25,7 +25,7 @@ from frankenlab.models.exl2.format import dequantize, pack
 from frankenlab.models.exl2.options import HEAD_OPTIONS, OPTIONS, Option, attainable_bits
 from frankenlab.models.exl2.writing import stored_tensors, write_exl2
 from frankenlab.models.files import read_json
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 from frankenlab.quantize.allocation import choose_options
 from frankenlab.quantize.gptq import (
     measure_errors,
@@ -108,11 +108,11 @@ class ReferenceQuantizer:
         return {"linears": linears}
 
     def attainable(self, model: Path, measured: Mapping[str, Any]) -> tuple[float, float]:
-        shapes = _shapes(model)
+        shape = _shape(model)
         check_record(f"{model}: its measurement", measured, Measured)
-        if missing := {*shapes.linears} - {HEAD, *measured["linears"]}:
+        if missing := {*shape.linears} - {HEAD, *measured["linears"]}:
             raise UserError(f"{model}: its measurement lacks '{min(missing)}'; measure again")
-        return attainable_bits(shapes, min(HEAD_OPTIONS))
+        return attainable_bits(shape, min(HEAD_OPTIONS))
 
     def quantize(
         self,
@@ -123,8 +123,8 @@ class ReferenceQuantizer:
         measurement: Path,
         work: Path,
     ) -> dict[str, Any]:
-        shapes = _shapes(model)
-        options = choose_options(shapes, read_json(measurement)["linears"], bits)
+        shape = _shape(model)
+        options = choose_options(shape, read_json(measurement)["linears"], bits)
         options[HEAD] = HEAD_OPTIONS[head_bits]
         # Layers with other options, or of another model, must not be mixed in.
         chosen = {name: str(option) for name, option in options.items()}
@@ -137,7 +137,7 @@ class ReferenceQuantizer:
         def tensors() -> Iterator[tuple[str, torch.Tensor]]:
             for part in parts:
                 yield from load_tensors(part).items()
-            for name in shapes.others:
+            for name in shape.others:
                 yield name, layers.files.get(name)
 
         rows, length = self.rows.shape
@@ -166,8 +166,8 @@ class ReferenceQuantizer:
             )
 
 
-def _shapes(model: Path) -> ModelShapes:
-    return ModelShapes.from_config(read_json(model / "config.json"))
+def _shape(model: Path) -> ModelShape:
+    return ModelShape.from_config(read_json(model / "config.json"))
 
 
 def _measure_linears(shared: SharedInput) -> Tensors:

@@ -6,7 +6,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,8 @@ from frankenlab.io.files import content_hash, sha256_file, write_json
 from frankenlab.io.records import check_record, is_record
 from frankenlab.models.exl2.declaration import KEY, METHOD, Declaration
 from frankenlab.models.files import read_json, weight_files
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.model_config import with_old_rope_keys
+from frankenlab.models.shape import ModelShape
 from frankenlab.quantize.exllamav2.inputs import (
     CONVERTER,
     CalibrationRows,
@@ -100,9 +100,8 @@ class Exllamav2Quantizer:
 
     def attainable(self, model: Path, measured: Mapping[str, Any]) -> tuple[float, float]:
         where = f"{model}: exllamav2's measurement"
-        shapes = ModelShapes.from_config(read_json(model / "config.json"))
-        weights = sum(prod(shape) for name, shape in shapes.linears.items() if name != HEAD)
-        layers = [f"model.layers.{number}" for number in range(shapes.n_layers)]
+        shape = ModelShape.from_config(read_json(model / "config.json"))
+        layers = [f"model.layers.{number}" for number in range(shape.n_layers)]
         names = [f"{layer}.{part}" for layer in layers for part in ("self_attn", "mlp")]
         check_record(where, measured, Measured)
         low = high = 0.0
@@ -114,6 +113,7 @@ class Exllamav2Quantizer:
                 raise UserError(f"{where}: an accuracy of '{name}' is not finite")
             sizes = [choice["total_bits"] for choice in found]
             low, high = low + min(sizes), high + max(sizes)
+        weights = shape.n_layers * shape.layer_weights
         return low / weights, high / weights
 
     def quantize(
@@ -171,7 +171,7 @@ def _config(
     result: Path, config: Mapping[str, Any], rows: CalibrationRows, run: ConverterRun
 ) -> dict[str, Any]:
     """Return the model's config.json with what the converter declared when it came to its last
-    line, and with the rotary parameters also where exllamav2 looks for them."""
+    line."""
     try:
         written = json.loads((result / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -186,5 +186,4 @@ def _config(
         head_bits=declared["head_bits"],
         calibration={**declared["calibration"], "dataset": rows.name},
     )
-    rotary = {key: written[key] for key in ("rope_theta", "rope_scaling") if key in written}
-    return {**config, **rotary, KEY: declaration.to_config()}
+    return {**with_old_rope_keys(config), KEY: declaration.to_config()}

@@ -15,10 +15,10 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, write_json
 from frankenlab.io.fingerprints import library_versions
 from frankenlab.io.parquet import write_parquet
-from frankenlab.models.exl2.format import ALIGNMENT
-from frankenlab.models.files import TOKENIZER_FILES, read_json, weight_files
-from frankenlab.models.inspect import load_tokenizer
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.exl2.format import check_outputs
+from frankenlab.models.files import copy_companions, read_json, weight_files
+from frankenlab.models.shape import ModelShape
+from frankenlab.models.tokenizer import load_tokenizer
 
 CONVERTER = (sys.executable, "-m", "exllamav2.conversion.convert_exl2")
 
@@ -72,13 +72,12 @@ def check_convertible(model: Path) -> None:
     if (kind := rope_type(config)) not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
         raise UserError(f'{model}: rope type "{kind}"; exllamav2 computes {known} as it should be')
-    for name, (outputs, _) in ModelShapes.from_config(config).linears.items():
-        # Only of the head does exllamav2 drop the columns that it pads with.
-        if outputs % ALIGNMENT and name != HEAD:
-            raise UserError(
-                f"{model}: tensor '{name}': {outputs} outputs; exllamav2 takes multiples of "
-                f"{ALIGNMENT}"
-            )
+    shape = ModelShape.from_config(config)
+    try:
+        # Only of the head does the converter drop the columns that it pads with.
+        check_outputs(shape, tuple(shape.layer_linears))
+    except UserError as error:
+        raise UserError(f"{model}: {error}") from None
 
 
 def fill_rows(model: Path, texts: Sequence[str], rows: int, length: int) -> CalibrationRows:
@@ -130,9 +129,7 @@ def stage(model: Path, work: Path) -> str:
         # It does not look into folders, where an index may have its shards.
         name = path.relative_to(model).as_posix().replace("/", "-")
         (folder / name).symlink_to(path.resolve())
-    for name in TOKENIZER_FILES:
-        if (model / name).is_file():
-            shutil.copyfile(model / name, folder / name)
+    copy_companions(model, folder)
     write_json(folder / "config.json", as_exllamav2_reads(read_json(model / "config.json")))
     return str(folder)
 
