@@ -34,19 +34,14 @@ def test_every_flipped_bit_is_noticed(tmp_path):
         changed = bytearray(contents)
         changed[at] ^= 1 << draw.randrange(8)
         path.write_bytes(changed)
-        assert not is_whole(path) or _same(load_tensors(path)), at
-    # Of the numbers themselves, without exception.
-    for at in range(len(contents) - 100, len(contents)):
-        changed = bytearray(contents)
-        changed[at] ^= 1 << draw.randrange(8)
-        path.write_bytes(changed)
         assert not is_whole(path), at
 
 
-def _same(found: dict[str, torch.Tensor]) -> bool:
-    return found.keys() == TENSORS.keys() and all(
-        torch.equal(found[name], tensor) for name, tensor in TENSORS.items()
-    )
+def test_a_file_without_its_hash_does_not_count(tmp_path):
+    """As where a job was killed between the two."""
+    save_tensors(tmp_path / "part", TENSORS)
+    (tmp_path / "part.sha256").unlink()
+    assert not is_whole(tmp_path / "part")
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, -1])

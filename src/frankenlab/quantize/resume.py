@@ -1,26 +1,22 @@
 """A pass over the layers of a model that a killed job goes on from, and the files it saves.
 
-After each layer its results are saved, then the hidden states that enter the next layer. Every
-file carries a hash of its tensors: one that was cut or changed counts as not there.
+After each layer its results are saved, then the hidden states that enter the next layer. Beside
+every file stands its hash: one that was cut or changed counts as not there.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from frankenlab.io.errors import UserError
-from frankenlab.io.files import atomic_path
+from frankenlab.io.files import atomic_path, sha256_file, write_if_changed
 from frankenlab.io.progress import Progress
 from frankenlab.quantize.layerwise import LayerwiseModel, SharedInput
 
 logger = logging.getLogger(__name__)
-
-KEY = "frankenlab.sha256"
 
 Tensors = dict[str, torch.Tensor]
 
@@ -79,14 +75,16 @@ def run_layers(
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors as safetensors with their hash, whole or not at all.
+    """Write tensors as safetensors, and the file's hash beside it, which makes it count.
 
     Raises:
         UserError: see `atomic_path`.
     """
     kept = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(kept, temporary, metadata={KEY: _digest(kept)})
+        save_file(kept, temporary)
+        digest = sha256_file(temporary)
+    write_if_changed(_hash_file(path), digest)
 
 
 def load_tensors(path: Path) -> Tensors:
@@ -95,26 +93,17 @@ def load_tensors(path: Path) -> Tensors:
     Raises:
         Damaged: they are not what was saved.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            known = (file.metadata() or {}).get(KEY)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise Damaged(f"{path}: damaged ({' '.join(str(error).split())})") from None
-    if known != _digest(tensors):
+    if not is_whole(path):
         raise Damaged(f"{path}: damaged, its contents are not what was written")
-    return tensors
+    return load_file(path)
 
 
 def is_whole(path: Path) -> bool:
     """Tell whether there is a file, and it holds what was saved."""
-    if not path.is_file():
+    hashed = _hash_file(path)
+    if not path.is_file() or not hashed.is_file():
         return False
-    try:
-        load_tensors(path)
-    except Damaged:
-        return False
-    return True
+    return hashed.read_bytes() == sha256_file(path).encode()
 
 
 def _first_to_do(folder: Path, parts: list[Path]) -> int:
@@ -130,12 +119,5 @@ def _hidden(folder: Path, index: int) -> Path:
     return folder / f"hidden-{index:04d}.safetensors"
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        # A tensor of one element is contiguous with any stride, but not for a view as bytes.
-        flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _hash_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
