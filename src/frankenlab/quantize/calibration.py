@@ -1,4 +1,4 @@
-"""The text that a quantizer sees, kept apart from every document that is evaluated."""
+"""Choose the text that a quantizer sees, and keep it apart from the documents of evaluations."""
 
 import json
 from collections.abc import Sequence

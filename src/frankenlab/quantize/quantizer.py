@@ -1,4 +1,4 @@
-"""What a quantizer is, and the work around it that is the same for all of them.
+"""Say what a quantizer is, and do the work around it that is the same for all of them.
 
 A new one is a module beside this one with a class that has `Quantizer`'s methods, and a line in
 `choose.quantizer_of`.

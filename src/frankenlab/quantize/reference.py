@@ -1,4 +1,4 @@
-"""The reference quantizer: GPTQ into EXL2 in plain torch, on any device.
+"""Quantize into EXL2 by GPTQ in plain torch, on any device: the reference quantizer.
 
 It runs over the layers twice. `measure` finds the error of every option of every linear layer, with
 the outputs of the layers before unquantized. `quantize` chooses an option for each, and quantizes
@@ -47,7 +47,7 @@ NUMERIC_CODE = (
 Method = Literal["gptq", "rtn"]
 
 
-class Linear(TypedDict):
+class MeasuredLinear(TypedDict):
     """What is measured of a linear layer: the mean square of its outputs, and of their change by
     each option."""
 
@@ -58,7 +58,7 @@ class Linear(TypedDict):
 class Measured(TypedDict):
     """What is measured of a model."""
 
-    linears: dict[str, Linear]
+    linears: dict[str, MeasuredLinear]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ReferenceQuantizer:
         return f"frankenlab-{self.method}"
 
     def why_unusable(self) -> None:
-        """It runs everywhere."""
+        """Return None: it runs everywhere."""
 
     def identity(self, model: Path) -> str:
         return content_hash(

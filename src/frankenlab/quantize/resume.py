@@ -1,4 +1,4 @@
-"""A pass over the layers of a model that a killed job goes on from, and the files it saves.
+"""Run over the layers of a model so that a killed job goes on from the last one that it saved.
 
 After each layer its results are saved, then the hidden states that enter the next layer. Beside
 every file stands its hash: one that was cut or changed counts as not there.

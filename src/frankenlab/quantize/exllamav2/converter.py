@@ -1,4 +1,4 @@
-"""The quantizer that runs exllamav2's converter and checks what it made."""
+"""Quantize with exllamav2's converter, and check what it made."""
 
 import json
 import math

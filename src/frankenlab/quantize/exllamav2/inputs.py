@@ -1,4 +1,4 @@
-"""What exllamav2's converter is given: a model that it can convert, and texts, as it reads them."""
+"""Prepare what exllamav2's converter is given: a model that it can convert, and texts."""
 
 import importlib.util
 import shutil

@@ -1,4 +1,4 @@
-"""A run of exllamav2's converter: its directory, its lock, its output, its end."""
+"""Run exllamav2's converter: in a locked folder, with its output in a log, to a checked end."""
 
 import fcntl
 import json
