@@ -41,7 +41,7 @@ from frankenlab.models.sources import source_from_config
 from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import base, parse
 from frankenlab.quantize import calibration
-from frankenlab.quantize.tensor_parts import is_whole_part, load_part, save_part
+from frankenlab.quantize.resume import is_whole, load_tensors, save_tensors
 from frankenlab.runtime import lock
 from tests.support.paths import DATA
 from tests.support.tiny import make_tiny_model
@@ -224,14 +224,14 @@ def a_quantizer_part(folder: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     tensors = {"codes": torch.randint(0, 255, (40, 3), generator=draw).to(torch.uint8)}
     tensors |= {"scales": torch.randn(9, generator=draw).half(), "one": torch.ones(1).bfloat16()}
-    save_part(folder / "layer.safetensors", tensors)
+    save_tensors(folder / "layer.safetensors", tensors)
 
 
 def read_quantizer_part(folder: Path) -> Any:
     path = folder / "layer.safetensors"
-    if not is_whole_part(path):
+    if not is_whole(path):
         return None
-    return {k: v.tolist() for k, v in load_part(path).items()}
+    return {k: v.tolist() for k, v in load_tensors(path).items()}
 
 
 TABLE = pd.DataFrame(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from frankenlab.models.exl2.options import OPTIONS, attainable_bits
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.shape import HEAD, ModelShape
 from frankenlab.models.tokenizer import load_tokenizer
-from frankenlab.quantize import reference as quantizer
+from frankenlab.quantize import reference, resume
+from frankenlab.quantize.allocation import choose_options
 from frankenlab.quantize.layerwise import LayerwiseModel
-from frankenlab.quantize.reference import measure, quantize
+from frankenlab.quantize.quantizer import _range, measure_model, quantize_model
+from frankenlab.quantize.reference import ReferenceQuantizer
 from tests.support.models import load_hf
 from tests.support.processes import one_line
 from tests.support.tiny import make_tiny_model
@@ -35,6 +38,32 @@ def models(tmp_path_factory):
         "qwen2": make_tiny_model(root / "qwen2", "qwen2", n_layers=2, tied=True, **SIZES),
         "thirty": make_tiny_model(root / "thirty", n_layers=30, **SIZES),
     }
+
+
+def measure(model: Path, target: Path, rows: torch.Tensor, work: Path) -> dict:
+    measure_model(ReferenceQuantizer(rows, {}), model, target, work)
+    return json.loads(target.read_text())
+
+
+def quantize(
+    model: Path,
+    target: Path,
+    bits: float,
+    head_bits: int,
+    rows: torch.Tensor,
+    work: Path,
+    measurement: Path | None = None,
+    method: str = "gptq",
+) -> dict:
+    """Quantizes a model, which is measured first unless there is a measurement of it."""
+    quantizer = ReferenceQuantizer(rows, FACTS["calibration"], method=method)
+    if measurement is None:
+        measurement = target.parent / f"{target.name}.json"
+        if not measurement.exists():
+            measure_model(quantizer, model, measurement, work)
+    return quantize_model(
+        quantizer, model, target, bits, head_bits, measurement, work / "quantizing", FACTS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +139,7 @@ def test_a_layer_runs_on_with_the_weights_that_it_is_given(models, rows):
 @pytest.mark.parametrize("name", ["two", "tied", "qwen2"])
 def test_the_directory_reads_back_and_answers_like_the_model(models, rows, name, tmp_path):
     target = tmp_path / "exl2"
-    manifest = quantize(models[name], target, 8.0, 8, rows, FACTS, tmp_path / "work")
+    manifest = quantize(models[name], target, 8.0, 8, rows, tmp_path / "work")
     made = Exl2Directory(target)
     original = load_hf(models[name])
     assert made.linears == set(made.shape.linears)
@@ -136,7 +165,7 @@ def test_the_directory_reads_back_and_answers_like_the_model(models, rows, name,
         after = original(rows[:4]).logits.log_softmax(-1)
     # Of log-probabilities that differ by one or so from token to token.
     assert before.std() > 0.5 and (before - after).abs().mean() < 0.02
-    assert not list((tmp_path / "work").glob("gptq-*"))
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_every_layer_is_quantized_on_what_the_stored_layers_before_it_give(
@@ -149,7 +178,7 @@ def test_every_layer_is_quantized_on_what_the_stored_layers_before_it_give(
         run(self, hidden, visit)
 
     monkeypatch.setattr(LayerwiseModel, "run_head", spy)
-    quantize(models["two"], tmp_path / "exl2", 4.0, 6, rows, FACTS, tmp_path / "work")
+    quantize(models["two"], tmp_path / "exl2", 4.0, 6, rows, tmp_path / "work")
     made, layers = (
         Exl2Directory(tmp_path / "exl2"),
         LayerwiseModel(models["two"], torch.device("cpu")),
@@ -173,18 +202,17 @@ def test_targets_are_met_and_a_measurement_serves_them_all(models, rows, tmp_pat
     """2 and 30 layers, several bitrates; the model is measured once."""
     for name in ("two", "thirty"):
         measurement = tmp_path / f"{name}.json"
-        found = measure(models[name], measurement, rows[:4], tmp_path / "work")
-        assert not list((tmp_path / "work").iterdir())
-        low, high = found["attainable"]
+        one = ReferenceQuantizer(rows[:4], {})
+        low, high = measure_model(one, models[name], measurement, tmp_path / "work")
+        assert not (tmp_path / "work").exists()
         with monkeypatch.context() as patch:
-            patch.setattr(quantizer, "measure_errors", None)
+            patch.setattr(reference, "measure_errors", None)
             for bits in (round(low * 1.1, 2),) if name == "thirty" else (3.5, 4.0, 5.0, 6.0):
                 target = tmp_path / f"{name}-{bits}"
-                arguments = (models[name], target, bits, 6, rows[:4], FACTS, tmp_path / "work")
+                arguments = (models[name], target, bits, 6, rows[:4], tmp_path / "work")
                 manifest = quantize(*arguments, measurement=measurement)
                 assert 0.99 * bits <= Exl2Directory(target).bits_per_weight <= bits
                 assert manifest["attainable"] == [round(low, 4), round(high, 4)]
-                assert measure(models[name], measurement, rows[:4], tmp_path) == found
 
 
 def test_measured_errors_fall_with_the_bits_and_are_relative_to_the_outputs(models, rows, tmp_path):
@@ -215,7 +243,7 @@ def test_bits_go_where_the_hidden_states_change_most(models):
         for name in shapes.linears
         if name != HEAD
     }
-    chosen = quantizer._choose(shapes, {"linears": linears}, 4.0)
+    chosen = choose_options(shapes, linears, 4.0)
     numbers = {name: OPTIONS.index(option) for name, option in chosen.items()}
     first = [n for name, n in numbers.items() if "mlp" in name and int(name.split(".")[2]) < 10]
     others = [n for name, n in numbers.items() if "mlp" in name and int(name.split(".")[2]) >= 10]
@@ -229,7 +257,7 @@ def test_rounding_to_nearest_has_the_same_options_and_larger_errors(models, rows
     found, work = {}, tmp_path / "work"
     for method in ("gptq", "rtn"):
         target = tmp_path / method
-        quantize(models["two"], target, 3.5, 6, rows, FACTS, work, method=method)
+        quantize(models["two"], target, 3.5, 6, rows, work, method=method)
         found[method] = Exl2Directory(target)
     assert found["rtn"].declaration.quantizer == "frankenlab-rtn"
     assert found["rtn"].bits_per_weight == found["gptq"].bits_per_weight
@@ -260,9 +288,9 @@ class Killed(BaseException):
 def test_a_run_killed_anywhere_ends_with_the_same_bytes(models, rows, after, tmp_path, monkeypatch):
     """Killed at each thing that is saved, one after the other, in both passes."""
     model = models["two"]
-    whole = quantize(model, tmp_path / "whole", 4.0, 6, rows[:4], FACTS, tmp_path / "work-whole")
+    whole = quantize(model, tmp_path / "whole", 4.0, 6, rows[:4], tmp_path / "work-whole")
     target, work = tmp_path / "target", tmp_path / "work"
-    save, layer, saved, run = quantizer.save_part, LayerwiseModel.run_layer, [], []
+    save, layer, saved, run = resume.save_tensors, LayerwiseModel.run_layer, [], []
 
     def save_and_die(path, tensors):
         if after:
@@ -277,11 +305,11 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(models, rows, after, tmp
         return layer(self, index, hidden, visit)
 
     monkeypatch.setattr(LayerwiseModel, "run_layer", count)
-    monkeypatch.setattr(quantizer, "save_part", save_and_die)
+    monkeypatch.setattr(resume, "save_tensors", save_and_die)
     kills = 0
     while True:
         try:
-            manifest = quantize(model, target, 4.0, 6, rows[:4], FACTS, work)
+            manifest = quantize(model, target, 4.0, 6, rows[:4], work)
             break
         except Killed:
             kills += 1
@@ -293,7 +321,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(models, rows, after, tmp
     assert kills >= 5
     # Layer 0 of a pass is run again only while nothing after it is saved.
     assert len(run) <= 2 * kills + 4 and run[-1] == 1
-    assert not list(work.glob("*/layer*")) and not list(work.glob("gptq*"))
+    assert not list(work.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("damaged", ["layer-0000", "hidden-0001"])
@@ -301,37 +329,37 @@ def test_what_was_damaged_after_a_kill_is_computed_again(
     models, rows, damaged, tmp_path, monkeypatch
 ):
     """A flipped bit in what a killed run left would be weights that nobody quantized."""
-    target, work, save = tmp_path / "target", tmp_path / "work", quantizer.save_part
+    target, work, save = tmp_path / "target", tmp_path / "work", resume.save_tensors
 
     def save_and_die(path, tensors):
         save(path, tensors)
         if path.name == "hidden-0001.safetensors" and "gptq" in str(path):
             raise Killed
 
-    whole = quantize(models["two"], tmp_path / "w", 4.0, 6, rows[:4], FACTS, tmp_path / "work-w")
+    whole = quantize(models["two"], tmp_path / "w", 4.0, 6, rows[:4], tmp_path / "work-w")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(quantizer, "save_part", save_and_die)
-        quantize(models["two"], target, 4.0, 6, rows[:4], FACTS, work)
-    (path,) = work.glob(f"gptq*/**/{damaged}.safetensors")
+        patch.setattr(resume, "save_tensors", save_and_die)
+        quantize(models["two"], target, 4.0, 6, rows[:4], work)
+    (path,) = work.rglob(f"gptq*/{damaged}.safetensors")
     contents = bytearray(path.read_bytes())
     contents[-9] ^= 4
     path.write_bytes(contents)
-    assert quantize(models["two"], target, 4.0, 6, rows[:4], FACTS, work) == whole
+    assert quantize(models["two"], target, 4.0, 6, rows[:4], work) == whole
 
 
-def test_a_damaged_measurement_is_made_again(models, rows, tmp_path):
+def test_a_damaged_measurement_is_refused(models, rows, tmp_path):
     path = tmp_path / "m.json"
-    found = measure(models["two"], path, rows[:4], tmp_path / "work")
-    damaged = json.loads(path.read_text())
+    damaged = measure(models["two"], path, rows[:4], tmp_path / "work")
     next(iter(damaged["linears"].values()))["errors"].pop()
     path.write_text(json.dumps(damaged))
-    assert measure(models["two"], path, rows[:4], tmp_path / "work") == found
+    with pytest.raises(UserError) as error:
+        quantize(models["two"], tmp_path / "x", 4.0, 6, rows[:4], tmp_path / "work", path)
+    assert "errors: " in one_line(error) and "remove it and run again" in one_line(error)
 
 
 def test_a_finished_directory_is_kept_without_any_work(models, rows, tmp_path, monkeypatch):
-    arguments = (models["two"], tmp_path / "target", 4.0, 6, rows[:4], FACTS, tmp_path / "work")
+    arguments = (models["two"], tmp_path / "target", 4.0, 6, rows[:4], tmp_path / "work")
     first = quantize(*arguments)
-    shutil.rmtree(tmp_path / "work")
     monkeypatch.setattr(LayerwiseModel, "run_layer", None)
     assert quantize(*arguments) == first
 
@@ -339,13 +367,15 @@ def test_a_finished_directory_is_kept_without_any_work(models, rows, tmp_path, m
 def test_a_bitrate_outside_what_the_shapes_allow_is_refused_with_the_range(models, rows, tmp_path):
     shapes = ModelShape.from_config(json.loads((models["two"] / "config.json").read_text()))
     low, high = attainable_bits(shapes, 6)
+    measurement = tmp_path / "m.json"
+    measure(models["two"], measurement, rows, tmp_path / "work")
     for bits in (low - 0.05, high + 0.05):
         with pytest.raises(UserError) as error:
-            quantize(models["two"], tmp_path / "x", bits, 6, rows, FACTS, tmp_path / "work")
+            quantize(models["two"], tmp_path / "x", bits, 6, rows, tmp_path / "work", measurement)
         found_low, found_high = map(float, one_line(error).rpartition("allow ")[2].split(" to "))
         assert low <= found_low < low + 0.01 and high - 0.01 < found_high <= high
     assert not (tmp_path / "x").exists() and not (tmp_path / "work").exists()
-    assert quantizer._range(2.211, 8.089) == "2.22 to 8.08"
+    assert _range(2.211, 8.089) == "2.22 to 8.08"
 
 
 def test_what_cannot_be_quantized_is_refused_before_any_work(models, rows, tmp_path):
@@ -358,13 +388,11 @@ def test_what_cannot_be_quantized_is_refused_before_any_work(models, rows, tmp_p
         (torch.zeros((1, 1024), dtype=torch.int64), "at most 512 a row"),
     ):
         with pytest.raises(UserError) as error:
-            quantize(model, *out, tokens, FACTS, work)
+            quantize(model, *out, tokens, work)
         assert reason in one_line(error)
-    with pytest.raises(UserError, match="gptq, rtn"):
-        quantize(model, *out, rows, FACTS, work, method="awq")
     narrow = make_tiny_model(tmp_path / "narrow", n_layers=1, hidden=40)
     with pytest.raises(UserError) as error:
-        quantize(narrow, *out, rows, FACTS, work)
+        quantize(narrow, *out, rows, work)
     assert "q_proj.weight': 40 inputs" in one_line(error) and str(narrow) in one_line(error)
     assert not work.exists()
 
@@ -375,7 +403,7 @@ def test_a_measurement_of_another_model_or_other_rows_is_refused(models, rows, t
     for model, tokens in ((models["tied"], rows[:4]), (models["two"], rows[:5])):
         with pytest.raises(UserError) as error:
             quantize(
-                *(model, tmp_path / "x", 4.0, 6, tokens, FACTS, tmp_path / "work"),
+                *(model, tmp_path / "x", 4.0, 6, tokens, tmp_path / "work"),
                 measurement=measurement,
             )
         assert "measure it again" in one_line(error)
@@ -388,6 +416,6 @@ def test_weights_that_make_the_stream_infinite_are_refused_by_name(models, rows,
     tensors["model.layers.0.mlp.up_proj.weight"][3, 3] = float("inf")
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError) as error:
-        quantize(model, tmp_path / "x", 4.0, 6, rows[:2], FACTS, tmp_path / "work")
+        quantize(model, tmp_path / "x", 4.0, 6, rows[:2], tmp_path / "work")
     assert "'model.layers.0.mlp." in one_line(error)
     assert not (tmp_path / "x").exists()

@@ -15,43 +15,25 @@ from safetensors.torch import load_file
 from frankenlab.io.directories import verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.reading import Exl2Directory
-from frankenlab.quantize.exllamav2 import attainable, exllamav2_usable, inputs, measure, quantize
-from tests.support.paths import DATA, SUPPORT
+from frankenlab.models.files import read_json
+from frankenlab.models.shape import ModelShape
+from frankenlab.quantize import quantizer
+from frankenlab.quantize.exllamav2 import inputs
+from frankenlab.quantize.exllamav2.converter import Exllamav2Quantizer
+from frankenlab.quantize.exllamav2.inputs import why_unusable
+from frankenlab.quantize.quantizer import measure_model, quantize_model
+from tests.support.converter import FIXTURE_BITS, MODEL, SMALL, TEXTS, fake, make
+from tests.support.paths import ROOT, SUPPORT
 from tests.support.processes import one_line
 
-MODEL = DATA / "llama-tiny-hf"
-FIXTURE_BITS = 3.9513
-CORPUS = "The river runs past the old mill, and the miller's children run after it. "
-TEXTS = [f"{number}. {CORPUS * 20}" for number in range(20)]
-SMALL = {"rows": 2, "length": 64}
-FACTS = {"kind": "model", "key": "tiny-4", "source": "tests"}
-
 installed = pytest.mark.skipif(find_spec("exllamav2") is None, reason="exllamav2 is not installed")
-
-
-def fake(mode: str = "works") -> tuple[str, ...]:
-    return sys.executable, str(SUPPORT / "fake_converter.py"), mode
-
-
-STAND_IN = (
-    sys.executable,
-    str(SUPPORT / "exllamav2_stand_in.py"),
-    *("-m", "exllamav2.conversion.convert_exl2"),
-)
 
 
 @pytest.fixture
 def measured(tmp_path):
     target = tmp_path / "measurement.json"
-    measure(MODEL, target, tmp_path / "measuring", TEXTS, **SMALL, converter=fake())
+    assert measure_model(fake(), MODEL, target, tmp_path / "measuring") == pytest.approx((2.5, 8.0))
     return target
-
-
-def make(tmp_path, measured, mode="works", bits=FIXTURE_BITS, head_bits=6, model=MODEL, **more):
-    return quantize(
-        *(model, tmp_path / "exl2", bits, head_bits, measured, tmp_path / "work", TEXTS, FACTS),
-        **{**SMALL, "converter": fake(mode), **more},
-    )
 
 
 def reason(work) -> str:
@@ -61,7 +43,6 @@ def reason(work) -> str:
 
 
 def test_a_measurement_serves_a_conversion(tmp_path, measured):
-    assert attainable(measured, MODEL) == pytest.approx((2.5, 8.0), abs=1e-4)
     assert not (tmp_path / "measuring").exists()
     manifest = make(tmp_path, measured)
     assert manifest["quantizer"] == "exllamav2 0.3.2" and manifest["n_layers"] == 2
@@ -94,7 +75,7 @@ def test_the_converter_sees_a_model_without_the_files_that_mislead_it(tmp_path, 
     (model / "model.safetensors.index.json").write_text('{"weight_map": {}}')
     (model / "README.md").write_text("not a part of the model")
     target = tmp_path / "measurement.json"
-    measure(model, target, tmp_path / "measuring", TEXTS, **SMALL, converter=fake())
+    measure_model(fake(), model, target, tmp_path / "measuring")
     make(tmp_path, target, model=model)
     names = {path.name for path in (tmp_path / "exl2").iterdir() if path.suffix != ".json"}
     assert names == {"output.safetensors"}
@@ -104,21 +85,19 @@ def test_the_converter_sees_a_model_without_the_files_that_mislead_it(tmp_path, 
 
 
 def test_rows_are_as_many_as_the_texts_fill_and_no_longer_than_the_context(tmp_path):
-    def seen(texts, rows, length):
+    where = (MODEL, tmp_path / "m.json", tmp_path / "w")
+
+    def seen(**more):
         with pytest.raises(UserError):
-            measure(
-                *(MODEL, tmp_path / "m.json", tmp_path / "w", texts),
-                **{"rows": rows, "length": length, "converter": fake("says-error-exits-0")},
-            )
+            measure_model(fake("says-error-exits-0", **more), *where)
         return json.loads((tmp_path / "w" / "exllamav2" / "seen.json").read_text())
 
-    found = seen(TEXTS, 4, 100_000)
+    found = seen(measured_rows=4, length=100_000)
     assert (found["mr"], found["ml"]) == (4, 512)
-    assert seen(TEXTS[:1], 1000, 64)["mr"] < 40
-    text = reason(lambda: measure(MODEL, tmp_path / "m.json", tmp_path / "w", ["Ice melts."]))
+    assert seen(texts=TEXTS[:1], measured_rows=1000)["mr"] < 40
+    text = reason(lambda: measure_model(Exllamav2Quantizer(("Ice melts.",)), *where))
     assert "CUDA" in text or "installed" in text
-    short = {"converter": fake()}
-    text = reason(lambda: measure(MODEL, tmp_path / "m", tmp_path / "w", ["Ice melts."], **short))
+    text = reason(lambda: measure_model(fake(texts=("Ice melts.",), length=2048), *where))
     assert "the calibration texts have" in text and "one row takes 512" in text
 
 
@@ -135,7 +114,6 @@ def test_rows_are_as_many_as_the_texts_fill_and_no_longer_than_the_context(tmp_p
         ("inf-perplexity", "calibration perplexity is inf"),
         ("no-declaration", "without writing quantization_config"),
         ("no-tensors", "without writing output.safetensors"),
-        ("stale-index", "model.safetensors.index.json, an index of other files"),
         ("cut-tensors", "damaged or not safetensors"),
     ],
 )
@@ -149,6 +127,11 @@ def test_failures_of_the_converter_are_errors_and_leave_no_directory(
     assert make(tmp_path, measured)["n_layers"] == 2
 
 
+def test_an_index_of_other_files_is_left_behind(tmp_path, measured):
+    make(tmp_path, measured, "stale-index")
+    assert not (tmp_path / "exl2" / "model.safetensors.index.json").exists()
+
+
 def test_failures_of_measuring_leave_no_measurement(tmp_path):
     for mode, words in {
         "says-error-exits-0": "ended without a measurement",
@@ -156,9 +139,10 @@ def test_failures_of_measuring_leave_no_measurement(tmp_path):
         "nan-accuracy": "an accuracy of 'model.layers.0.self_attn' is not finite",
         "crash": "out of memory",
     }.items():
-        target, work = tmp_path / "m.json", tmp_path / "w"
-        call = dict(SMALL, converter=fake(mode))
-        assert words in reason(lambda: measure(MODEL, target, work, TEXTS, **call))  # noqa: B023
+        target = tmp_path / "m.json"
+        assert words in reason(
+            lambda: measure_model(fake(mode), MODEL, target, tmp_path / "w")  # noqa: B023
+        )
         assert not target.exists(), mode
 
 
@@ -166,7 +150,7 @@ def test_bitrates_that_cannot_be_had(tmp_path, measured):
     text = reason(lambda: make(tmp_path, measured, bits=2.2))
     assert "2.2 bits per weight" in text and "allow 2.50 to 8.00" in text
     assert "allow 2.50 to 8.00" in reason(lambda: make(tmp_path, measured, bits=9.0))
-    assert "head bits 7: exllamav2 has 2, 3, 4, 5, 6, 8" in reason(
+    assert "head bits 7: EXL2 has 2, 3, 4, 5, 6, 8" in reason(
         lambda: make(tmp_path, measured, head_bits=7)
     )
     text = reason(lambda: make(tmp_path, measured, bits=4.5))
@@ -181,9 +165,9 @@ def test_a_measurement_of_another_model_is_refused(tmp_path, measured):
     (other / "config.json").write_text(json.dumps({**config, "rope_theta": 5e5}))
     assert "measured with another model" in reason(lambda: make(tmp_path, measured, model=other))
     measured.write_text("{}")
-    assert "lacks 'model.layers.0.self_attn'" in reason(lambda: make(tmp_path, measured))
+    assert "not what a job wrote there" in reason(lambda: make(tmp_path, measured))
     measured.write_text('{"meas')
-    assert "not readable as JSON" in reason(lambda: make(tmp_path, measured))
+    assert "damaged, not JSON" in reason(lambda: make(tmp_path, measured))
 
 
 def test_models_that_the_format_cannot_hold(tmp_path, tiny, monkeypatch):
@@ -191,20 +175,21 @@ def test_models_that_the_format_cannot_hold(tmp_path, tiny, monkeypatch):
         path = directory / "config.json"
         if config:
             path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
-        call = dict(SMALL, converter=fake())
-        return reason(lambda: measure(directory, tmp_path / "m", tmp_path / "w", TEXTS, **call))
+        return reason(lambda: measure_model(fake(), directory, tmp_path / "m", tmp_path / "w"))
 
-    biased = tmp_path / "biased"
-    shutil.copytree(tiny("all-biases"), biased)
-    assert "mlp_bias is true" in refuse(biased)
     # Keys of 16 outputs, as one head of that size gives.
     narrow = tmp_path / "narrow"
     shutil.copytree(tiny("one-key-head"), narrow)
-    assert "self_attn.k_proj': 8 outputs; exllamav2 takes multiples of 32" in refuse(narrow)
-    monkeypatch.setattr(inputs, "check_llama_shaped", lambda directory: None)
+    assert "self_attn.k_proj.weight': 8 outputs; exllamav2 takes multiples of 32" in refuse(narrow)
+    monkeypatch.setattr(
+        quantizer,
+        "check_llama_shaped",
+        lambda directory: ModelShape.from_config(read_json(directory / "config.json")),
+    )
     odd = tmp_path / "odd"
     shutil.copytree(MODEL, odd)
     assert "340 inputs cannot be stored as EXL2" in refuse(odd, intermediate_size=340)
+    assert "mlp_bias is true" in refuse(odd, intermediate_size=352, mlp_bias=True)
 
 
 @pytest.mark.parametrize(
@@ -212,12 +197,10 @@ def test_models_that_the_format_cannot_hold(tmp_path, tiny, monkeypatch):
 )
 def test_a_killed_conversion_goes_on_or_starts_clean(tmp_path, measured, mode, then):
     code = (
-        "import sys; from frankenlab.quantize.exllamav2 import quantize; "
-        f"quantize({str(MODEL)!r}, {str(tmp_path / 'exl2')!r}, {FIXTURE_BITS}, 6, "
-        f"{str(measured)!r}, {str(tmp_path / 'work')!r}, {TEXTS!r}, {FACTS!r}, rows=2, length=64, "
-        f"converter={fake(mode)!r})"
+        "from pathlib import Path; from tests.support.converter import make; "
+        f"make(Path({str(tmp_path)!r}), Path({str(measured)!r}), {mode!r})"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, cwd=ROOT)
     log = tmp_path / "work" / "converter.log"
     deadline = time.monotonic() + 60
     while not (log.is_file() and "checkpoint" in log.read_text()):
@@ -244,12 +227,12 @@ def test_a_job_of_other_arguments_never_goes_on(tmp_path, measured):
 
 def test_why_exllamav2_cannot_be_used(monkeypatch):
     monkeypatch.setattr(inputs.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'frankenlab[exl2]'" in exllamav2_usable()
+    assert "pip install 'frankenlab[exl2]'" in why_unusable()
     monkeypatch.setattr(inputs.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "no CUDA device" in exllamav2_usable()
+    assert "no CUDA device" in why_unusable()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert exllamav2_usable() is None
+    assert why_unusable() is None
 
 
 @pytest.fixture(scope="session")
@@ -257,24 +240,24 @@ def converted(tmp_path_factory):
     """The tiny model measured and converted by exllamav2's own code, which a CPU stands in for:
     about a minute, once."""
     root = tmp_path_factory.mktemp("converted")
-    call = {"rows": 2, "length": 64, "converter": STAND_IN}
-    about = measure(MODEL, root / "measurement.json", root / "measuring", TEXTS, **call)
-    # In two layers the steps are coarse; only one choice is as small as this.
-    bits = about["attainable"][0] + 0.005
-    manifest = quantize(
-        *(MODEL, root / "exl2", bits, 6, root / "measurement.json", root / "work"),
-        *(TEXTS, FACTS),
-        **call,
+    converter = (str(SUPPORT / "exllamav2_stand_in.py"), "-m", "exllamav2.conversion.convert_exl2")
+    own = Exllamav2Quantizer(TEXTS, **SMALL, command=(sys.executable, *converter))
+    measurement = root / "measurement.json"
+    low, high = measure_model(own, MODEL, measurement, root / "measuring")
+    assert low < 3 and high > 7.5
+    manifest = quantize_model(
+        # In two layers the steps are coarse; only one choice is as small as this.
+        *(own, MODEL, root / "exl2", low + 0.005, 6, measurement, root / "work"),
+        {"key": "tiny"},
     )
-    return root / "exl2", about, manifest
+    return root / "exl2", json.loads(measurement.read_text())["frankenlab"], low, manifest
 
 
 @installed
 def test_exllamav2_itself_converts_the_tiny_model(converted):
-    directory, about, manifest = converted
+    directory, about, low, manifest = converted
     assert about["quantizer"] == manifest["quantizer"] == "exllamav2 0.3.2"
-    assert about["attainable"][0] < 3 and about["attainable"][1] > 7.5
-    assert manifest["bits_per_weight"] == pytest.approx(about["attainable"][0], abs=1e-4)
+    assert manifest["bits_per_weight"] == pytest.approx(low, abs=1e-4)
     assert math.isfinite(manifest["calibration_perplexity"])
     exl2, original = Exl2Directory(directory), load_file(MODEL / "model.safetensors")
     assert exl2.names == set(original)
