@@ -6,7 +6,7 @@ from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.evaluate.runner import evaluate_task, write_scores
 from frankenlab.io.records import FRANKENS, read_record
 from frankenlab.models.franken import plans_of
-from frankenlab.quantize.choose import evaluation_excludes
+from frankenlab.quantize.calibration import evaluation_excludes
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
