@@ -24,8 +24,8 @@ from frankenlab.config import stages as rounds
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate import accounting, usage
 from frankenlab.estimate import throughput as speeds
-from frankenlab.evaluate.rows import Row
 from frankenlab.evaluate.store import Store
+from frankenlab.evaluate.sweep import Row
 from frankenlab.io import records as schemas
 from frankenlab.io.directories import complete_manifest, make_directory, read_manifest
 from frankenlab.io.files import write_json

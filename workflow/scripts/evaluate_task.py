@@ -3,7 +3,8 @@
 from frankenlab.analyse import ledger
 from frankenlab.config.stages import split
 from frankenlab.evaluate.model_spec import ModelSpec
-from frankenlab.evaluate.runner import evaluate_task, write_scores
+from frankenlab.evaluate.runner import evaluate_task
+from frankenlab.io.parquet import write_parquet
 from frankenlab.io.records import FRANKENS, read_record
 from frankenlab.models.franken import plans_of
 from frankenlab.quantize.calibration import evaluation_excludes
@@ -12,9 +13,9 @@ from frankenlab.runtime.job import job
 with job(snakemake) as experiment:
     where = snakemake.wildcards
     frankens = read_record(snakemake.input.frankens, FRANKENS)
-    scorer = ModelSpec.for_stage(experiment, where.model, where.quantization, where.stage)
+    model = ModelSpec.for_stage(experiment, where.model, where.quantization, where.stage)
     scores = evaluate_task(
-        scorer,
+        model,
         plans_of(frankens),
         experiment.tasks[where.task],
         stage=split(where.stage)[0],
@@ -23,7 +24,7 @@ with job(snakemake) as experiment:
         seed=experiment.raw["statistics"]["seed"],
         calibration=evaluation_excludes(experiment, where.quantization),
     )
-    write_scores(scores, snakemake.output[0])
+    write_parquet(scores, snakemake.output[0])
     if where.stage == "confirm":
         look = {
             "experiment": experiment.name,

@@ -24,7 +24,7 @@ LIBRARIES = (
 
 
 def provenance(experiment: Experiment) -> dict[str, Any]:
-    """JSON-able; a year later it should say how to get the same numbers."""
+    """Return, JSON-able, what one needs to know in a year to get the same numbers."""
     grids = [expand(experiment.raw["plans"], m.n_layers) for m in experiment.models.values()]
     return {
         "experiment": experiment.name,
