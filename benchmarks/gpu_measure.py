@@ -177,7 +177,7 @@ def compare_engines(
 def compare_speed(directory: Path, device: str, rows: Rows) -> None:
     """Tokens per second: exllamav2's own forward, and the sweep by both engines."""
     exl2 = Exl2Directory(directory)
-    vocabulary, n_layers = exl2.config["vocab_size"], exl2.shapes.n_layers
+    vocabulary, n_layers = exl2.config["vocab_size"], exl2.shape.n_layers
     length = min(LENGTH, exl2.config["max_position_embeddings"])
     documents = random_documents(vocabulary, 2 * ROWS, length)
     tokens = len(documents) * length

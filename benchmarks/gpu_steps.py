@@ -119,7 +119,7 @@ def check_converted(setup: Setup, rows: Rows) -> None:
 def check_sweep(setup: Setup, rows: Rows) -> None:
     """Both engines on texts, over the plans of a small grid."""
     for directory in setup.existing():
-        n_layers = Exl2Directory(directory).shapes.n_layers
+        n_layers = Exl2Directory(directory).shape.n_layers
         # The last texts: the first are those that it was calibrated with.
         texts = list(reversed(read_texts(setup.texts)))
         documents = tokenized(texts, directory, setup.documents, 200)

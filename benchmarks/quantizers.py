@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
 from frankenlab.models.exl2.reading import Exl2Directory
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.quantize.calibration import calibration_rows, calibration_texts
 from frankenlab.quantize.reference import METHODS, measure, quantize
 from frankenlab.tasks.data_files import read_data

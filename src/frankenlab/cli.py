@@ -12,8 +12,7 @@ from frankenlab.config import experiment as config
 from frankenlab.estimate.summary import summary
 from frankenlab.estimate.throughput import given_speeds, speeds_file, write_speeds
 from frankenlab.estimate.workload import Workload
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import UserError, excerpt
 from frankenlab.plans import grid
 from frankenlab.plans.plan import Plan, omissions, parse
 from frankenlab.runtime import clean as clearing
@@ -96,7 +95,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from frankenlab.evaluate import runner as evaluation
     from frankenlab.evaluate.model_spec import ModelSpec
     from frankenlab.io.parquet import write_parquet
-    from frankenlab.models.inspect import model_info
+    from frankenlab.models.directory import model_shape
 
     settings = config.load(options.config).tasks
     for name in options.task:
@@ -104,7 +103,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             near = difflib.get_close_matches(name, settings, 1)
             hint = f'did you mean "{near[0]}"?' if near else f"it has {', '.join(settings)}"
             raise UserError(f'task "{name}": not in {options.config}; {hint}')
-    n_layers = model_info(options.model).n_layers
+    n_layers = model_shape(options.model).n_layers
     plans = _distinct([parse(text, n_layers) for text in options.plan])
     _notice_omissions(plans)
     model = ModelSpec.for_directory(options.model, options.dtype, options.device, options.engine)
@@ -172,8 +171,7 @@ def _speed(options: argparse.Namespace) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from frankenlab.models.fetch import fetch_model
-    from frankenlab.models.sources import fetch_data
+    from frankenlab.models.fetch import fetch_data, fetch_model
 
     experiment = config.load(options.config)
     for model in experiment.models.values():
@@ -187,10 +185,10 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _materialize(options: argparse.Namespace) -> None:
+    from frankenlab.models.directory import model_shape
     from frankenlab.models.export import materialize
-    from frankenlab.models.inspect import model_info
 
-    plan = parse(options.plan, model_info(options.model).n_layers)
+    plan = parse(options.plan, model_shape(options.model).n_layers)
     _notice_omissions([plan])
     materialize(options.model, plan, options.output)
     print(options.output)

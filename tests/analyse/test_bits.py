@@ -9,6 +9,7 @@ import pytest
 from frankenlab.analyse.comparisons import Rules
 from frankenlab.analyse.interaction import bits, corrected
 from frankenlab.models.footprint import Footprint
+from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import parse
 
 RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
@@ -17,17 +18,16 @@ NONE, SIX, FOUR = "none", "exl2-6.0", "exl2-4.0"
 
 
 def footprint(bits_per_weight: float) -> Footprint:
-    """Four layers of 8,000 weights, a head and embeddings of 16,000, all at one bitrate but the
+    """Four layers of 7,200 weights, a head and embeddings of 14,400, all at one bitrate but the
     embeddings, which stay at 16 bits."""
-    size = round(4000 * bits_per_weight / 8)
+    size = round(3600 * bits_per_weight / 8)
     return Footprint(
+        shape=ModelShape("llama", 4, 30, 40, 1, 1, 30, 480, 512, tied_embeddings=False),
         bits_per_weight=bits_per_weight,
         head_bits=bits_per_weight,
         parts={"attn": (size,) * 4, "mlp": (size,) * 4},
         head=4 * size,
-        embeddings=32_000,
-        part_weights={"attn": 4000, "mlp": 4000},
-        head_weights=16_000,
+        embeddings=28_800,
     )
 
 
@@ -171,10 +171,10 @@ def test_the_rival_is_the_cheapest_base_that_costs_at_least_as_much():
 
 def test_memory_counts_every_occurrence_and_the_embeddings():
     plan, base, size = parse(FRANKEN, 4), parse("base", 4), FOOTPRINTS[FOUR]
-    assert size.weight_bytes == size.materialized_bytes(base) == 24_000 + 32_000
-    assert size.materialized_bytes(plan) == 32_000 + 32_000
-    assert size.read_bytes(plan) == 32_000
-    assert size.read_bytes(parse("0:4,1@attn", 4)) == 24_000 + 2000
+    assert size.weight_bytes == size.materialized_bytes(base) == 21_600 + 28_800
+    assert size.materialized_bytes(plan) == 28_800 + 28_800
+    assert size.read_bytes(plan) == 28_800
+    assert size.read_bytes(parse("0:4,1@attn", 4)) == 21_600 + 1800
     assert size.relative_compute(plan) == pytest.approx(8 / 6)
     assert FOOTPRINTS[NONE].relative_compute(plan) == pytest.approx(8 / 6)
 

@@ -31,7 +31,7 @@ from frankenlab import cli
 from frankenlab.config import experiment as config
 from frankenlab.evaluate import runner as evaluation
 from frankenlab.evaluate import sweep
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import parse
 from tests.support.task_rows import arc_row, passage, write_rows
 

@@ -205,7 +205,12 @@ def test_a_model_that_is_exl2_already_is_evaluated_as_it_is(tmp_path):
 
 def test_shapes_give_sizes_with_the_declared_depth():
     sizes = config.check(changed("models.tiny.shapes", SHAPES)).models["tiny"].sizes
-    assert (sizes.n_layers, sizes.hidden, sizes.keys, sizes.tied) == (4, 576, 192, True)
+    assert (sizes.n_layers, sizes.hidden_size, sizes.kv_size, sizes.tied_embeddings) == (
+        4,
+        576,
+        192,
+        True,
+    )
     assert config.check(MINIMAL).models["tiny"].sizes is None
 
 

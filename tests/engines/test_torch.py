@@ -11,7 +11,7 @@ from frankenlab.engines.batches import Batch, make_batch
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.io.errors import UserError
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import Plan, base, parse
 from tests.support.engines import TOKENS, hidden_states, logprobs, one_document
 from tests.support.models import (

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from frankenlab.engines import torch as torch_engine
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.io.errors import UserError
+from frankenlab.models.directory import check_llama_shaped, model_shape
 from frankenlab.models.exl2.reading import Exl2Directory
-from frankenlab.models.inspect import check_llama_shaped, model_info
 from frankenlab.plans.plan import base, parse
 from tests.support.engines import TOKENS, logprobs
 from tests.support.models import assert_close
@@ -96,7 +96,7 @@ def test_tensors_are_dequantized_once_and_layer_by_layer(tmp_path, monkeypatch):
 
 
 def test_the_shape_of_an_exl2_model_is_that_of_its_original():
-    found, expected = model_info(FIXTURE), model_info(ORIGINAL)
+    found, expected = model_shape(FIXTURE), model_shape(ORIGINAL)
     assert found.dtype == "exl2" and found.parameters == expected.parameters
     for name in expected.__dataclass_fields__:
         assert name == "dtype" or getattr(found, name) == getattr(expected, name)
@@ -105,7 +105,7 @@ def test_the_shape_of_an_exl2_model_is_that_of_its_original():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_are_those_of_the_dequantized_tensors(tmp_path, variant):
     directory = make_tiny_exl2(tmp_path / "exl2", **VARIANTS[variant])
-    exl2, info = Exl2Directory(directory), model_info(directory)
+    exl2, info = Exl2Directory(directory), model_shape(directory)
     assert info.parameters == sum(exl2.get(name).numel() for name in exl2.names)
     assert info.tied_embeddings == (variant == "head-is-the-embeddings")
     assert info.n_layers == 3
@@ -122,7 +122,7 @@ def test_damage_is_named_before_anything_is_loaded(tmp_path):
     shutil.copytree(FIXTURE, directory)
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    for check in (check_llama_shaped, model_info, TorchEngine):
+    for check in (check_llama_shaped, model_shape, TorchEngine):
         with pytest.raises(UserError) as error:
             check(directory)
         assert "'model.layers.2." in one_line(error) and "missing" in str(error.value)

@@ -12,7 +12,7 @@ import pytest
 from frankenlab.evaluate.store import Store
 from frankenlab.io.errors import UserError
 from frankenlab.models.export import materialize
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import base
 from tests.support.evaluation import FEW, assert_same_table, must_not_be_loaded
 from tests.support.harness import aggregate, assert_same_scores, harness_results, scores_of

@@ -20,30 +20,26 @@ from pytest import MonkeyPatch
 
 from frankenlab import report
 from frankenlab.analyse import ledger
+from frankenlab.analyse.comparisons import Shortlist
+from frankenlab.analyse.race_rounds import Round
 from frankenlab.config import stages as rounds
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate import accounting, usage
 from frankenlab.estimate import throughput as speeds
 from frankenlab.evaluate.store import Store
 from frankenlab.evaluate.sweep import Row
-from frankenlab.io import records as schemas
 from frankenlab.io.directories import complete_manifest, make_directory, read_manifest
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet, write_parquet
 from frankenlab.io.records import read_record
 from frankenlab.models import franken as frankens
+from frankenlab.models.directory import check_llama_shaped, model_shape, weights_hash
 from frankenlab.models.export import materialize
 from frankenlab.models.fetch import fetch_model
 from frankenlab.models.footprint import Footprint
-from frankenlab.models.inspect import (
-    ModelInfo,
-    check_llama_shaped,
-    load_tokenizer,
-    manifest_info,
-    model_info,
-    weights_hash,
-)
+from frankenlab.models.shape import ModelShape
 from frankenlab.models.sources import source_from_config
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import base, parse
 from frankenlab.quantize import calibration
 from frankenlab.quantize.tensor_parts import is_whole_part, load_part, save_part
@@ -78,14 +74,14 @@ def tiny_exl2(folder: Path) -> None:
 def read_model(folder: Path) -> None:
     """What every job does with a model: look at its shape, load it, run it."""
     check_llama_shaped(folder)
-    info = model_info(folder)
+    info = model_shape(folder)
     Footprint.of_directory(folder)
     engine = TorchEngine(folder, "float32")
     engine.decoder(base(info.n_layers), 8).feed([1, 2, 3])
 
 
 def export_model(folder: Path) -> None:
-    plan = parse("0:2,1", model_info(folder).n_layers)
+    plan = parse("0:2,1", model_shape(folder).n_layers)
     materialize(folder, plan, folder.parent / "exported")
 
 
@@ -221,8 +217,8 @@ def read_fetched_model(folder: Path) -> None:
     """What the jobs take from a manifest without looking at the model."""
     manifest = read_manifest(folder / "it")
     weights_hash(manifest)
-    n_layers = manifest_info(manifest, folder / "it").n_layers
-    frankens.manifest("m", "none", model_info(folder / "it"), [(base(n_layers), "base")])
+    n_layers = ModelShape.from_manifest(manifest, folder / "it").n_layers
+    frankens.manifest("m", "none", model_shape(folder / "it"), [(base(n_layers), "base")])
 
 
 def a_quantizer_part(folder: Path) -> None:
@@ -253,9 +249,8 @@ def read_table(folder: Path) -> Any:
 
 
 # File -> what a job writes into it.
-INFO = ModelInfo(
-    *("llama", 4, 32, 96, 4, 2, 8, 384, 512, False, 1e-5, {"rope_theta": 1e4}),
-    *(12352, 9248, 12288, 12288, "float32"),
+INFO = ModelShape(
+    *("llama", 4, 32, 96, 4, 2, 8, 384, 512, False, 1e-5, {"rope_theta": 1e4}, "float32"),
 )
 FREEZE = {
     "model": "llama",
@@ -314,10 +309,10 @@ def records(folder: Path) -> None:
 
 def read_records(folder: Path) -> None:
     """As the workflow's scripts do."""
-    found = read_record(folder / "frankens.json", schemas.FRANKENS)
+    found = read_record(folder / "frankens.json", frankens.Manifest)
     pd.DataFrame(found["frankens"]).drop(columns=["key", "loop", "occurrences"])
     frankens.plans_of(found)
-    race = read_record(folder / "race.json", schemas.RACE)
+    race = read_record(folder / "race.json", Round)
     rounds.dropped([race])
     comparisons = pd.DataFrame(
         {
@@ -330,9 +325,9 @@ def read_records(folder: Path) -> None:
         }
     )
     sum(race["documents"].values()), race["passes"] + 1, len(comparisons)
-    usage.table(read_record(folder / "asked.json", schemas.ASKED), {}, {})
-    read_record(folder / "shortlist.json", schemas.SHORTLIST)
-    read_record(folder / "plans.json", schemas.PLANS)
+    usage.table(read_record(folder / "asked.json", dict[str, usage.Expected]), {}, {})
+    read_record(folder / "shortlist.json", Shortlist)
+    read_record(folder / "plans.json", list[tuple[str, str]])
     freezes = report.load_frozen(folder / "frozen")
     report.made_html(report.load_provenance(folder / "provenance.json"), freezes)
 

@@ -126,7 +126,7 @@ def real_package(tmp_path, monkeypatch) -> Path:
         ("tasks/encoding.py", True),
         ("tasks/task.py", True),
         ("plans/plan.py", True),
-        ("models/inspect.py", True),
+        ("models/directory.py", True),
         ("models/exl2/format.py", True),
         ("engines/exllamav2.py", False),
         ("evaluate/runner.py", False),

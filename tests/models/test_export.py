@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,8 @@ def test_a_large_checkpoint_is_written_in_shards_and_read_from_them(
     tiny, tmp_path, monkeypatch, text
 ):
     plan = parse(text, 4)
-    monkeypatch.setattr(export, "SHARD_BYTES", 30_000)
+    small = partial(write_weights, shard_bytes=30_000)
+    monkeypatch.setattr(export, "write_weights", small)
     materialize(tiny(), plan, tmp_path / "shards")
     files = sorted(path.name for path in (tmp_path / "shards").glob("*.safetensors"))
     assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
@@ -153,7 +155,7 @@ def test_a_failure_halfway_leaves_nothing_and_the_next_try_works(tiny, tmp_path,
 
     (plan,) = parse_all(["0:3,1:4"])
     with monkeypatch.context() as patch:
-        patch.setattr(export.shutil, "copy", fails)
+        patch.setattr(export, "copy_companions", fails)
         with pytest.raises(UserError) as error:
             materialize(tiny(), plan, tmp_path / "out")
     assert "No space left" in one_line(error) and str(tmp_path / "out") in str(error.value)

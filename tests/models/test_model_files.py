@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.io.errors import UserError
+from frankenlab.models.directory import check_llama_shaped, model_shape
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.export import materialize
 from frankenlab.models.fetch import fetch_model
 from frankenlab.models.files import INDEX, identity_files, read_json, weight_files
-from frankenlab.models.inspect import check_llama_shaped, model_info
 from frankenlab.models.sources import source_from_config
 from frankenlab.plans.plan import parse
 from frankenlab.quantize import reference as quantizer
@@ -106,7 +106,7 @@ def test_everything_reads_the_weights_that_transformers_reads(model, tmp_path, m
     right = expected_logits(beside)
     assert torch.equal(right, expected_logits(alone))
     check_llama_shaped(beside, 4)
-    assert model_info(beside) == model_info(alone)
+    assert model_shape(beside) == model_shape(alone)
     assert (logits(beside) - right).abs().max() < 1e-3
 
     materialize(beside, BASE, tmp_path / "export")

@@ -15,7 +15,7 @@ from frankenlab.models.exl2.options import (
     attainable_bits,
     check_shapes,
 )
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 from frankenlab.quantize import gptq
 from frankenlab.quantize.allocation import allocate
 from frankenlab.quantize.gptq import (
@@ -269,7 +269,7 @@ def test_an_options_size_is_that_of_what_is_stored(option, shape):
     assert option.size(outputs, inputs) == size
 
 
-def shapes_of(n_layers: int, hidden: int = 64, **changed) -> ModelShapes:
+def shapes_of(n_layers: int, hidden: int = 64, **changed) -> ModelShape:
     config = {
         "hidden_size": hidden,
         "intermediate_size": 3 * hidden,
@@ -278,7 +278,7 @@ def shapes_of(n_layers: int, hidden: int = 64, **changed) -> ModelShapes:
         "num_hidden_layers": n_layers,
         "vocab_size": 384,
     }
-    return ModelShapes.from_config({**config, **changed})
+    return ModelShape.from_config({**config, **changed})
 
 
 SIZES = {
@@ -292,7 +292,7 @@ SIZES = {
 }
 
 
-def items(shapes: ModelShapes, seed: int = 0) -> tuple[list, list, int]:
+def items(shapes: ModelShape, seed: int = 0) -> tuple[list, list, int]:
     """Sizes, errors that fall with the size at a layer's own pace, and the number of weights."""
     linears = [shape for name, shape in shapes.linears.items() if name != HEAD]
     generator = torch.Generator().manual_seed(seed)

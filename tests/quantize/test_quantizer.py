@@ -11,8 +11,8 @@ from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.options import OPTIONS, attainable_bits
 from frankenlab.models.exl2.reading import Exl2Directory
-from frankenlab.models.inspect import load_tokenizer
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.quantize import reference as quantizer
 from frankenlab.quantize.layerwise import LayerwiseModel
 from frankenlab.quantize.reference import measure, quantize
@@ -113,7 +113,7 @@ def test_the_directory_reads_back_and_answers_like_the_model(models, rows, name,
     manifest = quantize(models[name], target, 8.0, 8, rows, FACTS, tmp_path / "work")
     made = Exl2Directory(target)
     original = load_hf(models[name])
-    assert made.linears == set(made.shapes.linears)
+    assert made.linears == set(made.shape.linears)
     assert made.declaration.quantizer == manifest["quantizer"] == "frankenlab-gptq"
     assert made.declaration.version == manifest["quantizer_version"]
     assert (made.declaration.bits, made.declaration.head_bits) == (8.0, 8)
@@ -190,7 +190,7 @@ def test_targets_are_met_and_a_measurement_serves_them_all(models, rows, tmp_pat
 def test_measured_errors_fall_with_the_bits_and_are_relative_to_the_outputs(models, rows, tmp_path):
     found = measure(models["two"], tmp_path / "m.json", rows, tmp_path / "work")
     names = set(
-        ModelShapes.from_config(json.loads((models["two"] / "config.json").read_text())).linears
+        ModelShape.from_config(json.loads((models["two"] / "config.json").read_text())).linears
     )
     assert found["linears"].keys() == names - {HEAD}
     for measured in found["linears"].values():
@@ -200,7 +200,7 @@ def test_measured_errors_fall_with_the_bits_and_are_relative_to_the_outputs(mode
 
 
 def test_bits_go_where_the_hidden_states_change_most(models):
-    shapes = ModelShapes.from_config(json.loads((models["thirty"] / "config.json").read_text()))
+    shapes = ModelShape.from_config(json.loads((models["thirty"] / "config.json").read_text()))
     same = [4.0 ** -(index + 1) for index in range(len(OPTIONS))]
 
     def energy(name: str) -> float:
@@ -337,7 +337,7 @@ def test_a_finished_directory_is_kept_without_any_work(models, rows, tmp_path, m
 
 
 def test_a_bitrate_outside_what_the_shapes_allow_is_refused_with_the_range(models, rows, tmp_path):
-    shapes = ModelShapes.from_config(json.loads((models["two"] / "config.json").read_text()))
+    shapes = ModelShape.from_config(json.loads((models["two"] / "config.json").read_text()))
     low, high = attainable_bits(shapes, 6)
     for bits in (low - 0.05, high + 0.05):
         with pytest.raises(UserError) as error:

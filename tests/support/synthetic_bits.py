@@ -10,6 +10,7 @@ import pandas as pd
 from frankenlab.analyse.comparisons import Rules
 from frankenlab.analyse.interaction import bits, corrected
 from frankenlab.models.footprint import Footprint
+from frankenlab.models.shape import ModelShape
 from tests.support import synthetic_tables as synthetic
 
 RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
@@ -22,7 +23,9 @@ def footprint(quantization: str) -> Footprint:
     """SmolLM2-135M at 16 bits with the head in its embeddings, or as EXL2 with 6 bits apart."""
     plain = quantization == "none"
     width = 16.0 if plain else float(quantization.removeprefix("exl2-"))
+    layers = synthetic.LAYERS
     return Footprint(
+        shape=ModelShape("llama", layers, 576, 1536, 9, 3, 64, 49152, 2048, tied_embeddings=plain),
         bits_per_weight=width if plain else width * 0.997,
         head_bits=16.0 if plain else 6.12,
         parts={
@@ -31,8 +34,6 @@ def footprint(quantization: str) -> Footprint:
         },
         head=round(VOCABULARY * (2 if plain else 6.12 / 8)),
         embeddings=0 if plain else 2 * VOCABULARY,
-        part_weights={"attn": ATTENTION, "mlp": MLP},
-        head_weights=VOCABULARY,
     )
 
 

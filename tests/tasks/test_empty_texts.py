@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from frankenlab.analyse.comparisons import outcomes
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.store import Store
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from tests.support.harness import aggregate, assert_same_scores, harness_results, scores_of
 from tests.support.models import load_hf, parse_all
 from tests.support.task_rows import load_task, task_settings, write_rows

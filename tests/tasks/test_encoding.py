@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from frankenlab.engines.token_tree import TokenRequest
 from frankenlab.io.errors import UserError
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.tasks.encoding import Encoder, count_tokens
 from frankenlab.tasks.task import Document
 from tests.support.models import load_hf

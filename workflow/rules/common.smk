@@ -16,7 +16,7 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import damaged
 from frankenlab.io.signals import WORKFLOW_VARIABLE, stop_jobs_first
-from frankenlab.models import local_files
+from frankenlab.models import sources
 from frankenlab.plans import plan as plans
 from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, orphans
@@ -163,7 +163,7 @@ def data_manifest(name):
 def local_data(given):
     """What a file of this machine that a config names is; nothing for one of a package."""
     given = given or {"source": None}
-    return None if "source" in given else local_files.file_identity(given["file"])
+    return None if "source" in given else sources.file_identity(given["file"])
 
 
 def task_data(task):
@@ -212,7 +212,7 @@ def source_stamp(folder, source, use):
         return []
     return stamp(
         f"{use}.{folder}",
-        lambda: local_files.source_identity(source, use),
+        lambda: sources.source_identity(source, use),
         SOURCE_STAMPS,
     )
 

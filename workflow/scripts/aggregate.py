@@ -1,9 +1,11 @@
 """Compares every plan of a stage with the base."""
 
 from frankenlab.analyse.comparisons import Rules, comparisons, concatenated, with_shapes
+from frankenlab.analyse.race_rounds import Round
 from frankenlab.config.stages import dropped
 from frankenlab.io.parquet import read_parquet, write_parquet
-from frankenlab.io.records import FRANKENS, RACE, read_record
+from frankenlab.io.records import read_record
+from frankenlab.models.franken import Manifest
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
@@ -11,12 +13,12 @@ with job(snakemake) as experiment:
     groups = {
         item["plan"]: item["group"]
         for path in snakemake.input.frankens
-        for item in read_record(path, FRANKENS)["frankens"]
+        for item in read_record(path, Manifest)["frankens"]
     }
     scores = concatenated(map(read_parquet, snakemake.input.scores))
     # A round of a race has the documents of those before.
     scores = scores.drop_duplicates(["quantization", "task", "plan", "document"])
-    raced = dropped(read_record(path, RACE) for path in snakemake.input.races)
+    raced = dropped(read_record(path, Round) for path in snakemake.input.races)
     tables = [
         comparisons(
             rows,

@@ -5,14 +5,14 @@ from frankenlab.config.stages import split
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.evaluate.runner import evaluate_task
 from frankenlab.io.parquet import write_parquet
-from frankenlab.io.records import FRANKENS, read_record
-from frankenlab.models.franken import plans_of
+from frankenlab.io.records import read_record
+from frankenlab.models.franken import Manifest, plans_of
 from frankenlab.quantize.calibration import evaluation_excludes
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards
-    frankens = read_record(snakemake.input.frankens, FRANKENS)
+    frankens = read_record(snakemake.input.frankens, Manifest)
     model = ModelSpec.for_stage(experiment, where.model, where.quantization, where.stage)
     scores = evaluate_task(
         model,

@@ -2,11 +2,12 @@
 
 from frankenlab.analyse import race_rounds as races
 from frankenlab.analyse.comparisons import concatenated
+from frankenlab.analyse.race_rounds import Round
 from frankenlab.analyse.race_rule import Rule
 from frankenlab.config.stages import named
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet
-from frankenlab.io.records import RACE, read_record
+from frankenlab.io.records import read_record
 from frankenlab.plans.plan import BASE
 from frankenlab.runtime.job import job
 
@@ -15,7 +16,7 @@ with job(snakemake) as experiment:
     settings = experiment.raw["stages"]["search"]
     race = settings["racing"]
     earlier = snakemake.input.earlier
-    leaders = read_record(earlier, RACE)["leaders"] if earlier else []
+    leaders = read_record(earlier, Round)["leaders"] if earlier else []
     rule = Rule(
         error=race["error"],
         margin=race["margin"],

@@ -8,10 +8,12 @@ from frankenlab.analyse import comparisons as analysis
 from frankenlab.analyse import interaction as bits
 from frankenlab.analyse import ledger
 from frankenlab.analyse import race_rounds as races
+from frankenlab.analyse.comparisons import Frozen
+from frankenlab.analyse.race_rounds import Round
 from frankenlab.io.directories import read_manifest
 from frankenlab.io.files import atomic_path
 from frankenlab.io.parquet import read_parquet, write_parquet
-from frankenlab.io.records import FROZEN, RACE, read_record
+from frankenlab.io.records import read_record
 from frankenlab.models.footprint import Footprint, weights_row
 from frankenlab.runtime.job import job
 
@@ -57,7 +59,7 @@ def all_bits(
 
 def all_rounds(compared: pd.DataFrame, experiment, paths: list[str]) -> pd.DataFrame:
     """The rounds of every model's race."""
-    records = [read_record(path, RACE) for path in paths]
+    records = [read_record(path, Round) for path in paths]
     found = []
     for model in experiment.models.values():
         own = [record for record in records if record["model"] == model.name]
@@ -80,7 +82,7 @@ def all_weights(experiment) -> pd.DataFrame:
 
 with job(snakemake) as experiment:
     rules = analysis.Rules(**experiment.raw["statistics"])
-    freezes = [read_record(path, FROZEN) for path in snakemake.input.frozen]
+    freezes = [read_record(path, Frozen) for path in snakemake.input.frozen]
     frozen = {freeze["model"]: freeze["frozen"] for freeze in freezes}
     compared = analysis.concatenated(map(read_parquet, snakemake.input.comparisons))
     scores = analysis.concatenated(map(read_parquet, snakemake.input.scores))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.analyse import paired_tests as statistics
 from frankenlab.analyse.hardware import with_hardware, with_pair_hardware
@@ -189,6 +190,30 @@ def mean_effects(table: pd.DataFrame) -> pd.DataFrame:
     return means.sort_values(order, ascending=[False, True, True], ignore_index=True)
 
 
+class Shortlisted(TypedDict):
+    """What readers use of a plan on the shortlist."""
+
+    plan: str
+    group: str
+
+
+class Shortlist(TypedDict):
+    """The file that holds a model's shortlist."""
+
+    plans: list[Shortlisted]
+
+
+class Frozen(TypedDict):
+    """The file that holds a model's frozen plan: what `freeze` returns."""
+
+    model: str
+    frozen: str
+    group: str
+    controls: list[str]
+    reference_quantization: str
+    reason: str
+
+
 def shortlist(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
     """The plans with the highest mean effect on the search documents, without dropped ones."""
     return mean_effects(table[table["dropped"].isna()]).head(count).to_dict("records")
@@ -196,7 +221,7 @@ def shortlist(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
 
 def freeze(
     table: pd.DataFrame, model: str, n_layers: int, quantization: str, controls: int, seed: int
-) -> dict[str, Any]:
+) -> Frozen:
     """The franken of a model: the cheapest plan within one standard error of the best.
 
     Args:

@@ -9,13 +9,11 @@ from typing import Any
 from frankenlab.config import stages as rounds
 from frankenlab.config.schema import check_schema, with_defaults
 from frankenlab.io.directories import is_safe_name
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, excerpt
 from frankenlab.io.files import content_hash, no_file
-from frankenlab.io.words import excerpt
 from frankenlab.io.yaml_file import check_plain, read_yaml
-from frankenlab.models.memory import Sizes
 from frankenlab.models.quantization import NONE, Quantization
-from frankenlab.models.shape import ModelShapes
+from frankenlab.models.shape import ModelShape
 from frankenlab.models.sources import Source, source_from_config, source_key
 from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
 
@@ -60,7 +58,7 @@ class ModelSettings:
     quantizations: tuple[str, ...]
     stored: Quantization
     head_bits: int | None
-    sizes: Sizes | None
+    sizes: ModelShape | None
 
     @property
     def folder(self) -> str:
@@ -278,7 +276,7 @@ def _check_bits(
     from frankenlab.models.exl2.options import attainable_bits
 
     try:
-        low, high = attainable_bits(ModelShapes.from_config(shapes), head_bits)
+        low, high = attainable_bits(ModelShape.from_config(shapes), head_bits)
     except UserError as error:
         raise UserError(f"{where}.shapes: {error}") from None
     for text in model.to_quantize:
@@ -308,11 +306,11 @@ def _stored(model: Mapping[str, Any], where: str) -> Quantization:
     return Quantization("exl2", float(bits))
 
 
-def _sizes(model: Mapping[str, Any], where: str) -> Sizes | None:
+def _sizes(model: Mapping[str, Any], where: str) -> ModelShape | None:
     if "shapes" not in model:
         return None
     try:
-        return Sizes.from_config(_as_config(model))
+        return ModelShape.from_config(_as_config(model))
     except UserError as error:
         raise UserError(f"{where}.shapes: {error}") from None
 

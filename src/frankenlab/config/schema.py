@@ -9,8 +9,7 @@ from typing import Any
 
 import jsonschema
 
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import UserError, excerpt
 
 
 def with_defaults(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:

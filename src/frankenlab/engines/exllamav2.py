@@ -20,7 +20,7 @@ from frankenlab.engines.exllamav2_loading import load
 from frankenlab.engines.protocol import check_capacity
 from frankenlab.engines.scoring import score_targets
 from frankenlab.io.errors import UserError
-from frankenlab.models.inspect import model_info
+from frankenlab.models.directory import model_shape
 from frankenlab.models.memory import pass_tokens
 from frankenlab.plans.plan import Plan, Step, base
 
@@ -289,7 +289,7 @@ def make_engine(
         UserError: as `Exllamav2Engine` and `check_precision`.
     """
     check_precision(precision)
-    context = model_info(directory).max_position_embeddings
+    context = model_shape(directory).max_position_embeddings
     return Exllamav2Engine(directory, device, pass_tokens(token_budget, context))
 
 

@@ -15,9 +15,10 @@ import torch
 from frankenlab.engines.packing import LENGTH_MULTIPLE
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
+from frankenlab.models.directory import check_llama_shaped
 from frankenlab.models.exl2.format import ALIGNMENT
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
-from frankenlab.models.inspect import ARCHITECTURES, check_llama_shaped
+from frankenlab.models.model_config import ARCHITECTURES
 
 INSTALL = "pip install 'frankenlab[exl2]'"
 
@@ -100,7 +101,7 @@ def _checked(directory: Path) -> Exl2Directory:
             f"{directory}: mlp_bias is true, and exllamav2 mixes up the biases of an MLP whose "
             "inputs are sorted; engine torch runs it"
         )
-    for name, (outputs, _) in exl2.shapes.linears.items():
+    for name, (outputs, _) in exl2.shape.linears.items():
         if name.endswith(("q_proj", "k_proj", "v_proj")) and outputs % ALIGNMENT:
             raise UserError(
                 f"{directory}: tensor '{name}' has {outputs} outputs, and exllamav2 takes only "

@@ -7,9 +7,8 @@ import torch
 # Not the model's own module: importing one takes seconds.
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
-from frankenlab.models.inspect import ModelInfo
+from frankenlab.io.errors import UserError, excerpt
+from frankenlab.models.shape import ModelShape
 
 # RoPE variants whose frequencies depend on the length of the sequence at hand.
 LENGTH_DEPENDENT = ("dynamic", "longrope")
@@ -22,7 +21,7 @@ class Rotary:
         UserError: the model scales its frequencies in another way.
     """
 
-    def __init__(self, info: ModelInfo, device: torch.device) -> None:
+    def __init__(self, info: ModelShape, device: torch.device) -> None:
         kind = info.rope.get("rope_type", "default")
         self.scaling = 1.0
         if kind == "default":
@@ -47,7 +46,7 @@ class Rotary:
 
 
 def _scaled(
-    function: Callable[..., tuple[torch.Tensor, float]], info: ModelInfo, device: torch.device
+    function: Callable[..., tuple[torch.Tensor, float]], info: ModelShape, device: torch.device
 ) -> tuple[torch.Tensor, float]:
     """Return frequencies and scaling by a function of transformers, which any model type shares."""
     # Imported here: it takes seconds, and most models' angles are not scaled.

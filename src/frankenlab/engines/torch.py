@@ -19,8 +19,8 @@ from frankenlab.engines.masks import KEY_MULTIPLE, Mask, attend
 from frankenlab.engines.protocol import check_capacity
 from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import score_targets
+from frankenlab.models.directory import model_shape
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
-from frankenlab.models.inspect import model_info
 from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.plans.plan import Plan, Step
 
@@ -103,7 +103,7 @@ class TorchEngine:
     token_trees = True
 
     def __init__(self, directory: str | Path, dtype: str = "bfloat16", device: str = "cpu") -> None:
-        info = model_info(directory)
+        info = model_shape(directory)
         self.device = usable_device(device)
         self.dtype = DTYPES[dtype]
         self.n_layers = info.n_layers

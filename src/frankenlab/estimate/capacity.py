@@ -7,18 +7,18 @@ from functools import cache
 
 from frankenlab.config.experiment import RESOURCES, Experiment, ModelSettings
 from frankenlab.io.errors import UserError
-from frankenlab.models.inspect import read_json
+from frankenlab.models.files import read_json
 from frankenlab.models.memory import (
     GB,
     Load,
     Memory,
-    Sizes,
     disk_bytes,
     live_states,
     memory,
     pass_tokens,
 )
 from frankenlab.models.quantization import NONE
+from frankenlab.models.shape import ModelShape
 from frankenlab.plans.grid import expand
 from frankenlab.plans.trie import plan_trie
 
@@ -71,10 +71,10 @@ class Cell:
     fits: bool | None
 
 
-def sizes_of(model: ModelSettings) -> Sizes | None:
+def sizes_of(model: ModelSettings) -> ModelShape | None:
     """From its config.json once it is there, else from the config's `shapes`."""
     path = RESOURCES / "models" / model.folder / "config.json"
-    return Sizes.from_config(read_json(path)) if path.is_file() else model.sizes
+    return ModelShape.from_config(read_json(path)) if path.is_file() else model.sizes
 
 
 def cells(experiment: Experiment, model: ModelSettings) -> list[Cell]:
@@ -127,7 +127,7 @@ def _cell(
     experiment: Experiment,
     model: ModelSettings,
     quantization: str,
-    sizes: Sizes,
+    sizes: ModelShape,
     loads: Sequence[tuple[str, Load]],
 ) -> Cell:
     weights = model.weights_at(quantization)
@@ -158,7 +158,9 @@ def _cell(
     )
 
 
-def _loads(experiment: Experiment, model: ModelSettings, sizes: Sizes) -> list[tuple[str, Load]]:
+def _loads(
+    experiment: Experiment, model: ModelSettings, sizes: ModelShape
+) -> list[tuple[str, Load]]:
     """The heaviest batch of each stage, and a timed run (in the search stage's precision)."""
     stages = experiment.raw["stages"]
     alive_in_search, occurrences = _walk(json.dumps(experiment.raw["plans"]), model.n_layers)
@@ -169,15 +171,15 @@ def _loads(experiment: Experiment, model: ModelSettings, sizes: Sizes) -> list[t
         "confirm": stages["confirm"]["controls"] + 3,
     }
     budget = experiment.raw["token_budget"]
-    passed = pass_tokens(budget, sizes.context)
+    passed = pass_tokens(budget, sizes.max_position_embeddings)
     loads = []
     for stage, alive in states.items():
         tasks = [t for t in experiment.tasks.values() if stage == "confirm" or t.role == "search"]
         texts = any(task.metric in TEXT_METRICS for task in tasks)
         tokens = max(int(PADDING * budget), LONGEST_TEXT if texts else 0)
-        row = min(passed if texts else budget, sizes.context)
+        row = min(passed if texts else budget, sizes.max_position_embeddings)
         shots = max(task.num_fewshot or 0 for task in tasks)
-        prefix = min(shots * SHOT_TOKENS, sizes.context)
+        prefix = min(shots * SHOT_TOKENS, sizes.max_position_embeddings)
         loads.append((stage, Load(tokens, row, passed, alive, prefix=prefix)))
     timed = Load(TIMED_TOKENS, TIMED_TOKENS, passed, 2, occurrences * TIMED_TOKENS)
     return [*loads, ("search", timed)]

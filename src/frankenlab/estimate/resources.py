@@ -107,9 +107,9 @@ def _quantizing(workload: Workload, job: Job) -> float:
     its quantized copy; the widest inputs' second moments and their factor; a file of weights."""
     sizes, calibration = sizes_of(workload.model(job.model)), workload.experiment.calibration
     assert sizes is not None and calibration is not None
-    states = 2 * 4 * calibration.rows * calibration.length * sizes.hidden
+    states = 2 * 4 * calibration.rows * calibration.length * sizes.hidden_size
     layer = 2 * 4 * max(sizes.layer_weights, sizes.head_weights)
-    moments = 3 * 4 * max(max(shape) for shape in sizes.layer) ** 2
+    moments = 3 * 4 * max(max(shape) for shape in sizes.layer_linears.values()) ** 2
     stored = workload.cells(job.model)[NONE.text].disk
     return states + layer + moments + min(stored, LARGEST_FILE)
 

@@ -19,7 +19,8 @@ from frankenlab.estimate.capacity import sizes_of
 from frankenlab.estimate.random_models import config_of, random_exl2, random_model
 from frankenlab.estimate.throughput import Measured, shapes_of, weights_kind
 from frankenlab.estimate.workload import STAGES
-from frankenlab.models.memory import Sizes, pass_tokens
+from frankenlab.models.memory import pass_tokens
+from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import Step
 
 # A document of the assumed kind: a context with four answers.
@@ -73,7 +74,11 @@ def _ways(experiment: Experiment, model: ModelSettings) -> list[tuple[str, str]]
 
 
 def _measure(
-    experiment: Experiment, model: ModelSettings, quantization: str, precision: str, sizes: Sizes
+    experiment: Experiment,
+    model: ModelSettings,
+    quantization: str,
+    precision: str,
+    sizes: ModelShape,
 ) -> Measured:
     name, device = experiment.engine(model.name, quantization), experiment.raw["device"]
     budget = experiment.raw["token_budget"]
@@ -83,7 +88,9 @@ def _measure(
         if not real:
             folder = _random_directory(Path(scratch) / "model", sizes, name, device)
         if name == "exllamav2":
-            engine: Engine = Exllamav2Engine(folder, device, pass_tokens(budget, sizes.context))
+            engine: Engine = Exllamav2Engine(
+                folder, device, pass_tokens(budget, sizes.max_position_embeddings)
+            )
         else:
             engine = TorchEngine(folder, precision, device)
         tokens, scored = time_engine(engine, sizes.n_layers, budget)
@@ -101,7 +108,7 @@ def _measure(
     )
 
 
-def _random_directory(target: Path, sizes: Sizes, engine: str, device: str) -> Path:
+def _random_directory(target: Path, sizes: ModelShape, engine: str, device: str) -> Path:
     layers = min(sizes.n_layers, max(2, int(LAYER_BYTES / (2 * sizes.layer_weights))))
     config = config_of(sizes, layers)
     if engine == "exllamav2":

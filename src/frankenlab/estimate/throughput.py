@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import ConfigDict, PositiveFloat, PositiveInt
+
 from frankenlab.config.experiment import RESOURCES, Experiment, ModelSettings
 from frankenlab.estimate.capacity import sizes_of
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
-from frankenlab.io.records import SOME, TEXT, list_of, object_of, read_record
-from frankenlab.models.memory import Sizes
+from frankenlab.io.records import read_record
+from frankenlab.models.shape import ModelShape
 
 # Share of the matrix product's speed that the layers reach, of the plans of a grid one after the
 # other: measured on a CPU, assumed on a GPU. What a logit costs on a CPU beyond its product
@@ -54,15 +56,16 @@ class Measured:
     """
 
     model: str
-    shapes: tuple[int, ...]
+    shapes: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
     engine: str
     weights: str
     precision: str
     device: str
     device_name: str
-    tokens: float
-    scored: float
+    tokens: PositiveFloat
+    scored: PositiveFloat
     real: bool
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     @property
     def key(self) -> tuple:
@@ -71,27 +74,6 @@ class Measured:
             *(self.shapes, self.engine, self.weights),
             *(self.precision, self.device, self.device_name),
         )
-
-
-ABOVE_0 = {"type": "number", "exclusiveMinimum": 0}
-# The file's rows: the fields of `Measured`, and no others.
-SPEEDS = list_of(
-    {
-        **object_of(
-            model=TEXT,
-            shapes=list_of(SOME, minItems=4, maxItems=4),
-            engine=TEXT,
-            weights=TEXT,
-            precision=TEXT,
-            device=TEXT,
-            device_name=TEXT,
-            tokens=ABOVE_0,
-            scored=ABOVE_0,
-            real={"type": "boolean"},
-        ),
-        "additionalProperties": False,
-    }
-)
 
 
 def speeds_file() -> Path:
@@ -108,7 +90,7 @@ def read_speeds() -> list[Measured]:
     path = speeds_file()
     if not path.is_file():
         return []
-    rows = read_record(path, SPEEDS)
+    rows = read_record(path, list[Measured])
     return [Measured(**row | {"shapes": tuple(row["shapes"])}) for row in rows]
 
 
@@ -183,16 +165,16 @@ def weights_kind(engine: str) -> str:
     return "exl2" if engine == "exllamav2" else "none"
 
 
-def shapes_of(sizes: Sizes) -> tuple[int, int, int, int]:
+def shapes_of(sizes: ModelShape) -> tuple[int, int, int, int]:
     """What a speed depends on, in `Measured`."""
-    return (sizes.n_layers, sizes.layer_weights, sizes.hidden, sizes.vocab)
+    return (sizes.n_layers, sizes.layer_weights, sizes.hidden_size, sizes.vocab_size)
 
 
-def from_matrix_product(sizes: Sizes, flops: float, device: str, source: str) -> Speed:
+def from_matrix_product(sizes: ModelShape, flops: float, device: str, source: str) -> Speed:
     """From the operations a second of a matrix product."""
     layers = 2 * sizes.n_layers * sizes.layer_weights / (EFFICIENCY[device] * flops)
-    logit = 2 * sizes.hidden / flops + (LOGIT_SECONDS if device == "cpu" else 0.0)
-    return Speed(1 / layers, 1 / (sizes.vocab * logit), source)
+    logit = 2 * sizes.hidden_size / flops + (LOGIT_SECONDS if device == "cpu" else 0.0)
+    return Speed(1 / layers, 1 / (sizes.vocab_size * logit), source)
 
 
 def _device(experiment: Experiment) -> str:
@@ -208,7 +190,7 @@ def _given(experiment: Experiment, model: ModelSettings, given: Mapping[str, flo
     return Speed(given[named] * ratio, math.inf, "given")
 
 
-def _measured(rows: Sequence[Measured], sizes: Sizes) -> Speed:
+def _measured(rows: Sequence[Measured], sizes: ModelShape) -> Speed:
     """Of the same shapes, else of the nearest in size; of several devices, on the slowest."""
     own = shapes_of(sizes)
     near = min(rows, key=lambda row: abs(math.log(_layers(row.shapes) / _layers(own)))).shapes

@@ -15,9 +15,9 @@ from frankenlab.io.directories import file_states, has_manifest, verify_director
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file
 from frankenlab.io.fingerprints import code_fingerprint, engine_libraries
+from frankenlab.models.directory import weights_hash
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.files import identity_files
-from frankenlab.models.inspect import weights_hash
 from frankenlab.models.quantization import NONE, Quantization
 
 # Everything that a log-likelihood depends on beside the module of its engine, with all that these

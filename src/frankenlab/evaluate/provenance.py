@@ -14,7 +14,7 @@ from frankenlab.evaluate.model_spec import scoring_fingerprint
 from frankenlab.io.directories import read_manifest
 from frankenlab.io.files import content_hash
 from frankenlab.io.fingerprints import code_fingerprint, library_versions
-from frankenlab.models.inspect import weights_hash
+from frankenlab.models.directory import weights_hash
 from frankenlab.plans.grid import expand
 
 LIBRARIES = (

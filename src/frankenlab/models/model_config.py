@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import UserError, excerpt, one_line
 from frankenlab.models.files import ALLOWED, CONFIG, QUANTIZATION, declares_exl2, read_json
-from frankenlab.models.shape import ModelShapes
+from frankenlab.models.shape import ModelShape
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -41,7 +40,7 @@ def load_config(directory: str | os.PathLike) -> tuple[dict[str, Any], Any]:
     try:
         config = AutoConfig.from_pretrained(directory)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)[:300]
         raise UserError(f"{directory}: transformers does not read config.json ({reason})") from None
     _check_numbers(directory, config)
     _check_rotary(directory, raw, config)
@@ -84,6 +83,20 @@ def attention_window(directory: Path, raw: Mapping[str, Any], config: Any) -> in
     return window if window is not None and window < config.max_position_embeddings else None
 
 
+def with_old_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config.json with what transformers 5 keeps in `rope_parameters` in the keys of
+    transformers 4 too.
+
+    Other tools (exllamav2 for one) look only there, and silently take a default if nothing is
+    there.
+    """
+    rope = config.get("rope_parameters") or {}
+    old = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
+    if (rope.get("rope_type") or rope.get("type") or "default") != "default":
+        old["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    return {**config, **{k: v for k, v in old.items() if config.get(k) is None}}
+
+
 def head_dim(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
@@ -117,7 +130,7 @@ def _check_raw(directory: Path, raw: Mapping[str, Any]) -> None:
             "weights by that adapter; merge it or take it away"
         )
     try:
-        ModelShapes.from_config(raw)
+        ModelShape.from_config(raw)
     except UserError as error:
         raise UserError(f"{directory}: {error}") from None
 
@@ -126,11 +139,12 @@ def _check_numbers(directory: Path, config: Any) -> None:
     factor = (config.rope_parameters or {}).get("partial_rotary_factor")
     if factor is None:
         factor = getattr(config, "partial_rotary_factor", None)
-    settings = {"hidden_act": (config.hidden_act, "silu")}
-    settings["partial_rotary_factor"] = (1.0 if factor is None else factor, 1.0)
-    for name, (value, allowed) in settings.items():
-        if value != allowed:
-            raise UserError(f"{directory}: {name} is {excerpt(value)}, allowed is {allowed}")
+    if config.hidden_act != "silu":
+        found = excerpt(config.hidden_act)
+        raise UserError(f"{directory}: hidden_act is {found}, allowed is silu")
+    if factor not in (None, 1.0):
+        found = excerpt(factor)
+        raise UserError(f"{directory}: partial_rotary_factor is {found}, allowed is 1.0")
     # Some configs take null for the usual value, others keep it (Qwen2's, or Mistral's with
     # layer_types).
     dim = head_dim(config)
@@ -194,7 +208,7 @@ def _check_rotary(directory: Path, raw: Mapping[str, Any], config: Any) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and no truth value."""
+    """Tell whether a value is a finite number, and no truth value."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     try:

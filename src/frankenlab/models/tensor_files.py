@@ -3,33 +3,36 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, one_line
 from frankenlab.models.files import weight_files
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+# The rotary frequencies in old checkpoints, which transformers computes: nobody reads them.
+IGNORED = "rotary_emb.inv_freq"
 # Values that are compared at a time.
 COMPARED = 1 << 22
 
 
 class TensorFiles:
-    """Opens the files and reads their headers; tensors are read when they are asked for.
+    """The tensors in some files, whose headers are read at once; a tensor when it is asked for.
 
     Raises:
         UserError: a file is damaged, or two files hold a tensor of one name.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._file = {}
+        self._file: dict[str, Any] = {}
         self._path: dict[str, Path] = {}
         for path in paths:
             try:
                 file = safe_open(path, framework="pt")
-                names = list(file.keys())
+                names = [name for name in file.keys() if not name.endswith(IGNORED)]  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 raise _damaged(path, error) from error
             for name in names:
@@ -40,7 +43,7 @@ class TensorFiles:
 
     @classmethod
     def of_model(cls, directory: str | os.PathLike) -> "TensorFiles":
-        """Open the weights of a model's directory (see `model_files.weight_files`)."""
+        """Open the weights of a model's directory (see `files.weight_files`)."""
         return cls(weight_files(directory))
 
     @property
@@ -51,12 +54,19 @@ class TensorFiles:
         return name in self._file
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """From the header, without reading the tensor."""
+        """Return a tensor's shape, from the header."""
         return tuple(self._file[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """As safetensors names it ("F16", "I32", …), from the header."""
+        """Return a tensor's type as safetensors names it ("F16", "I32", …), from the header."""
         return self._file[name].get_slice(name).get_dtype()
+
+    def header(self, name: str) -> torch.Tensor:
+        """Return a tensor of the name's shape and type that has no values, from the header."""
+        part = self._file[name].get_slice(name)
+        shape = part.get_shape()
+        dtype = part[:0].dtype if shape else self.get(name).dtype
+        return torch.empty(shape, dtype=dtype, device="meta")
 
     def get(self, name: str) -> torch.Tensor:
         """Return a tensor.
@@ -73,7 +83,7 @@ class TensorFiles:
         return tensor
 
     def equal(self, one: str, other: str) -> bool:
-        """Whether two tensors of one shape hold the same values, compared a few rows at a time."""
+        """Tell whether two tensors of one shape hold the same values, a few rows at a time."""
         pair = [self._file[name].get_slice(name) for name in (one, other)]
         rows, width = self.shape(one)
         step = max(COMPARED // width, 1)
@@ -84,12 +94,12 @@ class TensorFiles:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no value of a tensor is NaN or infinite, found in one pass without a copy."""
+    """Tell whether no value of a tensor is NaN or infinite, in one pass without a copy."""
     if tensor.dtype not in FLOATS or not tensor.numel():
         return True
     return all(bool(end.isfinite()) for end in torch.aminmax(tensor))
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     return UserError(f"{path}: damaged or not safetensors ({reason})")

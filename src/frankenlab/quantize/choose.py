@@ -7,8 +7,9 @@ from frankenlab.config.experiment import Calibration, Experiment
 from frankenlab.io.directories import verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, sha256_file
-from frankenlab.models.inspect import load_tokenizer, weights_hash
+from frankenlab.models.directory import weights_hash
 from frankenlab.models.quantization import Quantization
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.quantize import exllamav2 as conversion
 from frankenlab.quantize import reference as quantizer
 from frankenlab.quantize.calibration import calibration_rows, configured_texts

@@ -11,21 +11,24 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.io.directories import complete_manifest, make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, sha256_file, write_json
 from frankenlab.io.fingerprints import code_fingerprint, library_versions
 from frankenlab.io.progress import Progress
-from frankenlab.io.records import NUMBER, TEXT, is_record, list_of, object_of
+from frankenlab.io.records import is_record
+from frankenlab.models.directory import check_llama_shaped, model_shape, weights_hash
 from frankenlab.models.exl2.declaration import Declaration
 from frankenlab.models.exl2.format import dequantize, pack
 from frankenlab.models.exl2.options import (
@@ -38,8 +41,7 @@ from frankenlab.models.exl2.options import (
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.exl2.writing import stored_tensors, write_exl2
 from frankenlab.models.files import TOKENIZER_FILES, identity_files, read_json
-from frankenlab.models.inspect import check_llama_shaped, model_info, weights_hash
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 from frankenlab.quantize.allocation import allocate
 from frankenlab.quantize.gptq import (
     measure_errors,
@@ -95,7 +97,7 @@ def measure(
     identity = _identity(model, rows)
     if target_json.is_file():
         found = read_json(target_json)
-        if found.get("identity") == identity and is_record(found, _measurement_of(shapes)):
+        if found.get("identity") == identity and _is_whole(found, shapes):
             return found
     folder = Path(work) / f"measuring-{identity}"
     layers = LayerwiseModel(model, torch.device(device))
@@ -142,9 +144,8 @@ def quantize(
         method: "gptq", or "rtn" to round to nearest with the same options.
 
     Returns:
-        The manifest, with `quantizer`, `quantizer_version`, `n_layers`, `shape` (of
-        `models.ModelInfo`), `bits`, `bits_per_weight` and `head_bits` (on disk) and `attainable`
-        ([lowest, highest]) added to the facts.
+        The manifest, with `quantizer`, `quantizer_version`, `n_layers`, `shape`, `bits`,
+        `bits_per_weight` and `head_bits` (on disk) and `attainable` ([lowest, highest]) added.
 
     Raises:
         UserError: as `measure`; a bitrate outside what the shapes allow; a measurement of another
@@ -202,7 +203,7 @@ def quantize(
             "quantizer": declaration.quantizer,
             "quantizer_version": declaration.version,
             "n_layers": shapes.n_layers,
-            "shape": asdict(model_info(directory)),
+            "shape": model_shape(directory).to_manifest(),
             "bits": bits,
             "bits_per_weight": round(made.bits_per_weight, 4),
             "head_bits": round(made.head_bits, 4),
@@ -214,11 +215,11 @@ def quantize(
     return manifest
 
 
-def _check(model: Path, rows: torch.Tensor, head_bits: int = min(HEAD_OPTIONS)) -> ModelShapes:
+def _check(model: Path, rows: torch.Tensor, head_bits: int = min(HEAD_OPTIONS)) -> ModelShape:
     """The shapes of a model that can be quantized with these rows."""
     check_llama_shaped(model)
     config = read_json(model / "config.json")
-    shapes = ModelShapes.from_config(config)
+    shapes = ModelShape.from_config(config)
     try:
         check_shapes(shapes, head_bits)
     except UserError as error:
@@ -252,19 +253,27 @@ def _identity(model: Path, rows: torch.Tensor) -> str:
     )
 
 
-def _measurement_of(shapes: ModelShapes) -> dict[str, Any]:
-    """Return the JSON Schema of what `measure` writes."""
-    each = object_of(
-        energy=NUMBER, errors=list_of(NUMBER, minItems=len(OPTIONS), maxItems=len(OPTIONS))
-    )
-    return object_of(
-        identity=TEXT,
-        attainable=list_of(NUMBER, minItems=2, maxItems=2),
-        linears=object_of(**{name: each for name in shapes.linears if name != HEAD}),
-    )
+class Measured(TypedDict):
+    """What `measure` writes about a linear layer."""
+
+    energy: float
+    errors: Annotated[list[float], Field(min_length=len(OPTIONS), max_length=len(OPTIONS))]
 
 
-def _choose(shapes: ModelShapes, measurement: Mapping[str, Any], bits: float) -> dict[str, Option]:
+class Measurement(TypedDict):
+    """What `measure` writes."""
+
+    identity: str
+    attainable: tuple[float, float]
+    linears: dict[str, Measured]
+
+
+def _is_whole(found: Any, shapes: ModelShape) -> bool:
+    """Tell whether a measurement has every linear layer of the decoder."""
+    return is_record(found, Measurement) and found["linears"].keys() >= {*shapes.linears} - {HEAD}
+
+
+def _choose(shapes: ModelShape, measurement: Mapping[str, Any], bits: float) -> dict[str, Option]:
     """The option of each linear layer of the decoder: the least change of the hidden states.
 
     That is known for what is added to them (o_proj, down_proj). What comes before, with a relative

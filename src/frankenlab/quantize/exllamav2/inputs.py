@@ -12,10 +12,11 @@ from frankenlab.engines.exllamav2_loading import INSTALL, ROPE_TYPES, as_exllama
 from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import atomic_path, content_hash, write_json
+from frankenlab.models.directory import check_llama_shaped, weights_hash
 from frankenlab.models.exl2.format import ALIGNMENT, check_inputs
 from frankenlab.models.files import TOKENIZER_FILES, read_json, weight_files
-from frankenlab.models.inspect import check_llama_shaped, load_tokenizer, weights_hash
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
+from frankenlab.models.tokenizer import load_tokenizer
 
 CONVERTER = (sys.executable, "-m", "exllamav2.conversion.convert_exl2")
 
@@ -73,7 +74,7 @@ def check_job(model: Path, converter: Sequence[str]) -> dict[str, Any]:
     if (kind := rope_type(config)) not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
         raise UserError(f'{model}: rope type "{kind}"; exllamav2 computes {known} as it should be')
-    linears = ModelShapes.from_config(config).linears
+    linears = ModelShape.from_config(config).linears
     for name, (_, inputs) in linears.items():
         try:
             check_inputs(name, inputs)

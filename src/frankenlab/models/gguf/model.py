@@ -14,11 +14,8 @@ import torch
 
 from frankenlab.io.errors import UserError
 from frankenlab.models.model_config import ARCHITECTURES
-from frankenlab.models.shape import ModelShapes
+from frankenlab.models.shape import ModelShape
 from frankenlab.models.tensor_files import is_finite
-
-# llama.cpp calls Mistral's architecture llama too.
-SUPPORTED = ("llama", "qwen2")
 
 MODULES = {
     **{f"self_attn.{name}_proj": f"attn_{name}" for name in "qkv"},
@@ -113,7 +110,7 @@ def model_config(metadata: Mapping[str, Any], tensors: Sequence[str]) -> dict[st
         **own,
         **special,
     }
-    ModelShapes.from_config(config)
+    ModelShape.from_config(config)
     return config
 
 
@@ -184,7 +181,7 @@ def unpermuted(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _expected(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    shapes = ModelShapes.from_config(config).plain()
+    shapes = ModelShape.from_config(config).tensors()
     if config["tie_word_embeddings"]:
         del shapes["lm_head.weight"]
     return shapes
