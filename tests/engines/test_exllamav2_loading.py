@@ -44,7 +44,7 @@ REFUSED = {
     "mlp-bias": ({"edit": mlp_biases}, "mlp_bias is true"),
     "narrow-keys": (
         {"heads": 8, "kv_heads": 1},
-        r"'model.layers.0.self_attn.k_proj' has 16 outputs, .* multiples of 32",
+        r"'model.layers.0.self_attn.k_proj.weight': 16 outputs; .* multiples of 32",
     ),
     **{
         kind: ({"edit": rope(kind)}, f'rope type "{kind}" .*default, linear, llama3 are')

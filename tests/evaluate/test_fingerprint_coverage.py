@@ -17,6 +17,7 @@ from frankenlab.evaluate.model_spec import ENGINES, SCORING_MODULES, ModelSpec
 from frankenlab.evaluate.runner import evaluate_task
 from frankenlab.io import fingerprints
 from frankenlab.tasks.index import TaskSettings
+from tests.support.imports import reached
 from tests.support.models import parse_all
 from tests.support.task_rows import WORDS, passage, task_settings, write_rows
 
@@ -58,16 +59,7 @@ FLOW_FUNCTIONS = {
 
 def fingerprinted(engine: str) -> set[str]:
     """Files of the modules that an engine's fingerprint covers, relative to the package."""
-    pending = [
-        fingerprints._locate(name) for name in (*SCORING_MODULES, ENGINES[engine].__module__)
-    ]
-    seen: set[str] = set()
-    while pending:
-        path = pending.pop()
-        if fingerprints._name(path) not in seen:
-            seen.add(fingerprints._name(path))
-            pending += fingerprints._normalized(path, path.stat().st_mtime_ns)[1]
-    return seen
+    return set(map(fingerprints._name, reached([*SCORING_MODULES, ENGINES[engine].__module__])))
 
 
 @contextmanager

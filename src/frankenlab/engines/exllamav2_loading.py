@@ -16,7 +16,7 @@ from frankenlab.engines.packing import LENGTH_MULTIPLE
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.models.directory import check_llama_shaped
-from frankenlab.models.exl2.format import ALIGNMENT
+from frankenlab.models.exl2.format import check_outputs
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.model_config import ARCHITECTURES
 
@@ -101,12 +101,10 @@ def _checked(directory: Path) -> Exl2Directory:
             f"{directory}: mlp_bias is true, and exllamav2 mixes up the biases of an MLP whose "
             "inputs are sorted; engine torch runs it"
         )
-    for name, (outputs, _) in exl2.shape.linears.items():
-        if name.endswith(("q_proj", "k_proj", "v_proj")) and outputs % ALIGNMENT:
-            raise UserError(
-                f"{directory}: tensor '{name}' has {outputs} outputs, and exllamav2 takes only "
-                f"multiples of {ALIGNMENT}; engine torch runs it"
-            )
+    try:
+        check_outputs(exl2.shape)
+    except UserError as error:
+        raise UserError(f"{directory}: {error}; engine torch runs it") from error
     if (kind := rope_type(exl2.config)) not in ROPE_TYPES:
         raise UserError(
             f'{directory}: rope type "{kind}" is not computed by exllamav2 as the model needs it; '
