@@ -25,7 +25,7 @@ import torch
 
 from frankenlab.config import experiment as config
 from frankenlab.config.stages import SEARCH, Stage
-from frankenlab.engines.batches import token_tree
+from frankenlab.engines.token_tree import token_tree
 from frankenlab.evaluate.model_spec import ModelSpec, scoring_fingerprint
 from frankenlab.evaluate.runner import evaluate
 from frankenlab.evaluate.store import Store
@@ -63,7 +63,7 @@ def matrix(scores: pd.DataFrame, values: Sequence[float], plans: Sequence[Plan])
 
 
 def task_arrays(
-    scorer: ModelSpec, plans: Sequence[Plan], task: EvaluationTask, count: int, store: Path
+    spec: ModelSpec, plans: Sequence[Plan], task: EvaluationTask, count: int, store: Path
 ) -> dict[str, np.ndarray]:
     """Return the arrays of one task; what the store lacks is scored.
 
@@ -73,16 +73,16 @@ def task_arrays(
         [documents], hash of the content and the stage that it belongs to.
     """
     documents, stages = documents_of(task, count)
-    encoder = encoder_of(scorer.directory)
+    encoder = encoder_of(spec.directory)
     trees = [token_tree(r for (r,) in encoder.encode(document, False)) for document in documents]
     scores = evaluate(
-        scorer.load_engine,
+        spec.load_engine,
         encoder,
         plans,
         task,
         documents,
-        Store(store, scorer.identity(task.settings.name)),
-        scorer.token_budget,
+        Store(store, spec.identity(task.settings.name)),
+        spec.token_budget,
     )
     return {
         "correct": matrix(scores, scores[task.settings.metric], plans).astype(bool),
@@ -119,7 +119,7 @@ def main() -> None:
     blocks = options.grid == "blocks"
     grid = expand(BLOCKS, model.n_layers) if blocks else experiment.grid(name)
     plans = [item.plan for item in grid.plans][: options.plans]
-    scorer = ModelSpec.for_stage(experiment, name, model.reference, Stage(SEARCH))
+    spec = ModelSpec.for_stage(experiment, name, model.reference, Stage(SEARCH))
     begun = time.monotonic()
     arrays: dict[str, np.ndarray] = {
         "plans": np.array([plan.text for plan in plans]),
@@ -128,10 +128,10 @@ def main() -> None:
     }
     for task in experiment.search_tasks:
         loaded = EvaluationTask(experiment.tasks[task], config.TASKS_FOLDER)
-        made = task_arrays(scorer, plans, loaded, options.documents, options.store)
+        made = task_arrays(spec, plans, loaded, options.documents, options.store)
         arrays |= {f"{task}.{key}": value for key, value in made.items()}
     arrays["made"] = np.array(
-        f"{name} at {model.reference}, {scorer.precision}, {options.threads} threads, "
+        f"{name} at {model.reference}, {spec.precision}, {options.threads} threads, "
         f"{platform.machine()}, torch {torch.__version__}, code {scoring_fingerprint()}"
     )
     options.output.parent.mkdir(parents=True, exist_ok=True)

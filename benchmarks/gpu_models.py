@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from frankenlab.engines.batches import TokenRequest
+from frankenlab.engines.token_tree import TokenRequest
 from frankenlab.io.errors import UserError
 from frankenlab.models.fetch import fetch_model
 from frankenlab.models.shape import ModelShape

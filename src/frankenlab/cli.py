@@ -138,6 +138,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from frankenlab.evaluate import runner as evaluation
     from frankenlab.evaluate.model_spec import ModelSpec
+    from frankenlab.io.parquet import write_parquet
     from frankenlab.models.directory import model_shape
     from frankenlab.plans.plan import parse
 
@@ -151,10 +152,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     n_layers = model_shape(options.model).n_layers
     plans = _distinct([parse(text, n_layers) for text in options.plan])
     _notice_omissions(plans)
-    scorer = ModelSpec.for_directory(options.model, options.dtype, options.device, options.engine)
+    model = ModelSpec.for_directory(options.model, options.dtype, options.device, options.engine)
     tables = [
         evaluation.evaluate_task(
-            scorer,
+            model,
             plans,
             settings[name],
             stage=options.stage,
@@ -163,7 +164,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         )
         for name in options.task
     ]
-    evaluation.write_scores(pd.concat(tables, ignore_index=True), options.output)
+    write_parquet(pd.concat(tables, ignore_index=True), options.output)
 
 
 def _distinct(plans: "Sequence[Plan]") -> "list[Plan]":

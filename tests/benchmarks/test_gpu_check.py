@@ -21,7 +21,7 @@ from gpu_models import (
     tokenized,
 )
 
-from frankenlab.engines.batches import token_tree
+from frankenlab.engines.token_tree import token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate.random_models import random_exl2
 from frankenlab.io.errors import UserError

@@ -48,10 +48,10 @@ def _table(
     case: Case, model: Path, plans: list[Plan], folder: Path, settings: dict[str, Any]
 ) -> pd.DataFrame:
     task = TaskSettings(name=NAME, task=NAME, role="guard", **settings)
-    scorer = replace(ModelSpec.for_directory(model, "float32", "cpu"), token_budget=case.budget)
+    spec = replace(ModelSpec.for_directory(model, "float32", "cpu"), token_budget=case.budget)
     unique = list(dict.fromkeys(plans))
     with patch.object(evaluation, "TASKS_FOLDER", folder / "tasks"):
-        return evaluation.evaluate_task(scorer, unique, task, None, case.limit, folder / "store")
+        return evaluation.evaluate_task(spec, unique, task, None, case.limit, folder / "store")
 
 
 def export(model: Path, plan: str, target: Path) -> Path | Refusal | Crash:

@@ -25,8 +25,8 @@ from frankenlab.analyse.selection import Shortlist
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate import accounting, usage
 from frankenlab.estimate import throughput as speeds
-from frankenlab.evaluate.rows import Row
 from frankenlab.evaluate.store import Store
+from frankenlab.evaluate.sweep import Row
 from frankenlab.io.directories import make_directory, read_manifest, verify_directory
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet, write_parquet

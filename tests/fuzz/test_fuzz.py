@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from frankenlab.engines import masks
 from frankenlab.engines import torch as torch_engine
 from frankenlab.engines.rotary import Rotary
-from frankenlab.evaluate import scoring
+from frankenlab.evaluate import sweep
 from frankenlab.plans.plan import from_steps, parse
 from frankenlab.tasks import task as tasks
 from frankenlab.tasks.encoding import Encoder
@@ -112,8 +112,8 @@ def a_plan_without_its_first_step(monkeypatch):
             node.plan = plan
         return found
 
-    made = scoring.plan_trie
-    monkeypatch.setattr(scoring, "plan_trie", shorter)
+    made = sweep.plan_trie
+    monkeypatch.setattr(sweep, "plan_trie", shorter)
 
 
 def _ends(trie, lost, plans):
@@ -129,13 +129,13 @@ def another_seed_of_shots(monkeypatch):
 
 
 def greedy_is_what_is_not(monkeypatch):
-    made = scoring._row
+    made = sweep._row
 
     def row(*given):
         found = made(*given)
         return replace(found, is_greedy=tuple(not greedy for greedy in found.is_greedy))
 
-    monkeypatch.setattr(scoring, "_row", row)
+    monkeypatch.setattr(sweep, "_row", row)
 
 
 def a_metric_upside_down(monkeypatch):
@@ -148,13 +148,13 @@ def a_metric_upside_down(monkeypatch):
 
 
 def choices_in_another_order(monkeypatch):
-    made = scoring._row
+    made = sweep._row
 
     def row(*given):
         found = made(*given)
         return replace(found, loglikelihoods=found.loglikelihoods[::-1])
 
-    monkeypatch.setattr(scoring, "_row", row)
+    monkeypatch.setattr(sweep, "_row", row)
 
 
 def nothing_is_refused_in_one_line(monkeypatch):

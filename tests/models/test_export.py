@@ -22,14 +22,13 @@ from frankenlab.models.export import materialize
 from frankenlab.models.weight_writing import write_weights
 from frankenlab.plans.plan import Plan, parse
 from frankenlab.runtime import clean as clearing
-from tests.support.models import PLANS, VARIANTS, assert_close, load_hf, parse_all
+from tests.support.models import PLANS, SCALED_EXPORTS, VARIANTS, assert_close, load_hf, parse_all
 from tests.support.paths import DATA
 from tests.support.processes import one_line, with_file_limit
 
 TOKENS = torch.randint(2, 384, (40,), generator=torch.Generator().manual_seed(5)).tolist()
 
 # Scales that a LLaMA layer can hold: in the output matrix of one part.
-SCALED = ("0:2,1@attn*0.25,1@mlp*2,2:4", "0:4,2:4@attn*-0.5")
 
 
 def run_cli(command: str, model: Path, plan: str, target: Path) -> tuple[int, str]:
@@ -60,7 +59,7 @@ def tensors(directory) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("text", [*PLANS, *SCALED])
+@pytest.mark.parametrize("text", [*PLANS, *SCALED_EXPORTS])
 def test_the_exported_franken_is_the_virtual_one(tiny, tmp_path, variant, text):
     plan, target = parse(text, 4), tmp_path / "new" / "franken"
     materialize(tiny(variant), plan, target)

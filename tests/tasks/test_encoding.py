@@ -16,7 +16,7 @@ from tokenizers import (
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from frankenlab.engines.batches import TokenRequest
+from frankenlab.engines.token_tree import TokenRequest
 from frankenlab.io.errors import UserError
 from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.tasks.encoding import Encoder

@@ -9,18 +9,11 @@ from pathlib import Path
 import torch
 
 from frankenlab.config.experiment import Experiment, ModelSettings
-from frankenlab.engines import Engine
-from frankenlab.engines.batches import (
-    Batch,
-    TokenRequest,
-    TokenTree,
-    causal_length,
-    make_batch,
-    make_causal_batch,
-    token_tree,
-)
+from frankenlab.engines.batches import Batch, make_batch, make_causal_batch
 from frankenlab.engines.devices import hardware_name, usable_device
 from frankenlab.engines.exllamav2 import Exllamav2Engine
+from frankenlab.engines.protocol import Engine
+from frankenlab.engines.token_tree import TokenRequest, TokenTree, causal_length, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate.capacity import sizes_of
 from frankenlab.estimate.random_models import config_of, random_exl2, random_model

@@ -24,7 +24,7 @@ LIBRARIES = (
 
 
 def provenance(experiment: Experiment) -> dict[str, Any]:
-    """JSON-able; a year later it should say how to get the same numbers."""
+    """Return, JSON-able, what one needs to know in a year to get the same numbers."""
     settings = experiment.settings
     grids = [experiment.grid(name) for name in experiment.models]
     return {

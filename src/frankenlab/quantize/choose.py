@@ -45,7 +45,7 @@ def quantize(
     directory = experiment.weights_folder(model)
     manifest = verify_directory(directory, every_hash=True).manifest
     texts = configured_texts(experiment)
-    bits, head_bits = Quantization.parse(quantization).bits, experiment.raw["exl2"]["head_bits"]
+    bits, head_bits = Quantization.parse(quantization).bits, experiment.settings.exl2.head_bits
     assert bits is not None, "the weights as distributed need no quantizer"
     facts = {
         "kind": "exl2",
@@ -75,7 +75,7 @@ def quantizer_of(experiment: Experiment, directory: Path, texts: list[str]) -> Q
     settings = experiment.calibration
     assert settings is not None
     rows = calibration_rows(texts, load_tokenizer(directory), settings.rows, settings.length)
-    return ReferenceQuantizer(rows, _about(texts), experiment.raw["device"])
+    return ReferenceQuantizer(rows, _about(texts), experiment.settings.device)
 
 
 def _about(texts: list[str]) -> dict[str, Any]:

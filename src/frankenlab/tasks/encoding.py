@@ -10,7 +10,7 @@ from lm_eval.models.utils import configure_pad_token, has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
-from frankenlab.engines.batches import TokenRequest, TokenTree, token_tree
+from frankenlab.engines.token_tree import TokenRequest, TokenTree, token_tree
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
 from frankenlab.models.directory import model_shape

@@ -4,8 +4,8 @@ import pytest
 
 from frankenlab.config import experiment as config
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.evaluate import latency as efficiency
-from frankenlab.evaluate.latency import measure
+from frankenlab.evaluate import cost
+from frankenlab.evaluate.cost import measure
 from tests.support.models import parse_all
 
 
@@ -27,9 +27,9 @@ def test_speeds_are_tokens_per_second_and_the_warm_up_does_not_count(tiny, monke
     engine, now, first = TorchEngine(tiny(), "float32"), [0.0], [True]
     run = engine.run
 
-    def slow(step, hidden, placed, cache=None):
+    def slow(step, hidden, batch, cache=None):
         now[0] += 10 if first[0] else 1
-        return run(step, hidden, placed, cache)
+        return run(step, hidden, batch, cache)
 
     calls = []
 
@@ -38,8 +38,8 @@ def test_speeds_are_tokens_per_second_and_the_warm_up_does_not_count(tiny, monke
         first[0] = len(calls) <= 2
 
     monkeypatch.setattr(engine, "run", slow)
-    monkeypatch.setattr(efficiency.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(efficiency, "_reset_peak", reset)
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(cost, "_reset_peak", reset)
     rows = measure(engine, parse_all(["base", "0:4,0:4"]), repeats=2, seed=1)
     for row, layers in zip(rows, (4, 8), strict=True):
         for what in ("low", "tokens_per_second", "high"):
@@ -50,12 +50,12 @@ def test_speeds_are_tokens_per_second_and_the_warm_up_does_not_count(tiny, monke
 def test_plans_take_turns(tiny, monkeypatch):
     """So that a drift of the machine's speed meets all of them."""
     order = []
-    timed = efficiency._time_once
+    timed = cost._time_once
 
     def note(engine, plan, prompt):
         order.append(plan.text)
         return timed(engine, plan, prompt)
 
-    monkeypatch.setattr(efficiency, "_time_once", note)
+    monkeypatch.setattr(cost, "_time_once", note)
     measure(TorchEngine(tiny(), "float32"), parse_all(["base", "0:2"]), repeats=2, seed=1)
     assert order == ["base", "0:2"] * 3

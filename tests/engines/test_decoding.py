@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from frankenlab.engines.generation import generate
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.models.export import materialize
 from frankenlab.plans.plan import parse
-from tests.support.models import PLANS, VARIANTS, assert_close, load_hf
+from tests.support.engines import generate
+from tests.support.models import PLANS, SCALED_DECODED, VARIANTS, assert_close, load_hf
 
 TOKENS = torch.randint(2, 384, (30,), generator=torch.Generator().manual_seed(7)).tolist()
-TEXTS = [*PLANS, "0:2,1*0.5,1@attn*2,2:4", "1@mlp,2@mlp"]
 
 
 def logits_after(engine, plan, pieces) -> torch.Tensor:
@@ -23,7 +22,7 @@ def logits_after(engine, plan, pieces) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", [*PLANS, *SCALED_DECODED])
 def test_pieces_give_the_same_logits_as_the_whole(tiny, variant, text):
     engine, plan = TorchEngine(tiny(variant), "float32"), parse(text, 4)
     whole = logits_after(engine, plan, [TOKENS])

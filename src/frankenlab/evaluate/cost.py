@@ -1,7 +1,7 @@
-"""What a plan costs when it runs alone: speed and memory, measured.
+"""The measured cost of plans: the speed and memory of each when it runs alone.
 
-Inside a shared sweep a plan has no speed of its own, so each plan is timed by itself, several
-times; the plans take turns so that a drift of the machine's speed meets all of them.
+In a shared sweep a plan has no speed of its own, so each plan is timed by itself, several times.
+The plans take turns, so that a drift of the machine's speed affects them alike.
 """
 
 import resource
@@ -15,17 +15,17 @@ from typing import Any
 import torch
 
 from frankenlab.config.experiment import DECODED_TOKENS, PROMPT_TOKENS
-from frankenlab.engines import Engine
+from frankenlab.engines.protocol import Engine
 from frankenlab.plans.plan import Plan
 
 
 def measure(engine: Engine, plans: Sequence[Plan], repeats: int, seed: int) -> list[dict[str, Any]]:
-    """Speed of each plan alone: tokens per second of reading a prompt and of decoding.
+    """Measure each plan alone, reading a prompt and decoding.
 
     Returns:
-        A dict per plan: `prefill_tokens_per_second` and `decode_tokens_per_second` (medians over
-        `repeats`), the smallest and largest of each (`_low`, `_high`), and
-        `peak_memory_bytes`, the process's highest memory (on CUDA the device's).
+        A dict for each plan: `prefill_tokens_per_second` and `decode_tokens_per_second` (medians
+        of `repeats` runs), the lowest and highest of each (`_low`, `_high`), and
+        `peak_memory_bytes` of the process (on CUDA, of the device).
     """
     generator = torch.Generator().manual_seed(seed)
     prompt = torch.randint(engine.vocabulary, (PROMPT_TOKENS,), generator=generator).tolist()
@@ -51,7 +51,7 @@ def measure(engine: Engine, plans: Sequence[Plan], repeats: int, seed: int) -> l
 
 
 def _time_once(engine: Engine, plan: Plan, prompt: Sequence[int]) -> tuple[float, float]:
-    """(tokens per second reading the prompt, tokens per second decoding)."""
+    """Return the tokens per second of reading the prompt, and of decoding."""
     decoder = engine.decoder(plan, len(prompt) + DECODED_TOKENS)
     logits, seconds = _timed(engine.device, lambda: decoder.feed(prompt))
     token = int(logits.argmax())
@@ -89,7 +89,7 @@ def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    # Linux resets a process's high-water mark on this; elsewhere the mark covers all plans.
+    # This resets a process's peak on Linux; elsewhere the peak is that of all plans so far.
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 

@@ -7,40 +7,25 @@ import torch
 
 from frankenlab.engines import scoring
 from frankenlab.engines import torch as torch_engine
-from frankenlab.engines.batches import Batch, TokenRequest, make_batch, token_tree
+from frankenlab.engines.batches import Batch, make_batch
+from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.io.errors import UserError
 from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import Plan, base, parse
-from tests.support.models import PLANS, ROUNDING, VARIANTS, assert_close, load_hf, parse_all
+from tests.support.engines import TOKENS, hidden_states, logprobs, one_document
+from tests.support.models import (
+    PLANS,
+    ROUNDING,
+    SCALED,
+    VARIANTS,
+    assert_close,
+    load_hf,
+    parse_all,
+)
 from tests.support.processes import one_line
 from tests.support.task_rows import load_task
 from tests.support.tiny import make_tiny_model
-
-TOKENS = torch.randint(2, 384, (60,), generator=torch.Generator().manual_seed(1)).tolist()
-
-# Half a layer, a negative one, parts of a block at scales of their own, beside the others.
-SCALED = ("0:3*0.5,1:4", "0:4,2*-1", "0:2,1@attn*0.25,1@mlp*2,2:4")
-
-
-def one_document(tokens):
-    return make_batch([token_tree([TokenRequest((tokens[0],), tuple(tokens[1:]))])], [0])
-
-
-@torch.inference_mode()
-def hidden_states(engine: TorchEngine, plan: Plan, tokens=TOKENS) -> torch.Tensor:
-    """[tokens, hidden size] after the plan."""
-    placed = engine.place(one_document([*tokens, 0]))
-    hidden = engine.embed(placed)
-    for step in plan.steps:
-        hidden = engine.run(step, hidden, placed)
-    return hidden[: len(tokens)]
-
-
-def logprobs(engine: TorchEngine, plan: Plan) -> torch.Tensor:
-    """[tokens, vocabulary]"""
-    with torch.inference_mode():
-        return engine.logits(hidden_states(engine, plan)).log_softmax(-1)
 
 
 @torch.inference_mode()
@@ -99,12 +84,12 @@ def test_every_plan_of_these_tests_computes_something_else(tiny):
 @pytest.mark.parametrize("part", ["0", "0@attn", "0@mlp", "0*0.5"])
 def test_a_step_does_not_change_its_input(tiny, part):
     engine = TorchEngine(tiny("all-biases"), "float32")
-    placed = engine.place(one_document(TOKENS))
+    device_batch = engine.place(one_document(TOKENS))
     with torch.inference_mode():
-        hidden = engine.embed(placed)
+        hidden = engine.embed(device_batch)
         before = hidden.clone()
-        engine.run(parse(part, 4).steps[0], hidden, placed)
-        engine.finish(parse(part, 4).steps[0], hidden, placed)
+        engine.run(parse(part, 4).steps[0], hidden, device_batch)
+        engine.finish(parse(part, 4).steps[0], hidden, device_batch)
     assert torch.equal(hidden, before)
 
 
@@ -126,10 +111,12 @@ def test_padding_before_the_keys_of_a_row_is_not_seen(tiny, monkeypatch, shots):
     for multiple in (1, 16, 64):
         monkeypatch.setattr(torch_engine, "KEY_MULTIPLE", multiple)
         with torch.inference_mode():
-            placed = engine.place(batch)
-            assert placed.mask.keys % multiple == 0
-            found.append(engine.run(parse("0", 4).steps[0], engine.embed(placed), placed))
-    assert placed.padding > 0
+            device_batch = engine.place(batch)
+            assert device_batch.mask.keys % multiple == 0
+            found.append(
+                engine.run(parse("0", 4).steps[0], engine.embed(device_batch), device_batch)
+            )
+    assert device_batch.mask.padding > 0
     for one in found:
         assert_close(one, found[0])
 
@@ -141,10 +128,10 @@ def test_a_last_step_is_a_step_at_the_scored_positions(tiny, part, shots):
     engine, (step,) = TorchEngine(tiny("all-biases"), "float32"), parse(part, 4).steps
     batch = documents_after(TOKENS[:shots])
     with torch.inference_mode():
-        placed = engine.place(batch)
-        hidden = engine.embed(placed)
-        expected = engine.run(step, hidden, placed)[batch.positions_scored]
-        found = engine.finish(step, hidden, placed)
+        device_batch = engine.place(batch)
+        hidden = engine.embed(device_batch)
+        expected = engine.run(step, hidden, device_batch)[batch.positions_scored]
+        found = engine.finish(step, hidden, device_batch)
     assert_close(found, expected)
     assert (found - hidden[batch.positions_scored]).abs().max() > 1e-3
 
@@ -174,12 +161,12 @@ def test_scores_are_log_probabilities_of_the_targets_however_the_head_is_chunked
     ]
     batch = make_batch([token_tree(requests)], [0])
     with torch.inference_mode():
-        placed = engine.place(batch)
-        hidden = engine.embed(placed)
+        device_batch = engine.place(batch)
+        hidden = engine.embed(device_batch)
         *steps, last = base(4).steps
         for step in steps:
-            hidden = engine.run(step, hidden, placed)
-        found, greedy = engine.score(engine.finish(last, hidden, placed), placed)
+            hidden = engine.run(step, hidden, device_batch)
+        found, greedy = engine.score(engine.finish(last, hidden, device_batch), device_batch)
     assert found.dtype == torch.float64 and greedy.dtype == torch.bool
     for request, indices in zip(requests, batch.requests[0], strict=True):
         first = len(request.context) - 1

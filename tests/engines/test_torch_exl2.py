@@ -14,7 +14,7 @@ from frankenlab.io.errors import UserError
 from frankenlab.models.directory import check_llama_shaped, model_shape
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.plans.plan import base, parse
-from tests.engines.test_engine import TOKENS, logprobs
+from tests.support.engines import TOKENS, logprobs
 from tests.support.models import assert_close
 from tests.support.paths import DATA
 from tests.support.processes import one_line
