@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import torch
 from pytest import MonkeyPatch
 
-from frankenlab import report
 from frankenlab.analyse import ledger
 from frankenlab.config import stages as rounds
 from frankenlab.engines.torch import TorchEngine
@@ -47,6 +46,8 @@ from frankenlab.models.sources import source_from_config
 from frankenlab.plans.plan import base, parse
 from frankenlab.quantize import calibration
 from frankenlab.quantize.tensor_parts import is_whole_part, load_part, save_part
+from frankenlab.report.results import Results, load_frozen, load_provenance
+from frankenlab.report.sections import made_html
 from frankenlab.runtime import lock
 from tests.support.paths import DATA
 from tests.support.tiny import make_tiny_model
@@ -333,8 +334,8 @@ def read_records(folder: Path) -> None:
     usage.table(read_record(folder / "asked.json", schemas.ASKED), {}, {})
     read_record(folder / "shortlist.json", schemas.SHORTLIST)
     read_record(folder / "plans.json", schemas.PLANS)
-    freezes = report.load_frozen(folder / "frozen")
-    report.made_html(report.load_provenance(folder / "provenance.json"), freezes)
+    frozen, made = load_frozen(folder / "frozen"), load_provenance(folder / "provenance.json")
+    made_html(Results(frozen=frozen, provenance=made))
 
 
 def notes(folder: Path) -> None:

@@ -47,7 +47,7 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         "code": {
             "scoring": scoring_fingerprint(),
             "analysis": code_fingerprint("frankenlab.analyse.comparisons"),
-            "figures": code_fingerprint("frankenlab.report.figures"),
+            "figures": code_fingerprint("frankenlab.report.figures.catalogue"),
         },
         "versions": {"python": platform.python_version(), **library_versions(LIBRARIES)},
         "machine": {

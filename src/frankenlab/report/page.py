@@ -41,6 +41,7 @@ figure { margin: 1.2rem 0 2.2rem; }
 figure img { display: block; width: 100%; max-width: 54rem; height: auto; margin: 0 auto; }
 figcaption { color: var(--soft); font-size: 0.85rem; max-width: 48rem; margin: 0.6rem auto 0; }
 figcaption b { color: var(--ink); }
+figcaption p, div.note p { margin: 0.4rem 0; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.75rem; line-height: 1.35; width: 100%; }
 th { text-align: left; vertical-align: bottom; border-bottom: 1.5px solid var(--ink); }
