@@ -88,7 +88,7 @@ def test_without_a_mixture_the_page_names_the_hardware():
 def test_a_mixture_is_named_with_the_decisions_that_it_can_change():
     text = note_of(compared(mixed=300), compared(mixed=10), compared(), compared(stage="search"))
     assert "In 2 of 3 comparisons of the confirm stage" in text and "search" not in text
-    assert "in bfloat16" in text and "up to 2.3% of these documents, here 7 in a" in text
+    assert "in bfloat16" in text and "up to 2.3% of these documents, here at most 7 in one" in text
     assert text.endswith("The hardware was another card and one card.")
 
 

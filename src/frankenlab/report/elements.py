@@ -49,8 +49,8 @@ def html_table(frame: pd.DataFrame, note: str = "") -> str:
 
     def line(tag: str, texts: Iterable[Any]) -> str:
         found = zip(classes, texts, strict=True)
-        cells = (f'<{tag} class="{kind}">{escape(str(text))}</{tag}>' for kind, text in found)
-        return f"<tr>{''.join(cells)}</tr>"
+        each = (f'<{tag} class="{kind}">{escape(str(text))}</{tag}>' for kind, text in found)
+        return f"<tr>{''.join(each)}</tr>"
 
     body = "".join(line("td", row) for row in frame.itertuples(index=False))
     table = f"<table><thead>{line('th', frame.columns)}</thead><tbody>{body}</tbody></table>"

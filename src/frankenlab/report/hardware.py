@@ -64,6 +64,6 @@ def _changed(mixed: pd.DataFrame) -> str:
             f"in {precision} that changes no decision"
             if most == 0
             else f"in {precision} that can change the decisions on up to {share:.1%} of these "
-            f"documents, here {most} in a comparison"
+            f"documents, here at most {most} in one comparison"
         )
     return f"; {', '.join(said)}" if said else ""

@@ -1,4 +1,4 @@
-"""Running a notebook and turning the executed copy into one self-contained HTML page."""
+"""Run a notebook, and turn the executed copy into one self-contained HTML page."""
 
 import json
 import os
@@ -95,7 +95,7 @@ PAGE = """<!DOCTYPE html>
 
 @contextmanager
 def _own_kernel() -> Iterator[None]:
-    """Makes `python3` the kernel of this interpreter, with nothing of the user's profile.
+    """Make `python3` the kernel of this interpreter, with nothing of the user's profile.
 
     A kernel of that name in the user's data directory would win over the environment's, and home
     directories are not always writable where jobs run.
@@ -120,7 +120,7 @@ def _own_kernel() -> Iterator[None]:
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping[str, Any]) -> None:
-    """Runs a notebook with papermill in this interpreter's environment; saves the executed copy.
+    """Run a notebook with papermill in this interpreter's environment; save the executed copy.
 
     The copy appears whole, also when a cell fails: then it shows where.
 
@@ -132,8 +132,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
     Raises:
         UserError: a parameter that the notebook does not have, or a cell that failed.
     """
-    # Slow to import, and not needed by the notebooks, which import this package.
-    import papermill
+    import papermill  # slow to import
 
     source = nbformat.read(notebook, as_version=4)
     # Whatever kernel the notebook was last edited with, it runs with ours.
@@ -168,7 +167,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
 
 
 def render_html(executed: str | Path, html: str | Path, title: str) -> None:
-    """Renders an executed notebook as one HTML page that loads nothing, without its code."""
+    """Render an executed notebook as one HTML page that loads nothing, without its code."""
     from nbconvert import HTMLExporter  # slow to import
 
     notebook = nbformat.read(executed, as_version=4)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from frankenlab.report.figures.style import (
     SMALL,
@@ -35,8 +35,6 @@ COLUMNS = {
     "materialized_bytes": "weights in memory, standalone",
 }
 BYTE_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-# Round numbers in a decade, sparse to dense: the first that gives three labels is taken.
-ROUND = ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(np.arange(10, 100, 5) / 10))
 # Shift of each further control, which costs what the frozen plan does, as a share of the axis.
 APART = 0.017
 # Two bitrates nearer than this, as a share of the axis, would be written over each other.
@@ -92,13 +90,7 @@ def _cost_axis(axes: Axes, costs: pd.Series) -> str:
     unit, size = next(((u, s) for u, s in BYTE_UNITS if low >= s), BYTE_UNITS[-1])
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    for digits in ROUND:
-        ticks = np.unique(np.outer(decades, digits))
-        ticks = ticks[(ticks >= low) & (ticks <= high)]
-        if len(ticks) >= 3:
-            break
-    axes.xaxis.set_major_locator(FixedLocator(ticks[:: 1 + len(ticks) // 7].tolist()))
+    axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:.4g}"))
     return unit
