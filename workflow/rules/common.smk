@@ -15,12 +15,12 @@ from frankenlab.io import fingerprints
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import damaged
-from frankenlab.io.signals import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.models import local_files
 from frankenlab.plans import plan as plans
 from frankenlab.plans.grid import notices
 from frankenlab.report.figures import catalogue
 from frankenlab.runtime import lock, orphans
+from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps
 from frankenlab.tasks import index as task_index
 
@@ -36,7 +36,7 @@ except UserError as error:
 
 SETTINGS = EXPERIMENT.raw
 # The captions of Snakemake's report read the config, defaults included.
-config.update(SETTINGS)
+config.update(EXPERIMENT.settings.plain())
 RESULTS = f"results/{EXPERIMENT.name}"
 LOGS = f"{RESULTS}/logs"
 STORE = "results/store"

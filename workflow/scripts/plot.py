@@ -10,8 +10,8 @@ from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards
-    statistics = experiment.raw["statistics"]
-    levels = Levels(statistics["fdr"], statistics["alpha"])
+    statistics = experiment.settings.statistics
+    levels = Levels(statistics.fdr, statistics.alpha)
     results = Path(snakemake.input[0]).parents[1]
     tables = load_tables(results / "tables")
     found = pictures(tables, where.model, where.get("quantization", ""))

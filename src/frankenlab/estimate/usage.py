@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import NonNegativeInt
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
 from frankenlab.config.experiment import Experiment
 from frankenlab.estimate.accounting import Took, as_number
 from frankenlab.estimate.resources import Limit, request
@@ -25,7 +28,17 @@ NUMBERS = (
 )
 
 
-def expected(workload: Workload, limits: Sequence[Limit] = ()) -> dict[str, dict[str, Any]]:
+class Expected(TypedDict):
+    """What a rule's jobs are predicted to take and ask for."""
+
+    jobs: NonNegativeInt
+    predicted_hours: float | None
+    asked_hours: float
+    asked_mem_mb: float
+    asked_gpu_hours: float
+
+
+def expected(workload: Workload, limits: Sequence[Limit] = ()) -> dict[str, Expected]:
     """Rule -> jobs of a run from nothing, and what they are predicted to take and ask for at their
     first attempt; hours are None where a prediction is not known."""
     found = {}

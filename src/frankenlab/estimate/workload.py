@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import NonNegativeInt
+
 from frankenlab.config import stages as rounds
 from frankenlab.config.experiment import (
     DECODED_TOKENS,
@@ -21,7 +23,7 @@ from frankenlab.estimate.throughput import FALLBACK_FLOPS, Speed, from_matrix_pr
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import cache_folder, content_hash, write_json
 from frankenlab.io.fingerprints import code_fingerprint
-from frankenlab.io.records import COUNT, list_of, read_record
+from frankenlab.io.records import read_record
 from frankenlab.models.quantization import NONE
 from frankenlab.plans.grid import Grid, expand
 from frankenlab.plans.shards import Shard, divide
@@ -283,7 +285,7 @@ def document_tokens(
 def _remembered(path: Path) -> Sequence[int] | None:
     """Return the counts that were written down; None where there are none, or damaged ones."""
     try:
-        found = read_record(path, list_of(COUNT, minItems=4, maxItems=4))
+        found = read_record(path, tuple[(NonNegativeInt,) * 4])
     except UserError:
         return None
     return found

@@ -9,15 +9,29 @@ from typing import Any
 import pandas as pd
 from docutils.core import publish_parts
 from jinja2 import ChainableUndefined, Environment
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from frankenlab.analyse.selection import Frozen
 from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import read_parquet
-from frankenlab.io.records import FROZEN, PROVENANCE, read_record
+from frankenlab.io.records import read_record
 
 NAMES = (
     *("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race"),
     "resources",
 )
+
+
+class Provenance(TypedDict, total=False):
+    """What the page shows of `provenance.json`, where it is there."""
+
+    models: dict[str, dict[str, Any]]
+    grid: dict[str, Any]
+    precisions: dict[str, Any]
+    machine: dict[str, Any]
+    data: dict[str, Any]
+    code: dict[str, Any]
+    versions: dict[str, Any]
 
 
 class Unrecorded(ChainableUndefined):
@@ -114,12 +128,12 @@ def load_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
 
 def load_frozen(folder: str | Path) -> list[dict[str, Any]]:
     """Read the frozen plans in a folder, `<model>.json` each, in the order of their names."""
-    return [read_record(path, FROZEN) for path in sorted(Path(folder).glob("*.json"))]
+    return [read_record(path, Frozen) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def load_provenance(path: str | Path) -> dict[str, Any]:
     """Read an experiment's `provenance.json`; return {} when it was not written."""
-    return read_record(path, PROVENANCE) if Path(path).is_file() else {}
+    return read_record(path, Provenance) if Path(path).is_file() else {}
 
 
 def rows_of(table: pd.DataFrame | None, **wanted: Any) -> pd.DataFrame:
