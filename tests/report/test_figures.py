@@ -6,18 +6,19 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures import catalogue
 from frankenlab.report.figures.catalogue import pictures
 from frankenlab.report.figures.effects import series_shown
 from frankenlab.report.figures.maps import color_limit
 from frankenlab.report.figures.quality import mean_over_tasks, pareto_front
 from frankenlab.report.figures.style import floor_of, save
-from frankenlab.report.text import Levels, interval
+from frankenlab.report.text import interval
 from tests.support import synthetic_bits
 from tests.support import synthetic_tables as synthetic
 
 MODEL = synthetic.MODEL
-LEVELS = Levels()
+LEVELS = Statistics()
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def tables():
     return synthetic.make_tables(step=3)[0]
 
 
-def draw(name: str, tables, levels: Levels = LEVELS, **task: str) -> Figure:
+def draw(name: str, tables, levels: Statistics = LEVELS, **task: str) -> Figure:
     """A figure of the model at its only quantization."""
     return catalogue.draw(name, tables, {"model": MODEL, "quantization": "none", **task}, levels)
 
@@ -263,9 +264,9 @@ def test_pictures_are_named_by_model_quantization_and_task(tables):
 
 
 def test_levels_reach_the_figures(tables):
-    words = texts(draw("block_map", tables, Levels(fdr=0.1), task="sciq"))
+    words = texts(draw("block_map", tables, Statistics(fdr=0.1), task="sciq"))
     assert "q < 0.1" in words and "q < 0.05" not in words
-    words = texts(draw("confirm_forest", tables, Levels(alpha=0.01)))
+    words = texts(draw("confirm_forest", tables, Statistics(alpha=0.01)))
     assert "α = 0.01" in words
 
 

@@ -5,13 +5,13 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.catalogue import Picture, pictures
-from frankenlab.report.text import Levels
 from tests.support import synthetic_bits
 from tests.support import synthetic_tables as synthetic
 
 MODEL = synthetic.MODEL
-LEVELS = Levels()
+LEVELS = Statistics()
 
 
 @pytest.fixture(scope="module")

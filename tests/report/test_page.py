@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import write_parquet
 from frankenlab.report.answer import answer
@@ -13,7 +14,6 @@ from frankenlab.report.figures.catalogue import pictures
 from frankenlab.report.figures.style import save
 from frankenlab.report.page import render_html, run_notebook
 from frankenlab.report.results import load_frozen, load_tables
-from frankenlab.report.text import Levels
 from tests.support import synthetic_bits
 from tests.support import synthetic_tables as synthetic
 from tests.support.paths import ROOT
@@ -50,7 +50,7 @@ def page(tmp_path_factory):
     parameters = synthetic.write_experiment(folder, step=9)
     tables = load_tables(parameters["tables"])
     for picture in pictures(tables, synthetic.MODEL, "none"):
-        save(picture.draw(tables, Levels()), f"{parameters['figures']}/{picture.stem}")
+        save(picture.draw(tables, Statistics()), f"{parameters['figures']}/{picture.stem}")
     run_notebook(NOTEBOOK, folder / "executed.ipynb", parameters)
     render_html(folder / "executed.ipynb", folder / "page.html", "Free & lunch?")
     return folder
@@ -117,7 +117,7 @@ def bits_page(tmp_path_factory):
     for name, table in tables.items():
         write_parquet(table, folder / "tables" / f"{name}.parquet")
     (picture,) = pictures(tables, synthetic.MODEL)
-    save(picture.draw(tables, Levels()), f"{parameters['figures']}/{picture.stem}")
+    save(picture.draw(tables, Statistics()), f"{parameters['figures']}/{picture.stem}")
     run_notebook(NOTEBOOK, folder / "executed.ipynb", parameters)
     render_html(folder / "executed.ipynb", folder / "page.html", "t")
     return tables, Page((folder / "page.html").read_text())

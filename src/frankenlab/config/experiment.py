@@ -84,8 +84,7 @@ class Experiment:
         Raises:
             UserError: a layer that it does not have, or no plan but the base.
         """
-        generators = [generator.plain() for generator in self.settings.plans]
-        return expand(generators, self.models[model].n_layers)
+        return expand(self.settings.plans, self.models[model].n_layers)
 
     @property
     def raced(self) -> bool:

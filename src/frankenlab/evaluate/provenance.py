@@ -45,7 +45,9 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         },
         "code": {
             "scoring": scoring_fingerprint(),
-            "analysis": code_fingerprint("frankenlab.analyse.comparisons"),
+            "analysis": code_fingerprint(
+                "frankenlab.analyse.interaction", "frankenlab.analyse.race_rounds"
+            ),
             "figures": code_fingerprint("frankenlab.report.figures.catalogue"),
         },
         "versions": {"python": platform.python_version(), **library_versions(LIBRARIES)},

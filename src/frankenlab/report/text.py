@@ -1,7 +1,6 @@
 """How the page and the figures write numbers, intervals, units and lists."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,14 +11,6 @@ UNIT_NAMES = {"points": "percentage points"}
 UNIT_MEANINGS = {
     "log-percent": "log-percent: 100·Δ ln perplexity, sign turned so that above 0 is better"
 }
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The levels of the tests: of the false discovery rate, and of the family-wise error."""
-
-    fdr: float = 0.05
-    alpha: float = 0.05
 
 
 def signed(value: float, digits: int = 1) -> str:

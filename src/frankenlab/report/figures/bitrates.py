@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.style import (
     SMALL,
     WIDTH,
@@ -21,7 +22,7 @@ from frankenlab.report.figures.style import (
     task_panels,
 )
 from frankenlab.report.results import rows_of
-from frankenlab.report.text import INTERVAL, Levels, metric_value, shorten
+from frankenlab.report.text import INTERVAL, metric_value, shorten
 
 BASE: dict[str, Any] = {
     "marker": "*",
@@ -128,7 +129,7 @@ def _cost_axes(line: Sequence[Axes], top: Sequence[Axes], rows: pd.DataFrame) ->
 
 
 @styled
-def bits(tables: Mapping[str, pd.DataFrame], levels: Levels, **where: str) -> Figure:
+def bits(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
     """Draw the change against the base at the reference quantization, over bytes of weights.
 
     One row a task, columns for the weights that are read to decode a token and for those of a

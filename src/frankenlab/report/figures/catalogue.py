@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.report.results import rows_of
-from frankenlab.report.text import Levels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ CATALOGUE = (
 
 
 def draw(
-    name: str, tables: Mapping[str, pd.DataFrame], where: Mapping[str, str], levels: Levels
+    name: str, tables: Mapping[str, pd.DataFrame], where: Mapping[str, str], levels: Statistics
 ) -> "Figure":
     """Draw the figure `name` of a model, quantization and task, as far as it has them."""
     # Matplotlib loads slowly, and the workflow and the page need the names only.
@@ -98,7 +98,7 @@ class Picture:
         fields = ("model", "quantization", "task")
         return {name: value for name in fields if (value := getattr(self, name))}
 
-    def draw(self, tables: Mapping[str, pd.DataFrame], levels: Levels) -> "Figure":
+    def draw(self, tables: Mapping[str, pd.DataFrame], levels: Statistics) -> "Figure":
         """Draw it from the analysis' tables."""
         return draw(self.entry.name, tables, self.where, levels)
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.style import (
     COLORS,
     MARKERS,
@@ -25,7 +26,7 @@ from frankenlab.report.figures.style import (
     task_panels,
 )
 from frankenlab.report.results import rows_of
-from frankenlab.report.text import INTERVAL, Levels, shorten, signed
+from frankenlab.report.text import INTERVAL, shorten, signed
 
 MOST_BLOCKS = 6
 
@@ -75,7 +76,7 @@ def _cut(axes: Axes, x: np.ndarray, rows: pd.DataFrame) -> None:
         corner_note(axes, f"{cut}, worst {signed(rows['effect'].min(), 0)}")
 
 
-def _legend(figure: Figure, labels: Sequence[str], units: pd.Series, levels: Levels) -> None:
+def _legend(figure: Figure, labels: Sequence[str], units: pd.Series, levels: Statistics) -> None:
     """Draw the legend: a line for each label, and what filled and hollow markers mean."""
     handles = [
         mark(label, color=COLORS[i % 8], marker=MARKERS[i % 8], linestyle="-", linewidth=0.9)
@@ -88,7 +89,7 @@ def _legend(figure: Figure, labels: Sequence[str], units: pd.Series, levels: Lev
 
 
 @styled
-def layer_effects(tables: Mapping[str, pd.DataFrame], levels: Levels, **where: str) -> Figure:
+def layer_effects(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
     """Draw the effect of repeating each single layer, by how many times it runs.
 
     One panel a task. Bars are the intervals.
@@ -134,7 +135,9 @@ def series_shown(rows: pd.DataFrame, most: int = MOST_BLOCKS) -> tuple[list[tupl
 
 
 @styled
-def repetition_effect(tables: Mapping[str, pd.DataFrame], levels: Levels, **where: str) -> Figure:
+def repetition_effect(
+    tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str
+) -> Figure:
     """Draw how the effect changes with the number of times that a block runs.
 
     One panel a task, one line a block (see `series_shown`); every line starts at the base, which

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.style import (
     COLORS,
     WIDTH,
@@ -20,7 +21,7 @@ from frankenlab.report.figures.style import (
     zero_line,
 )
 from frankenlab.report.results import rows_of
-from frankenlab.report.text import INTERVAL, Levels, interval, shorten, unit_name
+from frankenlab.report.text import INTERVAL, interval, shorten, unit_name
 
 LOOKS: dict[str, dict[str, Any]] = {
     "frozen": {"marker": "o", "color": COLORS[0], "markersize": 5.5},
@@ -79,7 +80,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, verdict_column: float) -> None:
 
 
 @styled
-def confirm_forest(tables: Mapping[str, pd.DataFrame], levels: Levels, **where: str) -> Figure:
+def confirm_forest(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
     """Draw the frozen franken and its controls on every task, with intervals and verdicts.
 
     Thin bars are the 95 % intervals, thick ones the 90 % intervals (two one-sided tests at 5 %);

@@ -11,6 +11,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.style import (
     SMALL,
     WIDTH,
@@ -23,7 +24,7 @@ from frankenlab.report.figures.style import (
     survivors,
 )
 from frankenlab.report.results import rows_of
-from frankenlab.report.text import INTERVAL, Levels, signed, unit_name
+from frankenlab.report.text import INTERVAL, signed, unit_name
 
 ABOVE: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.15", "linewidth": 0.55}
 DROPPED: dict[str, Any] = {
@@ -116,7 +117,7 @@ def _mark(axes: Axes, cells: pd.DataFrame, grid: pd.DataFrame) -> None:
 
 
 @styled
-def block_map(tables: Mapping[str, pd.DataFrame], levels: Levels, **where: str) -> Figure:
+def block_map(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
     """Draw the effect of running each contiguous block twice, and how wide its interval is.
 
     One column a first layer, one row a length, of those tried. Left: effect in its unit, colours

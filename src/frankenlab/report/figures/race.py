@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.maps import block_cells, grid_of, panel
 from frankenlab.report.figures.style import COLORS, WIDTH, blank, heading, styled
 from frankenlab.report.results import rows_of
-from frankenlab.report.text import Levels
 
 
 def _curve(axes: Axes, rounds: pd.DataFrame) -> None:
@@ -38,7 +38,7 @@ def _curve(axes: Axes, rounds: pd.DataFrame) -> None:
 
 
 @styled
-def race(tables: Mapping[str, pd.DataFrame], levels: Levels, **where: str) -> Figure:
+def race(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
     """Draw the plans left against documents, and the last round of each block that runs twice.
 
     Blocks that fit but were not tried are hatched.
