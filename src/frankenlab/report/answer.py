@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from frankenlab.report.results import rows_of
+from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import interval, listed, plural
 
 FREE, NONE, INCONCLUSIVE = "free", "none", "inconclusive"
@@ -13,7 +13,6 @@ VERDICTS = ("improved", "harmed", "equivalent", "inconclusive")
 MOST_NAMED = 3
 BRACKETS = "brackets are 95\N{NO-BREAK SPACE}% intervals"
 
-Tables = Mapping[str, pd.DataFrame]
 Frozen = Sequence[Mapping[str, Any]]
 
 

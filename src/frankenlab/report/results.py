@@ -20,6 +20,8 @@ NAMES = (
     *("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race"),
     "resources",
 )
+# The analysis' tables by name.
+Tables = Mapping[str, pd.DataFrame]
 
 
 class Provenance(TypedDict, total=False):
@@ -54,7 +56,7 @@ class Results:
     """
 
     experiment: str = ""
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    tables: Tables = field(default_factory=dict)
     frozen: Sequence[Mapping[str, Any]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     figures: Path = Path("figures")

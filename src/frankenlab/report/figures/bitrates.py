@@ -21,7 +21,7 @@ from frankenlab.report.figures.style import (
     styled,
     task_panels,
 )
-from frankenlab.report.results import rows_of
+from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import INTERVAL, metric_value, shorten
 
 BASE: dict[str, Any] = {
@@ -129,7 +129,7 @@ def _cost_axes(line: Sequence[Axes], top: Sequence[Axes], rows: pd.DataFrame) ->
 
 
 @styled
-def bits(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
+def bits(tables: Tables, levels: Statistics, **where: str) -> Figure:
     """Draw the change against the base at the reference quantization, over bytes of weights.
 
     One row a task, columns for the weights that are read to decode a token and for those of a

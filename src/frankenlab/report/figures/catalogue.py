@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from frankenlab.analyse.settings import Statistics
-from frankenlab.report.results import rows_of
+from frankenlab.report.results import Tables, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,9 +46,7 @@ CATALOGUE = (
 )
 
 
-def draw(
-    name: str, tables: Mapping[str, pd.DataFrame], where: Mapping[str, str], levels: Statistics
-) -> "Figure":
+def draw(name: str, tables: Tables, where: Mapping[str, str], levels: Statistics) -> "Figure":
     """Draw the figure `name` of a model, quantization and task, as far as it has them."""
     # Matplotlib loads slowly, and the workflow and the page need the names only.
     from frankenlab.report.figures.bitrates import bits
@@ -73,32 +71,26 @@ def draw(
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of one model, maybe at one quantization and of one task."""
+    """A figure of one experiment: `where` has its model, and its quantization and task if any."""
 
     entry: Entry
-    model: str
-    quantization: str = ""
-    task: str = ""
+    where: Mapping[str, str]
 
     @property
     def stem(self) -> str:
         """Its path without suffix: `<model>[/<quantization>]/<name>[.<task>]`."""
-        name = f"{self.entry.name}.{self.task}" if self.task else self.entry.name
-        return "/".join(filter(None, (self.model, self.quantization, name)))
+        *folders, name = [*self.where.values(), self.entry.name]
+        if self.entry.each_task:
+            name = f"{name}.{folders.pop()}"
+        return "/".join([*folders, name])
 
     @property
     def title(self) -> str:
         """What it shows, with the task where each has one, or the model of all quantizations."""
-        more = self.task or (self.model if not self.quantization else "")
+        more = self.where.get("task", "" if "quantization" in self.where else self.where["model"])
         return f"{self.entry.title}: {more}" if more else self.entry.title
 
-    @property
-    def where(self) -> dict[str, str]:
-        """The model, quantization and task, as far as it has them."""
-        fields = ("model", "quantization", "task")
-        return {name: value for name in fields if (value := getattr(self, name))}
-
-    def draw(self, tables: Mapping[str, pd.DataFrame], levels: Statistics) -> "Figure":
+    def draw(self, tables: Tables, levels: Statistics) -> "Figure":
         """Draw it from the analysis' tables."""
         return draw(self.entry.name, tables, self.where, levels)
 
@@ -118,9 +110,7 @@ def names(stage: str, tables: Collection[str], tasks: Sequence[str] = ()) -> lis
     ]
 
 
-def pictures(
-    tables: Mapping[str, pd.DataFrame], model: str, quantization: str = ""
-) -> list[Picture]:
+def pictures(tables: Tables, model: str, quantization: str = "") -> list[Picture]:
     """Return the pictures of a model at one quantization, or of all its quantizations together.
 
     What has no rows in the tables has no picture.
@@ -136,6 +126,7 @@ def pictures(
         # One quantization alone compares no bits.
         several = entry.stage != "bits" or parts[0].get("quantization", pd.Series()).nunique() > 1
         if several and all(len(part) for part in parts):
-            tasks = parts[0]["task"].unique() if entry.each_task else [""]
-            found += [Picture(entry, model, quantization, task) for task in tasks]
+            tasks = parts[0]["task"].unique()
+            each = [{"task": task} for task in tasks] if entry.each_task else [{}]
+            found += [Picture(entry, where | task) for task in each]
     return found

@@ -1,6 +1,6 @@
 """What repeating does: layer by layer, and with the number of repetitions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from frankenlab.report.figures.style import (
     styled,
     task_panels,
 )
-from frankenlab.report.results import rows_of
+from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import INTERVAL, shorten, signed
 
 MOST_BLOCKS = 6
@@ -89,7 +89,7 @@ def _legend(figure: Figure, labels: Sequence[str], units: pd.Series, levels: Sta
 
 
 @styled
-def layer_effects(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
+def layer_effects(tables: Tables, levels: Statistics, **where: str) -> Figure:
     """Draw the effect of repeating each single layer, by how many times it runs.
 
     One panel a task. Bars are the intervals.
@@ -135,9 +135,7 @@ def series_shown(rows: pd.DataFrame, most: int = MOST_BLOCKS) -> tuple[list[tupl
 
 
 @styled
-def repetition_effect(
-    tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str
-) -> Figure:
+def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Figure:
     """Draw how the effect changes with the number of times that a block runs.
 
     One panel a task, one line a block (see `series_shown`); every line starts at the base, which

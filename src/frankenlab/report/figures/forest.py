@@ -1,6 +1,5 @@
 """The verdict as a forest plot: the frozen franken and its controls on every task."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -20,7 +19,7 @@ from frankenlab.report.figures.style import (
     styled,
     zero_line,
 )
-from frankenlab.report.results import rows_of
+from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import INTERVAL, interval, shorten, unit_name
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -80,7 +79,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, verdict_column: float) -> None:
 
 
 @styled
-def confirm_forest(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
+def confirm_forest(tables: Tables, levels: Statistics, **where: str) -> Figure:
     """Draw the frozen franken and its controls on every task, with intervals and verdicts.
 
     Thin bars are the 95 % intervals, thick ones the 90 % intervals (two one-sided tests at 5 %);

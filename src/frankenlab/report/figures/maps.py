@@ -1,6 +1,5 @@
 """The (start, length) map of what repeating a block once does."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from frankenlab.report.figures.style import (
     styled,
     survivors,
 )
-from frankenlab.report.results import rows_of
+from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import INTERVAL, signed, unit_name
 
 ABOVE: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.15", "linewidth": 0.55}
@@ -117,7 +116,7 @@ def _mark(axes: Axes, cells: pd.DataFrame, grid: pd.DataFrame) -> None:
 
 
 @styled
-def block_map(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
+def block_map(tables: Tables, levels: Statistics, **where: str) -> Figure:
     """Draw the effect of running each contiguous block twice, and how wide its interval is.
 
     One column a first layer, one row a length, of those tried. Left: effect in its unit, colours

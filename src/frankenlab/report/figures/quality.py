@@ -28,7 +28,7 @@ from frankenlab.report.figures.style import (
     task_panels,
     zero_line,
 )
-from frankenlab.report.results import rows_of
+from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import INTERVAL, metric_value, shorten
 
 # Group of a plan -> marker, colour, words. Controls must stand out without colour.
@@ -149,7 +149,7 @@ def _cloud(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 @styled
-def quality_cost(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
+def quality_cost(tables: Tables, levels: Statistics, **where: str) -> Figure:
     """Draw the effect against relative depth (layers run, relative to the base), with the front.
 
     One panel a search task and, where their units agree, one for their mean. Every plan has a
@@ -186,7 +186,7 @@ def quality_cost(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where
 
 
 @styled
-def quality_speed(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
+def quality_speed(tables: Tables, levels: Statistics, **where: str) -> Figure:
     """Draw the effect against measured tokens per second, of the plans whose cost was measured.
 
     One row a task, columns for reading a prompt (prefill) and for writing (decode). Vertical bars

@@ -1,7 +1,5 @@
 """A race: how many plans were left after how many documents, and which blocks they were."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.maps import block_cells, grid_of, panel
 from frankenlab.report.figures.style import COLORS, WIDTH, blank, heading, styled
-from frankenlab.report.results import rows_of
+from frankenlab.report.results import Tables, rows_of
 
 
 def _curve(axes: Axes, rounds: pd.DataFrame) -> None:
@@ -38,7 +36,7 @@ def _curve(axes: Axes, rounds: pd.DataFrame) -> None:
 
 
 @styled
-def race(tables: Mapping[str, pd.DataFrame], levels: Statistics, **where: str) -> Figure:
+def race(tables: Tables, levels: Statistics, **where: str) -> Figure:
     """Draw the plans left against documents, and the last round of each block that runs twice.
 
     Blocks that fit but were not tried are hatched.
