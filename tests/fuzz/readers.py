@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import torch
 from pytest import MonkeyPatch
 
-from frankenlab import report
 from frankenlab.analyse import ledger
 from frankenlab.analyse.race_rounds import Round, dropped
 from frankenlab.analyse.selection import Shortlist
@@ -42,6 +41,8 @@ from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import base, parse
 from frankenlab.quantize import calibration
 from frankenlab.quantize.resume import is_whole, load_tensors, save_tensors
+from frankenlab.report.results import Results, load_frozen, load_provenance
+from frankenlab.report.sections import made_html
 from frankenlab.runtime import lock
 from tests.support.paths import DATA
 from tests.support.tiny import make_tiny_model
@@ -327,8 +328,8 @@ def read_records(folder: Path) -> None:
     usage.table(read_record(folder / "asked.json", dict[str, usage.Expected]), {}, {})
     read_record(folder / "shortlist.json", Shortlist)
     read_record(folder / "plans.json", list[tuple[str, str]])
-    freezes = report.load_frozen(folder / "frozen")
-    report.made_html(report.load_provenance(folder / "provenance.json"), freezes)
+    frozen, made = load_frozen(folder / "frozen"), load_provenance(folder / "provenance.json")
+    made_html(Results(frozen=frozen, provenance=made))
 
 
 def notes(folder: Path) -> None:

@@ -294,7 +294,7 @@ def test_the_kernel_of_a_notebook_ends_with_its_job(tmp_path: Path, number: int)
     ]
     nbformat.write(notebook, tmp_path / "slow.ipynb")
     files = [str(tmp_path / name) for name in ("slow.ipynb", "executed.ipynb")]
-    code = f"from frankenlab.report import run_notebook; run_notebook(*{files!r}, {{}})"
+    code = f"from frankenlab.report.page import run_notebook; run_notebook(*{files!r}, {{}})"
     process = start_job(code, tmp_path / "log")
     wait_until(reached.exists, process)
     assert_leaves_with_its_children(process, number)

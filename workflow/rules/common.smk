@@ -18,6 +18,7 @@ from frankenlab.io.parquet import damaged
 from frankenlab.models import sources
 from frankenlab.plans import plan as plans
 from frankenlab.plans.grid import notices
+from frankenlab.report.figures import catalogue
 from frankenlab.runtime import lock, orphans
 from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps
@@ -34,6 +35,8 @@ except UserError as error:
     raise SystemExit(str(error)) from None
 
 SETTINGS = EXPERIMENT.raw
+# The captions of Snakemake's report read the config, defaults included.
+config.update(EXPERIMENT.settings.plain())
 RESULTS = f"results/{EXPERIMENT.name}"
 LOGS = f"{RESULTS}/logs"
 STORE = "results/store"
@@ -251,14 +254,15 @@ def shard_stamp(model, shard):
     return stamp(f"shards/{model}.{shard}", content)
 
 
-def figure(name, category, labels):
-    """A picture as PNG in Snakemake's report; its SVG lies beside it."""
+def figure(name, category):
+    """A figure as PNG in Snakemake's report; its SVG lies beside it."""
+    kind, _, task = name.partition(".")
     return report(
         f"{RESULTS}/figures/{{model}}/{{quantization}}/{name}.png",
-        caption=f"../report/{name.split('.')[0]}.rst",
+        caption=f"../report/figures/{kind}.rst",
         category=category,
         subcategory="{model}, {quantization}",
-        labels=labels,
+        labels={"figure": kind.replace("_", " ")} | ({"task": task} if task else {}),
     )
 
 

@@ -1,6 +1,19 @@
-FIGURES = ["layer_effects", "repetition_effect", "quality_cost"]
-FIGURES += ["race"] if "race" in TABLES else []
-CONFIRM_FIGURES = ["confirm_forest", "quality_speed"]
+SEARCH_FIGURES = catalogue.names("search", TABLES, EXPERIMENT.search_tasks)
+CONFIRM_FIGURES = catalogue.names("confirm", TABLES)
+CAPTIONS = Path(workflow.basedir) / "workflow" / "report"
+
+
+def page_content():
+    """What the page is made of beside the results: the notebook with its code, and the captions."""
+    notebook = Path(workflow.basedir, "notebooks/report.ipynb")
+    return {
+        "notebook": json.loads(notebook.read_text(encoding="utf-8")),
+        "code": fingerprints.code_fingerprint(notebook),
+        "captions": {
+            str(path.relative_to(CAPTIONS)): path.read_text(encoding="utf-8")
+            for path in CAPTIONS.rglob("*.rst")
+        },
+    }
 
 
 rule plot_search:
@@ -11,11 +24,7 @@ rule plot_search:
         ),
         stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
     output:
-        [
-            figure(f"block_map.{t}", "Search", {"figure": "block map", "task": t})
-            for t in EXPERIMENT.search_tasks
-        ],
-        [figure(name, "Search", {"figure": name.replace("_", " ")}) for name in FIGURES],
+        [figure(name, "Search") for name in SEARCH_FIGURES],
     log:
         f"{LOGS}/plot_search/{{model}}.{{quantization}}.log",
     resources:
@@ -33,10 +42,7 @@ rule plot_confirm:
         ),
         stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
     output:
-        [
-            figure(name, "Confirmation", {"figure": name.replace("_", " ")})
-            for name in CONFIRM_FIGURES
-        ],
+        [figure(name, "Confirmation") for name in CONFIRM_FIGURES],
     log:
         f"{LOGS}/plot_confirm/{{model}}.{{quantization}}.log",
     resources:
@@ -47,14 +53,14 @@ rule plot_confirm:
 
 
 rule plot_bits:
-    """Pictures of a model at all of its quantizations."""
+    """Figures of a model at all of its quantizations."""
     input:
         f"{RESULTS}/tables/bits.parquet",
         stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
     output:
         report(
             f"{RESULTS}/figures/{{model}}/bits.png",
-            caption="../report/bits.rst",
+            caption="../report/figures/bits.rst",
             category="Bits and duplication",
             subcategory="{model}",
             labels={"figure": "bits"},
@@ -88,23 +94,13 @@ rule provenance:
 
 rule render_notebook:
     input:
-        notebook=lambda w: stamp(
-            "notebooks/report",
-            lambda: json.loads(
-                Path(workflow.basedir, "notebooks/report.ipynb").read_text(
-                    encoding="utf-8"
-                )
-            ),
-        ),
+        notebook=lambda w: stamp("notebooks/report", page_content),
         tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
         search=[
             f"{RESULTS}/figures/{model.name}/{model.reference}/{name}.png"
             for model in EXPERIMENT.models.values()
-            for name in [
-                *(f"block_map.{t}" for t in EXPERIMENT.search_tasks),
-                *FIGURES,
-            ]
+            for name in SEARCH_FIGURES
         ],
         confirm=[
             f"{RESULTS}/figures/{model}/{quantization}/{name}.png"

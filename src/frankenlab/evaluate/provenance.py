@@ -48,7 +48,7 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
             "analysis": code_fingerprint(
                 "frankenlab.analyse.interaction", "frankenlab.analyse.race_rounds"
             ),
-            "figures": code_fingerprint("frankenlab.report.figures"),
+            "figures": code_fingerprint("frankenlab.report.figures.catalogue"),
         },
         "versions": {"python": platform.python_version(), **library_versions(LIBRARIES)},
         "machine": {

@@ -5,8 +5,8 @@ from html import escape
 
 import pandas as pd
 
-from frankenlab.report.answer import listed
-from frankenlab.report.tables import html_table
+from frankenlab.report.elements import html_table
+from frankenlab.report.text import listed
 
 
 def resources_html(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -33,7 +33,7 @@ def resources_html(tables: Mapping[str, pd.DataFrame]) -> str:
     note = "Predicted and asked for are all jobs of a run from nothing, at their first attempt; "
     note += "memory is that of the largest job. From sacct comes the time of every run, the "
     note += "retried and the cancelled too; from benchmark files that of the last run of each job."
-    return f"<p>{escape(prediction(rows))}</p>" + html_table(frame, note, ("rule", "runs", "from"))
+    return f"<p>{escape(prediction(rows))}</p>" + html_table(frame, note)
 
 
 def prediction(rows: pd.DataFrame) -> str:
