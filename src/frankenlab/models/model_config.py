@@ -90,7 +90,9 @@ def with_old_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     Other tools (exllamav2 for one) look only there, and silently take a default if nothing is
     there.
     """
-    rope = config.get("rope_parameters") or {}
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, Mapping):  # which is refused when the config is checked
+        rope = {}
     old = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
     if (rope.get("rope_type") or rope.get("type") or "default") != "default":
         old["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
