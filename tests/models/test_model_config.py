@@ -340,6 +340,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
             {"rope_theta": 5e5, "rope_scaling": LLAMA3},
         ),
         ({"rope_theta": 5e5, "rope_scaling": LLAMA3}, {}),
+        ({"rope_parameters": ["rope_theta"]}, {}),
     ],
 )
 def test_older_readers_find_the_rotary_parameters_too(config, added):

@@ -71,8 +71,7 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
             share(partial)
             _install(partial, target)
     except (OSError, SafetensorError) as error:
-        reason = one_line(error)
-        raise UserError(f"{target}: cannot be written: {reason}") from error
+        raise UserError(f"{target}: cannot be written: {one_line(error)}") from error
 
 
 def _install(partial: Path, target: Path) -> None:

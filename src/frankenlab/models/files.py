@@ -153,6 +153,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def write_settings(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file as transformers does, with its keys in order."""
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the pairs as a dict; raise where a key is there twice, of which readers differ in
     which value they take."""

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from frankenlab.io.errors import UserError, one_line
-from frankenlab.io.files import write_json
-from frankenlab.models.files import CONFIG
+from frankenlab.models.files import CONFIG, write_settings
 from frankenlab.models.gguf.model import check_tensors, float_tensors, model_config
 from frankenlab.models.gguf.tokenizer import check_tokenizer, check_vocabulary, save_tokenizer
 from frankenlab.models.tokenizer import load_tokenizer
@@ -74,8 +73,8 @@ def convert_gguf(gguf: Gguf, directory: Path) -> str:
     try:
         write_weights(directory, float_tensors(gguf.path, gguf.config))
         generation = {key: gguf.config[key] for key in gguf.config if key.endswith("_token_id")}
-        write_json(directory / CONFIG, dict(sorted(gguf.config.items())))
-        write_json(directory / "generation_config.json", dict(sorted(generation.items())))
+        write_settings(directory / CONFIG, gguf.config)
+        write_settings(directory / "generation_config.json", generation)
         save_tokenizer(gguf.metadata, directory)
         check_tokenizer(load_tokenizer(directory), gguf.metadata)
     except UserError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frankenlab.io.errors import UserError
-from frankenlab.io.files import write_json
+from frankenlab.models.files import write_settings
 from frankenlab.models.tokenizer import SAMPLES
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def save_tokenizer(metadata: Mapping[str, Any], directory: Path) -> None:
     # The name that transformers 4 and 5 both know; 5 writes one of its own.
     path = directory / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
+    write_settings(path, {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def special_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
