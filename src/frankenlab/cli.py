@@ -32,91 +32,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="frankenlab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    with_config = argparse.ArgumentParser(add_help=False)
-    with_config.add_argument(
-        "--config", type=Path, help="the experiment (default: config/config.yaml)"
-    )
 
-    evaluate = commands.add_parser(
-        "evaluate", parents=[with_config], help="score plans on tasks, one row per document"
-    )
-    evaluate.add_argument(
-        "model", type=Path, metavar="MODEL_DIR", help="a Hugging Face or EXL2 directory"
-    )
-    evaluate.add_argument(
-        "--plan", action="append", required=True, help='such as "0:20,10:30" or "base"; repeatable'
-    )
-    evaluate.add_argument(
-        "--task", action="append", required=True, help="a task of the config; repeatable"
-    )
-    evaluate.add_argument(
-        "--stage",
-        choices=("search", "select", "confirm"),
-        help="score only this stage's documents (default: all)",
-    )
-    evaluate.add_argument("--limit", type=_positive, help="the most documents of each task")
-    evaluate.add_argument(
-        "--engine",
-        default="torch",
-        choices=("torch", "exllamav2"),
-        help="exllamav2 needs EXL2 and cuda (default: torch)",
-    )
-    evaluate.add_argument(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="default: bfloat16; exllamav2 computes in float16",
-    )
-    evaluate.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
-    evaluate.add_argument(
-        "--store",
-        type=Path,
-        default=Path("results/store"),
-        help="keeps scored rows for later runs (default: results/store)",
-    )
-    evaluate.add_argument("--output", type=Path, required=True, help="a .parquet file to write")
+    evaluate = commands.add_parser("evaluate", help="score plans on tasks, one row per document")
+    add = evaluate.add_argument
+    add("model", type=Path, metavar="MODEL_DIR", help="a Hugging Face or EXL2 directory")
+    add("--plan", action="append", required=True, help='"0:20,10:30" or "base", say; repeatable')
+    add("--task", action="append", required=True, help="a task of the config; repeatable")
+    stages = ("search", "select", "confirm")
+    add("--stage", choices=stages, help="score only this stage's documents (default: all)")
+    add("--limit", type=_positive, help="the most documents of each task")
+    engines, engine_help = ("torch", "exllamav2"), "exllamav2 needs EXL2 and cuda (default: torch)"
+    add("--engine", choices=engines, default="torch", help=engine_help)
+    dtypes = ("float32", "float16", "bfloat16")
+    add("--dtype", choices=dtypes, help="default: bfloat16; exllamav2 computes in float16")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    store = Path("results/store")
+    add("--store", type=Path, default=store, help=f"keeps rows for later runs (default: {store})")
+    add("--output", type=Path, required=True, help="a .parquet file to write")
     evaluate.set_defaults(run=_evaluate)
 
-    plans = commands.add_parser(
-        "plans", parents=[with_config], help="list the plans of a config and predict their cost"
+    plans = commands.add_parser("plans", help="list the plans of a config and predict their cost")
+    add = plans.add_argument
+    add("--summary", action="store_true", help="leave out the list of plans")
+    speed_help = (
+        'speed of the base: "4000" (of the first model) or "llama-7b=4000,llama-13b=2200" '
+        "(default: what `frankenlab speed` measured)"
     )
-    plans.add_argument("--summary", action="store_true", help="leave out the list of plans")
-    plans.add_argument(
-        "--tokens-per-second",
-        metavar="SPEED",
-        help='speed of the base: "4000" (of the first model) or "llama-7b=4000,llama-13b=2200" '
-        "(default: what `frankenlab speed` measured)",
-    )
-    plans.add_argument(
-        "--gpus",
-        type=_positive,
-        action="append",
-        default=[],
-        help="predict the time on this many GPUs; repeatable",
-    )
+    add("--tokens-per-second", metavar="SPEED", help=speed_help)
+    gpus_help = "predict the time on this many GPUs; repeatable"
+    add("--gpus", type=_positive, action="append", default=[], help=gpus_help)
     plans.set_defaults(run=_plans)
 
-    speed = commands.add_parser(
-        "speed", parents=[with_config], help="measure how fast a config's models read prompts"
-    )
+    speed = commands.add_parser("speed", help="measure how fast a config's models read prompts")
     speed.add_argument("--device", choices=("cpu", "cuda"), help="default: the config's")
     speed.set_defaults(run=_speed)
 
-    fetch = commands.add_parser(
-        "fetch", parents=[with_config], help="download the models and data of a config"
-    )
+    fetch = commands.add_parser("fetch", help="download the models and data of a config")
     fetch.set_defaults(run=_fetch)
+
+    for command in (evaluate, plans, speed, fetch):
+        config_help = "the experiment (default: config/config.yaml)"
+        command.add_argument("--config", type=Path, help=config_help)
 
     export = commands.add_parser("materialize", help="write a plan as a standalone checkpoint")
     export.add_argument("model", type=Path, metavar="MODEL_DIR", help="a Hugging Face directory")
-    export.add_argument("--plan", required=True, help='such as "0:20,10:30"')
+    export.add_argument("--plan", required=True, help='"0:20,10:30", say')
     export.add_argument("--output", type=Path, required=True, help="a new directory")
     export.set_defaults(run=_materialize)
 
-    clear = commands.add_parser(
-        "clear",
-        help="after a kill: cancel orphaned SLURM jobs, remove a stale lock and half-written files",
+    clear_help = (
+        "after a kill: cancel orphaned SLURM jobs, remove a stale lock and unfinished files"
     )
-    clear.set_defaults(run=_clear)
+    commands.add_parser("clear", help=clear_help).set_defaults(run=_clear)
     return parser
 
 
@@ -155,12 +122,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     model = ModelSpec.for_directory(options.model, options.dtype, options.device, options.engine)
     tables = [
         evaluation.evaluate_task(
-            model,
-            plans,
-            settings[name],
-            stage=options.stage,
-            limit=options.limit,
-            store_root=options.store,
+            model, plans, settings[name], options.stage, options.limit, options.store
         )
         for name in options.task
     ]
