@@ -1,9 +1,9 @@
-"""Scores every plan of a grid on every document: what a racing search is replayed on.
+"""Score every plan of a grid on every document: what a racing search is replayed on.
 
 All 465 blocks [start, stop) of SmolLM2-135M, run twice, with the base, on the first documents of
-ARC-Easy and SST-2, in bfloat16: about an hour on 2 cores, the batch in hand lost when killed. Kept
-are whether each plan is right on each document and by how much, and how long the document is;
-nothing of its text.
+ARC-Easy and SST-2, in bfloat16: this takes about an hour on 2 cores, and a kill loses the batch in
+hand. The file keeps whether each plan is right on each document and by how much, and how long the
+document is, but nothing of its text.
 
     python benchmarks/exhaustive.py --output benchmarks/data/exhaustive.npz
 
@@ -24,28 +24,30 @@ import pandas as pd
 import torch
 
 from frankenlab.config import experiment as config
+from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.engines.batches import token_tree
 from frankenlab.evaluate.model_spec import ModelSpec, scoring_fingerprint
 from frankenlab.evaluate.runner import evaluate
 from frankenlab.evaluate.store import Store
 from frankenlab.io.files import atomic_path
+from frankenlab.plans.generators import Rys
 from frankenlab.plans.grid import expand
 from frankenlab.plans.plan import Plan
 from frankenlab.tasks.encoding import encoder_of
 from frankenlab.tasks.task import STAGES, Document, EvaluationTask
 
 # Every block of consecutive layers, run twice.
-BLOCKS = [{"generator": "rys"}]
+BLOCKS = [Rys()]
 
 
 def documents_of(task: EvaluationTask, count: int) -> tuple[list[Document], list[str]]:
-    """The first documents in the order of the stages, and the stage of each."""
+    """Return the first documents in the order of the stages, and the stage of each."""
     staged = [(index, stage) for stage in STAGES for index in task.indices(stage)][:count]
     return task.documents([index for index, _ in staged]), [stage for _, stage in staged]
 
 
 def margins(scores: pd.DataFrame) -> np.ndarray:
-    """Log-probability of the gold answer over that of the best other one, in nats, a row each."""
+    """Return each row's log-probability of the gold answer minus that of the best other one."""
     found = []
     for values, target in zip(scores["loglikelihoods"], scores["target"], strict=True):
         gold = int(target)
@@ -54,7 +56,7 @@ def margins(scores: pd.DataFrame) -> np.ndarray:
 
 
 def matrix(scores: pd.DataFrame, values: Sequence[float], plans: Sequence[Plan]) -> np.ndarray:
-    """[plans, documents], in the order in which plans and documents were asked for."""
+    """Return values [plans, documents] in the order in which these were asked for."""
     documents = scores["document"].unique()
     table = scores.assign(value=values).pivot(index="plan", columns="document", values="value")
     return table.loc[[plan.text for plan in plans], documents].to_numpy()
@@ -63,7 +65,7 @@ def matrix(scores: pd.DataFrame, values: Sequence[float], plans: Sequence[Plan])
 def task_arrays(
     scorer: ModelSpec, plans: Sequence[Plan], task: EvaluationTask, count: int, store: Path
 ) -> dict[str, np.ndarray]:
-    """The arrays of one task, scored as far as the store lacks them.
+    """Return the arrays of one task; what the store lacks is scored.
 
     Returns:
         correct: bool [plans, documents]; margin: float16 [plans, documents]; tokens, scored: int32
@@ -114,9 +116,10 @@ def main() -> None:
     experiment = config.load(options.config)
     name = options.model or next(iter(experiment.models))
     model = experiment.models[name]
-    grid = BLOCKS if options.grid == "blocks" else experiment.raw["plans"]
-    plans = [item.plan for item in expand(grid, model.n_layers).plans][: options.plans]
-    scorer = ModelSpec.for_stage(experiment, name, model.reference, "search")
+    blocks = options.grid == "blocks"
+    grid = expand(BLOCKS, model.n_layers) if blocks else experiment.grid(name)
+    plans = [item.plan for item in grid.plans][: options.plans]
+    scorer = ModelSpec.for_stage(experiment, name, model.reference, Stage(SEARCH))
     begun = time.monotonic()
     arrays: dict[str, np.ndarray] = {
         "plans": np.array([plan.text for plan in plans]),

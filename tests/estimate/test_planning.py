@@ -170,7 +170,7 @@ def test_a_workflow_that_is_built_counts_nothing_and_uses_what_was_counted(fetch
 
 def test_passes_are_those_of_the_shared_sweep(experiment):
     work = Workload(experiment).plans("tiny", "search", 0)
-    plans = [item.plan for item in expand(experiment.raw["plans"], 4).plans]
+    plans = [item.plan for item in expand(experiment.settings.plans, 4).plans]
     assert work.count == len(plans) == 11
     assert work.passes == layer_passes(plan_trie(plans)) < work.unshared
     assert work.unshared == sum(plan.depth for plan in plans)

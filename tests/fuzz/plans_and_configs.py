@@ -186,7 +186,7 @@ def check_config(draw: random.Random) -> str:
             experiment = config.load(path)
             workload = Workload(experiment)
             count = sum(len(workload.grid(model).plans) for model in experiment.models)
-            json.dumps(experiment.raw, allow_nan=False).encode()
+            json.dumps(experiment.settings.plain(), allow_nan=False).encode()
             if count <= SUMMED_PLANS:
                 summary(workload).encode()
         except UserError as error:

@@ -1,4 +1,4 @@
-"""What Frankenlab makes of a case, by the way that its commands go."""
+"""Frankenlab's answer to a case, found as its commands find it."""
 
 import traceback
 from dataclasses import replace

@@ -20,15 +20,14 @@ from pytest import MonkeyPatch
 
 from frankenlab import report
 from frankenlab.analyse import ledger
-from frankenlab.analyse.comparisons import Shortlist
-from frankenlab.analyse.race_rounds import Round
-from frankenlab.config import stages as rounds
+from frankenlab.analyse.race_rounds import Round, dropped
+from frankenlab.analyse.selection import Shortlist
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate import accounting, usage
 from frankenlab.estimate import throughput as speeds
 from frankenlab.evaluate.rows import Row
 from frankenlab.evaluate.store import Store
-from frankenlab.io.directories import complete_manifest, make_directory, read_manifest
+from frankenlab.io.directories import make_directory, read_manifest, verify_directory
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet, write_parquet
 from frankenlab.io.records import read_record
@@ -72,7 +71,7 @@ def tiny_exl2(folder: Path) -> None:
 
 
 def read_model(folder: Path) -> None:
-    """What every job does with a model: look at its shape, load it, run it."""
+    """Do what every job does with a model: look at its shape, load it, run it."""
     check_llama_shaped(folder)
     info = model_shape(folder)
     Footprint.of_directory(folder)
@@ -159,8 +158,8 @@ def a_directory(folder: Path) -> None:
 
 
 def read_directory(folder: Path) -> Any:
-    found = complete_manifest(folder / "it", verify=True)
-    return found and {name: (folder / "it" / name).read_bytes() for name in found["files"]}
+    found = verify_directory(folder / "it", every_hash=True).manifest
+    return {name: (folder / "it" / name).read_bytes() for name in found["files"]}
 
 
 IDENTITY = {"weights": "abc", "task": "arc_easy"}
@@ -184,7 +183,7 @@ def a_store(folder: Path) -> None:
 
 
 def read_store(folder: Path) -> Any:
-    """Rows may be missing, and are then made again; those that are there are as written."""
+    """Return the rows in the store; some may be missing, the others must be as written."""
     found = Store(folder, IDENTITY).load(PLANS)
     rows = [
         tuple(tuple(value) if isinstance(value, np.ndarray) else value for value in row)
@@ -214,7 +213,7 @@ def a_fetched_model(folder: Path) -> None:
 
 
 def read_fetched_model(folder: Path) -> None:
-    """What the jobs take from a manifest without looking at the model."""
+    """Read what jobs take from a manifest without looking at the model."""
     manifest = read_manifest(folder / "it")
     weights_hash(manifest)
     n_layers = ModelShape.from_manifest(manifest, folder / "it").n_layers
@@ -308,12 +307,12 @@ def records(folder: Path) -> None:
 
 
 def read_records(folder: Path) -> None:
-    """As the workflow's scripts do."""
+    """Read the records as the workflow's scripts do."""
     found = read_record(folder / "frankens.json", frankens.Manifest)
     pd.DataFrame(found["frankens"]).drop(columns=["key", "loop", "occurrences"])
     frankens.plans_of(found)
     race = read_record(folder / "race.json", Round)
-    rounds.dropped([race])
+    dropped([race])
     comparisons = pd.DataFrame(
         {
             "plan": ["base", "0:3,1:4"],
@@ -333,7 +332,7 @@ def read_records(folder: Path) -> None:
 
 
 def notes(folder: Path) -> None:
-    """What is kept beside the results: the ledger, speeds, a lock, benchmarks, accounting."""
+    """Write what is kept beside the results: ledger, speeds, lock, benchmarks, accounting."""
     look = {"experiment": "e", "model": "m", "quantization": "none", "task": "t", "plan": "0:3"}
     for documents in (["a"], ["b"], ["c"]):
         ledger.record(folder / "ledger.jsonl", look, documents)

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import fuzz
 from frankenlab.engines import masks
 from frankenlab.engines import torch as torch_engine
 from frankenlab.engines.rotary import Rotary
@@ -18,10 +17,11 @@ from frankenlab.evaluate import scoring
 from frankenlab.plans.plan import from_steps, parse
 from frankenlab.tasks import task as tasks
 from frankenlab.tasks.encoding import Encoder
-from fuzz import parity, reference, search
-from fuzz.compare import EQUAL, FAILED, HERE, judge
-from fuzz.models_of import write_model
-from fuzz.specs import Case, from_json, to_json
+from tests import fuzz
+from tests.fuzz import parity, reference, search
+from tests.fuzz.compare import EQUAL, FAILED, HERE, judge
+from tests.fuzz.models_of import write_model
+from tests.fuzz.specs import Case, from_json, to_json
 from tests.support.models import load_hf
 
 SEED, CASES = 20261126, 250

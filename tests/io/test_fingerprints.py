@@ -28,7 +28,7 @@ MIDDLE = """def double(x):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> Path:
-    """A small package in the place of the real one; `unused` is imported by nobody."""
+    """Put a small package in the place of the real one; no module imports `unused`."""
     root = tmp_path / "frankenlab"
     (root / "inner").mkdir(parents=True)
     for name, text in {
@@ -63,6 +63,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("middle", "    return", "    # why\n    return"),
         ("inner/__init__", "Nothing but words", "Other words"),
         ("inner/__init__", '"""Nothing but words."""', '"""Words."""\n__all__ = ["deep"]'),
+        ("inner/deep", "TWO = 2", 'TWO = 2\n"""A text below an attribute."""'),
         ("unused", "1", "2"),
         ("__init__", "0.1.0", "0.2.0"),
     ],
@@ -109,7 +110,7 @@ def test_a_file_outside_the_package_counts_with_what_it_imports(package, tmp_pat
 
 @pytest.fixture
 def real_package(tmp_path, monkeypatch) -> Path:
-    """A copy of the real package that can be edited."""
+    """Return a copy of the real package that can be edited."""
     copy = shutil.copytree(fingerprints.ROOT, tmp_path / "frankenlab")
     monkeypatch.setattr(fingerprints, "ROOT", copy)
     return copy

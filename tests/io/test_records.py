@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from frankenlab.analyse.comparisons import Frozen
+from frankenlab.analyse.selection import Frozen
 from frankenlab.io.errors import UserError
 from frankenlab.io.records import read_record
 from frankenlab.models.directory import model_shape

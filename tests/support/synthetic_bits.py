@@ -7,13 +7,13 @@ at few bits.
 import numpy as np
 import pandas as pd
 
-from frankenlab.analyse.comparisons import Rules
-from frankenlab.analyse.interaction import bits, corrected
+from frankenlab.analyse.interaction import corrected, task_bitrates
+from frankenlab.analyse.settings import Statistics
 from frankenlab.models.footprint import Footprint
 from frankenlab.models.shape import ModelShape
 from tests.support import synthetic_tables as synthetic
 
-RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
+RULES = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
 QUANTIZATIONS = ("none", "exl2-6.0", "exl2-4.0", "exl2-3.0")
 FROZEN, CONTROLS = "0:18,18:21x2,21:30", ("0:10,7:30", "0:3,2:5,4:27,26:30")
 ATTENTION, MLP, VOCABULARY = 884_736, 2_654_208, 49_152 * 576
@@ -66,7 +66,8 @@ def scores(
             parts.append(part.assign(plan=plan, quantization=quantization))
     table = pd.concat(parts, ignore_index=True)
     cluster = "d" + table["document"].astype(str)
-    return table.assign(cluster=cluster, stage="confirm", model=model, task=task.name)
+    columns = {"stage": "confirm", "model": model, "task": task.name, "hardware": "a card"}
+    return table.assign(cluster=cluster, **columns)
 
 
 def make_bits(
@@ -80,10 +81,9 @@ def make_bits(
     rng = np.random.default_rng(seed)
     sizes = {q: footprint(q) for q in quantizations}
     found = [
-        bits(
+        task_bitrates(
             scores(model, task, quantizations, worth, rng),
-            task.metric,
-            task.role,
+            task,
             FROZEN,
             quantizations[0],
             sizes,

@@ -9,7 +9,7 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from frankenlab.analyse.comparisons import outcomes
+from frankenlab.analyse.outcomes import outcomes
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.store import Store
 from frankenlab.models.tokenizer import load_tokenizer
@@ -29,7 +29,7 @@ TEMPLATES = {
 
 @pytest.fixture(params=TEMPLATES)
 def model(request, tmp_path):
-    """A model whose tokenizer adds these tokens to every text."""
+    """Return a model whose tokenizer adds these tokens to every text."""
     directory = make_tiny_model(tmp_path / "model", n_layers=2)
     if TEMPLATES[request.param]:
         path = str(directory / "tokenizer.json")
@@ -48,7 +48,7 @@ class CausalEngine(TorchEngine):
 
 
 def passages(folder, texts):
-    """Settings of a task of rolling texts, each in its own row."""
+    """Return the settings of a task of rolling texts, each in its own row."""
     rows = [{"passage": text, "question": "", "answer": True} for text in texts]
     file = write_rows(folder / "rows.jsonl", rows)
     return task_settings(folder, "boolq_passages", n=1, data_file=file)

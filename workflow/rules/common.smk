@@ -15,11 +15,11 @@ from frankenlab.io import fingerprints
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import damaged
-from frankenlab.io.signals import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.models import sources
 from frankenlab.plans import plan as plans
 from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, orphans
+from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps
 from frankenlab.tasks import index as task_index
 

@@ -1,6 +1,6 @@
 """Freezes one franken of a model, with its controls."""
 
-from frankenlab.analyse.comparisons import freeze
+from frankenlab.analyse.selection import freeze
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet
 from frankenlab.runtime.job import job
@@ -12,7 +12,7 @@ with job(snakemake) as experiment:
         model.name,
         model.n_layers,
         model.reference,
-        experiment.raw["stages"]["confirm"]["controls"],
-        experiment.raw["statistics"]["seed"],
+        experiment.settings.stages.confirm.controls,
+        experiment.settings.statistics.seed,
     )
     write_json(snakemake.output[0], frozen)

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from frankenlab.analyse.comparisons import Frozen
+from frankenlab.analyse.selection import Frozen
 from frankenlab.io.records import read_record
 from frankenlab.models.export import materialize
 from frankenlab.plans.plan import omissions, parse

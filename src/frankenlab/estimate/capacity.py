@@ -1,6 +1,5 @@
 """What the models of an experiment take at each quantization: memory, disk, time to quantize."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +18,7 @@ from frankenlab.models.memory import (
 )
 from frankenlab.models.quantization import NONE
 from frankenlab.models.shape import ModelShape
+from frankenlab.plans.generators import Generator
 from frankenlab.plans.grid import expand
 from frankenlab.plans.trie import plan_trie
 
@@ -163,7 +163,7 @@ def _loads(
 ) -> list[tuple[str, Load]]:
     """The heaviest batch of each stage, and a timed run (in the search stage's precision)."""
     stages = experiment.raw["stages"]
-    alive_in_search, occurrences = _walk(json.dumps(experiment.raw["plans"]), model.n_layers)
+    alive_in_search, occurrences = _walk(tuple(experiment.settings.plans), model.n_layers)
     # Every state that waits has a plan to come.
     states = {
         "search": alive_in_search,
@@ -186,9 +186,9 @@ def _loads(
 
 
 @cache
-def _walk(generators: str, n_layers: int) -> tuple[int, int]:
+def _walk(generators: tuple[Generator, ...], n_layers: int) -> tuple[int, int]:
     """(hidden states alive at once in a sweep of all plans, most attending occurrences of one)."""
-    plans = [item.plan for item in expand(json.loads(generators), n_layers).plans]
+    plans = [item.plan for item in expand(generators, n_layers).plans]
     occurrences = max(sum(step.attends for step in plan.steps) for plan in plans)
     return live_states(plan_trie(plans)), occurrences
 

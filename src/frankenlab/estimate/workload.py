@@ -25,7 +25,7 @@ from frankenlab.io.files import cache_folder, content_hash, write_json
 from frankenlab.io.fingerprints import code_fingerprint
 from frankenlab.io.records import read_record
 from frankenlab.models.quantization import NONE
-from frankenlab.plans.grid import Grid, expand
+from frankenlab.plans.grid import Grid
 from frankenlab.plans.shards import Shard, divide
 from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
 
@@ -146,7 +146,7 @@ class Workload:
         return self.experiment.models[name]
 
     def grid(self, model: str) -> Grid:
-        return expand(self.experiment.raw["plans"], self.model(model).n_layers)
+        return self.experiment.grid(model)
 
     def stage_shards(self, model: str, stage: str) -> list[int]:
         """Numbers of a stage's or a round's shards: only the search is divided."""

@@ -19,10 +19,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from frankenlab.io.directories import NEVER, is_safe_name
+from frankenlab.io.directories import is_safe_name
 from frankenlab.io.errors import UserError, one_line
 from frankenlab.io.files import sha256_file
 from frankenlab.io.signals import die_with_parent
+from frankenlab.models.files import NEVER
 from frankenlab.models.sources import Source, Use, wanted
 
 log = logging.getLogger(__name__)

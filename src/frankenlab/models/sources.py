@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from frankenlab.io.directories import NEVER, is_safe_name
+from frankenlab.io.directories import is_safe_name
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, sha256_file
-from frankenlab.models.files import MODEL_FILES
+from frankenlab.models.files import MODEL_FILES, NEVER
 
 Use = Literal["model", "data"]
 Kind = Literal["pypi", "hub", "path"]

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from frankenlab.analyse.comparisons import Frozen
+from frankenlab.analyse.selection import Frozen
 from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import read_parquet
 from frankenlab.io.records import read_record

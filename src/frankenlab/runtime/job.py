@@ -1,7 +1,6 @@
-"""What every job of the workflow needs around its work."""
+"""The surroundings of every job's work: its log, its signals, and errors on one line."""
 
 import ctypes
-import errno
 import logging
 import os
 import sys
@@ -13,25 +12,25 @@ from typing import Any
 from frankenlab.config.experiment import Experiment, check
 from frankenlab.estimate.accounting import record
 from frankenlab.io.errors import UserError
-from frankenlab.io.signals import Stopped, end_with_workflow, stopped_by_signals
+from frankenlab.io.files import disk_full
+from frankenlab.io.signals import Stopped, stopped_by_signals
+from frankenlab.runtime.processes import end_with_workflow
 
-# mallopt(3) of glibc: above which size a block gets pages of its own, and how much free memory at
-# the top of the heap goes back to the system.
+# Options of mallopt(3) in glibc: the free memory at the top of the heap that the system gets back,
+# and the size from which a block gets pages of its own.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
-
-# The file system is full, a quota or a size limit is reached.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[Experiment]:
-    """Runs a script's work: log to its file, threads as granted, errors of the user on one line.
+    """Run a script's work: it logs to the job's file and uses the threads that it was given.
 
-    A signal that asks the process to end (see `stopping`) leaves one line in the log.
+    A user's error is one line on the terminal and in the log. A signal that asks the process to end
+    (see `io.signals`) leaves one line in the log.
 
     Yields:
-        The experiment, checked again from the config that the job was given.
+        The experiment, from the config that the job was given.
     """
     terminal = sys.stderr
     try:
@@ -48,7 +47,8 @@ def job(snakemake: Any) -> Iterator[Experiment]:
         logging.warning("stopped by %s: %s", stop.signal.name, stop.kept)
         raise
     except Exception as error:
-        message = str(error) if isinstance(error, UserError) else _no_space(error)
+        where = getattr(error, "filename", None) or os.getcwd()
+        message = str(error) if isinstance(error, UserError) else disk_full(error, where)
         if message is None:
             logging.exception("unexpected error")
             raise
@@ -63,22 +63,12 @@ def _log_to(path: str) -> None:
     sys.stderr = log
 
 
-def _no_space(error: Exception) -> str | None:
-    """In one line, if that is what happened; not every writer (safetensors, say) has an errno."""
-    for number in FULL:
-        reason = os.strerror(number)
-        if getattr(error, "errno", None) == number or reason in str(error):
-            where = getattr(error, "filename", None) or os.getcwd()
-            return (
-                f"{where}: cannot write, {reason.lower()}; "
-                "free some space and run again, finished parts are kept"
-            )
-    return None
-
-
 def _keep_freed_memory() -> None:
-    """Activations of a few megabytes are allocated and freed all the time: with glibc's defaults
-    each gets fresh pages from the kernel, which is a fifth of the time of a layer."""
+    """Have the C library keep freed memory for later activations.
+
+    By default glibc takes fresh pages from the kernel for each activation of a few megabytes, which
+    costs a fifth of a layer's time.
+    """
     with suppress(OSError, AttributeError):
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             ctypes.CDLL(None).mallopt(option, KEPT_BYTES)

@@ -1,18 +1,19 @@
 """Bits x duplication on invented scores whose truth is known."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from frankenlab.analyse.comparisons import Rules
-from frankenlab.analyse.interaction import bits, corrected
+from frankenlab.analyse.interaction import corrected, task_bitrates
+from frankenlab.analyse.settings import Statistics
 from frankenlab.models.footprint import Footprint
 from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import parse
 
-RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
+RULES = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
 FRANKEN, CONTROL = "0:3,1:4", "0:2,0:4"
 NONE, SIX, FOUR = "none", "exl2-6.0", "exl2-4.0"
 
@@ -47,11 +48,13 @@ def scores(cells: dict[tuple[str, str], list[float]], metric="acc", weights=None
         parts.append(part.assign(plan=plan, quantization=quantization))
     table = pd.concat(parts, ignore_index=True)
     cluster = "d" + table["document"].astype(str)
-    return table.assign(cluster=cluster, stage="confirm", model="m", task="t")
+    return table.assign(cluster=cluster, stage="confirm", model="m", task="t", hardware="a card")
 
 
 def made(table: pd.DataFrame, metric="acc", reference=NONE, rules=RULES, sizes=FOOTPRINTS):
-    found = bits(table, metric, "search", FRANKEN, reference, sizes, 4, rules)
+    found = task_bitrates(
+        table, SimpleNamespace(metric=metric, role="search"), FRANKEN, reference, sizes, 4, rules
+    )
     return corrected(found, rules).set_index(["plan", "quantization"])
 
 
@@ -179,7 +182,7 @@ def test_memory_counts_every_occurrence_and_the_embeddings():
     assert FOOTPRINTS[NONE].relative_compute(plan) == pytest.approx(8 / 6)
 
 
-def test_a_gain_at_equal_bytes_is_told():
+def test_a_gain_at_equal_bytes_is_significant():
     found = made(
         accurate(
             {
@@ -253,12 +256,14 @@ def interaction_of(table: pd.DataFrame) -> float:
 @pytest.mark.parametrize("planted", [0.0, 0.25])
 def test_intervals_of_interactions_cover_the_truth(planted):
     rng = np.random.default_rng(3)
-    quick = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
+    quick = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
     truth = interaction_of(simulated(rng, 20_000, planted))
     rows = []
     for _ in range(100):
         table = simulated(rng, 100, planted)
-        found = bits(table, "acc", "search", FRANKEN, NONE, FOOTPRINTS, 4, quick)
+        found = task_bitrates(
+            table, SimpleNamespace(metric="acc", role="search"), FRANKEN, NONE, FOOTPRINTS, 4, quick
+        )
         rows.append(found.set_index(["plan", "quantization"]).loc[(FRANKEN, FOUR)])
         assert rows[-1]["interaction"] == pytest.approx(interaction_of(table))
     covered = np.mean([r["interaction_low"] <= truth <= r["interaction_high"] for r in rows])
