@@ -20,7 +20,7 @@ from frankenlab.io.files import share, write_json
 from frankenlab.models.directory import check_llama_shaped
 from frankenlab.models.exl2.reading import is_exl2
 from frankenlab.models.files import CONFIG, copy_companions, read_json
-from frankenlab.models.franken import layer_tensors, parts
+from frankenlab.models.franken import layer_tensors
 from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.models.weight_writing import write_weights
 from frankenlab.plans.plan import Plan, Step
@@ -173,6 +173,6 @@ def _tensors(stored: TensorFiles, plan: Plan) -> Iterator[tuple[str, torch.Tenso
 def _scaled(tensor: torch.Tensor, is_output: bool, part: str, step: Step) -> torch.Tensor:
     if not is_output:
         return tensor
-    if part not in parts(step):
+    if part not in step.parts:
         return torch.zeros_like(tensor)
     return tensor * step.scale if step.scale != 1 else tensor

@@ -11,7 +11,7 @@ from typing import Any
 
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.files import CONFIG, read_json
-from frankenlab.models.franken import layer_tensors, parts
+from frankenlab.models.franken import layer_tensors
 from frankenlab.models.shape import EMBEDDINGS, HEAD, NORM, PARTS, ModelShape
 from frankenlab.plans.plan import Plan
 
@@ -98,12 +98,12 @@ class Footprint:
     def relative_compute(self, plan: Plan) -> float:
         """Return the multiplications by weights for one token, relative to the base's."""
         shape = self.shape
-        work = sum(shape.part_weights(part) for step in plan.steps for part in parts(step))
+        work = sum(shape.part_weights(part) for step in plan.steps for part in step.parts)
         once = shape.n_layers * shape.layer_weights
         return (work + shape.head_weights) / (once + shape.head_weights)
 
     def _run(self, plan: Plan) -> int:
-        return sum(self.parts[part][step.layer] for step in plan.steps for part in parts(step))
+        return sum(self.parts[part][step.layer] for step in plan.steps for part in step.parts)
 
 
 def weights_row(

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from frankenlab.io.errors import UserError
 from frankenlab.models.shape import NORMS, PARTS, ModelShape
-from frankenlab.plans.plan import Plan, Step, parse
+from frankenlab.plans.plan import Plan, parse
 
 KV_BYTES = 2  # of a value in a 16-bit cache
 
@@ -46,8 +46,8 @@ class Manifest(TypedDict):
 
 def franken(plan: Plan, group: str, shape: ModelShape) -> ManifestEntry:
     """Return the size and the cost of a plan on a model of that shape."""
-    used = {(step.layer, part) for step in plan.steps for part in parts(step)}
-    run = sum(shape.part_parameters(part) for step in plan.steps for part in parts(step))
+    used = {(step.layer, part) for step in plan.steps for part in step.parts}
+    run = sum(shape.part_parameters(part) for step in plan.steps for part in step.parts)
     stored = sum(shape.part_parameters(part) for _, part in used)
     attending = sum(step.attends for step in plan.steps)
     return {
@@ -62,11 +62,6 @@ def franken(plan: Plan, group: str, shape: ModelShape) -> ManifestEntry:
         "kv_bytes_per_token": attending * 2 * shape.kv_size * KV_BYTES,
         "occurrences": _occurrences(plan),
     }
-
-
-def parts(step: Step) -> tuple[str, ...]:
-    """Return the parts of a layer that a step runs."""
-    return tuple(PARTS) if step.part == "block" else (step.part,)
 
 
 def layer_tensors(layer: int, part: str) -> list[str]:
