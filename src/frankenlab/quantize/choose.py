@@ -69,7 +69,7 @@ def quantize(
 
 
 def quantizer_of(experiment: Experiment, directory: Path, texts: list[str]) -> Quantizer:
-    """Return the experiment's quantizer, with its calibration texts, for a model's directory."""
+    """Return the experiment's quantizer with its calibration texts, for a model's directory."""
     if experiment.quantizer == "exllamav2":
         return Exllamav2Quantizer(tuple(texts))
     settings = experiment.calibration
