@@ -88,7 +88,7 @@ class Experiment:
 
     @property
     def raced(self) -> bool:
-        """Whether the search drops plans on its way."""
+        """Tell whether the search drops plans on its way."""
         return self.settings.stages.search.racing is not None
 
     def rounds(self, name: str) -> list[Stage]:

@@ -7,6 +7,19 @@ read a model, and `shape` describes it; `exl2` and `gguf` are formats; `franken`
 """
 
 __all__ = [
-    *("directory", "exl2", "export", "fetch", "files", "footprint", "franken", "gguf", "memory"),
-    *("model_config", "quantization", "shape", "sources", "tensor_files", "tokenizer"),
+    "directory",
+    "exl2",
+    "export",
+    "fetch",
+    "files",
+    "footprint",
+    "franken",
+    "gguf",
+    "memory",
+    "model_config",
+    "quantization",
+    "shape",
+    "sources",
+    "tensor_files",
+    "tokenizer",
 ]
