@@ -22,7 +22,6 @@ from frankenlab import report
 from frankenlab.analyse import ledger
 from frankenlab.config import stages as rounds
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.estimate import accounting, usage
 from frankenlab.estimate import throughput as speeds
 from frankenlab.evaluate.rows import Row
 from frankenlab.evaluate.store import Store
@@ -283,15 +282,6 @@ RECORDS: dict[str, Any] = {
     "frozen/llama.json": FREEZE,
     "shortlist.json": {"model": "llama", "plans": [{"plan": "0:3,1:4", "group": "rys"}]},
     "plans.json": [["0:3,1:4", "rys"], ["0:2,1:4", "rys"]],
-    "asked.json": {
-        "evaluate_task": {
-            "jobs": 3,
-            "predicted_hours": None,
-            "asked_hours": 1.5,
-            "asked_mem_mb": 4000,
-            "asked_gpu_hours": 0.0,
-        }
-    },
     "provenance.json": {
         "experiment": "e",
         "created": "2026-11-20",
@@ -330,7 +320,6 @@ def read_records(folder: Path) -> None:
         }
     )
     sum(race["documents"].values()), race["passes"] + 1, len(comparisons)
-    usage.table(read_record(folder / "asked.json", schemas.ASKED), {}, {})
     read_record(folder / "shortlist.json", schemas.SHORTLIST)
     read_record(folder / "plans.json", schemas.PLANS)
     freezes = report.load_frozen(folder / "frozen")
@@ -338,7 +327,7 @@ def read_records(folder: Path) -> None:
 
 
 def notes(folder: Path) -> None:
-    """What is kept beside the results: the ledger, speeds, a lock, benchmarks, accounting."""
+    """What is kept beside the results: the ledger, speeds, a lock."""
     look = {"experiment": "e", "model": "m", "quantization": "none", "task": "t", "plan": "0:3"}
     for documents in (["a"], ["b"], ["c"]):
         ledger.record(folder / "ledger.jsonl", look, documents)
@@ -346,10 +335,6 @@ def notes(folder: Path) -> None:
     speed = speeds.Measured(*sizes, 1000.0, 200.0, True)
     write_json(folder / "speeds.json", [asdict(speed)])
     write_json(folder / ".lock", asdict(lock.Holder.here("e")))
-    head = "s\th:m:s\tmax_rss\tmax_vms\n"
-    (folder / "benchmark.tsv").write_text(head + "12.5\t0:00:12\t300.1\t400.2\n" * 2)
-    lines = ("7|COMPLETED|60||billing=1,gres/gpu=1", "7.batch|COMPLETED|60|120.5M|")
-    (folder / "sacct.txt").write_text("\n".join(lines * 3) + "\n")
 
 
 def read_notes(folder: Path) -> None:
@@ -359,8 +344,6 @@ def read_notes(folder: Path) -> None:
     holder = lock.read(folder / ".lock")
     if holder is not None:
         f"{holder} {holder.ended()}".encode()
-    usage._benchmark(folder / "benchmark.tsv")
-    accounting.parse_sacct((folder / "sacct.txt").read_text(errors="replace"))
     with MonkeyPatch.context() as patch:
         patch.setattr(speeds, "speeds_file", lambda: folder / "speeds.json")
         for row in speeds.read_speeds():

@@ -239,17 +239,6 @@ def test_as_many_jobs_are_planned_as_snakemake_would_run(lab: Laboratory, shards
     del lab.config["stages"]["search"]["shards"]
 
 
-def test_what_jobs_took_stands_beside_what_was_predicted_and_asked(lab: Laboratory) -> None:
-    rows = pd.read_csv(lab.results / "tables" / "resources.csv").set_index("rule")
-    assert rows["jobs"].to_dict() == {"evaluate_task": 7, "measure_cost": 1}
-    assert (rows["runs"] == rows["jobs"]).all() and (rows["source"] == "benchmark").all()
-    assert (rows["used_hours"] > 0).all() and (rows["used_mem_mb"] > 100).all()
-    assert (rows["asked_hours"] > rows["used_hours"]).all()
-    assert (rows[["asked_gpu_hours", "used_gpu_hours"]] == 0).all(axis=None)
-    page = (lab.results / "report" / "index.html").read_text()
-    assert "What it took" in page and "evaluate_task" in page
-
-
 def test_a_dry_run_ends_with_the_summary_of_the_grid(lab: Laboratory) -> None:
     text = lab.snakemake("--dry-run", "--forceall").stdout
     assert "evaluate_task" in text

@@ -45,11 +45,6 @@ def test_as_many_jobs_are_planned_as_snakemake_would_run(lab: Laboratory) -> Non
     assert lab.planned() == lab.jobs("--forceall")
 
 
-def test_what_quantizing_took_is_told_too(lab: Laboratory) -> None:
-    rows = pd.read_csv(lab.results / "tables" / "resources.csv").set_index("rule")
-    assert rows.loc["measure_exl2", "runs"] == rows.loc["quantize_exl2", "runs"] == 1
-
-
 def test_scores_differ_by_quantization_and_by_plan(lab: Laboratory) -> None:
     tables = [
         pd.read_parquet(lab.results / f"scores/confirm/tiny/{q}/animals.0.parquet")

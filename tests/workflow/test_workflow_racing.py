@@ -93,12 +93,6 @@ def test_as_many_jobs_are_planned_as_snakemake_would_run(lab: Laboratory) -> Non
     assert planned["evaluate_task"] == 2 * SHARDS * rounds + 2 + 3
 
 
-def test_what_the_rounds_took_stands_beside_what_was_predicted(lab: Laboratory) -> None:
-    rows = pd.read_csv(lab.results / "tables" / "resources.csv").set_index("rule")
-    assert rows.loc["evaluate_task", "jobs"] == lab.planned()["evaluate_task"]
-    assert (rows["runs"] == rows["jobs"]).all()
-
-
 def test_a_dry_run_tells_what_the_race_takes_at_most(lab: Laboratory) -> None:
     text = lab.snakemake("--dry-run", "--forceall").stdout
     (line,) = (line for line in text.splitlines() if line.startswith("  search at "))

@@ -10,10 +10,9 @@ from snakemake.cli import parse_args
 from frankenlab.config import experiment as configuration
 from frankenlab.config import stages as rounds
 from frankenlab.estimate import capacity, resources as requests, summary as plan_summary
-from frankenlab.estimate import usage, workload as planning
+from frankenlab.estimate import workload as planning
 from frankenlab.io import fingerprints
 from frankenlab.io.errors import UserError
-from frankenlab.io.files import write_json
 from frankenlab.io.parquet import damaged
 from frankenlab.io.signals import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.models import local_files
@@ -361,15 +360,6 @@ if workflow.is_main_process:
             print(f"notice: {_model}: {_line}", file=sys.stderr)
 
 
-# What the jobs are predicted to take and ask for, written when a run starts: only then are the
-# limits of the cluster known, and it must make nothing stale.
-ASKED = f"{RESULTS}/usage/asked.json"
-
-
-def write_asked():
-    write_json(ASKED, usage.expected(WORKLOAD, partition_limits()))
-
-
 onstart:
     # From here on a signal ends the jobs first. Snakemake's own lock outlives a kill; ours ends
     # with this process, so that jobs found now are those of a workflow that was killed.
@@ -382,7 +372,6 @@ onstart:
         # A workflow that runs here can do without a cluster that is down.
         if workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
             raise SystemExit(str(error)) from None
-    write_asked()
 
 
 onerror:

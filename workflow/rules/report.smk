@@ -113,7 +113,6 @@ rule render_notebook:
         ],
         bits=expand(f"{RESULTS}/figures/{{model}}/bits.png", model=BITS_MODELS),
         provenance=f"{RESULTS}/provenance.json",
-        resources=f"{RESULTS}/tables/resources.parquet",
         stamp=script_stamp("render_notebook"),
     output:
         html=report(

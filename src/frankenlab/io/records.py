@@ -103,16 +103,6 @@ PROVENANCE = {
         **{name: {"type": "object"} for name in ("grid", "precisions", "machine", *TABLES)},
     },
 }
-# What `usage.expected` makes: rule -> what its jobs are predicted to take and ask for.
-ASKED = table_of(
-    object_of(
-        jobs=COUNT,
-        predicted_hours={"type": ["number", "null"]},
-        asked_hours=NUMBER,
-        asked_mem_mb=NUMBER,
-        asked_gpu_hours=NUMBER,
-    )
-)
 SHORTLIST = object_of(plans=list_of(object_of(plan=TEXT, group=TEXT)))
 PLANS = list_of(list_of(TEXT, minItems=2, maxItems=2))
 

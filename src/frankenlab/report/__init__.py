@@ -5,7 +5,6 @@ from frankenlab.report.bits import bits_answer, bits_html
 from frankenlab.report.hardware import costs_hardware_html, hardware_html
 from frankenlab.report.page import render_html, run_notebook
 from frankenlab.report.race import race_html
-from frankenlab.report.resources import resources_html
 from frankenlab.report.tables import (
     answer_html,
     cases,
@@ -45,7 +44,6 @@ __all__ = [
     "pairs_html",
     "race_html",
     "render_html",
-    "resources_html",
     "run_notebook",
     "title_html",
     "top_plans",

@@ -23,7 +23,6 @@ NAMES = (
     "bits",
     "quantizations",
     "race",
-    "resources",
 )
 # Plans and descriptions can be long: these columns wrap, all others keep their line.
 LONG_COLUMNS = ("plan", "frozen", "control", "made by", "calibration")
