@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from frankenlab.config import experiment as config
-from frankenlab.estimate.summary import summary
-from frankenlab.estimate.throughput import given_speeds, speeds_file, write_speeds
-from frankenlab.estimate.workload import Workload
+from frankenlab.estimate.resources import predict
+from frankenlab.estimate.summary import grid_summary
+from frankenlab.estimate.throughput import given_speeds
 from frankenlab.io.errors import UserError
 from frankenlab.io.words import excerpt
 from frankenlab.plans import grid
@@ -60,17 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens-per-second",
         metavar="SPEED",
         help='of the base: "4000" (of the first model) or "llama-7b=4000,llama-13b=2200"; '
-        "default: as `frankenlab speed` measured",
-    )
-    plans.add_argument(
-        "--gpus", type=_positive, action="append", default=[], help="how long it takes on so many"
+        "default: as `make speed` measured",
     )
     plans.set_defaults(run=_plans)
-
-    speed = commands.add_parser("speed", help="measure how fast a config's models read prompts")
-    speed.add_argument("--config", type=Path, default=config.DEFAULT)
-    speed.add_argument("--device", choices=("cpu", "cuda"), help="default: the config's")
-    speed.set_defaults(run=_speed)
 
     fetch = commands.add_parser("fetch", help="download the models and data of a config")
     fetch.add_argument("--config", type=Path, default=config.DEFAULT)
@@ -154,20 +146,7 @@ def _plans(options: argparse.Namespace) -> None:
                 print(f"  {item.group:<18}{item.plan}")
     given = options.tokens_per_second
     speeds = given_speeds(given, experiment) if given else None
-    print(summary(Workload(experiment, speeds, thorough=True), options.gpus))
-
-
-def _speed(options: argparse.Namespace) -> None:
-    from frankenlab.estimate.speed_test import measure_speeds
-
-    experiment = config.load(options.config)
-    if options.device:
-        experiment = config.check({**experiment.raw, "device": options.device})
-    for measured, line in measure_speeds(experiment):
-        print(line, flush=True)
-        if measured:
-            write_speeds([measured])
-    print(f"written to {speeds_file()}: make plan, dry runs and requests go by it")
+    print(grid_summary(predict(experiment).thorough(speeds)))
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -2,10 +2,12 @@ rule evaluate_task:
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
-        data=lambda w: task_data(w.task),
+        data=lambda w: data_input(SETTINGS["tasks"][w.task].get("data")),
         # Its text must be in no document.
-        calibration=lambda w: calibration_data() if w.quantization != "none" else [],
-        task=lambda w: task_stamp(w.stage, w.task, w.model, w.quantization),
+        calibration=lambda w: (
+            data_input(CALIBRATION) if w.quantization != "none" else []
+        ),
+        task=lambda w: RUN.task_stamp(w.stage, w.task, w.model, w.quantization),
         stamp=script_stamp("evaluate_task"),
     output:
         f"{RESULTS}/scores/{{stage}}/{{model}}/{{quantization}}/{{task}}.{{shard}}.parquet",
@@ -15,8 +17,8 @@ rule evaluate_task:
         f"{RESULTS}/benchmarks/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.tsv"
     threads: CORES
     resources:
-        mem_mb=asked("evaluate_task", "mem_mb"),
-        runtime=asked("evaluate_task", "runtime"),
+        mem_mb=predicted("evaluate_task", "mem_mb"),
+        runtime=predicted("evaluate_task", "runtime"),
         gpu=1 if SETTINGS["device"] == "cuda" else 0,
     params:
         store=STORE,
@@ -51,8 +53,8 @@ rule measure_cost:
     # All cores: another job beside it would be measured too.
     threads: CORES
     resources:
-        mem_mb=asked("measure_cost", "mem_mb"),
-        runtime=asked("measure_cost", "runtime"),
+        mem_mb=predicted("measure_cost", "mem_mb"),
+        runtime=predicted("measure_cost", "runtime"),
         gpu=1 if SETTINGS["device"] == "cuda" else 0,
     script:
         "../scripts/measure_cost.py"

@@ -1,5 +1,6 @@
 FIGURES = ["layer_effects", "repetition_effect", "quality_cost"]
 FIGURES += ["race"] if "race" in TABLES else []
+NOTEBOOK = Path(workflow.basedir) / "notebooks" / "report.ipynb"
 CONFIRM_FIGURES = ["confirm_forest", "quality_speed"]
 
 
@@ -88,14 +89,7 @@ rule provenance:
 
 rule render_notebook:
     input:
-        notebook=lambda w: stamp(
-            "notebooks/report",
-            lambda: json.loads(
-                Path(workflow.basedir, "notebooks/report.ipynb").read_text(
-                    encoding="utf-8"
-                )
-            ),
-        ),
+        notebook=lambda w: RUN.notebook_stamp(NOTEBOOK),
         tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
         search=[
@@ -128,6 +122,6 @@ rule render_notebook:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(20),
     params:
-        notebook=str(Path(workflow.basedir, "notebooks/report.ipynb")),
+        notebook=str(NOTEBOOK),
     script:
         "../scripts/render_notebook.py"
