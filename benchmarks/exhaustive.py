@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 
 from frankenlab.config import experiment as config
+from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.engines.batches import token_tree
 from frankenlab.evaluate.model_spec import ModelSpec, scoring_fingerprint
 from frankenlab.evaluate.runner import evaluate
@@ -114,9 +115,10 @@ def main() -> None:
     experiment = config.load(options.config)
     name = options.model or next(iter(experiment.models))
     model = experiment.models[name]
-    grid = BLOCKS if options.grid == "blocks" else experiment.raw["plans"]
-    plans = [item.plan for item in expand(grid, model.n_layers).plans][: options.plans]
-    scorer = ModelSpec.for_stage(experiment, name, model.reference, "search")
+    blocks = options.grid == "blocks"
+    grid = expand(BLOCKS, model.n_layers) if blocks else experiment.grid(name)
+    plans = [item.plan for item in grid.plans][: options.plans]
+    scorer = ModelSpec.for_stage(experiment, name, model.reference, Stage(SEARCH))
     begun = time.monotonic()
     arrays: dict[str, np.ndarray] = {
         "plans": np.array([plan.text for plan in plans]),

@@ -67,7 +67,7 @@ def measure_speeds(experiment: Experiment) -> Iterator[tuple[Measured | None, st
     Raises:
         UserError: the experiment's device is not here.
     """
-    usable_device(experiment.raw["device"])
+    usable_device(experiment.settings.device)
     for model in experiment.models.values():
         sizes = sizes_of(model)
         if sizes is None:
@@ -97,8 +97,8 @@ def _ways(experiment: Experiment, model: ModelSettings) -> list[tuple[str, str]]
 def _measure(
     experiment: Experiment, model: ModelSettings, quantization: str, precision: str, sizes: Sizes
 ) -> Measured:
-    name, device = experiment.engine(model.name, quantization), experiment.raw["device"]
-    budget = experiment.raw["token_budget"]
+    name, device = experiment.engine(model.name, quantization), experiment.settings.device
+    budget = experiment.settings.token_budget
     folder = experiment.weights_folder(model.name, quantization)
     real = (folder / "manifest.json").is_file()
     with tempfile.TemporaryDirectory() as scratch:
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         experiment = config.load(options.config)
         if options.device:
-            experiment = config.check({**experiment.raw, "device": options.device})
+            experiment = config.check({**experiment.settings.plain(), "device": options.device})
         for measured, line in measure_speeds(experiment):
             print(line, flush=True)
             if measured:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from frankenlab.config.experiment import DEFAULT, Experiment, load
-from frankenlab.plans.grid import expand
 from frankenlab.plans.plan import Plan, looped
 from frankenlab.tasks.index import TaskSettings
 
@@ -91,9 +90,8 @@ class Setting:
     def grid(self, name: str) -> list[Plan]:
         """ "blocks" (16 plans) or "config" (the experiment's own)."""
         if name == "config":
-            found = [
-                item.plan for item in expand(self.experiment.raw["plans"], self.n_layers).plans
-            ]
+            grid = self.experiment.grid(next(iter(self.experiment.models)))
+            found = [item.plan for item in grid.plans]
         else:
             found = blocks(self.n_layers)
         return found[: self.plans]

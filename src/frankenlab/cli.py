@@ -137,7 +137,7 @@ def _positive(text: str) -> int:
 def _plans(options: argparse.Namespace) -> None:
     experiment = config.load(options.config)
     for model in experiment.models.values():
-        found = grid.expand(experiment.raw["plans"], model.n_layers)
+        found = experiment.grid(model.name)
         for line in grid.notices(found):
             print(f"notice: {model.name}: {line}", file=sys.stderr)
         if not options.summary:

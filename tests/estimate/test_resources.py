@@ -1,13 +1,15 @@
 """What jobs ask for: it follows their shard, grows with each try and stays within the cluster."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from frankenlab.config import experiment as config
+from frankenlab.config.stages import Stage
+from frankenlab.estimate.memory import requirements
 from frankenlab.estimate.resources import (
-    LEAST_MB,
     LEAST_MINUTES,
     MEMORY_MARGIN,
     ROW_BYTES,
@@ -18,7 +20,6 @@ from frankenlab.estimate.resources import (
     read_limits,
     resources,
 )
-from frankenlab.estimate.memory import requirements
 from frankenlab.estimate.work import Job
 from frankenlab.io.errors import UserError
 from tests.support.paths import ROOT
@@ -37,7 +38,7 @@ def prediction(tmp_path, monkeypatch) -> Prediction:
 
 def searching(prediction: Prediction, model: str, task: str = "hellaswag", shard: int = 0) -> Job:
     reference = prediction.workload.model(model).reference
-    return Job("evaluate_task", model, reference, "search", task, shard)
+    return Job("evaluate_task", model, reference, Stage("search"), task, shard)
 
 
 def test_time_is_the_predicted_time_with_a_margin(prediction):
@@ -48,8 +49,9 @@ def test_time_is_the_predicted_time_with_a_margin(prediction):
 
 
 def test_larger_shards_ask_for_more_time(prediction):
-    jobs = [searching(prediction, "llama-30b", shard=n) for n in prediction.workload.shards("llama-30b")]
-    passes = [prediction.workload.shards("llama-30b")[job.shard].passes for job in jobs]
+    shards = prediction.workload.grid("llama-30b").shards
+    jobs = [searching(prediction, "llama-30b", shard=n) for n in shards]
+    passes = [shards[job.shard].passes for job in jobs]
     times = [resources(prediction, job).runtime for job in jobs]
     assert len(set(times)) > 1
     assert times[passes.index(max(passes))] == max(times)
@@ -63,35 +65,37 @@ def test_each_attempt_asks_for_as_much_again(prediction):
 
 def test_a_short_job_asks_for_the_least(prediction):
     assert resources(prediction, Job("measure_cost", "llama-7b", "none")).runtime == 10
-    assert resources(prediction, Job("aggregate")).mem_mb == LEAST_MB
 
 
 def test_what_a_gpu_needs_of_the_host_is_a_file_of_weights_at_a_time(prediction):
     small, large = (
-        resources(prediction, Job("evaluate_task", model, "none", "confirm", "piqa")).mem_mb
+        resources(prediction, Job("evaluate_task", model, "none", Stage("confirm"), "piqa")).mem_mb
         for model in ("llama-7b", "llama-2-7b")
     )
     assert small == large and 14_000 < small < 20_000
-    four = resources(prediction, searching(prediction, "llama-7b").X)
+    four = resources(
+        prediction, replace(searching(prediction, "llama-7b"), quantization="exl2-4.0")
+    )
     assert 8_000 < four.mem_mb < small
 
 
 def test_on_a_cpu_the_model_itself_is_in_host_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    raw = dict(config.load(LLAMA).raw)
+    raw = config.load(LLAMA).settings.plain()
     raw |= {"device": "cpu", "engine": "torch"}
     found = predict(config.check(raw))
     needed = requirements(found.workload, "llama-7b")["none"]
-    asked = resources(found, Job("evaluate_task", "llama-7b", "none", "confirm", "piqa"))
+    asked = resources(found, Job("evaluate_task", "llama-7b", "none", Stage("confirm"), "piqa"))
     assert asked.mem_mb * 1e6 > MEMORY_MARGIN * needed.memory.weights > 15e9
 
 
 def test_rows_of_many_plans_and_documents_need_memory(prediction):
     job = searching(prediction, "llama-7b")
     few = resources(prediction, job).mem_mb
-    prediction.experiment.raw["stages"]["search"]["limit"] = 100_000
-    many = resources(predict(prediction.experiment), job).mem_mb
-    plans = prediction.workload.plans("llama-7b", "search", 0).count
+    raw = prediction.experiment.settings.plain()
+    raw["stages"]["search"]["limit"] = 100_000
+    many = resources(predict(config.check(raw)), job).mem_mb
+    plans = prediction.workload.plans("llama-7b", Stage("search"), 0).count
     rows = (100_000 - 100) * plans * ROW_BYTES
     assert many - few == pytest.approx(MEMORY_MARGIN * rows / 1e6, rel=0.01)
 
@@ -106,11 +110,11 @@ def test_quantizing_asks_for_what_a_model_takes(prediction):
 
 def test_the_unknown_asks_for_a_stated_amount(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    raw = dict(config.load(LLAMA).raw)
+    raw = config.load(LLAMA).settings.plain()
     raw["models"] = {"new": {"source": {"path": "x"}, "n_layers": 8}}
     raw |= {"quantizations": ["none"]}
     found = predict(config.check(raw))
-    asked = resources(found, Job("evaluate_task", "new", "none", "search", "piqa", 0))
+    asked = resources(found, Job("evaluate_task", "new", "none", Stage("search"), "piqa", 0))
     assert asked.runtime == 240 and asked.mem_mb == 7500
 
 
@@ -131,10 +135,13 @@ def test_memory_is_capped_by_a_partition_that_allows_the_time(prediction):
     assert asked.mem_mb == 9_000 and asked.runtime == resources(prediction, job).runtime
 
 
-def test_rules_without_a_gpu_keep_to_partitions_without_one(prediction):
-    job = Job("aggregate", "llama-7b", "none", "confirm")
-    assert resources(prediction, job, 500, [GPU, CPU]).runtime == 2880
-    assert resources(prediction, job, 500, [GPU]).runtime == 5000
+def test_jobs_without_a_gpu_keep_to_partitions_without_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = config.load(LLAMA).settings.plain() | {"device": "cpu", "engine": "torch"}
+    prediction = predict(config.check(raw))
+    job = searching(prediction, "llama-30b")
+    assert resources(prediction, job, 1, [GPU, CPU]).runtime == 2880
+    assert not resources(prediction, job, 1, [GPU]).capped
 
 
 PARTITIONS = """
@@ -154,10 +161,3 @@ def test_partitions_are_read_as_the_executor_reads_them(tmp_path):
     with pytest.raises(UserError) as error:
         read_limits(Path(tmp_path / "none.yaml"))
     assert "none.yaml" in one_line(error)
-
-
-def test_a_summary_says_what_the_cluster_will_cut_off(prediction):
-    text = summary(prediction, limits=[Limit("gpu", 15, 64_000, 4), CPU])
-    assert "more than the cluster's partitions allow:" in text
-    assert "raise stages.search.shards" in text and "of evaluate_task" in text
-    assert "partitions allow" not in summary(prediction)

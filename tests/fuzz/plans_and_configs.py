@@ -187,7 +187,7 @@ def check_config(draw: random.Random) -> str:
             prediction = predict(experiment)
             grids = [prediction.workload.grid(model) for model in experiment.models]
             count = sum(len(work.grid.plans) for work in grids)
-            json.dumps(experiment.raw, allow_nan=False).encode()
+            json.dumps(experiment.settings.plain(), allow_nan=False).encode()
             if count <= SUMMED_PLANS:
                 grid_summary(prediction).encode()
         except UserError as error:

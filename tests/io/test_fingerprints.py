@@ -63,6 +63,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("middle", "    return", "    # why\n    return"),
         ("inner/__init__", "Nothing but words", "Other words"),
         ("inner/__init__", '"""Nothing but words."""', '"""Words."""\n__all__ = ["deep"]'),
+        ("inner/deep", "TWO = 2", 'TWO = 2\n"""A text below an attribute."""'),
         ("unused", "1", "2"),
         ("__init__", "0.1.0", "0.2.0"),
     ],

@@ -1,9 +1,8 @@
 """Generators: the plans that they are documented to make, each once."""
 
 import pytest
-import yaml
 
-from frankenlab.config.experiment import SCHEMA
+from frankenlab.config.settings import Settings
 from frankenlab.io.errors import UserError
 from frankenlab.plans import grid
 from frankenlab.plans.grid import (
@@ -146,8 +145,8 @@ def test_a_plan_that_no_block_costs_as_much_as_has_no_controls(text):
 
 
 def test_every_generator_of_the_schema_exists():
-    plans = yaml.safe_load(SCHEMA.read_text())["properties"]["plans"]
-    assert set(plans["items"]["properties"]["generator"]["enum"]) == set(GENERATORS)
+    plans = Settings.model_json_schema()["properties"]["plans"]
+    assert set(plans["items"]["discriminator"]["mapping"]) == set(GENERATORS)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from functools import cache
 from pathlib import Path
 
 from frankenlab.config import experiment as configuration
-from frankenlab.config import stages as rounds
+from frankenlab.config.stages import Stage
 from frankenlab.estimate.resources import resources as resources_of
 from frankenlab.estimate.work import job_of
 from frankenlab.io import fingerprints
@@ -20,7 +20,7 @@ try:
 except UserError as error:
     raise SystemExit(str(error)) from None
 
-SETTINGS = EXPERIMENT.raw
+SETTINGS = EXPERIMENT.settings
 LOGS = f"{RESULTS}/logs"
 STORE = "results/store"
 LEDGER = "results/ledger.jsonl"
@@ -71,7 +71,7 @@ def script_stamp(name, **settings):
 
 
 def stage_tasks(stage):
-    return list(EXPERIMENT.tasks) if stage == "confirm" else EXPERIMENT.search_tasks
+    return [task.name for task in RUN.workload.tasks(Stage.parse(stage))]
 
 
 def race_file(model, number):
@@ -81,15 +81,15 @@ def race_file(model, number):
 
 def race_files(model):
     """Of every round but the last, which drops nothing; none where the search is no race."""
-    last = len(EXPERIMENT.evaluations("search"))
-    return [race_file(model, number) for number in range(1, last)]
+    rounds = EXPERIMENT.rounds("search")
+    return [race_file(model, stage.round) for stage in rounds[:-1]]
 
 
 def earlier_race(wildcards):
     """What the round before this one decided; nothing before the first."""
-    name = wildcards.get("stage") or rounds.named(wildcards.round)
-    before = rounds.before(name)
-    return race_file(wildcards.model, rounds.split(before)[1]) if before else []
+    number = wildcards.get("round")
+    stage = Stage("search", int(number)) if number else Stage.parse(wildcards.stage)
+    return race_file(wildcards.model, stage.before.round) if stage.before else []
 
 
 def model_manifest(model):
@@ -122,18 +122,19 @@ def data_input(given):
     hub)."""
     if given is None:
         return []
-    return data_manifest(given["source"]) if "source" in given else given["file"]
+    return data_manifest(given.source) if given.source else given.file
 
 
 # The quantizer's text, where anything is quantized.
-CALIBRATION = EXPERIMENT.calibration and SETTINGS["exl2"]["calibration"]
+CALIBRATION = EXPERIMENT.calibration and SETTINGS.exl2.calibration
 
 
-def scores(stage, model, quantization, task):
+def scores(stages, model, quantization, task):
+    """All shards of a task in a stage, or in the rounds of it."""
     return expand(
-        f"{RESULTS}/scores/{{name}}/{model}/{quantization}/{task}.{{shard}}.parquet",
-        name=EXPERIMENT.evaluations(stage),
-        shard=RUN.workload.shards(model, stage),
+        f"{RESULTS}/scores/{{stage}}/{model}/{quantization}/{task}.{{shard}}.parquet",
+        stage=stages,
+        shard=RUN.workload.shards(model, stages[0]),
     )
 
 
@@ -142,16 +143,16 @@ def stage_scores(stage, model):
         path
         for quantization in EXPERIMENT.stage_quantizations(stage, model)
         for task in stage_tasks(stage)
-        for path in scores(stage, model, quantization, task)
+        for path in scores(EXPERIMENT.rounds(stage), model, quantization, task)
     ]
 
 
 def stage_frankens(stage, model):
     """All of them: a race begins with every plan."""
-    first = EXPERIMENT.evaluations(stage)[0]
+    first = EXPERIMENT.rounds(stage)[0]
     return expand(
         f"{RESULTS}/frankens/{model}/{EXPERIMENT.models[model].reference}/{first}.{{shard}}.json",
-        shard=RUN.workload.shards(model, stage),
+        shard=RUN.workload.shards(model, first),
     )
 
 
@@ -162,7 +163,7 @@ def reference_comparisons(stage, model):
 
 def plans_file(wildcards):
     """Where a stage's plans are written down."""
-    if rounds.split(wildcards.stage)[0] == "search":
+    if Stage.parse(wildcards.stage).searches:
         return RUN.shard_stamp(wildcards.model, int(wildcards.shard))
     folder = "shortlist" if wildcards.stage == "select" else "frozen"
     return f"{RESULTS}/{folder}/{wildcards.model}.json"

@@ -2,12 +2,14 @@ rule evaluate_task:
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
-        data=lambda w: data_input(SETTINGS["tasks"][w.task].get("data")),
+        data=lambda w: data_input(SETTINGS.tasks[w.task].data),
         # Its text must be in no document.
         calibration=lambda w: (
             data_input(CALIBRATION) if w.quantization != "none" else []
         ),
-        task=lambda w: RUN.task_stamp(w.stage, w.task, w.model, w.quantization),
+        task=lambda w: RUN.task_stamp(
+            Stage.parse(w.stage), w.task, w.model, w.quantization
+        ),
         stamp=script_stamp("evaluate_task"),
     output:
         f"{RESULTS}/scores/{{stage}}/{{model}}/{{quantization}}/{{task}}.{{shard}}.parquet",
@@ -19,7 +21,7 @@ rule evaluate_task:
     resources:
         mem_mb=predicted("evaluate_task", "mem_mb"),
         runtime=predicted("evaluate_task", "runtime"),
-        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+        gpu=1 if SETTINGS.device == "cuda" else 0,
     params:
         store=STORE,
         ledger=LEDGER,
@@ -33,12 +35,12 @@ rule measure_cost:
         model=lambda w: weights_manifest(w.model, w.quantization),
         stamp=script_stamp(
             "measure_cost",
-            cost=SETTINGS["cost"],
+            cost=SETTINGS.cost.plain(),
             precisions=[
                 EXPERIMENT.precision("search", *cell) for cell in EXPERIMENT.cells
             ],
             engines=[EXPERIMENT.engine(*cell) for cell in EXPERIMENT.cells],
-            device=SETTINGS["device"],
+            device=SETTINGS.device,
             libraries=[
                 fingerprints.engine_libraries(EXPERIMENT.engine(*cell))
                 for cell in EXPERIMENT.cells
@@ -55,6 +57,6 @@ rule measure_cost:
     resources:
         mem_mb=predicted("measure_cost", "mem_mb"),
         runtime=predicted("measure_cost", "runtime"),
-        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+        gpu=1 if SETTINGS.device == "cuda" else 0,
     script:
         "../scripts/measure_cost.py"

@@ -4,7 +4,7 @@ rule measure_exl2:
         model=lambda w: model_manifest(model_in(w.folder)),
         data=data_input(CALIBRATION),
         stamp=script_stamp(
-            "measure_exl2", device=SETTINGS["device"], data=local_data(CALIBRATION)
+            "measure_exl2", device=SETTINGS.device, data=local_data(CALIBRATION)
         ),
     output:
         f"{EXL2}/measurement.json",
@@ -16,7 +16,7 @@ rule measure_exl2:
     resources:
         mem_mb=predicted("measure_exl2", "mem_mb"),
         runtime=predicted("measure_exl2", "runtime"),
-        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+        gpu=1 if SETTINGS.device == "cuda" else 0,
     params:
         model=lambda w: model_in(w.folder),
     script:
@@ -30,7 +30,7 @@ rule quantize_exl2:
         data=data_input(CALIBRATION),
         measurement=f"{EXL2}/measurement.json",
         stamp=script_stamp(
-            "quantize_exl2", device=SETTINGS["device"], data=local_data(CALIBRATION)
+            "quantize_exl2", device=SETTINGS.device, data=local_data(CALIBRATION)
         ),
     output:
         manifest=f"{EXL2}/{{quantization}}/manifest.json",
@@ -42,7 +42,7 @@ rule quantize_exl2:
     resources:
         mem_mb=predicted("quantize_exl2", "mem_mb"),
         runtime=predicted("quantize_exl2", "runtime"),
-        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+        gpu=1 if SETTINGS.device == "cuda" else 0,
     params:
         model=lambda w: model_in(w.folder),
     script:

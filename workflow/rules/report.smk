@@ -10,7 +10,7 @@ rule plot_search:
             f"{RESULTS}/tables/{{name}}.parquet",
             name=["comparisons", *(["race"] if "race" in TABLES else [])],
         ),
-        stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
+        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
         [
             figure(f"block_map.{t}", "Search", {"figure": "block map", "task": t})
@@ -32,7 +32,7 @@ rule plot_confirm:
             f"{RESULTS}/tables/{{name}}.parquet",
             name=["comparisons", "verdicts", "costs"],
         ),
-        stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
+        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
         [
             figure(name, "Confirmation", {"figure": name.replace("_", " ")})
@@ -51,7 +51,7 @@ rule plot_bits:
     """Pictures of a model at all of its quantizations."""
     input:
         f"{RESULTS}/tables/bits.parquet",
-        stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
+        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
         report(
             f"{RESULTS}/figures/{{model}}/bits.png",
@@ -75,7 +75,7 @@ rule provenance:
         [model_manifest(model) for model in EXPERIMENT.models],
         [data_manifest(name) for name in EXPERIMENT.data],
         expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
-        stamp=script_stamp("provenance", config=SETTINGS),
+        stamp=script_stamp("provenance", config=SETTINGS.plain()),
     output:
         f"{RESULTS}/provenance.json",
     log:

@@ -1,30 +1,31 @@
 """Scores the frankens of a shard on a task in a stage."""
 
 from frankenlab.analyse import ledger
-from frankenlab.config.stages import split
+from frankenlab.config.stages import Stage
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.evaluate.runner import evaluate_task, write_scores
 from frankenlab.io.records import FRANKENS, read_record
 from frankenlab.models.franken import plans_of
-from frankenlab.quantize.choose import evaluation_excludes
+from frankenlab.quantize.calibration import evaluation_excludes
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards
     frankens = read_record(snakemake.input.frankens, FRANKENS)
-    scorer = ModelSpec.for_stage(experiment, where.model, where.quantization, where.stage)
+    stage = Stage.parse(where.stage)
+    scorer = ModelSpec.for_stage(experiment, where.model, where.quantization, stage)
     scores = evaluate_task(
         scorer,
         plans_of(frankens),
         experiment.tasks[where.task],
-        stage=split(where.stage)[0],
-        limit=experiment.limit(where.stage, where.task),
+        stage=stage.name,
+        limit=experiment.limit(stage, where.task),
         store_root=snakemake.params.store,
-        seed=experiment.raw["statistics"]["seed"],
+        seed=experiment.settings.statistics.seed,
         calibration=evaluation_excludes(experiment, where.quantization),
     )
     write_scores(scores, snakemake.output[0])
-    if where.stage == "confirm":
+    if stage.name == "confirm":
         look = {
             "experiment": experiment.name,
             "model": where.model,

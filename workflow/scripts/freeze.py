@@ -12,7 +12,7 @@ with job(snakemake) as experiment:
         model.name,
         model.n_layers,
         model.reference,
-        experiment.raw["stages"]["confirm"]["controls"],
-        experiment.raw["statistics"]["seed"],
+        experiment.settings.stages.confirm.controls,
+        experiment.settings.statistics.seed,
     )
     write_json(snakemake.output[0], frozen)

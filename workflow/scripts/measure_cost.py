@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.engines.devices import hardware_name
 from frankenlab.evaluate.latency import measure
 from frankenlab.evaluate.model_spec import ModelSpec
@@ -13,14 +14,14 @@ from frankenlab.runtime.job import job
 with job(snakemake) as experiment:
     frankens = read_record(snakemake.input.frankens, FRANKENS)
     model, quantization = frankens["model"], snakemake.wildcards.quantization
-    scorer = ModelSpec.for_stage(experiment, model, quantization, "search")
+    scorer = ModelSpec.for_stage(experiment, model, quantization, Stage(SEARCH))
     engine = scorer.load_engine()
     scorer.check_unchanged()
     speeds = measure(
         engine,
         plans_of(frankens),
-        experiment.raw["cost"]["repeats"],
-        experiment.raw["statistics"]["seed"],
+        experiment.settings.cost.repeats,
+        experiment.settings.statistics.seed,
     )
     sizes = pd.DataFrame(frankens["frankens"]).drop(columns=["key", "loop", "occurrences"])
     costs = sizes.merge(pd.DataFrame(speeds), on="plan", validate="one_to_one")

@@ -9,7 +9,7 @@ from frankenlab.runtime.job import job
 with job(snakemake) as experiment:
     where = snakemake.wildcards
     tables = load_tables(Path(snakemake.input[0]).parent)
-    levels = Levels.of(experiment.raw)
+    levels = Levels.of(experiment.settings.plain())
     if "quantization" in where.keys():  # noqa: SIM118 (Snakemake's wildcards are no mapping)
         found = pictures(tables, where.model, where.quantization, levels)
     else:

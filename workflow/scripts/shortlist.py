@@ -7,5 +7,5 @@ from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     table = read_parquet(snakemake.input[0])
-    plans = shortlist(table, experiment.raw["stages"]["select"]["shortlist"])
+    plans = shortlist(table, experiment.settings.stages.select.shortlist)
     write_json(snakemake.output[0], {"model": snakemake.wildcards.model, "plans": plans})

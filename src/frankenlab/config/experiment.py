@@ -2,29 +2,37 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from frankenlab.config import stages as rounds
-from frankenlab.config.schema import check_schema, with_defaults
+from pydantic import ValidationError
+
+from frankenlab.config.messages import message
+from frankenlab.config.model_settings import ModelSettings, model_settings, source
+from frankenlab.config.settings import (
+    CalibrationSettings,
+    Precision,
+    Search,
+    Settings,
+    TaskEntry,
+)
+from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.io.directories import is_safe_name
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, no_file
 from frankenlab.io.words import excerpt
 from frankenlab.io.yaml_file import check_plain, read_yaml
-from frankenlab.models.memory import Sizes
 from frankenlab.models.quantization import NONE, Quantization
-from frankenlab.models.shape import ModelShapes
-from frankenlab.models.sources import Source, source_from_config, source_key
+from frankenlab.models.sources import Source, source_key
+from frankenlab.plans.grid import Grid, expand
 from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
 
 ROOT = Path(__file__).resolve().parents[3]
-SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 DEFAULT = Path("config/config.yaml")
 TASKS_FOLDER = ROOT / "config" / "tasks"
 RESOURCES = Path("resources")
-PRECISIONS = ("bfloat16", "float16", "float32")
+PRECISIONS = get_args(Precision)
 
 # These names are taken in results/ in any spelling: an experiment of that name would write there.
 RESERVED = ("store", "ledger.jsonl", "slurm-logs", "readme.md")
@@ -34,91 +42,32 @@ LONGEST_LINE = 1000
 PROMPT_TOKENS = 256
 DECODED_TOKENS = 16
 
-# Keys of a model's `shapes` that config.json spells otherwise.
-SHAPE_KEYS = {
-    "n_heads": "num_attention_heads",
-    "n_kv_heads": "num_key_value_heads",
-    "tied": "tie_word_embeddings",
-}
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """A model of the config.
-
-    Attributes:
-        quantizations: names at which it is evaluated; the grid is searched at the first.
-        stored: what its weights are as distributed; "none" for floats.
-        head_bits: of a model distributed as EXL2, else None.
-        sizes: None where the config has no `shapes`.
-    """
-
-    name: str
-    source: Source
-    n_layers: int
-    description: str
-    quantizations: tuple[str, ...]
-    stored: Quantization
-    head_bits: int | None
-    sizes: Sizes | None
-
-    @property
-    def folder(self) -> str:
-        """Name of its directory below resources/models."""
-        return f"{self.name}-{source_key(self.source)}"
-
-    @property
-    def reference(self) -> str:
-        """The quantization at which the franken is searched, selected and frozen."""
-        return self.quantizations[0]
-
-    def weights_at(self, quantization: str) -> Quantization:
-        """What the weights are: at "none" they are as distributed."""
-        asked = Quantization.parse(quantization)
-        return self.stored if asked == NONE else asked
-
-    @property
-    def to_quantize(self) -> tuple[str, ...]:
-        """The quantizations that have to be made."""
-        return tuple(q for q in self.quantizations if q != NONE.text)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Text for the quantizer: `texts` values of `field` in `file`, cut into `rows` rows of
-    `length` tokens."""
-
-    file: Path
-    field: str
-    texts: int
-    rows: int
-    length: int
-
 
 @dataclass(frozen=True)
 class Experiment:
     """A validated config.
 
     Attributes:
-        raw: the config with all defaults, JSON-able.
+        settings: what the config says, defaults filled in.
         data: name -> source of the packages that carry data sets.
-        calibration: None where nothing is quantized.
+        calibration: None where nothing is quantized; its `file` is where the text is here.
     """
 
-    raw: Mapping[str, Any]
+    settings: Settings
     models: Mapping[str, ModelSettings]
     data: Mapping[str, Source]
     tasks: Mapping[str, TaskSettings]
-    calibration: Calibration | None
+    calibration: CalibrationSettings | None
 
     @property
     def name(self) -> str:
-        return self.raw["experiment"]
+        """Name of the experiment's folder in results/."""
+        return self.settings.experiment
 
     @property
     def search_tasks(self) -> list[str]:
         """Names of the tasks that are searched on."""
-        return [name for name, task in self.tasks.items() if task.role == "search"]
+        return [name for name, task in self.tasks.items() if task.role == SEARCH]
 
     @property
     def quantizations(self) -> list[str]:
@@ -130,61 +79,93 @@ class Experiment:
         """Every (model, quantization) that is evaluated."""
         return [(m.name, q) for m in self.models.values() for q in m.quantizations]
 
-    def stage_quantizations(self, stage: str, model: str) -> tuple[str, ...]:
-        """The grid is searched at the reference; what is left of it is run at all quantizations."""
-        settings = self.models[model]
-        return (settings.reference,) if stage == "search" else settings.quantizations
+    def grid(self, model: str) -> Grid:
+        """Return the plans of a model.
+
+        Raises:
+            UserError: a layer that it does not have, or no plan but the base.
+        """
+        generators = [generator.plain() for generator in self.settings.plans]
+        return expand(generators, self.models[model].n_layers)
 
     @property
     def raced(self) -> bool:
         """Whether the search drops plans on its way."""
-        return "racing" in self.raw["stages"][rounds.SEARCH]
+        return self.settings.stages.search.racing is not None
 
-    def evaluations(self, stage: str) -> list[str]:
-        """Names under which a stage is evaluated: its own, or those of the rounds of a race."""
-        return rounds.evaluations(self.raw["stages"][stage]) if stage == rounds.SEARCH else [stage]
+    def rounds(self, name: str) -> list[Stage]:
+        """Return what a stage is evaluated as: itself, or the rounds of a race."""
+        racing = self.settings.stages.search.racing
+        if name != SEARCH or racing is None:
+            return [Stage(name)]
+        return [Stage(SEARCH, number + 1) for number in range(len(racing.rounds) + 1)]
 
-    def engine(self, model: str, quantization: str) -> str:
-        """ "torch" or "exllamav2": what `auto` means for these weights."""
-        if self.models[model].weights_at(quantization) == NONE:
-            return "torch"
-        if self.raw["engine"] == "auto":
-            return "exllamav2" if self.raw["device"] == "cuda" else "torch"
-        return self.raw["engine"]
+    def stage_quantizations(self, stage: Stage | str, model: str) -> tuple[str, ...]:
+        """Return where a stage runs: the reference in the search, every quantization later."""
+        settings = self.models[model]
+        return (settings.reference,) if _stage(stage).searches else settings.quantizations
 
-    def precision(self, stage: str, model: str, quantization: str) -> str:
-        """Number format of a stage's arithmetic; exllamav2 has float16 only."""
+    def limit(self, stage: Stage | str, task: str) -> int | None:
+        """Return how many documents of a task a stage, or a round of it, has at most."""
+        stage = _stage(stage)
+        own = self.settings.tasks[task].limit
+        if stage.name == "confirm" and own:
+            return own
+        racing = self.settings.stages.search.racing
+        if racing and stage.round is not None and stage.round <= len(racing.rounds):
+            return racing.rounds[stage.round - 1]
+        return self.settings.stages[stage.name].limit
+
+    def precision(self, stage: Stage | str, model: str, quantization: str) -> str:
+        """Return the number format of a stage's arithmetic; exllamav2 has float16 only."""
         if self.engine(model, quantization) == "exllamav2":
             return "float16"
-        return self.raw["stages"][rounds.split(stage)[0]]["precision"]
+        return self.settings.stages[_stage(stage).name].precision
+
+    def engine(self, model: str, quantization: str) -> str:
+        """Return "torch" or "exllamav2": what `auto` means for these weights."""
+        if self.models[model].weights_at(quantization) == NONE:
+            return "torch"
+        if self.settings.engine == "auto":
+            return "exllamav2" if self.settings.device == "cuda" else "torch"
+        return self.settings.engine
 
     @property
     def quantizer(self) -> str:
         """ "exllamav2" or "reference": what `auto` means on this device."""
-        chosen = self.raw["exl2"]["quantizer"]
+        chosen = self.settings.exl2.quantizer
         if chosen == "auto":
-            return "exllamav2" if self.raw["device"] == "cuda" else "reference"
+            return "exllamav2" if self.settings.device == "cuda" else "reference"
         return chosen
 
     def weights_folder(self, model: str, quantization: str = NONE.text) -> Path:
-        """Where a model's weights are, as distributed or quantized; shared by all experiments."""
+        """Return where a model's weights are, as distributed or quantized, for all experiments."""
         if Quantization.parse(quantization) == NONE:
             return RESOURCES / "models" / self.models[model].folder
         return self.quantized_folder(model) / quantization
 
     def quantized_folder(self, model: str) -> Path:
-        """Of a model's measurement and bitrates, apart for every way of making them."""
-        made = [self.quantizer, self.raw["exl2"]["head_bits"], str(self.calibration)]
+        """Return where a model's measurement and bitrates are; each way to make them has its own
+        folder."""
+        text = self.calibration and self.calibration.plain()
+        made = [self.quantizer, self.settings.exl2.head_bits, text]
         return RESOURCES / "exl2" / self.models[model].folder / content_hash(made)
 
-    def limit(self, stage: str, task: str) -> int | None:
-        """Most documents of a task in a stage or a round of it."""
-        own = self.raw["tasks"][task].get("limit")
-        if stage == "confirm" and own:
-            return own
-        name, number = rounds.split(stage)
-        settings = self.raw["stages"][name]
-        return settings["limit"] if number is None else rounds.limit(settings, number)
+    @property
+    def raw(self) -> dict[str, Any]:
+        """The config as plain data; `settings` has it typed."""
+        plain = self.settings.plain()
+        for stage in plain["stages"].values():
+            stage.setdefault("limit", None)
+        return plain
+
+    def evaluations(self, stage: str) -> list[str]:
+        """Return the names of `rounds`."""
+        return [str(run) for run in self.rounds(stage)]
+
+
+def _stage(stage: Stage | str) -> Stage:
+    return stage if isinstance(stage, Stage) else Stage.parse(stage)
 
 
 def load(path: str | Path) -> Experiment:
@@ -205,38 +186,39 @@ def read(path: str | Path) -> Any:
 
 
 def check(raw: Mapping[str, Any]) -> Experiment:
-    """Checks a config and fills in defaults.
+    """Return the experiment that a config describes, defaults filled in.
 
     Raises:
         UserError: one line with the key, what is wrong and what is allowed.
     """
     try:
-        return _checked(raw)
+        check_plain(raw, "config")
+        return _experiment(Settings.model_validate(raw))
+    except ValidationError as failure:
+        raise UserError(excerpt(f"config: {message(failure)}", LONGEST_LINE)) from None
     except UserError as error:  # which may quote what the config says, ends of lines too
         raise UserError(excerpt(error, LONGEST_LINE)) from None
 
 
-def _checked(raw: Mapping[str, Any]) -> Experiment:
-    check_plain(raw, "config")
-    filled = with_defaults(raw, _schema(), _schema())
-    check_schema(filled, _schema())
-    if filled["experiment"].lower() in RESERVED:
-        taken = f"{filled['experiment']} is something else in results/"
+def _experiment(settings: Settings) -> Experiment:
+    if settings.experiment.lower() in RESERVED:
+        taken = f"{settings.experiment} is something else in results/"
         raise UserError(f"config: experiment: {taken}; taken are {', '.join(RESERVED)}")
-    rounds.check(filled["stages"]["search"])
-    filled["quantizations"] = _quantizations(filled["quantizations"], "config: quantizations")
-    models = {name: _model(name, m, filled) for name, m in filled["models"].items()}
-    _check_engine(filled, models)
-    data = {
-        name: source_from_config(source, f"config: data.{name}", "data")
-        for name, source in filled["data"].items()
+    _check_rounds(settings.stages.search)
+    models = {
+        name: model_settings(name, entry, settings) for name, entry in settings.models.items()
     }
-    tasks = {name: _task(name, task, data) for name, task in filled["tasks"].items()}
-    if all(task.role != "search" for task in tasks.values()):
+    _check_engine(settings, models)
+    data = {
+        name: source(entry, f"config: data.{name}", "data") for name, entry in settings.data.items()
+    }
+    tasks = {name: _task(name, entry, data) for name, entry in settings.tasks.items()}
+    if all(task.role != SEARCH for task in tasks.values()):
         raise UserError("config: tasks: at least one needs role: search, to be searched on")
-    quantizing = next((m.name for m in models.values() if m.to_quantize), None)
-    calibration = _calibration(filled["exl2"]["calibration"], data, quantizing)
-    return Experiment(filled, models, data, tasks, calibration)
+    quantized = next((m.name for m in models.values() if m.to_quantize), None)
+    text = settings.exl2.calibration
+    calibration = _calibration(text, data, quantized) if quantized else None
+    return Experiment(settings, models, data, tasks, calibration)
 
 
 def data_folder(name: str, source: Source) -> str:
@@ -244,90 +226,24 @@ def data_folder(name: str, source: Source) -> str:
     return f"{name}-{source_key(source)}"
 
 
-def _model(name: str, model: Mapping[str, Any], config: Mapping[str, Any]) -> ModelSettings:
-    where = f"config: models.{name}"
-    settings = ModelSettings(
-        name=name,
-        source=source_from_config(model["source"], f"{where}.source", "model"),
-        n_layers=model["n_layers"],
-        description=model["description"],
-        quantizations=tuple(
-            _quantizations(model["quantizations"], f"{where}.quantizations")
-            if "quantizations" in model
-            else config["quantizations"]
-        ),
-        stored=_stored(model, where),
-        head_bits=model.get("head_bits", 6) if model["format"] == "exl2" else None,
-        sizes=_sizes(model, where),
-    )
-    if settings.stored != NONE and settings.to_quantize:
-        raise UserError(
-            f"{where}: it is EXL2 as distributed and cannot be quantized to "
-            f"{settings.to_quantize[0]}; write quantizations: [none] to evaluate it as it is"
-        )
-    if "shapes" in model and settings.to_quantize:
-        _check_bits(settings, _as_config(model), config["exl2"]["head_bits"], where)
-    return settings
-
-
-def _check_bits(
-    model: ModelSettings, shapes: Mapping[str, Any], head_bits: int, where: str
-) -> None:
-    """Whether the model's shapes allow its bitrates."""
-    # Imported here: it loads torch, which most jobs that read the config do without.
-    from frankenlab.models.exl2.options import attainable_bits
-
-    try:
-        low, high = attainable_bits(ModelShapes.from_config(shapes), head_bits)
-    except UserError as error:
-        raise UserError(f"{where}.shapes: {error}") from None
-    for text in model.to_quantize:
-        if not low <= (Quantization.parse(text).bits or 0) <= high:
-            allowed = f"{low:.2f} to {high:.2f} bits per weight"
-            raise UserError(f"{where}: {text} is not attainable, its shapes allow {allowed}")
-
-
-def _quantizations(texts: list[str], where: str) -> list[str]:
-    """The names in their one spelling."""
-    names = [Quantization.parse(text, where).text for text in texts]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise UserError(f"{where}: {twice[0]} is there {len(twice)} times")
-    return names
-
-
-def _stored(model: Mapping[str, Any], where: str) -> Quantization:
-    bits = model.get("bits")
-    if model["format"] == "float":
-        given = next((key for key in ("bits", "head_bits") if key in model), None)
-        if given:
-            raise UserError(f"{where}.{given}: it is for a model with format: exl2 only")
-        return NONE
-    if bits is None:
-        raise UserError(f"{where}: with format: exl2 it needs bits, its bits per weight")
-    return Quantization("exl2", float(bits))
-
-
-def _sizes(model: Mapping[str, Any], where: str) -> Sizes | None:
-    if "shapes" not in model:
-        return None
-    try:
-        return Sizes.from_config(_as_config(model))
-    except UserError as error:
-        raise UserError(f"{where}.shapes: {error}") from None
-
-
-def _as_config(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The declared shapes, spelled as in config.json."""
-    spelled = {SHAPE_KEYS.get(key, key): value for key, value in model["shapes"].items()}
-    return {**spelled, "num_hidden_layers": model["n_layers"]}
-
-
-def _check_engine(config: Mapping[str, Any], models: Mapping[str, ModelSettings]) -> None:
-    if config["engine"] != "exllamav2":
+def _check_rounds(search: Search) -> None:
+    """Check that each round adds documents to the one before."""
+    if search.racing is None:
         return
-    if config["device"] != "cuda":
-        on = f"runs on device: cuda only, device is {config['device']}; torch runs EXL2 anywhere"
+    sizes = [*search.racing.rounds, *([search.limit] if search.limit else [])]
+    for before, after in pairwise(sizes):
+        if after <= before:
+            raise UserError(
+                f"config: stages.search.racing.rounds: {after} documents after {before}; each "
+                "round needs more than the one before, and search.limit more than all of them"
+            )
+
+
+def _check_engine(settings: Settings, models: Mapping[str, ModelSettings]) -> None:
+    if settings.engine != "exllamav2":
+        return
+    if settings.device != "cuda":
+        on = f"runs on device: cuda only, device is {settings.device}; torch runs EXL2 anywhere"
         raise UserError(f"config: engine: exllamav2 {on}")
     for model in models.values():
         if model.stored == NONE and NONE.text in model.quantizations:
@@ -338,63 +254,57 @@ def _check_engine(config: Mapping[str, Any], models: Mapping[str, ModelSettings]
 
 
 def _calibration(
-    given: Mapping[str, Any], data: Mapping[str, Source], quantizing: str | None
-) -> Calibration | None:
-    if quantizing is None:
-        return None
+    given: CalibrationSettings, data: Mapping[str, Source], model: str
+) -> CalibrationSettings:
     where, known = "config: exl2.calibration", ", ".join(data) or "none"
-    file = _file(
-        given,
-        data,
-        where,
-        f'{where}: {quantizing} is quantized on text of "{excerpt(given.get("source"))}", which is '
-        f"not under data: ({excerpt(known)}); add it, or name another source and file",
+    unknown = (
+        f'{where}: {model} is quantized on text of "{excerpt(given.source)}", which is not under '
+        f"data: ({excerpt(known)}); add it, or name another source and file"
     )
-    return Calibration(file, given["field"], given["texts"], given["rows"], given["length"])
+    return given.changed(file=str(_file(given.file, given.source, data, where, unknown)))
 
 
-def _task(name: str, task: Mapping[str, Any], data: Mapping[str, Source]) -> TaskSettings:
+def _task(name: str, entry: TaskEntry, data: Mapping[str, Source]) -> TaskSettings:
     where = f"config: tasks.{name}"
-    lm_eval_name = task.get("task", name)
+    harness_name = name if entry.task is None else entry.task
     try:
-        task_fingerprint(task_file(lm_eval_name, TASKS_FOLDER))
+        task_fingerprint(task_file(harness_name, TASKS_FOLDER))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    given, known = task.get("data"), ", ".join(data) or "none"
-    unknown = f'"{excerpt((given or {}).get("source"))}" is not under data: ({excerpt(known)})'
-    file = given and _file(given, data, f"{where}.data", f"{where}.data.source: {unknown}")
+    given, known = entry.data, ", ".join(data) or "none"
+    file = None
+    if given is not None:
+        unknown = f'"{excerpt(given.source)}" is not under data: ({excerpt(known)})'
+        unknown = f"{where}.data.source: {unknown}"
+        file = _file(given.file, given.source, data, f"{where}.data", unknown)
     return TaskSettings(
         name=name,
-        task=lm_eval_name,
-        role=task["role"],
-        metric=task["metric"],
+        task=harness_name,
+        role=entry.role,
+        metric=entry.metric,
         data_file=file,
-        split=given["split"] if given else "validation",
-        num_fewshot=task.get("num_fewshot"),
-        cluster=task.get("cluster"),
-        overrides=task["overrides"],
+        split=given.split if given else "validation",
+        num_fewshot=entry.num_fewshot,
+        cluster=entry.cluster,
+        overrides=entry.overrides,
     )
 
 
-def _file(given: Mapping[str, Any], data: Mapping[str, Source], where: str, unknown: str) -> Path:
+def _file(
+    file: str, package: str | None, data: Mapping[str, Source], where: str, unknown: str
+) -> Path:
     """Return where a file is that the config names: in a data package, or on this machine.
 
     Raises:
         UserError: the package is not known (with the text `unknown`), the file would be outside of
             it, or there is no such file here.
     """
-    file, name = given["file"], given.get("source")
-    if name is None:
+    if package is None:
         if fault := no_file(file):
             raise UserError(f"{where}.file: {excerpt(file)} {fault}")
         return Path(file)
-    if name not in data:
+    if package not in data:
         raise UserError(unknown)
     if not is_safe_name(file):
-        raise UserError(f'{where}.file: "{excerpt(file)}" must be a relative path inside {name}')
-    return RESOURCES / "data" / data_folder(name, data[name]) / file
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    return read_yaml(SCHEMA)
+        raise UserError(f'{where}.file: "{excerpt(file)}" must be a relative path inside {package}')
+    return RESOURCES / "data" / data_folder(package, data[package]) / file

@@ -1,65 +1,68 @@
-"""The rounds of a racing search, named as stages: search-1, search-2, and so on.
+"""A stage of an experiment, or one round of a search that drops plans on its way."""
 
-A round gives the plans that are left more documents; `frankenlab.racing` says which are left.
-"""
-
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from frankenlab.io.errors import UserError
+from frankenlab.tasks.index import STAGES
 
-SEARCH = "search"
+SEARCH, SELECT, CONFIRM = STAGES
+
+_TEXT = re.compile(rf"({'|'.join(STAGES)})(?:-([1-9][0-9]*))?")
 
 
-def evaluations(search: Mapping[str, Any]) -> list[str]:
-    """Names under which the search stage is evaluated: its own, or one a round of its race.
+@dataclass(frozen=True)
+class Stage:
+    """A stage; `round` counts from 1 and is None where it has no rounds.
 
-    Args:
-        search: the config's `stages.search`.
+    In paths and wildcards it is text: "select" is Stage("select"), "search-2" Stage("search", 2).
     """
-    if "racing" not in search:
-        return [SEARCH]
-    return [named(i + 1) for i in range(len(search["racing"]["rounds"]) + 1)]
+
+    name: str
+    round: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Stage":
+        """Return the stage that a text names.
+
+        Raises:
+            UserError: it names none.
+        """
+        match = _TEXT.fullmatch(text)
+        if match is None or (match[2] and match[1] != SEARCH):
+            raise UserError(f'"{text}" is no stage; allowed: {", ".join(STAGES)}, {SEARCH}-<round>')
+        return cls(match[1], int(match[2]) if match[2] else None)
+
+    def __str__(self) -> str:
+        return self.name if self.round is None else f"{self.name}-{self.round}"
+
+    @property
+    def searches(self) -> bool:
+        """Whether it is the search, or a round of it."""
+        return self.name == SEARCH
+
+    @property
+    def before(self) -> "Stage | None":
+        """The round before this one; None for the first, and for a stage without rounds."""
+        if self.round is None or self.round == 1:
+            return None
+        return replace(self, round=self.round - 1)
 
 
 def named(number: int | str) -> str:
-    """The name of a round; the first is number 1."""
     return f"{SEARCH}-{number}"
 
 
 def split(name: str) -> tuple[str, int | None]:
-    """The stage and the round that a name stands for: "search-2" is ("search", 2)."""
-    stage, _, number = name.partition("-")
-    return stage, int(number) if number else None
+    stage = Stage.parse(name)
+    return stage.name, stage.round
 
 
 def before(name: str) -> str | None:
-    """The round before one; None for the first, and for a stage."""
-    number = split(name)[1]
-    return named(number - 1) if number is not None and number > 1 else None
-
-
-def limit(search: Mapping[str, Any], number: int) -> int | None:
-    """Most documents a task that plans have seen after a round; the last takes all of the stage."""
-    rounds = search["racing"]["rounds"]
-    return rounds[number - 1] if number <= len(rounds) else search["limit"]
-
-
-def check(search: Mapping[str, Any]) -> None:
-    """Whether each round adds documents to the one before.
-
-    Raises:
-        UserError: one does not.
-    """
-    if "racing" not in search:
-        return
-    sizes = [*search["racing"]["rounds"], *([search["limit"]] if search["limit"] else [])]
-    for before, after in zip(sizes, sizes[1:], strict=False):
-        if after <= before:
-            raise UserError(
-                f"config: stages.search.racing.rounds: {after} documents after {before}; each "
-                "round needs more than the one before, and search.limit more than all of them"
-            )
+    earlier = Stage.parse(name).before
+    return str(earlier) if earlier else None
 
 
 def dropped(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:

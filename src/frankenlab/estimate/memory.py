@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from frankenlab.config.experiment import RESOURCES, Experiment, ModelSettings
+from frankenlab.config.stages import CONFIRM, SEARCH, SELECT, Stage
 from frankenlab.estimate.work import TEXT_METRICS, Workload
 from frankenlab.io.errors import UserError
 from frankenlab.models.inspect import read_json
@@ -97,12 +98,12 @@ def _requirements(
     model: ModelSettings,
     quantization: str,
     sizes: Sizes,
-    loads: list[tuple[str, Load]],
+    loads: list[tuple[Stage, Load]],
 ) -> Requirements:
     weights = model.weights_at(quantization)
-    head_bits = model.head_bits or experiment.raw["exl2"]["head_bits"]
+    head_bits = model.head_bits or experiment.settings.exl2.head_bits
     engine = experiment.engine(model.name, quantization)
-    device, limit = experiment.raw["device"], experiment.raw.get("gpu_memory_gb")
+    device, limit = experiment.settings.device, experiment.settings.gpu_memory_gb
     needs = []
     for stage, load in loads:
         precision = experiment.precision(stage, model.name, quantization)
@@ -119,16 +120,16 @@ def _requirements(
     )
 
 
-def _loads(workload: Workload, model: ModelSettings, sizes: Sizes) -> list[tuple[str, Load]]:
+def _loads(workload: Workload, model: ModelSettings, sizes: Sizes) -> list[tuple[Stage, Load]]:
     """Return the heaviest batch of each stage, and a timed run (in the search's precision)."""
-    raw, grid = workload.experiment.raw, workload.grid(model.name)
+    settings, grid = workload.experiment.settings, workload.grid(model.name)
     # Every state that waits has a plan to come.
     states = {
-        "search": grid.live_states,
-        "select": raw["stages"]["select"]["shortlist"] + 2,
-        "confirm": raw["stages"]["confirm"]["controls"] + 3,
+        Stage(SEARCH): grid.live_states,
+        Stage(SELECT): settings.stages.select.shortlist + 2,
+        Stage(CONFIRM): settings.stages.confirm.controls + 3,
     }
-    budget = raw["token_budget"]
+    budget = settings.token_budget
     passed = pass_tokens(budget, sizes.context)
     loads = []
     for stage, alive in states.items():
@@ -140,7 +141,7 @@ def _loads(workload: Workload, model: ModelSettings, sizes: Sizes) -> list[tuple
         prefix = min(shots * SHOT_TOKENS, sizes.context)
         loads.append((stage, Load(tokens, row, passed, alive, prefix=prefix)))
     timed = Load(TIMED_TOKENS, TIMED_TOKENS, passed, 2, grid.occurrences * TIMED_TOKENS)
-    return [*loads, ("search", timed)]
+    return [*loads, (Stage(SEARCH), timed)]
 
 
 def _too_large(
@@ -150,5 +151,5 @@ def _too_large(
     advice = f"these fit: {fitting}" if fitting else "no quantization of the config fits"
     return (
         f"model {needed.model} at {needed.quantization} needs up to {needed.memory} in "
-        f"{needed.engine}, gpu_memory_gb is {experiment.raw['gpu_memory_gb']:g}; {advice}"
+        f"{needed.engine}, gpu_memory_gb is {experiment.settings.gpu_memory_gb:g}; {advice}"
     )

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from frankenlab.config.experiment import DECODED_TOKENS, PROMPT_TOKENS, Experiment
+from frankenlab.config.stages import CONFIRM, SEARCH, Stage
 from frankenlab.estimate.memory import requirements, sizes_of
 from frankenlab.estimate.throughput import Speeds, quantizing_seconds
 from frankenlab.estimate.work import Job, Workload
@@ -88,6 +89,7 @@ class Prediction:
         return JOB_SECONDS
 
     def _evaluating(self, job: Job) -> float | None:
+        assert job.stage is not None
         speed = self.speeds.of(job.model, job.quantization, job.stage)
         if speed is None:
             return None
@@ -95,19 +97,19 @@ class Prediction:
         plans = self.workload.plans(job.model, job.stage, job.shard)
         tokens = documents.tokens
         if self.experiment.engine(job.model, job.quantization) == "torch":
-            tokens = documents.computed(self.experiment.raw["token_budget"])
+            tokens = documents.computed(self.experiment.settings.token_budget)
         layers = tokens * plans.passes / self._n_layers(job) / speed.tokens
         return self.start(job) + layers + documents.scored * plans.count / speed.scored
 
     def _timing(self, job: Job) -> float | None:
         """Return the time of `latency.measure`: every confirmed plan alone, once to warm up and
         `repeats` times."""
-        speed = self.speeds.of(job.model, job.quantization, "search")
+        speed = self.speeds.of(job.model, job.quantization, Stage(SEARCH))
         if speed is None:
             return None
-        plans = self.workload.plans(job.model, "confirm")
+        plans = self.workload.plans(job.model, Stage(CONFIRM))
         tokens = PROMPT_TOKENS + DECODED_AS_PROMPT * DECODED_TOKENS
-        turns = 1 + self.experiment.raw["cost"]["repeats"]
+        turns = 1 + self.experiment.settings.cost.repeats
         layers = tokens * plans.unshared / self._n_layers(job) / speed.tokens
         return self.start(job) + turns * layers
 
@@ -121,7 +123,7 @@ class Prediction:
 
     def memory_bytes(self, job: Job) -> float:
         """Return the host memory of a job that runs a model."""
-        device = self.experiment.raw["device"]
+        device = self.experiment.settings.device
         found = requirements(self.workload, job.model)
         if not found:
             return UNKNOWN_BYTES
@@ -133,7 +135,7 @@ class Prediction:
             size = PROCESS_BYTES["cuda"] + min(needed.disk, LARGEST_FILE)
         else:
             size = PROCESS_BYTES["cpu"] + needed.memory.total - needed.memory.overhead
-        if job.rule == "evaluate_task":
+        if job.stage is not None:
             documents = self.workload.documents(job.model, job.task, job.stage)
             plans = self.workload.plans(job.model, job.stage, job.shard)
             size += ROW_BYTES * documents.count * plans.count
@@ -194,7 +196,7 @@ def resources(
     runtime = max(LEAST_MINUTES, math.ceil(minutes)) * attempt
     mem_mb = max(LEAST_MB, math.ceil(megabytes)) * attempt
     # A job without a GPU may run on a GPU's partition as well, and must not.
-    gpu = prediction.experiment.raw["device"] == "cuda"
+    gpu = prediction.experiment.settings.device == "cuda"
     usable = [limit for limit in limits if (limit.gpus > 0) == gpu]
     if not usable:
         return Resources(runtime, mem_mb, False)

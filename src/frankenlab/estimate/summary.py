@@ -4,7 +4,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from frankenlab.config import stages as rounds
+from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.estimate.memory import Requirements, requirements
 from frankenlab.estimate.resources import Limit, Prediction, resources
 from frankenlab.estimate.throughput import quantizing_seconds
@@ -88,7 +88,7 @@ def _requirement_lines(prediction: Prediction, model: str) -> list[str]:
 
 def _requirement_line(prediction: Prediction, needed: Requirements) -> str:
     fits = {True: ": fits", False: ": DOES NOT FIT", None: ""}[needed.fits]
-    limit = f" of {prediction.experiment.raw['gpu_memory_gb']:g} GB" if fits else ""
+    limit = f" of {prediction.experiment.settings.gpu_memory_gb:g} GB" if fits else ""
     aside = "" if needed.evaluated else " (not evaluated)"
     return (
         f"  {needed.quantization}{aside}: {needed.disk / GB:.1f} GB on disk, {needed.engine} needs "
@@ -96,14 +96,14 @@ def _requirement_line(prediction: Prediction, needed: Requirements) -> str:
     )
 
 
-def _stage_line(prediction: Prediction, model: str, stage: str) -> str:
+def _stage_line(prediction: Prediction, model: str, stage: Stage) -> str:
     workload, experiment = prediction.workload, prediction.experiment
     quantizations = experiment.stage_quantizations(stage, model)
     documents = [workload.documents(model, t.name, stage) for t in workload.tasks(stage)]
     seconds = _scoring_seconds(prediction, model, stage, quantizations[0])
     note = " (assumed: data not downloaded yet)" if any(d.assumed for d in documents) else ""
     each = " each" if len(quantizations) > 1 else ""
-    about = "at most" if len(experiment.evaluations(stage)) > 1 else "about"
+    about = "at most" if len(experiment.rounds(stage.name)) > 1 else "about"
     took = "time unknown" if seconds is None else f"{about} {duration(seconds)}{each}"
     return (
         f"  {stage} at {', '.join(quantizations)}: {_plans(prediction, model, stage)} plans x "
@@ -113,15 +113,15 @@ def _stage_line(prediction: Prediction, model: str, stage: str) -> str:
 
 
 def _scoring_seconds(
-    prediction: Prediction, model: str, stage: str, quantization: str
+    prediction: Prediction, model: str, stage: Stage, quantization: str
 ) -> float | None:
     """Return the seconds of a stage's evaluations one after the other; None if they are unknown."""
     workload = prediction.workload
     return _sum(
-        prediction.seconds(Job("evaluate_task", model, quantization, name, task.name, shard))
-        for name in prediction.experiment.evaluations(stage)
-        for shard in workload.shards(model, name)
-        for task in workload.tasks(name)
+        prediction.seconds(Job("evaluate_task", model, quantization, each, task.name, shard))
+        for each in prediction.experiment.rounds(stage.name)
+        for shard in workload.shards(model, each)
+        for task in workload.tasks(each)
     )
 
 
@@ -170,7 +170,9 @@ def _at_most(prediction: Prediction) -> str:
 def _sources(prediction: Prediction) -> str:
     """Return where the speeds are from."""
     cells = prediction.experiment.cells
-    found = [prediction.speeds.of(model, quantization, "search") for model, quantization in cells]
+    found = [
+        prediction.speeds.of(model, quantization, Stage(SEARCH)) for model, quantization in cells
+    ]
     return "; ".join(dict.fromkeys(f"speed {speed.source}" for speed in found if speed))
 
 
@@ -186,7 +188,7 @@ def _rows(prediction: Prediction) -> int:
     )
 
 
-def _plans(prediction: Prediction, model: str, stage: str) -> int:
+def _plans(prediction: Prediction, model: str, stage: Stage) -> int:
     workload = prediction.workload
     return sum(workload.plans(model, stage, n).count for n in workload.shards(model, stage))
 
@@ -225,11 +227,12 @@ def _time_lines(
     gpus: Sequence[int],
 ) -> list[str]:
     """Return the GPU hours of what is left, and when its last job ends."""
-    at_most, on_gpu = _at_most(prediction), prediction.experiment.raw["device"] == "cuda"
-    hours: dict[str, float] = {}
+    at_most, on_gpu = _at_most(prediction), prediction.experiment.settings.device == "cuda"
+    hours = dict.fromkeys(prediction.experiment.models, 0.0)
     for place, each in enumerate(jobs):
         if on_gpu and each.left and each.runs_model:
-            hours[each.job.model] = hours.get(each.job.model, 0.0) + seconds[place] / 3600
+            hours[each.job.model] += seconds[place] / 3600
+    hours = {model: value for model, value in hours.items() if value}
     lines = []
     if hours:
         models = ", ".join(f"{model} {value:.1f}" for model, value in hours.items())
@@ -288,7 +291,7 @@ def _cap_lines(
     counts = Counter(job.rule for job in capped)
     listed = ", ".join(f"{count} of {rule}" for rule, count in counts.items())
     advice = ""
-    if any(rounds.split(job.stage)[0] == rounds.SEARCH for job in capped):
+    if any(job.stage is not None and job.stage.searches for job in capped):
         advice = "; raise stages.search.shards"
     return [f"more than the cluster's partitions allow: {listed}: they get the limit{advice}"]
 

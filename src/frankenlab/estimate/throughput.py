@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from frankenlab.config.experiment import RESOURCES, Experiment, ModelSettings
+from frankenlab.config.stages import Stage
 from frankenlab.estimate.memory import sizes_of
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
@@ -167,7 +168,7 @@ class Speeds:
     ) -> None:
         self.experiment, self.given, self.measuring = experiment, given, measuring
 
-    def of(self, name: str, quantization: str, stage: str) -> Speed | None:
+    def of(self, name: str, quantization: str, stage: Stage) -> Speed | None:
         """Return the speed of a model's base in a stage; None where it cannot be known."""
         experiment, model = self.experiment, self.experiment.models[name]
         sizes = sizes_of(model)
@@ -175,7 +176,7 @@ class Speeds:
             return self._given(name, sizes, self.given)
         if sizes is None:
             return None
-        engine, device = experiment.engine(name, quantization), experiment.raw["device"]
+        engine, device = experiment.engine(name, quantization), experiment.settings.device
         precision = experiment.precision(stage, name, quantization)
         wanted = (engine, weights_kind(engine), precision, device)
         found = [
@@ -202,7 +203,7 @@ class Speeds:
     def _flops(self, precision: str, device: str) -> tuple[float | None, str]:
         """Return the operations a second of a matrix product where the experiment runs, and where
         this number is from."""
-        tflops = self.experiment.raw["planning"].get("gpu_tflops")
+        tflops = self.experiment.settings.planning.gpu_tflops
         if device == "cuda" and tflops is not None:
             share = FLOAT32_SPEED if precision == "float32" else 1.0
             return tflops * 1e12 * share, f"{EFFICIENCY[device]:.0%} of {tflops:g} TFLOP/s assumed"

@@ -1,26 +1,26 @@
 """What the jobs of an experiment have to compute: plans, layer passes, documents and tokens."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from frankenlab.config import stages as rounds
 from frankenlab.config.experiment import RESOURCES, TASKS_FOLDER, Experiment, ModelSettings
+from frankenlab.config.stages import CONFIRM, SEARCH, SELECT, Stage
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import cache_folder, content_hash, write_json
 from frankenlab.io.fingerprints import code_fingerprint
 from frankenlab.io.records import COUNT, list_of, read_record
 from frankenlab.models.memory import live_states
-from frankenlab.plans.grid import Grid, expand
-from frankenlab.plans.shards import Shard, divide
+from frankenlab.plans.grid import Grid
+from frankenlab.plans.shards import divide
 from frankenlab.plans.trie import plan_trie
 from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
 
-STAGES = ("search", "select", "confirm")
+STAGES = (Stage(SEARCH), Stage(SELECT), Stage(CONFIRM))
 
 # Metrics of tasks that score whole texts, in windows as long as the model's context.
 TEXT_METRICS = ("word_perplexity", "byte_perplexity", "bits_per_byte")
@@ -47,15 +47,12 @@ COUNTING_MODULES = (
 
 @dataclass(frozen=True)
 class Job:
-    """A job of the workflow, by its rule and as many of these wildcards as it has.
-
-    `stage` may be a round of a race, "search-2".
-    """
+    """A job of the workflow, by its rule and as many of these wildcards as it has."""
 
     rule: str
     model: str = ""
     quantization: str = ""
-    stage: str = ""
+    stage: Stage | None = None
     task: str = ""
     shard: int = 0
 
@@ -80,11 +77,13 @@ class PlannedJob:
 
 def job_of(experiment: Experiment, rule: str, wildcards: Mapping[str, str]) -> Job:
     """Return a job of a rule with these wildcards; `folder` is a model's below resources/."""
-    known = {name: wildcards.get(name, "") for name in ("model", "quantization", "stage", "task")}
-    for model in experiment.models.values():
-        if model.folder == wildcards.get("folder"):
-            known["model"] = model.name
-    return Job(rule, **known, shard=int(wildcards.get("shard", 0)))
+    model, quantization, task = (wildcards.get(x, "") for x in ("model", "quantization", "task"))
+    for settings in experiment.models.values():
+        if settings.folder == wildcards.get("folder"):
+            model = settings.name
+    text = wildcards.get("stage")
+    stage = Stage.parse(text) if text else None
+    return Job(rule, model, quantization, stage, task, int(wildcards.get("shard", 0)))
 
 
 def planned_jobs(experiment: Experiment, dag: Any) -> list[PlannedJob]:
@@ -208,7 +207,7 @@ class Workload:
     experiment: Experiment
     counting: bool = False
     grids: dict[int, GridWork] = field(default_factory=dict)
-    _documents: dict[tuple[str, str, str], Documents] = field(default_factory=dict, init=False)
+    _documents: dict[tuple[str, str, Stage], Documents] = field(default_factory=dict, init=False)
 
     def model(self, name: str) -> ModelSettings:
         return self.experiment.models[name]
@@ -216,49 +215,47 @@ class Workload:
     def grid(self, model: str) -> GridWork:
         depth = self.model(model).n_layers
         if depth not in self.grids:
-            raw = self.experiment.raw
-            grid = expand(raw["plans"], depth)
-            self.grids[depth] = GridWork(grid, raw["stages"]["search"]["shards"])
+            shards = self.experiment.settings.stages.search.shards
+            self.grids[depth] = GridWork(self.experiment.grid(model), shards)
         return self.grids[depth]
 
-    def shards(self, model: str, stage: str = rounds.SEARCH) -> Mapping[int, Shard | None]:
-        """Return a stage's or a round's shards that have a plan, by number; only the search is
-        divided."""
-        if rounds.split(stage)[0] == rounds.SEARCH:
-            return self.grid(model).shards
-        return {0: None}
+    def shards(self, model: str, stage: Stage) -> Collection[int]:
+        """Return the numbers of a stage's shards that have a plan; only the search is divided."""
+        return self.grid(model).shards.keys() if stage.searches else [0]
 
-    def tasks(self, stage: str) -> list[TaskSettings]:
+    def tasks(self, stage: Stage) -> list[TaskSettings]:
+        """Return the tasks of a stage: guard tasks are for the confirmation alone."""
         tasks = self.experiment.tasks.values()
-        return [task for task in tasks if stage == "confirm" or task.role == "search"]
+        return [task for task in tasks if stage.name == CONFIRM or task.role == SEARCH]
 
-    def plans(self, model: str, stage: str, shard: int = 0) -> PlanWork:
+    def plans(self, model: str, stage: Stage, shard: int = 0) -> PlanWork:
         """Return what a job runs at most: which plans a race drops is not known yet. After the
         search these are as many as allowed, of the grid's mean depth and with half of it shared."""
         grid = self.grid(model)
-        if rounds.split(stage)[0] == rounds.SEARCH:
+        if stage.searches:
             found = grid.shards[shard]
             return PlanWork(len(found.items), found.passes, found.unshared)
-        settings, n = self.experiment.raw["stages"][stage], self.model(model).n_layers
-        extra = settings.get("shortlist", settings.get("controls", 0) + 1)
+        stages, n = self.experiment.settings.stages, self.model(model).n_layers
+        extra = stages.select.shortlist if stage.name == SELECT else stages.confirm.controls + 1
         mean = grid.whole.unshared / grid.whole.count
         return PlanWork(1 + extra, n + extra * mean / 2, n + extra * mean)
 
-    def documents(self, model: str, task: str, stage: str) -> Documents:
+    def documents(self, model: str, task: str, stage: Stage) -> Documents:
         """Return a task's documents in a stage; in a round of a race all that its plans have seen
         after it."""
-        (name, _), key = rounds.split(stage), (model, task, stage)
+        key = (model, task, stage)
         if key not in self._documents:
-            settings, limit = self.experiment.tasks[task], self.experiment.limit(name, task)
-            whole = document_tokens(self.model(model), settings, name, limit, self.counting)
+            settings = self.experiment.tasks[task]
+            limit = self.experiment.limit(Stage(stage.name), task)
+            whole = document_tokens(self.model(model), settings, stage.name, limit, self.counting)
             self._documents[key] = whole.first(self.experiment.limit(stage, task))
         return self._documents[key]
 
-    def unseen(self, model: str, task: str, stage: str) -> Documents:
+    def unseen(self, model: str, task: str, stage: Stage) -> Documents:
         """Return what a run from nothing has to score in a stage or a round: the rows of the
         rounds before are in the store."""
-        found, before = self.documents(model, task, stage), rounds.before(stage)
-        return found.without(self.documents(model, task, before)) if before else found
+        found = self.documents(model, task, stage)
+        return found.without(self.documents(model, task, stage.before)) if stage.before else found
 
 
 def document_tokens(

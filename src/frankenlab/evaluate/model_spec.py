@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from frankenlab.config.experiment import Experiment
+from frankenlab.config.stages import Stage
 from frankenlab.engines import Engine
 from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
 from frankenlab.engines.exllamav2 import make_engine as make_exllamav2_engine
@@ -59,7 +60,7 @@ class ModelSpec:
 
     @classmethod
     def for_stage(
-        cls, experiment: Experiment, model: str, quantization: str, stage: str
+        cls, experiment: Experiment, model: str, quantization: str, stage: Stage
     ) -> "ModelSpec":
         """A model of an experiment, with the arithmetic of a stage.
 
@@ -77,8 +78,8 @@ class ModelSpec:
             quantization=quantization,
             engine=experiment.engine(model, quantization),
             precision=experiment.precision(stage, model, quantization),
-            device=experiment.raw["device"],
-            token_budget=experiment.raw["token_budget"],
+            device=experiment.settings.device,
+            token_budget=experiment.settings.token_budget,
             states=verified.states,
         )
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from frankenlab import __version__
 from frankenlab.config.experiment import RESOURCES, Experiment, data_folder
+from frankenlab.config.stages import STAGES
 from frankenlab.engines.devices import processor_name
 from frankenlab.evaluate.model_spec import scoring_fingerprint
 from frankenlab.io.directories import read_manifest
 from frankenlab.io.files import content_hash
 from frankenlab.io.fingerprints import code_fingerprint, library_versions
 from frankenlab.models.inspect import weights_hash
-from frankenlab.plans.grid import expand
 
 LIBRARIES = (
     *("torch", "transformers", "tokenizers", "datasets", "lm-eval", "snakemake", "numpy"),
@@ -25,15 +25,14 @@ LIBRARIES = (
 
 def provenance(experiment: Experiment) -> dict[str, Any]:
     """JSON-able; a year later it should say how to get the same numbers."""
-    grids = [expand(experiment.raw["plans"], m.n_layers) for m in experiment.models.values()]
+    settings = experiment.settings
+    grids = [experiment.grid(name) for name in experiment.models]
     return {
         "experiment": experiment.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "frankenlab": __version__,
-        "engine": experiment.raw["engine"],
-        "precisions": {
-            name: stage["precision"] for name, stage in experiment.raw["stages"].items()
-        },
+        "engine": settings.engine,
+        "precisions": {name: settings.stages[name].precision for name in STAGES},
         "grid": {
             "plans": sum(len(grid.plans) for grid in grids),
             "duplicates_folded": sum(len(grid.folded) for grid in grids),
@@ -54,9 +53,9 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
             "processor": processor_name(),
             "cpu_count": os.cpu_count(),
             "system": platform.platform(terse=True),
-            "device": experiment.raw["device"],
+            "device": settings.device,
         },
-        "config": experiment.raw,
+        "config": settings.plain(),
     }
 
 

@@ -83,9 +83,9 @@ def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
             imported.append(node.module)
             imported += [f"{node.module}.{alias.name}" for alias in node.names]
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
+        if isinstance(body, list):
             # A body must not be empty; `pass` stands for a docstring that was all of it.
-            node.body = body[1:] or [ast.Pass()]
+            node.body = [part for part in body if not _is_docstring(part)] or [ast.Pass()]
     ours = [
         _locate(reached)
         for name in imported
@@ -107,6 +107,7 @@ def _with_packages(name: str) -> list[str]:
 
 
 def _is_docstring(node: ast.stmt) -> bool:
+    """Tell whether a statement is a text alone: of a body, or of the attribute above it."""
     return (
         isinstance(node, ast.Expr)
         and isinstance(node.value, ast.Constant)

@@ -7,9 +7,36 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from frankenlab.config.experiment import Experiment
+from frankenlab.config.settings import CalibrationSettings
+from frankenlab.io.directories import verify_file
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
+from frankenlab.models.quantization import Quantization
 from frankenlab.tasks.data_files import read_data
+
+
+def evaluation_excludes(experiment: Experiment, quantization: str) -> list[str]:
+    """Return the texts that the weights were calibrated on: no evaluated document may hold one.
+
+    Raises:
+        UserError: as `calibration_texts`; the data file is not what its manifest says.
+    """
+    settings = experiment.calibration
+    if settings is None or Quantization.parse(quantization).bits is None:
+        return []
+    return configured_texts(settings)
+
+
+def configured_texts(settings: CalibrationSettings) -> list[str]:
+    """Return the calibration texts that the config names.
+
+    Raises:
+        UserError: as `evaluation_excludes`.
+    """
+    file = Path(settings.file)
+    verify_file(file)
+    return calibration_texts(file, settings.field, settings.texts)
 
 
 def calibration_texts(file: Path, field: str, count: int) -> list[str]:

@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from frankenlab.config.experiment import Calibration, Experiment
-from frankenlab.io.directories import verify_directory, verify_file
+from frankenlab.config.experiment import Experiment
+from frankenlab.config.settings import CalibrationSettings
+from frankenlab.io.directories import verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, sha256_file
 from frankenlab.models.inspect import load_tokenizer, weights_hash
 from frankenlab.models.quantization import Quantization
 from frankenlab.quantize import exllamav2 as conversion
 from frankenlab.quantize import reference as quantizer
-from frankenlab.quantize.calibration import calibration_rows, calibration_texts
+from frankenlab.quantize.calibration import calibration_rows, configured_texts
 
 
 def measure(experiment: Experiment, model: str, target: Path, work: Path) -> None:
@@ -25,12 +26,12 @@ def measure(experiment: Experiment, model: str, target: Path, work: Path) -> Non
     """
     directory, settings = experiment.weights_folder(model), _calibration(experiment)
     verify_directory(directory, every_hash=True)
-    texts = _texts(settings)
+    texts = configured_texts(settings)
     if _uses_exllamav2(experiment):
         conversion.measure(directory, target, work, texts)
         return
     rows = calibration_rows(texts, load_tokenizer(directory), settings.rows, settings.length)
-    quantizer.measure(directory, target, rows, work, device=experiment.raw["device"])
+    quantizer.measure(directory, target, rows, work, device=experiment.settings.device)
 
 
 def quantize(
@@ -48,8 +49,8 @@ def quantize(
     directory, settings = experiment.weights_folder(model), _calibration(experiment)
     target = experiment.weights_folder(model, quantization)
     manifest = verify_directory(directory, every_hash=True).manifest
-    texts = _texts(settings)
-    bits, head_bits = Quantization.parse(quantization).bits, experiment.raw["exl2"]["head_bits"]
+    texts = configured_texts(settings)
+    bits, head_bits = Quantization.parse(quantization).bits, experiment.settings.exl2.head_bits
     assert bits is not None, "the weights as distributed need no quantizer"
     facts = {
         "kind": "exl2",
@@ -74,24 +75,11 @@ def quantize(
         facts,
         work,
         measurement=measurement,
-        device=experiment.raw["device"],
+        device=experiment.settings.device,
     )
 
 
-def evaluation_excludes(experiment: Experiment, quantization: str) -> list[str]:
-    """The texts that no evaluated document may contain: what the weights were calibrated on."""
-    settings = experiment.calibration
-    if settings is None or Quantization.parse(quantization).bits is None:
-        return []
-    return _texts(settings)
-
-
-def _texts(settings: Calibration) -> list[str]:
-    verify_file(settings.file)
-    return calibration_texts(settings.file, settings.field, settings.texts)
-
-
-def _calibration(experiment: Experiment) -> Calibration:
+def _calibration(experiment: Experiment) -> CalibrationSettings:
     assert experiment.calibration is not None, "nothing is quantized in this experiment"
     return experiment.calibration
 

@@ -12,6 +12,8 @@ from typing import Any
 from snakemake.cli import parse_args
 
 from frankenlab.config.experiment import TASKS_FOLDER, Experiment
+from frankenlab.config.settings import CalibrationSettings, DataEntry
+from frankenlab.config.stages import Stage
 from frankenlab.estimate.memory import too_large
 from frankenlab.estimate.resources import Limit, predict, read_limits
 from frankenlab.estimate.summary import grid_summary, jobs_summary
@@ -157,20 +159,20 @@ class WorkflowRun:
         name = f"{use}.{folder}"
         return self.stamp(name, lambda: source_identity(source, use), self._source_stamps)
 
-    def task_stamp(self, stage: str, task: str, model: str, quantization: str) -> str:
+    def task_stamp(self, stage: Stage, task: str, model: str, quantization: str) -> str:
         """Return the stamp of a task in a stage: prompt, data, documents, and the arithmetic of
         these weights."""
         experiment, settings = self.experiment, self.experiment.tasks[task]
-        raw, engine = experiment.raw["tasks"][task], experiment.engine(model, quantization)
+        entry, engine = experiment.settings.tasks[task], experiment.engine(model, quantization)
         return self.stamp(
             f"tasks/{stage}.{task}.{model}.{quantization}",
             lambda: {
-                "config": raw,
+                "config": entry.plain(),
                 "yaml": task_fingerprint(task_file(settings.task, TASKS_FOLDER)),
-                "data": local_data(raw.get("data")),
+                "data": local_data(entry.data),
                 "limit": experiment.limit(stage, task),
                 "precision": experiment.precision(stage, model, quantization),
-                "device": experiment.raw["device"],
+                "device": experiment.settings.device,
                 "engine": engine,
                 "libraries": fingerprints.engine_libraries(engine),
             },
@@ -229,7 +231,7 @@ def _numbers_of_gpus(text: str) -> Sequence[int]:
     return [int(part) for part in parts]
 
 
-def local_data(given: Mapping[str, Any] | None) -> Any:
+def local_data(given: CalibrationSettings | DataEntry | None) -> Any:
     """Return what identifies a file of this machine that a config names; None for one of a
     package."""
-    return None if given is None or "source" in given else file_identity(given["file"])
+    return None if given is None or given.source else file_identity(given.file)

@@ -20,6 +20,9 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
 from frankenlab.io.fingerprints import code_fingerprint
 
+# The documents of a search task are divided among these; no two share one.
+STAGES = ("search", "select", "confirm")
+
 # One key on a line of its own, as all of lm-eval's task files have them: a YAML parser would take
 # half a minute for 13,000 of them.
 _KEY = rb"""^(?:\xef\xbb\xbf)?["']?%s["']?[ \t]*:[ \t]*["']?([^\s"'#,\[\]{}]+)["']?[ \t]*$"""

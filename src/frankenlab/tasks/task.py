@@ -19,10 +19,8 @@ from lm_eval.api import metrics as harness_metrics
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
 from frankenlab.tasks.documents import check_documents, check_example
-from frankenlab.tasks.index import TaskSettings
+from frankenlab.tasks.index import STAGES, TaskSettings
 from frankenlab.tasks.loading import load_task
-
-STAGES = ("search", "select", "confirm")
 
 # Per cent of a search task's documents: search, select, the rest confirms.
 SEARCH_SHARE, SELECT_SHARE = 25, 15

