@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", type=Path, metavar="MODEL_DIR", help="Hugging Face or EXL2")
     evaluate.add_argument("--plan", action="append", required=True, help='"0:20,10:30", "base"')
     evaluate.add_argument("--task", action="append", required=True, help="a task of the config")
-    evaluate.add_argument("--config", type=Path, default=config.DEFAULT)
+    evaluate.add_argument("--config", type=Path, default=config.default_file())
     evaluate.add_argument("--stage", choices=("search", "select", "confirm"), help="default: all")
     evaluate.add_argument("--limit", type=_positive, help="most documents a task")
     evaluate.add_argument(
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     plans = commands.add_parser("plans", help="print the grid of a config and what it costs")
-    plans.add_argument("--config", type=Path, default=config.DEFAULT)
+    plans.add_argument("--config", type=Path, default=config.default_file())
     plans.add_argument("--summary", action="store_true", help="without the list of plans")
     plans.add_argument(
         "--tokens-per-second",
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     plans.set_defaults(run=_plans)
 
     fetch = commands.add_parser("fetch", help="download the models and data of a config")
-    fetch.add_argument("--config", type=Path, default=config.DEFAULT)
+    fetch.add_argument("--config", type=Path, default=config.default_file())
     fetch.set_defaults(run=_fetch)
 
     export = commands.add_parser("materialize", help="write a plan as a standalone checkpoint")

@@ -365,6 +365,14 @@ def test_a_file_that_is_absent_or_no_yaml_is_refused_by_name(tmp_path, text, fau
     assert path.name in one_line(error) and fault in str(error.value)
 
 
+def test_the_default_experiment_is_the_packages_where_there_is_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.default_file() == ROOT / config.DEFAULT
+    Path("config").mkdir()
+    config.DEFAULT.touch()
+    assert config.default_file() == config.DEFAULT
+
+
 def test_a_file_means_what_its_contents_mean(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(MINIMAL))

@@ -20,7 +20,7 @@ from pytest import MonkeyPatch
 
 from frankenlab import report
 from frankenlab.analyse import ledger
-from frankenlab.config import stages as rounds
+from frankenlab.analyse.race_rounds import dropped
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate import throughput as speeds
 from frankenlab.evaluate.rows import Row
@@ -308,7 +308,7 @@ def read_records(folder: Path) -> None:
     pd.DataFrame(found["frankens"]).drop(columns=["key", "loop", "occurrences"])
     frankens.plans_of(found)
     race = read_record(folder / "race.json", schemas.RACE)
-    rounds.dropped([race])
+    dropped([race])
     comparisons = pd.DataFrame(
         {
             "plan": ["base", "0:3,1:4"],

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from frankenlab.analyse.comparisons import Rules
-from frankenlab.analyse.interaction import bits, corrected
+from frankenlab.analyse.interaction import corrected, task_bitrates
 from frankenlab.models.footprint import Footprint
 from tests.support import synthetic_tables as synthetic
 
@@ -79,7 +79,7 @@ def make_bits(
     rng = np.random.default_rng(seed)
     sizes = {q: footprint(q) for q in quantizations}
     found = [
-        bits(
+        task_bitrates(
             scores(model, task, quantizations, worth, rng),
             task.metric,
             task.role,

@@ -9,7 +9,7 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from frankenlab.analyse.comparisons import outcomes
+from frankenlab.analyse.outcomes import outcomes
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.store import Store
 from frankenlab.models.inspect import load_tokenizer

@@ -1,32 +1,23 @@
 """Compares every plan of a stage with the base."""
 
-from frankenlab.analyse.comparisons import Rules, comparisons, concatenated, with_shapes
-from frankenlab.config.stages import dropped
+from frankenlab.analyse.comparisons import Rules, concatenated, stage_comparisons
+from frankenlab.analyse.race_rounds import dropped
 from frankenlab.io.parquet import read_parquet, write_parquet
 from frankenlab.io.records import FRANKENS, RACE, read_record
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
-    rules = Rules(**experiment.raw["statistics"])
     groups = {
         item["plan"]: item["group"]
         for path in snakemake.input.frankens
         for item in read_record(path, FRANKENS)["frankens"]
     }
-    scores = concatenated(map(read_parquet, snakemake.input.scores))
-    # A round of a race has the documents of those before.
-    scores = scores.drop_duplicates(["quantization", "task", "plan", "document"])
-    raced = dropped(read_record(path, RACE) for path in snakemake.input.races)
-    tables = [
-        comparisons(
-            rows,
-            experiment.tasks[task].metric,
-            experiment.tasks[task].role,
-            groups,
-            rules,
-            raced,
-        )
-        for (_, task), rows in scores.groupby(["quantization", "task"], sort=False, observed=True)
-    ]
-    depths = {model.name: model.n_layers for model in experiment.models.values()}
-    write_parquet(with_shapes(concatenated(tables), depths), snakemake.output[0])
+    table = stage_comparisons(
+        concatenated(map(read_parquet, snakemake.input.scores)),
+        experiment.tasks,
+        groups,
+        dropped(read_record(path, RACE) for path in snakemake.input.races),
+        {name: model.n_layers for name, model in experiment.models.items()},
+        Rules(**experiment.settings.statistics.plain()),
+    )
+    write_parquet(table, snakemake.output[0])

@@ -2,39 +2,29 @@
 
 from pathlib import Path
 
-from frankenlab.config.stages import SEARCH, split
+from frankenlab.analyse.selection import confirm_plans, select_plans
+from frankenlab.config.stages import CONFIRM, SELECT, Stage
 from frankenlab.io.files import write_json
 from frankenlab.io.records import FROZEN, PLANS, RACE, SHORTLIST, read_record
 from frankenlab.models.franken import manifest
 from frankenlab.models.inspect import manifest_info, read_json
-from frankenlab.plans.plan import BASE, parse
+from frankenlab.plans.plan import parse
 from frankenlab.runtime.job import job
 
-
-def listed(stage: str, path: str) -> list[tuple[str, str]]:
-    """Return (plan, group) of every plan that a stage runs."""
-    if split(stage)[0] == SEARCH:
-        return [tuple(item) for item in read_record(path, PLANS)]
-    if stage == "select":
-        content = read_record(path, SHORTLIST)
-        return [(BASE, "base"), *((item["plan"], item["group"]) for item in content["plans"])]
-    content = read_record(path, FROZEN)
-    controls = [(plan, "control") for plan in content["controls"]]
-    return [(BASE, "base"), (content["frozen"], content["group"]), *controls]
-
-
-def left(named: list[tuple[str, str]], race: str) -> list[tuple[str, str]]:
-    """Those that a race has not dropped; none, if it dropped the whole shard."""
-    kept = set(read_record(race, RACE)["kept"])
-    return [item for item in named if item[0] in kept]
-
-
 with job(snakemake):
+    where = snakemake.wildcards
     path = Path(snakemake.input.model)
     info = manifest_info(read_json(path), path)
-    named = listed(snakemake.wildcards.stage, snakemake.input.plans)
+    stage = Stage.parse(where.stage)
+    if stage.name == SELECT:
+        named = select_plans(read_record(snakemake.input.plans, SHORTLIST))
+    elif stage.name == CONFIRM:
+        named = confirm_plans(read_record(snakemake.input.plans, FROZEN))
+    else:
+        named = read_record(snakemake.input.plans, PLANS)
     if snakemake.input.race:
-        named = left(named, snakemake.input.race)
+        # None are left where the race dropped the whole shard.
+        kept = set(read_record(snakemake.input.race, RACE)["kept"])
+        named = [item for item in named if item[0] in kept]
     plans = [(parse(text, info.n_layers), group) for text, group in named]
-    where = snakemake.wildcards
     write_json(snakemake.output[0], manifest(where.model, where.quantization, info, plans))

@@ -1,6 +1,6 @@
 """Freezes one franken of a model, with its controls."""
 
-from frankenlab.analyse.comparisons import freeze
+from frankenlab.analyse.selection import freeze
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet
 from frankenlab.runtime.job import job

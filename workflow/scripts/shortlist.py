@@ -1,6 +1,6 @@
 """Picks the plans that go from search to select."""
 
-from frankenlab.analyse.comparisons import shortlist
+from frankenlab.analyse.selection import shortlist
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet
 from frankenlab.runtime.job import job

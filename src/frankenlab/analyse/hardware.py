@@ -34,7 +34,7 @@ def with_pair_hardware(
     hardware differs.
 
     Args:
-        table: as `analysis.pairs` makes it.
+        table: as `comparisons.pairs` makes it.
         scores: (model, quantization) -> its scores.
     """
     sides = {key: _by_plan(frame) for key, frame in scores.items()}

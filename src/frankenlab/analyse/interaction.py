@@ -1,28 +1,33 @@
 """Bits x duplication: what repeated layers cost at several bitrates of the same model.
 
-Signs and units are `analysis`'s: above 0 is better, in percentage points or log-percent.
+Signs and units are those of `comparisons`: an effect above 0 is better.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from frankenlab.analyse import paired_tests as statistics
-from frankenlab.analyse.comparisons import Comparison, Rules, compare
-from frankenlab.analyse.outcomes import UNITS, Outcomes, metric_value, outcomes
+from frankenlab.analyse.comparisons import INTERVALS, Rules, compare, concatenated
+from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
+from frankenlab.analyse.paired_tests import holm
+from frankenlab.analyse.verdicts import verdict
 from frankenlab.models.footprint import Footprint
 from frankenlab.plans.plan import BASE, Plan, parse
 
-# What the base must take at least as many bytes of as a franken does, to be compared with it.
+# A franken is compared with the base at the bitrate at which that takes at least as many bytes.
 RIVALS: dict[str, Callable[[Footprint, Plan], int]] = {
     "read": Footprint.read_bytes,
     "memory": Footprint.materialized_bytes,
 }
 
-TESTED = {"interaction": "interaction"} | {kind: f"{kind}_effect" for kind in RIVALS}
+# Column of an effect -> what its interval's and its p's columns begin with.
+PREFIXES = {"effect": "", "shift": "shift_", "interaction": "interaction_"} | {
+    f"{kind}_effect": f"{kind}_" for kind in RIVALS
+}
+TESTED = ("interaction", *(f"{kind}_effect" for kind in RIVALS))
 
 Key = tuple[str, str]  # plan, quantization
 
@@ -38,7 +43,37 @@ class _Cells:
         return self.scores[one] - self.scores[other]
 
 
-def bits(
+def bitrates(
+    scores: pd.DataFrame,
+    tasks: Mapping[str, Task],
+    frozen: Mapping[str, Mapping[str, Any]],
+    footprints: Mapping[str, Mapping[str, Footprint]],
+    depths: Mapping[str, int],
+    rules: Rules,
+) -> pd.DataFrame:
+    """Compare every confirmed plan at all bitrates of its model, with corrections and verdicts.
+
+    Args:
+        scores: of the confirm stage, all models.
+        frozen: model -> what `selection.freeze` made.
+        footprints: model -> quantization -> what the weights take; only these models are compared.
+        depths: model -> its number of layers.
+    """
+    found = []
+    for model, sizes in footprints.items():
+        plan, reference = frozen[model]["frozen"], frozen[model]["reference_quantization"]
+        own = scores[scores["model"] == model]
+        for name, rows in own.groupby("task", sort=False, observed=True):
+            task = tasks[name]
+            found.append(
+                task_bitrates(
+                    rows, task.metric, task.role, plan, reference, sizes, depths[model], rules
+                )
+            )
+    return corrected(concatenated(found), rules)
+
+
+def task_bitrates(
     scores: pd.DataFrame,
     metric: str,
     role: str,
@@ -48,7 +83,7 @@ def bits(
     n_layers: int,
     rules: Rules,
 ) -> pd.DataFrame:
-    """One model's confirmed plans on one task at all of its quantizations.
+    """Compare one model's confirmed plans on one task at all of its quantizations.
 
     Every comparison is paired, over the documents that were scored at all quantizations:
 
@@ -74,25 +109,40 @@ def bits(
     texts = sorted({plan for plan, _ in cells.scores}, key=lambda t: (t != BASE, t != frozen, t))
     plans = {text: parse(text, n_layers) for text in texts}
     keys = [(text, name) for name in sizes for text in texts if (text, name) in cells.scores]
-    rows = {key: _facts(cells, key, plans[key[0]], sizes[key[1]], metric) for key in keys}
     frankens = [key for key in keys if key[0] != BASE]
+    rows = {key: _facts(cells, key, plans[key[0]], sizes[key[1]], metric) for key in keys}
 
-    _add(rows, "effect", {key: (BASE, key[1]) for key in frankens}, cells, rules)
-    shifted = [key for key in keys if key != (BASE, reference)]
-    _add(rows, "shift", dict.fromkeys(shifted, (BASE, reference)), cells, rules)
-    _add_interactions(rows, [k for k in frankens if k[1] != reference], reference, cells, rules)
-    base = parse(BASE, n_layers)
+    def add(name: str, differences: Mapping[Key, np.ndarray]) -> None:
+        if differences:
+            stacked = np.array(list(differences.values()))
+            # An interaction moves by up to two steps a document.
+            found = compare(stacked, cells.measured, rules, signs=name != "interaction")
+            named = found.rename(columns=_columns_of(name))[list(_columns_of(name).values())]
+            for key, row in zip(differences, named.to_dict("records"), strict=True):
+                rows[key] |= row
+
+    effects = {key: cells.difference(key, (BASE, key[1])) for key in frankens}
+    add("effect", effects)
+    home = (BASE, reference)
+    add("shift", {key: cells.difference(key, home) for key in keys if key != home})
+    at_reference = {plan: effect for (plan, name), effect in effects.items() if name == reference}
+    add(
+        "interaction",
+        {
+            (plan, name): effects[plan, name] - at_reference[plan]
+            for plan, name in frankens
+            if name != reference and plan in at_reference
+        },
+    )
     for kind, cost in RIVALS.items():
-        rivals = {}
+        costs = {name: cost(size, plans[BASE]) for name, size in sizes.items()}
+        against = {}
         for plan, name in frankens:
-            rival = _rival(cost(sizes[name], plans[plan]), {q: cost(sizes[q], base) for q in sizes})
+            rival = _rival(cost(sizes[name], plans[plan]), costs)
             if rival is not None:
-                rivals[(plan, name)] = (BASE, rival)
-                rows[(plan, name)] |= {
-                    f"{kind}_rival": rival,
-                    f"{kind}_rival_bytes": cost(sizes[rival], base),
-                }
-        _add(rows, f"{kind}_effect", rivals, cells, rules)
+                rows[plan, name] |= {f"{kind}_rival": rival, f"{kind}_rival_bytes": costs[rival]}
+                against[plan, name] = cells.difference((plan, name), (BASE, rival))
+        add(f"{kind}_effect", against)
 
     measured = cells.measured
     common = {
@@ -104,54 +154,41 @@ def bits(
         "kind": measured.kind,
         "unit": UNITS[measured.kind],
         "n": len(measured.documents),
-        "n_clusters": len(np.unique(measured.clusters)),
+        "n_clusters": measured.n_clusters,
     }
     groups = {BASE: "base", frozen: "frozen"}
     table = pd.DataFrame(
         {**common, "plan": plan, "group": groups.get(plan, "control"), "quantization": q, **row}
         for (plan, q), row in rows.items()
     )
-    return table.reindex(columns=_columns())
+    return table.reindex(columns=COLUMNS)
 
 
 def corrected(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
-    """Adds Holm's p and verdicts ("improved", "harmed", "equivalent", "inconclusive").
+    """Add Holm's p and verdicts ("improved", "harmed", "equivalent", "inconclusive").
 
     Two families, each over all models, tasks, plans and bitrates: the interactions, and the
     comparisons with rivals, where the same rival by both costs is one test.
     """
     table = table.copy()
-    table["interaction_p_holm"] = statistics.holm(table["interaction_p"])
+    table["interaction_p_holm"] = holm(table["interaction_p"])
     cell = ["model", "task", "plan", "quantization"]
     tests = pd.concat(
-        table[cell].assign(kind=kind, row=table.index, rival=table[f"{kind}_rival"], p=p)
-        for kind, p in ((kind, table[f"{kind}_p"]) for kind in RIVALS)
+        table[cell].assign(rival=table[f"{kind}_rival"], p=table[f"{kind}_p"]) for kind in RIVALS
     )
-    tests = tests[tests["p"].notna()]
-    once = tests.drop_duplicates([*cell, "rival"])
-    once = once.assign(p_holm=statistics.holm(once["p"]))
-    tests = tests.merge(once[[*cell, "rival", "p_holm"]], on=[*cell, "rival"])
+    once = tests[tests["p"].notna()].drop_duplicates([*cell, "rival"])
+    families = once.assign(p_holm=holm(once["p"])).set_index([*cell, "rival"])["p_holm"].to_dict()
     for kind in RIVALS:
-        own = tests[tests["kind"] == kind].set_index("row")["p_holm"]
-        table[f"{kind}_p_holm"] = own.reindex(table.index).astype(float)
-    for name, effect in TESTED.items():
-        table[f"{name}_verdict"] = [
-            _verdict(row, name, row[effect], rules) for row in table.to_dict("records")
+        named = table[[*cell, f"{kind}_rival"]].itertuples(index=False, name=None)
+        table[f"{kind}_p_holm"] = [families.get(test, np.nan) for test in named]
+    for name in TESTED:
+        prefix = PREFIXES[name]
+        columns = [name, f"{prefix}p_holm", f"{prefix}low90", f"{prefix}high90"]
+        table[f"{prefix}verdict"] = [
+            None if pd.isna(row[0]) else verdict(*row, rules)
+            for row in table[columns].itertuples(index=False, name=None)
         ]
     return table.drop(columns=[c for c in table if c.endswith(("low90", "high90"))])
-
-
-def _verdict(row: Mapping[str, Any], name: str, effect: float, rules: Rules) -> str | None:
-    if pd.isna(effect):
-        return None
-    return statistics.verdict(
-        effect,
-        row[f"{name}_p_holm"],
-        row[f"{name}_low90"],
-        row[f"{name}_high90"],
-        margin=rules.margin,
-        alpha=rules.alpha,
-    )
 
 
 def _cells(scores: pd.DataFrame, metric: str) -> _Cells:
@@ -183,74 +220,27 @@ def _facts(cells: _Cells, key: Key, plan: Plan, size: Footprint, metric: str) ->
     }
 
 
-def _add(
-    rows: dict[Key, dict[str, Any]],
-    name: str,
-    against: Mapping[Key, Key],
-    cells: _Cells,
-    rules: Rules,
-) -> None:
-    """Writes comparisons of cells with others into their rows."""
-    if against:
-        differences = np.array([cells.difference(*pair) for pair in against.items()])
-        _write(rows, name, list(against), compare(differences, cells.measured, rules))
-
-
-def _add_interactions(
-    rows: dict[Key, dict[str, Any]], keys: list[Key], reference: str, cells: _Cells, rules: Rules
-) -> None:
-    """Differences of differences: a document moves by up to two steps, so signs alone, which
-    McNemar's test counts, would not do."""
-    keys = [key for key in keys if (key[0], reference) in cells.scores]
-    if not keys:
-        return
-    differences = np.array(
-        [
-            cells.difference((plan, name), (BASE, name))
-            - cells.difference((plan, reference), (BASE, reference))
-            for plan, name in keys
-        ]
-    )
-    found = compare(differences, cells.measured, rules)
-    summed = statistics.by_cluster(differences, cells.measured.clusters)
-    p = statistics.sign_flip_test(summed, seed=rules.seed, resamples=rules.resamples)
-    _write(rows, "interaction", keys, replace(found, p=p))
-
-
-def _write(rows: dict[Key, dict[str, Any]], name: str, keys: list[Key], found: Comparison) -> None:
-    for i, key in enumerate(keys):
-        rows[key][name] = found.effect[i]
-        rows[key] |= {column: getattr(found, end)[i] for end, column in _ends(name).items()}
-
-
-def _ends(name: str) -> dict[str, str]:
-    """Attribute of a comparison -> column, for the effect of this name."""
-    prefix = name.removesuffix("effect").rstrip("_")
-    return {end: f"{prefix}_{end}".lstrip("_") for end in ("low", "high", "low90", "high90", "p")}
-
-
 def _rival(own: int, costs: Mapping[str, int]) -> str | None:
-    """Where the base costs as much as the plan does, or the least more."""
+    """Return the quantization at which the base costs as much as the plan does, or the least
+    more."""
     enough = [name for name, cost in costs.items() if cost >= own]
     return min(enough, key=costs.__getitem__, default=None)
 
 
-def _columns() -> list[str]:
-    return [
-        *("model", "quantization", "reference", "task", "role", "metric", "kind", "unit"),
-        *("plan", "group", "depth", "relative_depth", "relative_compute", "bits_per_weight"),
-        *(
-            "head_bits",
-            "weight_bytes",
-            "materialized_bytes",
-            "read_bytes",
-            "n",
-            "n_clusters",
-            "value",
-        ),
-        *("effect", *_ends("effect").values()),
-        *("shift", *_ends("shift").values()),
-        *("interaction", *_ends("interaction").values()),
-        *("read_rival", "read_rival_bytes", "read_effect", *_ends("read_effect").values()),
-        *("memory_rival", "memory_rival_bytes", "memory_effect", *_ends("memory_effect").values()),
-    ]
+def _columns_of(name: str) -> dict[str, str]:
+    """Return column of a comparison -> column of the table, for the effect of this name."""
+    return {"effect": name} | {end: PREFIXES[name] + end for end in (*INTERVALS, "p")}
+
+
+COLUMNS = [
+    *("model", "quantization", "reference", "task", "role", "metric", "kind", "unit", "plan"),
+    *("group", "depth", "relative_depth", "relative_compute", "bits_per_weight", "head_bits"),
+    *("weight_bytes", "materialized_bytes", "read_bytes", "n", "n_clusters", "value"),
+    *(
+        column
+        for name in ("effect", "shift", "interaction")
+        for column in _columns_of(name).values()
+    ),
+    *("read_rival", "read_rival_bytes", *_columns_of("read_effect").values()),
+    *("memory_rival", "memory_rival_bytes", *_columns_of("memory_effect").values()),
+]

@@ -2,13 +2,24 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
+from frankenlab.analyse.paired_tests import Kind
 from frankenlab.io.errors import UserError
 
-UNITS = {"mean": "points", "perplexity": "log-percent"}
+UNITS: dict[Kind, str] = {"mean": "points", "perplexity": "log-percent"}
+
+
+class Task(Protocol):
+    """What the analyses need to know of a task; `tasks.TaskSettings` has it."""
+
+    @property
+    def metric(self) -> str: ...
+    @property
+    def role(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -16,7 +27,6 @@ class Outcomes:
     """The scores of several plans on the same documents.
 
     Attributes:
-        kind: "mean" or "perplexity".
         plans: [plans] canonical texts.
         documents: [documents] numbers in lm-eval's order.
         scores: [plans, documents]; higher is better: the metric itself times `sign`, or minus the
@@ -27,7 +37,7 @@ class Outcomes:
         sign: of a mean: -1 where lower values of the metric are better, else 1.
     """
 
-    kind: str
+    kind: Kind
     plans: tuple[str, ...]
     documents: np.ndarray
     scores: np.ndarray
@@ -36,23 +46,22 @@ class Outcomes:
     sign: float = 1.0
 
     @property
-    def clustered(self) -> bool:
-        """Whether several documents share a cluster."""
-        return len(np.unique(self.clusters)) < len(self.clusters)
+    def n_clusters(self) -> int:
+        return len(np.unique(self.clusters))
 
     def row(self, plan: str) -> np.ndarray:
-        """[documents] scores of one plan."""
+        """Return the scores [documents] of one plan."""
         return self.scores[self.plans.index(plan)]
 
     def at(self, places: np.ndarray) -> "Outcomes":
-        """The outcomes on some of the documents, which are given by their places."""
+        """Return the outcomes on some of the documents, which are given by their places."""
         fields = ("documents", "weights", "clusters")
         kept = {name: getattr(self, name)[places] for name in fields}
         return replace(self, scores=self.scores[:, places], **kept)
 
 
 def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
-    """The primary metric of one task's scores as arrays, turned so that higher is better.
+    """Return the primary metric of one task's scores as arrays, turned so that higher is better.
 
     Which metrics are turned is in the rows: see `EvaluationTask.metrics`.
 
@@ -89,7 +98,7 @@ def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
 
 
 def metric_value(scores: np.ndarray, measured: Outcomes, metric: str) -> float:
-    """The metric of one plan's scores [documents], in its own unit."""
+    """Return the metric of one plan's scores [documents], in its own unit."""
     rate = float(scores.sum() / measured.weights.sum())
     if measured.kind == "mean":
         return measured.sign * rate

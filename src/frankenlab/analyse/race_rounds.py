@@ -1,48 +1,71 @@
-"""A race round by round: score tables -> which plans go on, and what the race saved."""
+"""A race round by round: which plans go on, and what the race saved."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from frankenlab.analyse import paired_tests as statistics
-from frankenlab.analyse import race_rule as racing
-from frankenlab.analyse.comparisons import mean_effects
-from frankenlab.analyse.outcomes import outcomes
+from frankenlab.analyse.comparisons import concatenated
+from frankenlab.analyse.outcomes import Task, outcomes
+from frankenlab.analyse.paired_tests import by_cluster
+from frankenlab.analyse.race_rule import Rule, Sample, stand
+from frankenlab.analyse.selection import mean_effects
 from frankenlab.plans.plan import BASE, parse
 from frankenlab.plans.trie import layer_passes, plan_trie
 
 
-def sample(
-    scores: pd.DataFrame, metric: str, plans: Sequence[str], asked: int, total: int | None
-) -> racing.Sample:
-    """What `plans` scored on one task in a round, for `racing.stand`.
+def decide(
+    scores: pd.DataFrame,
+    tasks: Mapping[str, Task],
+    limits: Mapping[str, tuple[int, int | None]],
+    leaders: Sequence[str],
+    rule: Rule,
+    n_layers: int,
+) -> dict[str, Any]:
+    """Return the record of a round: which of its plans go on, on the results of all search tasks.
 
     Args:
-        scores: of one task, every plan on the same documents.
-        asked: documents that the round asked for; where the task has fewer, these are all.
-        total: most documents of the stage, None where there is no limit.
+        scores: of one model, every plan on the same documents of a task.
+        limits: task -> documents that the round asked for, and most documents of the stage, None
+            where there is no limit.
+        leaders: of earlier rounds.
+    """
+    # Where plans tie the first leads: the base, then the same one whatever the shards are.
+    plans = sorted(scores["plan"].unique(), key=lambda plan: (plan != BASE, plan))
+    samples, documents = {}, {}
+    for task, rows in scores.groupby("task", sort=False, observed=True):
+        samples[task] = sample(rows, tasks[task].metric, plans, *limits[task])
+        documents[task] = int(rows["document"].nunique())
+    return round_record(samples, documents, plans, leaders, rule, n_layers)
+
+
+def sample(
+    scores: pd.DataFrame, metric: str, plans: Sequence[str], asked: int, total: int | None
+) -> Sample:
+    """Return what `plans` scored on one task in a round.
+
+    Where the task has fewer documents than the round asked for, these are all.
     """
     measured = outcomes(scores, metric)
     order = [measured.plans.index(plan) for plan in plans]
-    summed = statistics.by_cluster(measured.scores[order], measured.clusters)
-    weights = statistics.by_cluster(measured.weights, measured.clusters)
+    summed = by_cluster(measured.scores[order], measured.clusters)
+    weights = by_cluster(measured.weights, measured.clusters)
     documents = len(measured.documents)
-    left = documents if documents < asked else math.inf if total is None else total
-    return racing.Sample(summed, weights, left * weights.size / documents)
+    most = documents if documents < asked else math.inf if total is None else total
+    return Sample(summed, weights, most * weights.size / documents)
 
 
-def record(
-    samples: Mapping[str, racing.Sample],
+def round_record(
+    samples: Mapping[str, Sample],
     documents: Mapping[str, int],
     plans: Sequence[str],
     leaders: Sequence[str],
-    rule: racing.Rule,
+    rule: Rule,
     n_layers: int,
 ) -> dict[str, Any]:
-    """A round, JSON-able: who entered, who leads, who goes on, and who was dropped and why.
+    """Return what is written of a round: who leads, who goes on, and who was dropped and why.
 
     Args:
         samples: task -> sample of `plans`.
@@ -50,28 +73,55 @@ def record(
         leaders: of earlier rounds.
     """
     safe = [plans.index(plan) for plan in dict.fromkeys([BASE, *leaders])]
-    stood = racing.stand(list(samples.values()), rule, safe)
-    leader = plans[stood.leader]
+    standing = stand(list(samples.values()), rule, safe)
+    leader = plans[standing.leader]
     return {
         "documents": dict(documents),
-        "passes": layer_passes(plan_trie(parse(text, n_layers) for text in plans)),
+        "passes": _passes(plans, n_layers),
         "leaders": list(dict.fromkeys([*leaders, leader])),
         "leader": leader,
-        "kept": [plan for plan, kept in zip(plans, stood.kept, strict=True) if kept],
+        "kept": [plan for plan, kept in zip(plans, standing.kept, strict=True) if kept],
         "dropped": {
             plans[i]: {
-                "behind": round(float(stood.behind[i]), 3),
-                "ahead_at_most": round(float(stood.ahead[i]), 3),
+                "behind": round(float(standing.behind[i]), 3),
+                "ahead_at_most": round(float(standing.ahead[i]), 3),
             }
-            for i in np.flatnonzero(~stood.kept)
+            for i in np.flatnonzero(~standing.kept)
         },
     }
 
 
-def summary(
+def dropped(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return plan -> the round after which it was dropped, from the records of all rounds in
+    order."""
+    return {plan: number for number, record in enumerate(records, 1) for plan in record["dropped"]}
+
+
+def all_rounds(
+    records: Iterable[Mapping[str, Any]], table: pd.DataFrame, depths: Mapping[str, int]
+) -> pd.DataFrame:
+    """Return the rounds of every model's race, a row each; columns as `rounds` has them.
+
+    Args:
+        records: of the rounds of all models, each with its model and round.
+        table: comparisons of all stages and models.
+        depths: model -> its number of layers.
+    """
+    records = sorted(records, key=lambda record: record["round"])
+    found = []
+    for model, n_layers in depths.items():
+        search = table[(table["model"] == model) & (table["stage"] == "search")]
+        own = rounds([r for r in records if r["model"] == model], search, n_layers)
+        own.insert(0, "model", model)
+        own.insert(1, "quantization", search["quantization"].iloc[0])
+        found.append(own)
+    return concatenated(found)
+
+
+def rounds(
     records: Sequence[Mapping[str, Any]], table: pd.DataFrame, n_layers: int
 ) -> pd.DataFrame:
-    """A row a round: documents, plans, who led, and the layer passes of the race so far.
+    """Return a row for each round of one model's race.
 
     Args:
         records: of the rounds that dropped plans, in order.
@@ -83,26 +133,25 @@ def summary(
         those plans for each token, common prefixes once), share (of an exhaustive search's passes,
         counted by documents, up to and with the round).
     """
-    entered = [set(table["plan"])]
-    for round_ in records:
-        entered.append(set(round_["kept"]))
+    entered = [set(table["plan"]), *(set(record["kept"]) for record in records)]
     last = table[(table["plan"] == BASE) & (table["role"] == "search")]
     best = mean_effects(table[table["dropped"].isna()])
-    passes = [round_["passes"] for round_ in records]
-    passes.append(layer_passes(plan_trie(parse(text, n_layers) for text in entered[-1])))
-    documents = [sum(round_["documents"].values()) for round_ in records] + [int(last["n"].sum())]
-    leaders = [round_["leader"] for round_ in records]
-    leads = len(best) and best["mean_effect"].iloc[0] > 0
-    leaders.append(best["plan"].iloc[0] if leads else BASE)
+    ahead = len(best) and best["mean_effect"].iloc[0] > 0
+    passes = [*(record["passes"] for record in records), _passes(entered[-1], n_layers)]
+    documents = [*(sum(r["documents"].values()) for r in records), int(last["n"].sum())]
     new = np.diff([0, *documents])
     return pd.DataFrame(
         {
             "round": np.arange(1, len(passes) + 1),
             "documents": documents,
             "plans": [len(plans) for plans in entered],
-            "dropped": [*(len(round_["dropped"]) for round_ in records), 0],
-            "leader": leaders,
+            "dropped": [*(len(record["dropped"]) for record in records), 0],
+            "leader": [*(r["leader"] for r in records), best["plan"].iloc[0] if ahead else BASE],
             "passes": passes,
             "share": np.cumsum(new * passes) / (documents[-1] * passes[0]),
         }
     )
+
+
+def _passes(plans: Iterable[str], n_layers: int) -> float:
+    return layer_passes(plan_trie(parse(text, n_layers) for text in plans))

@@ -1,4 +1,8 @@
-"""A config file as a checked experiment, or one line that says what is wrong with it.
+"""Turns a config file into a checked experiment, or says in one line what is wrong with it.
 
-`experiment` is what other rooms use; `stages` names the stages and the rounds of a race.
+`experiment` reads and checks a config, and its Experiment knows the folders, stages and limits that
+follow from one; `settings` has every key with its type, bounds and default, `model_settings` what a
+model's keys mean, and `stages` the stages and the rounds of a race.
 """
+
+__all__ = ["experiment", "model_settings", "settings", "stages"]

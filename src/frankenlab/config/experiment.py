@@ -28,9 +28,11 @@ from frankenlab.models.sources import Source, source_key
 from frankenlab.plans.grid import Grid, expand
 from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
 
-ROOT = Path(__file__).resolve().parents[3]
 DEFAULT = Path("config/config.yaml")
-TASKS_FOLDER = ROOT / "config" / "tasks"
+# Of the checkout; a package that was built (setup.py) has a copy.
+_CHECKOUT = Path(__file__).resolve().parents[3] / "config"
+_SHIPPED = Path(__file__).resolve().parent / "shipped"
+TASKS_FOLDER = (_SHIPPED if _SHIPPED.is_dir() else _CHECKOUT) / "tasks"
 RESOURCES = Path("resources")
 PRECISIONS = get_args(Precision)
 
@@ -166,6 +168,11 @@ class Experiment:
 
 def _stage(stage: Stage | str) -> Stage:
     return stage if isinstance(stage, Stage) else Stage.parse(stage)
+
+
+def default_file() -> Path:
+    """Return the config of the folder that one works in, or else the default experiment."""
+    return DEFAULT if DEFAULT.is_file() else TASKS_FOLDER.parent / DEFAULT.name
 
 
 def load(path: str | Path) -> Experiment:

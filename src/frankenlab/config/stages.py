@@ -1,9 +1,7 @@
 """A stage of an experiment, or one round of a search that drops plans on its way."""
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from frankenlab.io.errors import UserError
 from frankenlab.tasks.index import STAGES
@@ -63,12 +61,3 @@ def split(name: str) -> tuple[str, int | None]:
 def before(name: str) -> str | None:
     earlier = Stage.parse(name).before
     return str(earlier) if earlier else None
-
-
-def dropped(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Plan -> the round after which it was dropped, for those that were.
-
-    Args:
-        records: what `races.record` made of each round, in order.
-    """
-    return {plan: number for number, record in enumerate(records, 1) for plan in record["dropped"]}

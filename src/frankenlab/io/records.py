@@ -74,7 +74,7 @@ FRANKENS = object_of(
         )
     ),
 )
-# What `races.record` makes of a round.
+# What `race_rounds.decide` makes of a round.
 RACE = object_of(
     model=TEXT,
     round=SOME,
@@ -85,7 +85,7 @@ RACE = object_of(
     kept=list_of(TEXT),
     dropped=table_of(object_of(behind=NUMBER, ahead_at_most=NUMBER)),
 )
-# What `analysis.freeze` and `analysis.shortlist` make, and the plans of a shard.
+# What `selection.freeze` makes.
 FROZEN = object_of(
     model=TEXT,
     frozen=TEXT,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from frankenlab.analyse.comparisons import Rules
-from frankenlab.analyse.interaction import bits, corrected
+from frankenlab.analyse.interaction import corrected, task_bitrates
 from frankenlab.models.footprint import Footprint
 from frankenlab.plans.plan import parse
 
@@ -51,7 +51,7 @@ def scores(cells: dict[tuple[str, str], list[float]], metric="acc", weights=None
 
 
 def made(table: pd.DataFrame, metric="acc", reference=NONE, rules=RULES, sizes=FOOTPRINTS):
-    found = bits(table, metric, "search", FRANKEN, reference, sizes, 4, rules)
+    found = task_bitrates(table, metric, "search", FRANKEN, reference, sizes, 4, rules)
     return corrected(found, rules).set_index(["plan", "quantization"])
 
 
@@ -179,7 +179,7 @@ def test_memory_counts_every_occurrence_and_the_embeddings():
     assert FOOTPRINTS[NONE].relative_compute(plan) == pytest.approx(8 / 6)
 
 
-def test_a_gain_at_equal_bytes_is_told():
+def test_a_gain_at_equal_bytes_is_significant():
     found = made(
         accurate(
             {
@@ -258,7 +258,7 @@ def test_intervals_of_interactions_cover_the_truth(planted):
     rows = []
     for _ in range(100):
         table = simulated(rng, 100, planted)
-        found = bits(table, "acc", "search", FRANKEN, NONE, FOOTPRINTS, 4, quick)
+        found = task_bitrates(table, "acc", "search", FRANKEN, NONE, FOOTPRINTS, 4, quick)
         rows.append(found.set_index(["plan", "quantization"]).loc[(FRANKEN, FOUR)])
         assert rows[-1]["interaction"] == pytest.approx(interaction_of(table))
     covered = np.mean([r["interaction_low"] <= truth <= r["interaction_high"] for r in rows])

@@ -1,4 +1,4 @@
-"""From scores to comparisons, shortlist, frozen plan and verdicts."""
+"""From scores to comparisons with the base and with each other."""
 
 import math
 
@@ -6,18 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from frankenlab.analyse.comparisons import (
-    Rules,
-    comparisons,
-    freeze,
-    mean_effects,
-    pairs,
-    shortlist,
-    verdicts,
-    with_shapes,
-)
+from frankenlab.analyse.comparisons import Rules, comparisons, pairs, with_shapes
 from frankenlab.analyse.outcomes import outcomes
 from frankenlab.analyse.race_rounds import sample
+from frankenlab.analyse.selection import mean_effects
+from frankenlab.analyse.verdicts import verdicts
 from frankenlab.io.errors import UserError
 
 STAMPS = {
@@ -41,14 +34,14 @@ def accuracy_scores(answers: dict[str, list[int]], **columns: object) -> pd.Data
     return pd.DataFrame(rows).assign(**(STAMPS | columns))
 
 
-def perplexity_scores(nlls: dict[str, list[float]], words: list[int], units=None) -> pd.DataFrame:
+def perplexity_scores(nlls: dict[str, list[float]], words: list[int]) -> pd.DataFrame:
     """A row per (plan, passage) with `word_perplexity` and its weight."""
     rows = [
         {
             "plan": plan,
             "document": i,
             "key": f"d{i}",
-            "cluster": units[i] if units else f"d{i}",
+            "cluster": f"d{i}",
             "word_perplexity": math.exp(nll / words[i]),
             "word_perplexity_weight": float(words[i]),
         }
@@ -106,8 +99,8 @@ def test_texts_that_are_all_empty_have_no_average():
         outcomes(frame.assign(word_perplexity_weight=0.0), "word_perplexity")
 
 
-def test_documents_of_one_unit_are_resampled_together():
-    """Ten copies of each of ten documents are ten units, not a hundred."""
+def test_documents_of_one_cluster_are_resampled_together():
+    """Ten copies of each of ten documents are ten clusters, not a hundred."""
     rng = np.random.default_rng(0)
     base = np.repeat(rng.integers(0, 2, 10), 10)
     franken = np.repeat(rng.integers(0, 2, 10), 10)
@@ -132,88 +125,6 @@ def test_shapes_name_the_loop_of_a_plan():
     assert shaped["start"].tolist() == [pd.NA, 1, pd.NA]
     assert shaped["times"].tolist() == [pd.NA, 2, pd.NA]
     assert shaped["depth"].tolist() == [4, 6, 4.5]
-
-
-def selected(effects: dict[str, tuple[float, float]]) -> pd.DataFrame:
-    """A comparisons table: plan -> effects on two search tasks, both with standard error 2."""
-    rows = [
-        {
-            "plan": plan,
-            "model": "m",
-            "quantization": "none",
-            "task": task,
-            "role": "search",
-            "group": "block",
-            "effect": effect,
-            "standard_error": 2.0,
-            "dropped": pd.NA,
-        }
-        for plan, both in effects.items()
-        for task, effect in zip(("a", "b"), both, strict=True)
-    ]
-    return with_shapes(pd.DataFrame(rows), {"m": 8})
-
-
-def test_the_shortlist_takes_the_highest_mean_change():
-    table = selected({"base": (0, 0), "0:4,2:8": (3, 1), "0:3,2:8": (5, 1), "0:5,4:8": (9, -9)})
-    assert [row["plan"] for row in shortlist(table, 2)] == ["0:3,2:8", "0:4,2:8"]
-    errors = mean_effects(table)["standard_error"]
-    assert errors.tolist() == pytest.approx([math.sqrt(2)] * 3)
-
-
-def test_the_frozen_plan_is_the_cheapest_within_one_standard_error_of_the_best():
-    table = selected({"base": (0, 0), "0:6,2:8": (4, 4), "0:3,2:8": (3, 3), "0:5,4:8": (1, 1)})
-    frozen = freeze(table, "m", 8, "none", controls=3, seed=1)
-    assert frozen["frozen"] == "0:3,2:8"
-    assert len(set(frozen["controls"])) == 3
-    assert "0:3,2:8" not in frozen["controls"] and "0:6,2:8" in frozen["reason"]
-
-
-def confirmed(outcome: dict[str, tuple[list[int], list[int]]]) -> pd.DataFrame:
-    """Comparisons of the confirm stage: task -> (base, franken) right answers."""
-    tables = [
-        comparisons(
-            accuracy_scores({"base": base, "0:3,1:4": franken}, stage="confirm", task=task),
-            "acc",
-            "search",
-            {"base": "base", "0:3,1:4": "block"},
-            RULES,
-        )
-        for task, (base, franken) in outcome.items()
-    ]
-    return with_shapes(pd.concat(tables, ignore_index=True), {"m": 4})
-
-
-def test_every_verdict_can_be_given():
-    half = [1, 0] * 300
-    table = confirmed(
-        {
-            "better": ([0] * 600, [1] * 60 + [0] * 540),
-            "worse": ([1] * 600, [0] * 60 + [1] * 540),
-            "same": (half, half),
-            "unclear": ([1, 0] * 20, [1, 1, 0, 0, 1, 0, 1, 0] * 5),
-        }
-    )
-    made = verdicts(table, {"m": "0:3,1:4"}, RULES).set_index("task")
-    assert made["verdict"].to_dict() == {
-        "better": "improved",
-        "worse": "harmed",
-        "same": "equivalent",
-        "unclear": "inconclusive",
-    }
-    assert set(made["group"]) == {"frozen"}
-    assert made.loc["unclear", "documents_needed"] > 40
-
-
-def test_holm_corrects_over_all_confirm_tests():
-    """One test at p = 0.031 is significant alone, and not among ten."""
-    one = {"t0": ([0] * 100, [1] * 6 + [0] * 94)}
-    table = verdicts(confirmed(one), {"m": "0:3,1:4"}, RULES)
-    assert table["verdict"].tolist() == ["improved"]
-    ten = one | {f"t{i}": ([1, 0] * 50, [1, 0] * 50) for i in range(1, 10)}
-    table = verdicts(confirmed(ten), {"m": "0:3,1:4"}, RULES).set_index("task")
-    assert table.loc["t0", "p_holm"] == pytest.approx(10 * table.loc["t0", "p"])
-    assert table.loc["t0", "verdict"] == "inconclusive"
 
 
 def test_pairs_compare_within_and_across_models_on_common_documents():

@@ -5,10 +5,11 @@ import math
 import pandas as pd
 import pytest
 
-from frankenlab.analyse import race_rounds as races
-from frankenlab.analyse.comparisons import comparisons, shortlist, with_shapes
+from frankenlab.analyse import race_rounds
+from frankenlab.analyse.comparisons import comparisons, with_shapes
 from frankenlab.analyse.race_rule import Rule
-from tests.analyse.test_analysis import RULES, accuracy_scores
+from frankenlab.analyse.selection import shortlist
+from tests.analyse.test_comparisons import RULES, accuracy_scores
 
 GROUPS = {"base": "base", "0:2,1:4": "block", "0:3,2:4": "block", "0:4,0:4": "block"}
 # The third plan is hopeless, the second as good as the base, the fourth best.
@@ -23,8 +24,8 @@ ANSWERS = {
 def first_round() -> dict:
     seen = accuracy_scores({plan: rights[:40] for plan, rights in ANSWERS.items()})
     plans = list(ANSWERS)
-    samples = {"t": races.sample(seen, "acc", plans, 40, 100)}
-    return races.record(samples, {"t": 40}, plans, [], Rule(0.05, 1.0, 1), n_layers=4)
+    samples = {"t": race_rounds.sample(seen, "acc", plans, 40, 100)}
+    return race_rounds.round_record(samples, {"t": 40}, plans, [], Rule(0.05, 1.0, 1), n_layers=4)
 
 
 def raced_table() -> pd.DataFrame:
@@ -50,7 +51,7 @@ def test_a_round_records_who_goes_on_and_why_others_do_not():
 )
 def test_documents_still_to_come(asked: int, limit: int | None, total: float):
     seen = accuracy_scores({plan: rights[:40] for plan, rights in ANSWERS.items()})
-    assert races.sample(seen, "acc", list(ANSWERS), asked, limit).total == total
+    assert race_rounds.sample(seen, "acc", list(ANSWERS), asked, limit).total == total
 
 
 def test_a_dropped_plan_is_compared_on_what_it_saw_and_not_tested():
@@ -78,10 +79,15 @@ def test_the_shortlist_is_of_plans_that_saw_all_documents():
 
 
 def test_the_summary_counts_passes_of_the_plans_that_ran():
-    table = races.summary([first_round()], raced_table(), 4)
+    table = race_rounds.rounds([first_round()], raced_table(), 4)
     assert table["documents"].tolist() == [40, 100]
     assert table["plans"].tolist() == [4, len(first_round()["kept"])]
     assert table["leader"].tolist() == ["0:4,0:4", "0:4,0:4"]
     first, last = table["passes"]
     assert last < first
     assert table["share"].iloc[-1] == pytest.approx((40 * first + 60 * last) / (100 * first))
+
+
+def test_a_plan_is_dropped_after_one_round():
+    records = [{"dropped": {"a": {}, "b": {}}}, {"dropped": {}}, {"dropped": {"c": {}}}]
+    assert race_rounds.dropped(records) == {"a": 1, "b": 1, "c": 3}

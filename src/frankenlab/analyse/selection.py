@@ -1,0 +1,100 @@
+"""Which plans go from search to select, and which one is frozen for confirm."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from frankenlab.plans.grid import equal_cost_controls
+from frankenlab.plans.plan import BASE, parse
+
+PlanGroups = list[tuple[str, str]]
+
+
+def mean_effects(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean effect over the search tasks of each plan but the base, best first.
+
+    Tasks do not share documents, so their errors are independent.
+
+    Returns:
+        Columns plan, group, mean_effect, standard_error (of the mean over tasks), depth.
+    """
+    rows = table[(table["role"] == "search") & (table["plan"] != BASE)]
+    grouped = rows.groupby("plan", sort=False, observed=True)
+    means = grouped.agg(
+        group=("group", "first"),
+        mean_effect=("effect", "mean"),
+        standard_error=("standard_error", lambda e: float(np.sqrt((e**2).sum()) / len(e))),
+        depth=("depth", "first"),
+    ).reset_index()
+    order = ["mean_effect", "depth", "plan"]
+    return means.sort_values(order, ascending=[False, True, True], ignore_index=True)
+
+
+def shortlist(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
+    """Return the plans with the highest mean effect on the search documents, without dropped
+    ones."""
+    return mean_effects(table[table["dropped"].isna()]).head(count).to_dict("records")
+
+
+def freeze(
+    table: pd.DataFrame, model: str, n_layers: int, quantization: str, controls: int, seed: int
+) -> dict[str, Any]:
+    """Return the franken of a model: the cheapest plan within one standard error of the best.
+
+    Args:
+        table: comparisons of the select stage at the reference quantization.
+        controls: how many random plans of the same cost go with it.
+    """
+    means = mean_effects(table)
+    best = means.iloc[0]
+    index = cheapest_within_one_standard_error(
+        means["mean_effect"], means["depth"], float(best["standard_error"])
+    )
+    chosen = means.iloc[index]
+    plan = parse(chosen["plan"], n_layers)
+    return {
+        "model": model,
+        "frozen": plan.text,
+        "group": chosen["group"],
+        "controls": [c.text for c in equal_cost_controls(plan, controls, seed)],
+        "reference_quantization": quantization,
+        "reason": (
+            f"the cheapest of {len(means)} plans within one standard error "
+            f"({best['standard_error']:.1f}) of the best mean change over the search tasks "
+            f"({best['mean_effect']:+.1f} of plan {best['plan']}; its own is "
+            f"{chosen['mean_effect']:+.1f}) on the select documents"
+        ),
+    }
+
+
+def cheapest_within_one_standard_error(
+    effects: ArrayLike, costs: ArrayLike, standard_error: float
+) -> int:
+    """Return the index of the cheapest plan that is not clearly worse than the best (Breiman et
+    al. 1984).
+
+    Takes mean effects [plans], costs [plans] (for example depths) and the standard error of the
+    best plan's mean effect. Equal costs are decided by the higher effect, then by the earlier
+    position. Plans with a NaN effect are passed over; ValueError if none is left.
+    """
+    effect = np.asarray(effects, dtype=float)
+    cost = np.asarray(costs, dtype=float)
+    if np.isnan(effect).all():
+        raise ValueError("no plan has an effect")
+    tolerance = 0.0 if np.isnan(standard_error) else standard_error
+    candidates = np.flatnonzero(effect >= np.nanmax(effect) - tolerance)
+    return int(min(candidates, key=lambda index: (cost[index], -effect[index], index)))
+
+
+def select_plans(record: Mapping[str, Any]) -> PlanGroups:
+    """Return (plan, group) of what the select stage runs, from a `records.SHORTLIST`."""
+    return [(BASE, "base"), *((item["plan"], item["group"]) for item in record["plans"])]
+
+
+def confirm_plans(record: Mapping[str, Any]) -> PlanGroups:
+    """Return (plan, group) of what the confirm stage runs, from what `freeze` made."""
+    controls = [(plan, "control") for plan in record["controls"]]
+    return [(BASE, "base"), (record["frozen"], record["group"]), *controls]
