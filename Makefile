@@ -1,53 +1,60 @@
-# The two commands of the README are `make run` and `make test`; both install what they need.
+# The two commands of the README are `make run` and `make test`. Each target installs what it needs
+# into .venv first: `run` what running needs, `test` and `lint` what developing needs.
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= config/config.yaml
 PROFILE ?= profiles/local
 
-.PHONY: run test fuzz lint plan speed bench clear gpu-check
+.PHONY: run test test-fast fuzz lint lock plan speed bench clear gpu-check
 
-run: .venv/.installed
+run: .venv/.run
 	$(BIN)/snakemake --profile $(PROFILE) --configfile $(CONFIG)
 	@echo "the page: $$($(BIN)/python -c 'import yaml; print("results/" + yaml.safe_load(open("$(CONFIG)"))["experiment"])')/report/index.html"
 
-test: .venv/.installed
+test: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Everything that needs neither the real model nor a workflow, in under a minute.
+test-fast: .venv/.dev
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	  -m "not slow and not real and not gpu"
 
 # Random models, tokenizers, tasks, plans, configs and damaged files: docs/fuzzing.md. SEED=7 draws
 # the same cases again, PARTS=parity runs one part.
 CASES ?= 2000
 
-fuzz: .venv/.installed
+fuzz: .venv/.dev
 	$(BIN)/python -m tests.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(PARTS),--parts $(PARTS))
 
 # What a grid costs, and which jobs are left to do, without running any. TOKENS_PER_SECOND is the
 # base's, "4000" (of the first model) or "llama-7b=4000,llama-13b=2200"; GPUS="4" or "1,4,16" asks
 # how long it takes on so many; PROFILE=profiles/slurm checks it against the cluster's partitions.
-plan: .venv/.installed
+plan: .venv/.run
 	FRANKENLAB_GPUS=$(GPUS) FRANKENLAB_TOKENS_PER_SECOND=$(TOKENS_PER_SECOND) \
 	  $(BIN)/snakemake --dry-run --quiet rules progress reason host --profile $(PROFILE) \
 	  --configfile $(CONFIG)
 
 # How fast the models read prompts here, for predictions: on a cluster on one of its GPUs, as in
 # srun -p gpu --gpus=1 make speed CONFIG=config/experiments/llama.yaml
-speed: .venv/.installed
+speed: .venv/.run
 	$(BIN)/python -m benchmarks.model_speed --config $(CONFIG) $(if $(DEVICE),--device $(DEVICE))
 
 # After a kill -9 of a workflow: cancels the jobs that it left in SLURM's queue, removes a stale
 # lock and half-written files. What is finished stays.
-clear: .venv/.installed
+clear: .venv/.run
 	$(BIN)/frankenlab clear
 
-lint: .venv/.installed
+lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/codespell
 	$(BIN)/snakemake --lint
 
 # The sweep beside its peers; PARTS="sweep growth" runs some of it. The peers are an extra of their
 # own, so that nobody else installs them.
-bench: .venv/.installed-bench
+bench: .venv/.bench
 	$(BIN)/python -m benchmarks.speed $(if $(PARTS),--parts $(PARTS)) $(BENCH)
 
 # On a machine with a GPU, with or without a network, by the Python that has its torch:
@@ -60,14 +67,26 @@ gpu-check:
 	  $(if $(GGUF),--gguf $(GGUF)) $(if $(PIECES),--pieces $(PIECES)) \
 	  $(if $(WHEELS),--wheels $(WHEELS)) $(if $(DATA),--texts $(DATA)) $(if $(STEPS),--steps $(STEPS))
 
-# torch first: asked for by another package, pip may take a build of several gigabytes.
-.venv/.installed: pyproject.toml
+# Resolves pyproject.toml's ranges again, for all extras and Python 3.11 to 3.13. What is installed
+# stays where it can: only what must change does.
+lock: .venv/.dev
+	$(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-annotate \
+	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+
+INSTALL := $(BIN)/pip install --quiet --constraint requirements.lock
+
+# torch comes first: when another package asks for it, pip may take a build of several gigabytes.
+.venv/.run: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "$$(sed -n 's/^ *"\(torch==[^"]*\)",*$$/\1/p' pyproject.toml)"
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(INSTALL) torch
+	$(INSTALL) --editable .
 	touch $@
 
-.venv/.installed-bench: .venv/.installed
-	$(BIN)/pip install --quiet --editable '.[dev,bench]'
+.venv/.dev: .venv/.run
+	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+.venv/.bench: .venv/.dev
+	$(INSTALL) --editable '.[dev,bench]'
 	touch $@

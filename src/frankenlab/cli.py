@@ -12,8 +12,7 @@ from frankenlab.config import experiment as config
 from frankenlab.estimate.resources import predict
 from frankenlab.estimate.summary import grid_summary
 from frankenlab.estimate.throughput import given_speeds
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import UserError, excerpt
 from frankenlab.plans import grid
 from frankenlab.plans.plan import Plan, omissions, parse
 from frankenlab.runtime import clean as clearing

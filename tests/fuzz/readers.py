@@ -20,13 +20,13 @@ from pytest import MonkeyPatch
 
 from frankenlab import report
 from frankenlab.analyse import ledger
-from frankenlab.analyse.race_rounds import dropped
+from frankenlab.analyse.race_rounds import Round, dropped
+from frankenlab.analyse.selection import Shortlist
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate import throughput as speeds
 from frankenlab.evaluate.rows import Row
 from frankenlab.evaluate.store import Store
-from frankenlab.io import records as schemas
-from frankenlab.io.directories import complete_manifest, make_directory, read_manifest
+from frankenlab.io.directories import make_directory, read_manifest, verify_directory
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet, write_parquet
 from frankenlab.io.records import read_record
@@ -162,8 +162,8 @@ def a_directory(folder: Path) -> None:
 
 
 def read_directory(folder: Path) -> Any:
-    found = complete_manifest(folder / "it", verify=True)
-    return found and {name: (folder / "it" / name).read_bytes() for name in found["files"]}
+    found = verify_directory(folder / "it", every_hash=True).manifest
+    return {name: (folder / "it" / name).read_bytes() for name in found["files"]}
 
 
 IDENTITY = {"weights": "abc", "task": "arc_easy"}
@@ -304,10 +304,10 @@ def records(folder: Path) -> None:
 
 def read_records(folder: Path) -> None:
     """As the workflow's scripts do."""
-    found = read_record(folder / "frankens.json", schemas.FRANKENS)
+    found = read_record(folder / "frankens.json", frankens.Manifest)
     pd.DataFrame(found["frankens"]).drop(columns=["key", "loop", "occurrences"])
     frankens.plans_of(found)
-    race = read_record(folder / "race.json", schemas.RACE)
+    race = read_record(folder / "race.json", Round)
     dropped([race])
     comparisons = pd.DataFrame(
         {
@@ -320,8 +320,8 @@ def read_records(folder: Path) -> None:
         }
     )
     sum(race["documents"].values()), race["passes"] + 1, len(comparisons)
-    read_record(folder / "shortlist.json", schemas.SHORTLIST)
-    read_record(folder / "plans.json", schemas.PLANS)
+    read_record(folder / "shortlist.json", Shortlist)
+    read_record(folder / "plans.json", list[tuple[str, str]])
     freezes = report.load_frozen(folder / "frozen")
     report.made_html(report.load_provenance(folder / "provenance.json"), freezes)
 

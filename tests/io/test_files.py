@@ -106,8 +106,7 @@ def test_json_is_readable_by_people_and_programs(tmp_path):
     assert "größer" in text and text.endswith("}\n")
 
 
-def test_the_hash_of_a_file_is_sha256(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "CHUNK", 2)
+def test_the_hash_of_a_file_is_sha256(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_file(tmp_path / "file") == expected

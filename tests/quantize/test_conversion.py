@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from frankenlab.io.directories import complete_manifest
+from frankenlab.io.directories import verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.quantize.exllamav2 import attainable, exllamav2_usable, inputs, measure, quantize
@@ -68,7 +68,7 @@ def test_a_measurement_serves_a_conversion(tmp_path, measured):
     assert manifest["bits_per_weight"] == FIXTURE_BITS
     assert manifest["attainable"] == [2.5, 8.0]
     assert manifest["calibration_perplexity"] == 511.0301
-    assert complete_manifest(tmp_path / "exl2", verify=True) == manifest
+    assert verify_directory(tmp_path / "exl2", every_hash=True).manifest == manifest
     declaration = Exl2Directory(tmp_path / "exl2").declaration
     assert (declaration.quantizer, declaration.bits) == ("exllamav2 0.3.2", FIXTURE_BITS)
     assert declaration.calibration["rows"] == 2

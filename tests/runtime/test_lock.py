@@ -17,7 +17,10 @@ from frankenlab.runtime import lock
 from frankenlab.runtime.lock import EXCLUSIVE, NAME, Held, Holder
 from tests.support.processes import one_line
 
-HOLD = "import sys, time; from frankenlab.runtime import lock; held = lock.take(sys.argv[1], 'theirs'); "
+HOLD = (
+    "import sys, time; from frankenlab.runtime import lock; "
+    "held = lock.take(sys.argv[1], 'theirs'); "
+)
 
 
 def refusal(folder: Path) -> Held:

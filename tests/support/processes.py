@@ -3,11 +3,14 @@
 import os
 import resource
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from frankenlab.runtime.processes import is_alive
 
 
 def with_file_limit(limit: int, work: Callable[[], int], log: Path) -> tuple[int, str]:
@@ -46,3 +49,30 @@ def one_line(error: pytest.ExceptionInfo | str) -> str:
     text = str(error.value) if isinstance(error, pytest.ExceptionInfo) else error.rstrip("\n")
     assert text and "\n" not in text
     return text
+
+
+def gone(process: int, seconds: float = 10) -> bool:
+    """Tell whether a process that is not our child ends in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        # A zombie that nobody waits for has ended too.
+        if not is_alive(process) or _state(process) == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def number_in(log: Path) -> int:
+    """Return the number that a process writes as the first line of its log."""
+    end = time.monotonic() + 20
+    while not (log.is_file() and log.read_text().endswith("\n")):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return int(log.read_text().split()[0])

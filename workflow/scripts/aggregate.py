@@ -1,22 +1,23 @@
 """Compares every plan of a stage with the base."""
 
 from frankenlab.analyse.comparisons import Rules, concatenated, stage_comparisons
-from frankenlab.analyse.race_rounds import dropped
+from frankenlab.analyse.race_rounds import Round, dropped
 from frankenlab.io.parquet import read_parquet, write_parquet
-from frankenlab.io.records import FRANKENS, RACE, read_record
+from frankenlab.io.records import read_record
+from frankenlab.models.franken import Manifest
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     groups = {
         item["plan"]: item["group"]
         for path in snakemake.input.frankens
-        for item in read_record(path, FRANKENS)["frankens"]
+        for item in read_record(path, Manifest)["frankens"]
     }
     table = stage_comparisons(
         concatenated(map(read_parquet, snakemake.input.scores)),
         experiment.tasks,
         groups,
-        dropped(read_record(path, RACE) for path in snakemake.input.races),
+        dropped(read_record(path, Round) for path in snakemake.input.races),
         {name: model.n_layers for name, model in experiment.models.items()},
         Rules(**experiment.settings.statistics.plain()),
     )

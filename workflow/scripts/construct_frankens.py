@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from frankenlab.analyse.selection import confirm_plans, select_plans
+from frankenlab.analyse.race_rounds import Round
+from frankenlab.analyse.selection import Frozen, Shortlist, confirm_plans, select_plans
 from frankenlab.config.stages import CONFIRM, SELECT, Stage
 from frankenlab.io.files import write_json
-from frankenlab.io.records import FROZEN, PLANS, RACE, SHORTLIST, read_record
+from frankenlab.io.records import read_record
 from frankenlab.models.franken import manifest
 from frankenlab.models.inspect import manifest_info, read_json
 from frankenlab.plans.plan import parse
@@ -17,14 +18,14 @@ with job(snakemake):
     info = manifest_info(read_json(path), path)
     stage = Stage.parse(where.stage)
     if stage.name == SELECT:
-        named = select_plans(read_record(snakemake.input.plans, SHORTLIST))
+        named = select_plans(read_record(snakemake.input.plans, Shortlist))
     elif stage.name == CONFIRM:
-        named = confirm_plans(read_record(snakemake.input.plans, FROZEN))
+        named = confirm_plans(read_record(snakemake.input.plans, Frozen))
     else:
-        named = read_record(snakemake.input.plans, PLANS)
+        named = read_record(snakemake.input.plans, list[tuple[str, str]])
     if snakemake.input.race:
         # None are left where the race dropped the whole shard.
-        kept = set(read_record(snakemake.input.race, RACE)["kept"])
+        kept = set(read_record(snakemake.input.race, Round)["kept"])
         named = [item for item in named if item[0] in kept]
     plans = [(parse(text, info.n_layers), group) for text, group in named]
     write_json(snakemake.output[0], manifest(where.model, where.quantization, info, plans))

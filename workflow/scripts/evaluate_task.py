@@ -4,14 +4,14 @@ from frankenlab.analyse import ledger
 from frankenlab.config.stages import Stage
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.evaluate.runner import evaluate_task, write_scores
-from frankenlab.io.records import FRANKENS, read_record
-from frankenlab.models.franken import plans_of
+from frankenlab.io.records import read_record
+from frankenlab.models.franken import Manifest, plans_of
 from frankenlab.quantize.calibration import evaluation_excludes
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     where = snakemake.wildcards
-    frankens = read_record(snakemake.input.frankens, FRANKENS)
+    frankens = read_record(snakemake.input.frankens, Manifest)
     stage = Stage.parse(where.stage)
     scorer = ModelSpec.for_stage(experiment, where.model, where.quantization, stage)
     scores = evaluate_task(

@@ -7,12 +7,12 @@ from frankenlab.engines.devices import hardware_name
 from frankenlab.evaluate.latency import measure
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.io.parquet import write_parquet
-from frankenlab.io.records import FRANKENS, read_record
-from frankenlab.models.franken import plans_of
+from frankenlab.io.records import read_record
+from frankenlab.models.franken import Manifest, plans_of
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
-    frankens = read_record(snakemake.input.frankens, FRANKENS)
+    frankens = read_record(snakemake.input.frankens, Manifest)
     model, quantization = frankens["model"], snakemake.wildcards.quantization
     scorer = ModelSpec.for_stage(experiment, model, quantization, Stage(SEARCH))
     engine = scorer.load_engine()

@@ -1,12 +1,12 @@
 """Decides which plans of a search go on after a round of its race."""
 
 from frankenlab.analyse.comparisons import concatenated
-from frankenlab.analyse.race_rounds import decide
+from frankenlab.analyse.race_rounds import Round, decide
 from frankenlab.analyse.race_rule import Rule
 from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet
-from frankenlab.io.records import RACE, read_record
+from frankenlab.io.records import read_record
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
@@ -28,7 +28,7 @@ with job(snakemake) as experiment:
             task: (experiment.limit(stage, task), stages.search.limit)
             for task in experiment.search_tasks
         },
-        read_record(earlier, RACE)["leaders"] if earlier else [],
+        read_record(earlier, Round)["leaders"] if earlier else [],
         rule,
         experiment.models[where.model].n_layers,
     )

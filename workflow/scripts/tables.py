@@ -7,12 +7,13 @@ import pandas as pd
 from frankenlab.analyse import ledger
 from frankenlab.analyse.comparisons import Rules, all_pairs, concatenated
 from frankenlab.analyse.interaction import bitrates
-from frankenlab.analyse.race_rounds import all_rounds
+from frankenlab.analyse.race_rounds import Round, all_rounds
+from frankenlab.analyse.selection import Frozen
 from frankenlab.analyse.verdicts import verdicts
 from frankenlab.io.directories import read_manifest
 from frankenlab.io.files import atomic_path
 from frankenlab.io.parquet import read_parquet, write_parquet
-from frankenlab.io.records import FROZEN, RACE, read_record
+from frankenlab.io.records import read_record
 from frankenlab.models.footprint import Footprint, weights_row
 from frankenlab.runtime.job import job
 
@@ -20,7 +21,7 @@ with job(snakemake) as experiment:
     rules = Rules(**experiment.settings.statistics.plain())
     depths = {name: model.n_layers for name, model in experiment.models.items()}
     folders = {cell: experiment.weights_folder(*cell) for cell in experiment.cells}
-    freezes = [read_record(path, FROZEN) for path in snakemake.input.frozen]
+    freezes = [read_record(path, Frozen) for path in snakemake.input.frozen]
     frozen = {freeze["model"]: freeze for freeze in freezes}
     compared = concatenated(map(read_parquet, snakemake.input.comparisons))
     scores = concatenated(map(read_parquet, snakemake.input.scores))
@@ -49,7 +50,7 @@ with job(snakemake) as experiment:
             weights_row(*cell, folder, read_manifest(folder)) for cell, folder in folders.items()
         )
     if "race" in wanted:
-        records = [read_record(path, RACE) for path in snakemake.input.races]
+        records = [read_record(path, Round) for path in snakemake.input.races]
         made["race"] = all_rounds(records, compared, depths)
     for name, table in made.items():
         path = Path(snakemake.output[name])

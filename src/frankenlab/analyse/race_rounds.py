@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import NonNegativeInt, PositiveInt
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.analyse.comparisons import concatenated
 from frankenlab.analyse.outcomes import Task, outcomes
@@ -14,6 +16,26 @@ from frankenlab.analyse.race_rule import Rule, Sample, stand
 from frankenlab.analyse.selection import mean_effects
 from frankenlab.plans.plan import BASE, parse
 from frankenlab.plans.trie import layer_passes, plan_trie
+
+
+class Dropped(TypedDict):
+    """Why a round dropped a plan."""
+
+    behind: float
+    ahead_at_most: float
+
+
+class Round(TypedDict):
+    """The file that describes a round: what `decide` returns, with the model and the round."""
+
+    model: str
+    round: PositiveInt
+    documents: dict[str, NonNegativeInt]
+    passes: float
+    leaders: list[str]
+    leader: str
+    kept: list[str]
+    dropped: dict[str, Dropped]
 
 
 def decide(

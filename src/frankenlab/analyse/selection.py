@@ -1,16 +1,40 @@
 """Which plans go from search to select, and which one is frozen for confirm."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.plans.grid import equal_cost_controls
 from frankenlab.plans.plan import BASE, parse
 
 PlanGroups = list[tuple[str, str]]
+
+
+class Shortlisted(TypedDict):
+    """What readers use of a plan on the shortlist."""
+
+    plan: str
+    group: str
+
+
+class Shortlist(TypedDict):
+    """The file that holds a model's shortlist."""
+
+    plans: list[Shortlisted]
+
+
+class Frozen(TypedDict):
+    """The file that holds a model's frozen plan: what `freeze` returns."""
+
+    model: str
+    frozen: str
+    group: str
+    controls: list[str]
+    reference_quantization: str
+    reason: str
 
 
 def mean_effects(table: pd.DataFrame) -> pd.DataFrame:
@@ -41,7 +65,7 @@ def shortlist(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
 
 def freeze(
     table: pd.DataFrame, model: str, n_layers: int, quantization: str, controls: int, seed: int
-) -> dict[str, Any]:
+) -> Frozen:
     """Return the franken of a model: the cheapest plan within one standard error of the best.
 
     Args:
@@ -89,12 +113,12 @@ def cheapest_within_one_standard_error(
     return int(min(candidates, key=lambda index: (cost[index], -effect[index], index)))
 
 
-def select_plans(record: Mapping[str, Any]) -> PlanGroups:
-    """Return (plan, group) of what the select stage runs, from a `records.SHORTLIST`."""
+def select_plans(record: Shortlist) -> PlanGroups:
+    """Return (plan, group) of what the select stage runs."""
     return [(BASE, "base"), *((item["plan"], item["group"]) for item in record["plans"])]
 
 
-def confirm_plans(record: Mapping[str, Any]) -> PlanGroups:
+def confirm_plans(record: Frozen) -> PlanGroups:
     """Return (plan, group) of what the confirm stage runs, from what `freeze` made."""
     controls = [(plan, "control") for plan in record["controls"]]
     return [(BASE, "base"), (record["frozen"], record["group"]), *controls]

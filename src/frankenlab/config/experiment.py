@@ -19,9 +19,8 @@ from frankenlab.config.settings import (
 )
 from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.io.directories import is_safe_name
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, excerpt
 from frankenlab.io.files import content_hash, no_file
-from frankenlab.io.words import excerpt
 from frankenlab.io.yaml_file import check_plain, read_yaml
 from frankenlab.models.quantization import NONE, Quantization
 from frankenlab.models.sources import Source, source_key

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from frankenlab.config.settings import Settings
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import excerpt
 
 _BOUNDS = {
     "exclusiveMinimum": "above",

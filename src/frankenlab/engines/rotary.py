@@ -7,8 +7,7 @@ import torch
 # Not the model's own module: importing one takes seconds.
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import UserError, excerpt
 from frankenlab.models.inspect import ModelInfo
 
 # RoPE variants whose frequencies depend on the length of the sequence at hand.

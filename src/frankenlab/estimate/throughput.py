@@ -8,12 +8,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, PositiveFloat, PositiveInt
+
 from frankenlab.config.experiment import RESOURCES, Experiment, ModelSettings
 from frankenlab.config.stages import Stage
 from frankenlab.estimate.memory import sizes_of
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
-from frankenlab.io.records import SOME, TEXT, list_of, object_of, read_record
+from frankenlab.io.records import read_record
 from frankenlab.models.memory import Sizes
 
 # Share of the matrix product's speed that the layers reach, of the plans of a grid one after the
@@ -57,15 +59,16 @@ class Measured:
     """
 
     model: str
-    shapes: tuple[int, ...]
+    shapes: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
     engine: str
     weights: str
     precision: str
     device: str
     device_name: str
-    tokens: float
-    scored: float
+    tokens: PositiveFloat
+    scored: PositiveFloat
     real: bool
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -74,27 +77,6 @@ class Measured:
             *(self.shapes, self.engine, self.weights),
             *(self.precision, self.device, self.device_name),
         )
-
-
-ABOVE_0 = {"type": "number", "exclusiveMinimum": 0}
-# The file's rows: the fields of `Measured`, and no others.
-SPEEDS = list_of(
-    {
-        **object_of(
-            model=TEXT,
-            shapes=list_of(SOME, minItems=4, maxItems=4),
-            engine=TEXT,
-            weights=TEXT,
-            precision=TEXT,
-            device=TEXT,
-            device_name=TEXT,
-            tokens=ABOVE_0,
-            scored=ABOVE_0,
-            real={"type": "boolean"},
-        ),
-        "additionalProperties": False,
-    }
-)
 
 
 def speeds_file() -> Path:
@@ -111,7 +93,7 @@ def read_speeds() -> list[Measured]:
     path = speeds_file()
     if not path.is_file():
         return []
-    rows = read_record(path, SPEEDS)
+    rows = read_record(path, list[Measured])
     return [Measured(**row | {"shapes": tuple(row["shapes"])}) for row in rows]
 
 

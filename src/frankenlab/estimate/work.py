@@ -8,12 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt
+
 from frankenlab.config.experiment import RESOURCES, TASKS_FOLDER, Experiment, ModelSettings
 from frankenlab.config.stages import CONFIRM, SEARCH, SELECT, Stage
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import cache_folder, content_hash, write_json
 from frankenlab.io.fingerprints import code_fingerprint
-from frankenlab.io.records import COUNT, list_of, read_record
+from frankenlab.io.records import read_record
 from frankenlab.models.memory import live_states
 from frankenlab.plans.grid import Grid
 from frankenlab.plans.shards import divide
@@ -36,6 +38,9 @@ ASSUMED_TEXT_TOKENS = 1000
 
 # Documents of a task in a stage without a limit, before its data is there.
 ASSUMED_DOCUMENTS = 1000
+
+# What is cached of a task in a stage: documents, tokens, scored positions, common prefix.
+Counts = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
 
 # What a count depends on.
 COUNTING_MODULES = (
@@ -287,7 +292,7 @@ def document_tokens(
 def _cached(path: Path) -> Sequence[int] | None:
     """Return the counts that were written down; None where there are none, or damaged ones."""
     try:
-        found: Sequence[int] = read_record(path, list_of(COUNT, minItems=4, maxItems=4))
+        found: Sequence[int] = read_record(path, Counts)
     except UserError:
         return None
     return found

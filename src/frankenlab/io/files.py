@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the hashes that identify contents."""
+"""Files that are whole or absent, and the hashes that identify contents."""
 
 import errno
 import hashlib
@@ -6,24 +6,21 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from frankenlab.io.errors import UserError
-
-CHUNK = 1 << 20
 
 CACHE_VARIABLE = "FRANKENLAB_CACHE"
 
 
 @contextmanager
 def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `target`; renames it onto `target` when the block succeeds.
+    """Yield a temporary path beside `target`; rename it to `target` when the block succeeds.
 
-    A reader sees the old file or the whole new one, never a part (POSIX rename on one file
-    system). The temporary name starts with a dot and ends in `.part`; it is removed when the
-    block fails.
+    A reader sees the old file or the whole new one, never a part. The temporary name starts with a
+    dot and ends in `.part`; the file is removed when the block fails.
 
     Raises:
         UserError: the file system is full, or a quota or a size limit is reached.
@@ -37,11 +34,8 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        _flush(temporary)
-        # mkstemp makes files private; a shared results folder must stay readable by the group.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        flush(temporary)
+        share(temporary)
         temporary.replace(target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -51,19 +45,33 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
             ) from error
         raise
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
-    """Forces the contents to disk, so that the rename cannot survive a crash without them."""
+def flush(path: Path) -> None:
+    """Force a file's contents to disk, so that a rename cannot survive a crash without them."""
     with path.open("rb") as handle:
         os.fsync(handle.fileno())
 
 
+def share(path: Path) -> None:
+    """Give a file, or a directory and everything in it, the permissions that the umask asks for.
+
+    Temporary files and those of some libraries are private, but others must be able to read what is
+    shared.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    for each in (path, *path.rglob("*")):
+        if not each.is_symlink():
+            each.chmod((0o777 if each.is_dir() else 0o666) & ~umask)
+
+
 def cache_folder() -> Path:
-    """Return where a user's quickly made files are kept that no result depends on:
-    $FRANKENLAB_CACHE, or frankenlab in $XDG_CACHE_HOME, ~/.cache or the temporary files."""
+    """Return the folder for files that are quickly made again and that no result depends on.
+
+    It is $FRANKENLAB_CACHE, or `frankenlab` in $XDG_CACHE_HOME, ~/.cache or the temporary folder.
+    """
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given)
     if given := os.environ.get("XDG_CACHE_HOME"):
@@ -75,16 +83,16 @@ def cache_folder() -> Path:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_if_changed(path: str | os.PathLike, text: str) -> bool:
-    """Writes `text` atomically unless the file already holds it; tells whether it wrote.
+    """Write `text` atomically unless the file already holds it; return whether it was written.
 
-    Keeps the modification time of an unchanged file, which is what Snakemake compares.
+    An unchanged file keeps its time of modification, which Snakemake compares.
     """
     path = Path(path)
     if path.is_file() and path.read_bytes() == text.encode():
@@ -95,7 +103,7 @@ def write_if_changed(path: str | os.PathLike, text: str) -> bool:
 
 
 def no_file(path: str | os.PathLike) -> str:
-    """Return why a path cannot be read as a file, in words that follow it; "" if it can."""
+    """Return why a path cannot be read as a file ("does not exist"), or "" if it can."""
     path = Path(path)
     if path.is_file():
         return ""
@@ -105,16 +113,13 @@ def no_file(path: str | os.PathLike) -> str:
 
 
 def sha256_file(path: str | os.PathLike) -> str:
-    """Hexadecimal SHA-256 of a file's contents."""
-    digest = hashlib.sha256()
+    """Return the hexadecimal SHA-256 of a file's contents."""
     with Path(path).open("rb") as handle:
-        while block := handle.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def content_hash(value: Any, length: int = 16) -> str:
-    """The first `length` hexadecimal digits of the SHA-256 of `value` as canonical JSON.
+    """Return the first `length` hexadecimal digits of the SHA-256 of `value` as canonical JSON.
 
     Equal values hash equally whatever the order of their keys; tuples hash as lists.
     """

@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import UserError, excerpt
 
 MAX_BYTES = 1 << 20
 # Nodes are counted as often as aliases repeat them.

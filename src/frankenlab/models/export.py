@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from frankenlab.io.directories import has_manifest, share, verify_directory
+from frankenlab.io.directories import has_manifest, verify_directory
 from frankenlab.io.errors import UserError
+from frankenlab.io.files import share
 from frankenlab.models.exl2.reading import is_exl2
 from frankenlab.models.files import CONFIG, TOKENIZER_FILES, read_json
 from frankenlab.models.franken import layer_tensors, parts

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frankenlab.io.directories import NEVER, is_safe_name
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.directories import is_safe_name
+from frankenlab.io.errors import UserError, excerpt
+
+# Unpickling runs code, and so does importing: such files are never taken from anywhere.
+NEVER = re.compile(r"\.(bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|h5|msgpack|py|pyc|so)$", re.I)
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import NonNegativeInt, PositiveInt
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
 from frankenlab.io.errors import UserError
 from frankenlab.models.inspect import ModelInfo
 from frankenlab.plans.plan import Plan, Step, parse
@@ -68,6 +71,30 @@ def layer_tensors(layer: int, part: str) -> list[str]:
     """Names of the modules that one part of a layer uses, without `.weight` or `.bias`."""
     names = ATTENTION if part == "attn" else MLP
     return [f"model.layers.{layer}.{name}" for name in (NORMS[part], *names)]
+
+
+class ManifestEntry(TypedDict):
+    """A franken in a manifest; `plans_of` checks its occurrences."""
+
+    plan: str
+    key: str
+    group: str
+    loop: Any
+    depth: float
+    relative_depth: float
+    parameters: NonNegativeInt
+    stored_parameters: NonNegativeInt
+    kv_bytes_per_token: NonNegativeInt
+    occurrences: list[Any]
+
+
+class Manifest(TypedDict):
+    """What readers use of the file that `manifest` describes."""
+
+    model: str
+    quantization: str
+    n_layers: PositiveInt
+    frankens: list[ManifestEntry]
 
 
 def manifest(

@@ -8,15 +8,17 @@ made of one.
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
-from frankenlab.io.records import MODEL_SHAPE, is_record
+from frankenlab.io.records import is_record
 from frankenlab.models.files import ALLOWED, TOKENIZER_FILES, read_json
 from frankenlab.models.model_config import ARCHITECTURES, head_dim, load_config
 from frankenlab.models.shape import ModelShapes
@@ -52,21 +54,21 @@ class ModelInfo:
     """
 
     architecture: str
-    n_layers: int
-    hidden_size: int
-    intermediate_size: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    max_position_embeddings: int
+    n_layers: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    n_heads: PositiveInt
+    n_kv_heads: PositiveInt
+    head_dim: PositiveInt
+    vocab_size: PositiveInt
+    max_position_embeddings: PositiveInt
     tied_embeddings: bool
     norm_eps: float
     rope: Mapping[str, Any]
-    parameters_per_layer: int
-    parameters_mlp: int
-    parameters_embeddings: int
-    parameters_head: int
+    parameters_per_layer: PositiveInt
+    parameters_mlp: PositiveInt
+    parameters_embeddings: PositiveInt
+    parameters_head: NonNegativeInt
     dtype: str
 
     @property
@@ -139,7 +141,7 @@ def manifest_info(manifest: Mapping[str, Any], where: str | os.PathLike) -> Mode
         UserError: the manifest was written before it had one.
     """
     shape = manifest.get("shape")
-    if not is_record(shape, MODEL_SHAPE) or shape.keys() != MODEL_SHAPE["properties"].keys():
+    if not is_record(shape, ModelInfo) or shape.keys() != {f.name for f in fields(ModelInfo)}:
         raise UserError(
             f"{where}: no shape of the model in it; `frankenlab fetch --config ...` makes it again"
         )

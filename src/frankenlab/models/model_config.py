@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import UserError, excerpt
 from frankenlab.models.files import ALLOWED, CONFIG, QUANTIZATION, declares_exl2, read_json
 from frankenlab.models.shape import ModelShapes
 

@@ -3,8 +3,7 @@
 import re
 from typing import NamedTuple
 
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import UserError, excerpt
 
 # What bit widths of 2 to 8 and their scales come to in any shape; a model allows a little less.
 LOWEST_BITS, HIGHEST_BITS = 2.0, 8.5

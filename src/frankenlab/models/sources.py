@@ -21,10 +21,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from frankenlab.io.directories import NEVER, is_safe_name, make_directory
+from frankenlab.io.directories import is_safe_name, make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, sha256_file
 from frankenlab.io.signals import die_with_parent
+from frankenlab.models.files import NEVER
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import groupby
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, excerpt, printable
 from frankenlab.io.files import content_hash
-from frankenlab.io.words import excerpt, printable
 
 # Far beyond what anybody means: the deepest published models have some 130 layers. The config's
 # schema has the first of them too.

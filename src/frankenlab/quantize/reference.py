@@ -15,17 +15,19 @@ from dataclasses import asdict, replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.io.directories import complete_manifest, make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, sha256_file, write_json
 from frankenlab.io.fingerprints import code_fingerprint, library_versions
 from frankenlab.io.progress import Progress
-from frankenlab.io.records import NUMBER, TEXT, is_record, list_of, object_of
+from frankenlab.io.records import is_record
 from frankenlab.models.exl2.declaration import Declaration
 from frankenlab.models.exl2.format import dequantize, pack
 from frankenlab.models.exl2.options import (
@@ -95,7 +97,7 @@ def measure(
     identity = _identity(model, rows)
     if target_json.is_file():
         found = read_json(target_json)
-        if found.get("identity") == identity and is_record(found, _measurement_of(shapes)):
+        if found.get("identity") == identity and _is_whole(found, shapes):
             return found
     folder = Path(work) / f"measuring-{identity}"
     layers = LayerwiseModel(model, torch.device(device))
@@ -252,16 +254,24 @@ def _identity(model: Path, rows: torch.Tensor) -> str:
     )
 
 
-def _measurement_of(shapes: ModelShapes) -> dict[str, Any]:
-    """Return the JSON Schema of what `measure` writes."""
-    each = object_of(
-        energy=NUMBER, errors=list_of(NUMBER, minItems=len(OPTIONS), maxItems=len(OPTIONS))
-    )
-    return object_of(
-        identity=TEXT,
-        attainable=list_of(NUMBER, minItems=2, maxItems=2),
-        linears=object_of(**{name: each for name in shapes.linears if name != HEAD}),
-    )
+class Measured(TypedDict):
+    """What `measure` writes about a linear layer."""
+
+    energy: float
+    errors: Annotated[list[float], Field(min_length=len(OPTIONS), max_length=len(OPTIONS))]
+
+
+class Measurement(TypedDict):
+    """What `measure` writes."""
+
+    identity: str
+    attainable: tuple[float, float]
+    linears: dict[str, Measured]
+
+
+def _is_whole(found: Any, shapes: ModelShapes) -> bool:
+    """Tell whether a measurement has every linear layer of the decoder."""
+    return is_record(found, Measurement) and found["linears"].keys() >= {*shapes.linears} - {HEAD}
 
 
 def _choose(shapes: ModelShapes, measurement: Mapping[str, Any], bits: float) -> dict[str, Option]:

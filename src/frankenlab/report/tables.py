@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 import pandas as pd
 import yaml
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from frankenlab.analyse.selection import Frozen
 from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import read_parquet
-from frankenlab.io.records import FROZEN, PROVENANCE, read_record
+from frankenlab.io.records import read_record
 from frankenlab.report.answer import against_controls, answer, signed
 
 NAMES = (
@@ -27,6 +29,18 @@ NAMES = (
 # Plans and descriptions can be long: these columns wrap, all others keep their line.
 LONG_COLUMNS = ("plan", "frozen", "control", "made by", "calibration")
 STAGES = ("search", "select", "confirm")
+
+
+class Provenance(TypedDict, total=False):
+    """What the page shows of `provenance.json`, where it is there."""
+
+    models: dict[str, dict[str, Any]]
+    grid: dict[str, Any]
+    precisions: dict[str, Any]
+    machine: dict[str, Any]
+    data: dict[str, Any]
+    code: dict[str, Any]
+    versions: dict[str, Any]
 
 
 class Picture(Protocol):
@@ -52,12 +66,12 @@ def load_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
 
 def load_frozen(folder: str | Path) -> list[dict[str, Any]]:
     """The frozen plans in `folder`, `<model>.json` each, in the order of their names."""
-    return [read_record(path, FROZEN) for path in sorted(Path(folder).glob("*.json"))]
+    return [read_record(path, Frozen) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def load_provenance(path: str | Path) -> dict[str, Any]:
     """The experiment's `provenance.json`, or {} when it was not written."""
-    return read_record(path, PROVENANCE) if Path(path).is_file() else {}
+    return read_record(path, Provenance) if Path(path).is_file() else {}
 
 
 def cases(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str]]:

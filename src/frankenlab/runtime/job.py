@@ -11,7 +11,8 @@ from typing import Any
 
 from frankenlab.config.experiment import Experiment, check
 from frankenlab.io.errors import UserError
-from frankenlab.io.signals import Stopped, end_with_workflow, stopped_by_signals
+from frankenlab.io.signals import Stopped, stopped_by_signals
+from frankenlab.runtime.processes import end_with_workflow
 
 # mallopt(3) of glibc: above which size a block gets pages of its own, and how much free memory at
 # the top of the heap goes back to the system.

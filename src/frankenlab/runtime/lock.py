@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from frankenlab.io.errors import UserError
-from frankenlab.io.signals import is_alive
+from frankenlab.runtime.processes import is_alive
 
 NAME, EXCLUSIVE = ".lock", ".lock.exclusive"
 

@@ -12,8 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from frankenlab.io.errors import UserError
-from frankenlab.io.words import excerpt
+from frankenlab.io.errors import UserError, excerpt
 
 # The executor names jobs by `slurm-jobname-prefix` of profiles/slurm, an underscore and the run.
 PREFIX = "frankenlab_"

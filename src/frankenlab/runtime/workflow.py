@@ -22,11 +22,11 @@ from frankenlab.estimate.work import planned_jobs
 from frankenlab.io import fingerprints
 from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import damaged
-from frankenlab.io.signals import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.models.local_files import file_identity, source_identity
 from frankenlab.models.sources import Source, Use
 from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, orphans
+from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps
 from frankenlab.tasks.index import task_file, task_fingerprint
 

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.io.directories import make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file, write_json
-from frankenlab.io.records import NUMBER, TEXT, check_record, is_record, list_of, object_of
+from frankenlab.io.records import check_record, is_record
 from frankenlab.models.exl2.declaration import KEY, METHOD, Declaration
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.files import read_json, weight_files
@@ -188,15 +191,21 @@ def quantize(
     return make_directory(target, facts, fill)
 
 
-# exllamav2 writes these keys about each choice for a part of a layer, and about a quantized model.
-OPTIONS = list_of(object_of(accuracy=NUMBER, total_bits=NUMBER), minItems=1)
-DECLARED = object_of(
-    quant_method={"const": METHOD},
-    version=TEXT,
-    bits=NUMBER,
-    head_bits=NUMBER,
-    calibration={"type": "object"},
-)
+class Choice(TypedDict):
+    """What exllamav2 writes about one choice for a part of a layer."""
+
+    accuracy: float
+    total_bits: float
+
+
+class Declared(TypedDict):
+    """What exllamav2 writes about a quantized model."""
+
+    quant_method: Literal[METHOD]
+    version: str
+    bits: float
+    head_bits: float
+    calibration: dict[str, Any]
 
 
 def _attainable(
@@ -206,14 +215,14 @@ def _attainable(
     weights = sum(prod(shape) for name, shape in shapes.linears.items() if name != HEAD)
     low = high = 0.0
     measured = found.get("measurement") or {}
-    check_record(where, measured, {"type": "object"})
+    check_record(where, measured, dict[str, Any])
     for layer in range(shapes.n_layers):
         for part in ("self_attn", "mlp"):
             name = f"model.layers.{layer}.{part}"
             options = measured.get(name)
             if not options:
                 raise UserError(f"{where} lacks '{name}'; measure again")
-            check_record(where, options, OPTIONS)
+            check_record(where, options, Annotated[list[Choice], Field(min_length=1)])
             if not all(math.isfinite(option["accuracy"]) for option in options):
                 raise UserError(f"{where}: an accuracy of '{name}' is not finite")
             sizes = [option["total_bits"] for option in options]
@@ -238,7 +247,7 @@ def _declare(result: Path, config: Mapping[str, Any], calibration: Calibration, 
         written = json.loads((result / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise job.failure("it ended without writing a config.json") from None
-    if not isinstance(written, Mapping) or not is_record(written.get(KEY), DECLARED):
+    if not isinstance(written, Mapping) or not is_record(written.get(KEY), Declared):
         raise job.failure(f"it ended without writing {KEY} into config.json")
     try:
         weight_files(result)

@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.io.progress import Progress
-from frankenlab.io.records import NUMBER, TEXT, is_record, object_of
+from frankenlab.io.records import is_record
 from frankenlab.io.signals import die_with_parent
 
 logger = logging.getLogger(__name__)
@@ -197,6 +200,13 @@ def _watch(process: subprocess.Popen, job: Job) -> None:
         progress.close()
 
 
+class Status(TypedDict):
+    """What the converter prints about its progress."""
+
+    stage: str
+    completion: Annotated[float, Field(ge=0, le=1)]
+
+
 def _status(line: str) -> dict[str, Any] | None:
     """Return the stage and its share that is done, where a line tells them."""
     match = STATUS.search(line)
@@ -204,8 +214,7 @@ def _status(line: str) -> dict[str, Any] | None:
         status = json.loads(match[1]) if match else None
     except ValueError:
         return None
-    told = object_of(stage=TEXT, completion={**NUMBER, "minimum": 0, "maximum": 1})
-    return status if is_record(status, told) else None
+    return status if is_record(status, Status) else None
 
 
 def _last_words(text: str) -> str:

@@ -9,18 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from frankenlab.io import signals as stopping
+from frankenlab.io import signals
 from frankenlab.io.signals import (
-    WORKFLOW_VARIABLE,
     Stopped,
     die_with_parent,
-    end_with_workflow,
     interruptible,
-    is_alive,
     shielded,
     stopped_by_signals,
 )
-from tests.support.processes import fork
+from tests.support.processes import fork, gone, number_in
 
 
 def outcome(work, log: Path) -> tuple[int, str]:
@@ -115,7 +112,7 @@ def test_without_a_signal_all_items_come(tmp_path):
 
 
 def test_an_exception_that_is_swallowed_ends_the_process_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(stopping, "LEAVE_SECONDS", 0.3)
+    monkeypatch.setattr(signals, "LEAVE_SECONDS", 0.3)
 
     class Swallows:
         def __del__(self):
@@ -133,7 +130,7 @@ def test_an_exception_that_is_swallowed_ends_the_process_all_the_same(tmp_path, 
 
 
 def test_a_long_write_is_not_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(stopping, "LEAVE_SECONDS", 0.3)
+    monkeypatch.setattr(signals, "LEAVE_SECONDS", 0.3)
 
     def work():
         try:
@@ -169,24 +166,6 @@ def test_afterwards_signals_are_what_they_were():
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def gone(process: int, seconds: float = 10) -> bool:
-    """Whether a process that is not our child ends in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        # A zombie that nobody waits for has ended too.
-        if not is_alive(process) or _state(process) == "Z":
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def _state(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux has prctl")
 def test_a_child_ends_with_its_killed_parent(tmp_path):
     def parent() -> int:
@@ -196,47 +175,7 @@ def test_a_child_ends_with_its_killed_parent(tmp_path):
         return 0
 
     process = fork(parent, tmp_path / "log")
-    child = _number_in(tmp_path / "log")
+    child = number_in(tmp_path / "log")
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
     assert gone(child)
-
-
-def test_a_job_ends_with_its_workflow_also_behind_a_shell(tmp_path, monkeypatch):
-    """workflow -> shell (that does not end with it) -> job."""
-
-    def job() -> int:
-        try:
-            with stopped_by_signals():
-                end_with_workflow()
-                say(str(os.getpid()))
-                time.sleep(60)
-        except Stopped:
-            say("left")
-        return 0
-
-    def shell() -> int:
-        child = fork(job, tmp_path / "log")
-        os.waitpid(child, 0)
-        return 0
-
-    def workflow() -> int:
-        os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
-        fork(shell, tmp_path / "shell")
-        time.sleep(60)
-        return 0
-
-    process = fork(workflow, tmp_path / "workflow")
-    child = _number_in(tmp_path / "log")
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    assert gone(child)
-    assert (tmp_path / "log").read_text().splitlines()[1] == "left"
-
-
-def _number_in(log: Path) -> int:
-    end = time.monotonic() + 20
-    while not (log.is_file() and log.read_text().endswith("\n")):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return int(log.read_text().split()[0])

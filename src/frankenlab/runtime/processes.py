@@ -1,0 +1,81 @@
+"""The processes of a workflow: its jobs end with it, and a signal ends its jobs first."""
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+
+import psutil
+
+from frankenlab.io.signals import SIGNALS, die_with_parent
+
+# In it every job finds the process id of the Snakemake that started it on this host.
+WORKFLOW_VARIABLE = "FRANKENLAB_WORKFLOW_PID"
+WATCH_SECONDS = 1.0
+
+# Snakemake runs a copy of a rule's script from this folder.
+SCRIPTS = ".snakemake/scripts/"
+LOOK_SECONDS = 0.2
+
+
+def end_with_workflow() -> None:
+    """Send this process SIGTERM when the workflow that started it has ended.
+
+    The kernel's signal comes at once, but only if no shell stays between the two (bash before 5.1
+    does) and the workflow lived long enough. So a thread looks whether the workflow still runs.
+    """
+    die_with_parent(signal.SIGTERM)
+    workflow = os.environ.get(WORKFLOW_VARIABLE, "")
+    if workflow.isdecimal():
+        threading.Thread(target=_watch, args=(int(workflow),), daemon=True).start()
+
+
+def _watch(workflow: int) -> None:
+    while is_alive(workflow):
+        time.sleep(WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_jobs_first() -> None:
+    """Have the first of `SIGNALS` end this workflow's jobs, and then the workflow as Ctrl-C does.
+
+    Further signals change nothing. Call it after Snakemake has set its own handler of SIGTERM,
+    which waits until every running job is done, and for ever if the signal comes while the next
+    jobs are being chosen.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for caught in SIGNALS:
+            if signal.getsignal(caught) is stop:
+                signal.signal(caught, lambda *_: None)
+        threading.Thread(target=_end_jobs, daemon=True).start()
+        raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def _end_jobs() -> None:
+    """Send SIGTERM once to every script below this process, also to those that start later."""
+    signalled: set[psutil.Process] = set()
+    while True:
+        for process in set(psutil.Process().children(recursive=True)) - signalled:
+            with suppress(psutil.Error):
+                if any(SCRIPTS in word for word in process.cmdline()):
+                    process.terminate()
+                    signalled.add(process)
+        time.sleep(LOOK_SECONDS)
+
+
+def is_alive(process: int) -> bool:
+    """Tell whether there is a process with that number on this host."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

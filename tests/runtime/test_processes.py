@@ -1,0 +1,42 @@
+"""Jobs end with their workflow, however it ends."""
+
+import os
+import signal
+import sys
+import time
+
+from frankenlab.io.signals import Stopped, stopped_by_signals
+from frankenlab.runtime.processes import WORKFLOW_VARIABLE, end_with_workflow
+from tests.support.processes import fork, gone, number_in
+
+
+def test_a_job_ends_with_its_workflow_also_behind_a_shell(tmp_path):
+    """workflow -> shell (that does not end with it) -> job."""
+
+    def job() -> int:
+        try:
+            with stopped_by_signals():
+                end_with_workflow()
+                print(os.getpid(), file=sys.stderr)
+                time.sleep(60)
+        except Stopped:
+            print("left", file=sys.stderr)
+        return 0
+
+    def shell() -> int:
+        child = fork(job, tmp_path / "log")
+        os.waitpid(child, 0)
+        return 0
+
+    def workflow() -> int:
+        os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
+        fork(shell, tmp_path / "shell")
+        time.sleep(60)
+        return 0
+
+    process = fork(workflow, tmp_path / "workflow")
+    child = number_in(tmp_path / "log")
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert gone(child)
+    assert (tmp_path / "log").read_text().splitlines()[1] == "left"
