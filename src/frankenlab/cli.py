@@ -1,4 +1,4 @@
-"""The steps of the workflow by hand."""
+"""Run the steps of the workflow by hand."""
 
 import argparse
 import difflib
@@ -7,19 +7,18 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from frankenlab.config import experiment as config
-from frankenlab.estimate.resources import predict
-from frankenlab.estimate.summary import grid_summary
-from frankenlab.estimate.throughput import given_speeds
 from frankenlab.io.errors import UserError, excerpt
-from frankenlab.plans import grid
-from frankenlab.plans.plan import Plan, omissions, parse
-from frankenlab.runtime import clean as clearing
+
+# The commands import what they need: that takes seconds, which --help does not wait for.
+if TYPE_CHECKING:
+    from frankenlab.config.experiment import Experiment
+    from frankenlab.plans.plan import Plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the command `frankenlab`; 0 on success, 2 on wrong input."""
+    """Run the command `frankenlab`, and return its exit status: 2 where the input is wrong."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -33,67 +32,109 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="frankenlab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    with_config = argparse.ArgumentParser(add_help=False)
+    with_config.add_argument(
+        "--config", type=Path, help="the experiment (default: config/config.yaml)"
+    )
 
-    evaluate = commands.add_parser("evaluate", help="score plans on tasks: a row per document")
-    evaluate.add_argument("model", type=Path, metavar="MODEL_DIR", help="Hugging Face or EXL2")
-    evaluate.add_argument("--plan", action="append", required=True, help='"0:20,10:30", "base"')
-    evaluate.add_argument("--task", action="append", required=True, help="a task of the config")
-    evaluate.add_argument("--config", type=Path, default=config.default_file())
-    evaluate.add_argument("--stage", choices=("search", "select", "confirm"), help="default: all")
-    evaluate.add_argument("--limit", type=_positive, help="most documents a task")
-    evaluate.add_argument(
-        "--engine", default="torch", choices=("torch", "exllamav2"), help="exllamav2: float16, cuda"
+    evaluate = commands.add_parser(
+        "evaluate", parents=[with_config], help="score plans on tasks, one row per document"
     )
     evaluate.add_argument(
-        "--dtype", choices=config.PRECISIONS, help="default: bfloat16; exllamav2: float16"
+        "model", type=Path, metavar="MODEL_DIR", help="a Hugging Face or EXL2 directory"
     )
-    evaluate.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    evaluate.add_argument("--store", type=Path, default=Path("results/store"))
-    evaluate.add_argument("--output", type=Path, required=True, help="a .parquet file")
+    evaluate.add_argument(
+        "--plan", action="append", required=True, help='such as "0:20,10:30" or "base"; repeatable'
+    )
+    evaluate.add_argument(
+        "--task", action="append", required=True, help="a task of the config; repeatable"
+    )
+    evaluate.add_argument(
+        "--stage",
+        choices=("search", "select", "confirm"),
+        help="score only this stage's documents (default: all)",
+    )
+    evaluate.add_argument("--limit", type=_positive, help="the most documents of each task")
+    evaluate.add_argument(
+        "--engine",
+        default="torch",
+        choices=("torch", "exllamav2"),
+        help="exllamav2 needs EXL2 and cuda (default: torch)",
+    )
+    evaluate.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="default: bfloat16; exllamav2 computes in float16",
+    )
+    evaluate.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
+    evaluate.add_argument(
+        "--store",
+        type=Path,
+        default=Path("results/store"),
+        help="keeps scored rows for later runs (default: results/store)",
+    )
+    evaluate.add_argument("--output", type=Path, required=True, help="a .parquet file to write")
     evaluate.set_defaults(run=_evaluate)
 
-    plans = commands.add_parser("plans", help="print the grid of a config and what it costs")
-    plans.add_argument("--config", type=Path, default=config.default_file())
-    plans.add_argument("--summary", action="store_true", help="without the list of plans")
+    plans = commands.add_parser(
+        "plans", parents=[with_config], help="list the plans of a config and predict their cost"
+    )
+    plans.add_argument("--summary", action="store_true", help="leave out the list of plans")
     plans.add_argument(
         "--tokens-per-second",
         metavar="SPEED",
-        help='of the base: "4000" (of the first model) or "llama-7b=4000,llama-13b=2200"; '
-        "default: as `make speed` measured",
+        help='speed of the base: "4000" (of the first model) or "llama-7b=4000,llama-13b=2200" '
+        "(default: what `make speed` measured)",
     )
     plans.set_defaults(run=_plans)
 
-    fetch = commands.add_parser("fetch", help="download the models and data of a config")
-    fetch.add_argument("--config", type=Path, default=config.default_file())
+    fetch = commands.add_parser(
+        "fetch", parents=[with_config], help="download the models and data of a config"
+    )
     fetch.set_defaults(run=_fetch)
 
     export = commands.add_parser("materialize", help="write a plan as a standalone checkpoint")
-    export.add_argument("model", type=Path, metavar="MODEL_DIR")
-    export.add_argument("--plan", required=True)
+    export.add_argument("model", type=Path, metavar="MODEL_DIR", help="a Hugging Face directory")
+    export.add_argument("--plan", required=True, help='such as "0:20,10:30"')
     export.add_argument("--output", type=Path, required=True, help="a new directory")
     export.set_defaults(run=_materialize)
 
     clear = commands.add_parser(
-        "clear", help="after a kill: cancel orphan SLURM jobs, remove a stale lock and leftovers"
+        "clear",
+        help="after a kill: cancel orphaned SLURM jobs, remove a stale lock and half-written files",
     )
     clear.set_defaults(run=_clear)
     return parser
 
 
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        shown = excerpt(repr(text))
+        raise argparse.ArgumentTypeError(f"{shown} is not a number of 1 or more (up to 9 digits)")
+    return int(text)
+
+
+def _experiment(options: argparse.Namespace) -> "Experiment":
+    from frankenlab.config import experiment
+
+    return experiment.load(options.config or experiment.default_file())
+
+
 def _evaluate(options: argparse.Namespace) -> None:
-    # Imported here: these take seconds, and the other commands do not need them.
     import pandas as pd
 
     from frankenlab.evaluate import runner as evaluation
     from frankenlab.evaluate.model_spec import ModelSpec
     from frankenlab.models.inspect import model_info
+    from frankenlab.plans.plan import parse
 
-    settings = config.load(options.config).tasks
+    settings = _experiment(options).tasks
     for name in options.task:
         if name not in settings:
             near = difflib.get_close_matches(name, settings, 1)
             hint = f'did you mean "{near[0]}"?' if near else f"it has {', '.join(settings)}"
-            raise UserError(f'task "{name}": not in {options.config}; {hint}')
+            where = options.config or "the default config"
+            raise UserError(f'task "{name}": not in {where}; {hint}')
     n_layers = model_info(options.model).n_layers
     plans = _distinct([parse(text, n_layers) for text in options.plan])
     _notice_omissions(plans)
@@ -112,7 +153,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     evaluation.write_scores(pd.concat(tables, ignore_index=True), options.output)
 
 
-def _distinct(plans: Sequence[Plan]) -> list[Plan]:
+def _distinct(plans: "Sequence[Plan]") -> "list[Plan]":
     unique = list(dict.fromkeys(plans))
     if len(unique) < len(plans):
         twice = ", ".join(excerpt(plan.text) for plan in unique if plans.count(plan) > 1)
@@ -120,24 +161,25 @@ def _distinct(plans: Sequence[Plan]) -> list[Plan]:
     return unique
 
 
-def _notice_omissions(plans: Sequence[Plan]) -> None:
+def _notice_omissions(plans: "Sequence[Plan]") -> None:
+    from frankenlab.plans.plan import omissions
+
     for plan in plans:
         if what := omissions(plan):
             print(f"notice: plan {excerpt(plan.text)} {what}", file=sys.stderr)
 
 
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
-        shown = excerpt(repr(text))
-        raise argparse.ArgumentTypeError(f"{shown} is not a number of 1 or more (up to 9 digits)")
-    return int(text)
-
-
 def _plans(options: argparse.Namespace) -> None:
-    experiment = config.load(options.config)
+    from frankenlab.estimate.resources import predict
+    from frankenlab.estimate.summary import grid_summary
+    from frankenlab.estimate.throughput import given_speeds
+    from frankenlab.plans.grid import notices
+
+    experiment = _experiment(options)
+    prediction = predict(experiment)
     for model in experiment.models.values():
-        found = experiment.grid(model.name)
-        for line in grid.notices(found):
+        found = prediction.workload.grid(model.name).grid
+        for line in notices(found):
             print(f"notice: {model.name}: {line}", file=sys.stderr)
         if not options.summary:
             print(f"{model.name} ({model.n_layers} layers)")
@@ -145,20 +187,21 @@ def _plans(options: argparse.Namespace) -> None:
                 print(f"  {item.group:<18}{item.plan}")
     given = options.tokens_per_second
     speeds = given_speeds(given, experiment) if given else None
-    print(grid_summary(predict(experiment).thorough(speeds)))
+    print(grid_summary(prediction.thorough(speeds)))
 
 
 def _fetch(options: argparse.Namespace) -> None:
+    from frankenlab.config.experiment import RESOURCES, data_folder
     from frankenlab.models.fetch import fetch_model
     from frankenlab.models.sources import fetch_data
 
-    experiment = config.load(options.config)
+    experiment = _experiment(options)
     for model in experiment.models.values():
-        target = config.RESOURCES / "models" / model.folder
+        target = RESOURCES / "models" / model.folder
         fetch_model(model.source, target, model.n_layers, model.description)
         print(target)
     for name, source in experiment.data.items():
-        target = config.RESOURCES / "data" / config.data_folder(name, source)
+        target = RESOURCES / "data" / data_folder(name, source)
         fetch_data(source, target)
         print(target)
 
@@ -166,6 +209,7 @@ def _fetch(options: argparse.Namespace) -> None:
 def _materialize(options: argparse.Namespace) -> None:
     from frankenlab.models.export import materialize
     from frankenlab.models.inspect import model_info
+    from frankenlab.plans.plan import parse
 
     plan = parse(options.plan, model_info(options.model).n_layers)
     _notice_omissions([plan])
@@ -174,8 +218,11 @@ def _materialize(options: argparse.Namespace) -> None:
 
 
 def _clear(options: argparse.Namespace) -> None:
-    number = 0
-    for number, line in enumerate(clearing.clear(), start=1):  # noqa: B007
+    from frankenlab.runtime.clean import clear
+
+    cleared = False
+    for line in clear():
         print(line, flush=True)
-    if not number:
+        cleared = True
+    if not cleared:
         print("nothing to clear")

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from frankenlab.engines.batches import TokenRequest
 from frankenlab.io.errors import UserError
 from frankenlab.models.inspect import load_tokenizer
-from frankenlab.tasks.encoding import Encoder, count_tokens
+from frankenlab.tasks.encoding import Encoder
 from frankenlab.tasks.task import Document
 from tests.support.models import load_hf
 from tests.support.processes import one_line
@@ -315,12 +315,6 @@ def test_a_request_longer_than_the_context_is_refused_with_its_length(both):
         encoder.encode(pair_of_length(encoder, LENGTH + 1), rolling=False)
     assert f"document 7: a request of {LENGTH + 1} tokens" in one_line(error)
     assert f"context of {LENGTH}" in str(error.value)
-
-
-def test_tokens_are_counted_as_lm_eval_would_send_them():
-    """Nothing shared; the last token of a continuation is not sent."""
-    requests = [[TokenRequest((1, 2, 3), (4,)), TokenRequest((1,), (2, 3))]]
-    assert count_tokens(requests) == 3 + 2
 
 
 def test_generation_is_refused(tiny):

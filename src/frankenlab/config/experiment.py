@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,7 +12,6 @@ from frankenlab.config.messages import message
 from frankenlab.config.model_settings import ModelSettings, model_settings, source
 from frankenlab.config.settings import (
     CalibrationSettings,
-    Precision,
     Search,
     Settings,
     TaskEntry,
@@ -33,7 +32,6 @@ _CHECKOUT = Path(__file__).resolve().parents[3] / "config"
 _SHIPPED = Path(__file__).resolve().parent / "shipped"
 TASKS_FOLDER = (_SHIPPED if _SHIPPED.is_dir() else _CHECKOUT) / "tasks"
 RESOURCES = Path("resources")
-PRECISIONS = get_args(Precision)
 
 # These names are taken in results/ in any spelling: an experiment of that name would write there.
 RESERVED = ("store", "ledger.jsonl", "slurm-logs", "readme.md")

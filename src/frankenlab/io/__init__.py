@@ -1,4 +1,17 @@
-"""Files that are whole or not there, errors, progress, signals and fingerprints of code.
+"""Files and directories that are whole or absent, errors, progress, signals, code fingerprints.
 
-This room knows nothing of models. Every other room may use all of it.
+This room knows nothing of models, and every other room may use all of its modules.
 """
+
+__all__ = [
+    "directories",
+    "errors",
+    "files",
+    "fingerprints",
+    "parquet",
+    "progress",
+    "records",
+    "sections",
+    "signals",
+    "yaml_file",
+]

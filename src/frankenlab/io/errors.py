@@ -24,6 +24,11 @@ def excerpt(text: Any, length: int = MAX_QUOTED) -> str:
     return f"{shown[:head]}...{shown[len(shown) - tail :]}"
 
 
+def describe(error: BaseException) -> str:
+    """Return an error's type and message on one line."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 def one_line(text: Any) -> str:
     """Return the text with every run of white space as one space."""
     return " ".join(str(text).split())

@@ -1,8 +1,8 @@
-"""Fingerprints of code: what a piece of source does, without its comments and docstrings.
+"""Fingerprints of code: hashes that change when the code does, and not with its comments.
 
-Snakemake's own `code` trigger looks at a script's modification time, which any checkout
-changes, and not at the modules that it imports. A fingerprint covers a module and everything
-of this package that it imports, so a comment changes nothing and an edit changes exactly what
+Snakemake's own `code` trigger looks at a script's time of modification, which any checkout changes,
+and not at the modules that the script imports. A fingerprint covers a module and everything of this
+package that it imports, without comments and docstrings. So an edit makes exactly that stale which
 depends on it.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 PACKAGE = "frankenlab"
 ROOT = Path(__file__).resolve().parents[1]
 
-# Libraries that take part in every number. All are pinned in pyproject.toml.
+# Libraries that take part in every number.
 NUMERIC_LIBRARIES = ("torch", "transformers", "tokenizers", "lm-eval")
 
 # Libraries that take part in the numbers of one engine only.
@@ -23,7 +23,7 @@ ENGINE_LIBRARIES = {"exllamav2": ("exllamav2",)}
 
 
 def library_versions(names: tuple[str, ...] = NUMERIC_LIBRARIES) -> dict[str, str]:
-    """Installed versions, read without importing the libraries; "none" of one that is not there."""
+    """Return the installed versions without importing the libraries; "none" where one is absent."""
     return {name: _version(name) for name in names}
 
 
@@ -40,10 +40,10 @@ def _version(name: str) -> str:
 
 
 def code_fingerprint(*sources: str | Path, length: int = 16) -> str:
-    """Hash of what the given sources do, with every module of the package that they reach.
+    """Return a hash of the sources and of every module of the package that they import.
 
     Args:
-        sources: module names (`frankenlab.sweep`) or paths of Python files.
+        sources: names of modules (`frankenlab.evaluate.sweep`) or paths of Python files.
     """
     pending = [_locate(source) for source in sources]
     seen: dict[str, str] = {}
@@ -67,13 +67,13 @@ def _locate(source: str | Path) -> Path:
 
 
 def _name(path: Path) -> str:
-    """A name that does not change with the place of the checkout."""
+    """Return a name that does not depend on where the checkout is."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 @cache
 def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
-    """The source without comments and docstrings, and the package's modules it imports."""
+    """Return the source without comments and docstrings, and the package's files it imports."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     imported = []
     for node in ast.walk(tree):
@@ -82,10 +82,11 @@ def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported.append(node.module)
             imported += [f"{node.module}.{alias.name}" for alias in node.names]
-        body = getattr(node, "body", None)
+        body: list[ast.stmt] | None = getattr(node, "body", None)
         if isinstance(body, list):
             # A body must not be empty; `pass` stands for a docstring that was all of it.
-            node.body = [part for part in body if not _is_docstring(part)] or [ast.Pass()]
+            rest = [part for part in body if not _is_docstring(part)]
+            node.body = rest or [ast.Pass()]  # type: ignore[attr-defined]
     ours = [
         _locate(reached)
         for name in imported
@@ -97,10 +98,10 @@ def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
 
 
 def _with_packages(name: str) -> list[str]:
-    """The module and the packages that hold it: importing it runs their `__init__.py` too.
+    """Return a module and the packages that hold it: importing it runs their `__init__.py` too.
 
-    All but this package itself, whose `__init__.py` holds its version: a release that changes no
-    code that matters makes nothing stale.
+    This package itself is left out. Its `__init__.py` holds the version, and a new version alone
+    makes nothing stale.
     """
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(2, len(parts) + 1)]

@@ -1,8 +1,8 @@
 """Parquet files that prove, when they are read, that they are what was written.
 
-The checksums of Parquet's own pages leave out the footer and the headers of the pages, where a
-changed byte can give other values. Here the footer carries the SHA-256 of the whole file instead,
-with zeros in the place of the hash itself. Any program that reads Parquet can read these files.
+The checksums of Parquet's pages leave out the footer and the headers of the pages, where a changed
+byte can give other values. So the footer carries the SHA-256 of the whole file, computed with zeros
+in the place of the hash itself. Any program that reads Parquet can read these files.
 """
 
 import hashlib
@@ -19,20 +19,20 @@ from frankenlab.io.files import atomic_path
 
 KEY = "frankenlab.sha256"
 HASH_LENGTH = 64
-# These bytes stand before the hash in the footer: its key, and in Thrift's compact protocol the
-# next field's number and type, and the length of its text.
+# The bytes before the hash in the footer: its key, then the number and type of the next field and
+# the length of its text in Thrift's compact protocol.
 MARK = KEY.encode() + bytes([0x18, HASH_LENGTH])
 NO_HASH = b"0" * HASH_LENGTH
 
 
 class Damaged(UserError):
-    """A file whose contents are not those that were written."""
+    """The contents of a file are not those that were written."""
 
 
 def write_parquet(
     table: pd.DataFrame | pa.Table, path: str | os.PathLike, about: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a table with the hash of its file, whole or not at all.
+    """Write a table with the hash of its file, whole or not at all.
 
     Args:
         about: more keys and texts for the footer (see `read_table`).
@@ -62,18 +62,17 @@ def read_parquet(path: str | os.PathLike) -> pd.DataFrame:
         Damaged: the file is not what was written.
         OSError: the file cannot be opened.
     """
-    table, _ = read_table(path)
-    return table.to_pandas()
+    return read_table(path)[0].to_pandas()
 
 
 def read_table(path: str | os.PathLike) -> tuple[pa.Table, dict[str, str]]:
-    """Return the table as Arrow has it, and the keys and texts of the footer.
+    """Return the Arrow table in a file, and the keys and texts of its footer.
 
     Raises:
         Damaged, OSError: as `read_parquet`.
     """
     contents = Path(path).read_bytes()
-    if not _is_whole(contents):
+    if not _is_sound(contents):
         raise Damaged(
             f"{path}: damaged, its contents are not what was written; remove it and run again"
         )
@@ -84,17 +83,19 @@ def read_table(path: str | os.PathLike) -> tuple[pa.Table, dict[str, str]]:
 
 def is_whole(path: str | os.PathLike) -> bool:
     """Tell whether a file is as `write_parquet` wrote it."""
-    return _is_whole(Path(path).read_bytes())
+    return _is_sound(Path(path).read_bytes())
 
 
 def damaged(folder: str | os.PathLike) -> list[Path]:
-    """Return the Parquet files below a folder that are not as `write_parquet` wrote them: copies
-    cut short, flipped bytes, and files that something else wrote."""
+    """Return the Parquet files below a folder that are not as `write_parquet` wrote them.
+
+    They were cut short, bytes of them were changed, or another program wrote them.
+    """
     found = sorted(Path(folder).rglob("*.parquet"))
     return [path for path in found if path.is_file() and not is_whole(path)]
 
 
-def _is_whole(contents: bytes) -> bool:
+def _is_sound(contents: bytes) -> bool:
     start = _hash_starts(contents)
     return start > 0 and contents[start : start + HASH_LENGTH] == _digest(contents, start)
 

@@ -12,12 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts units of work done, with rate and time left.
+    """Shows how many of `total` units of work are done, with the rate and the time left.
 
     Args:
-        total: units of work in all.
-        title: what is being done.
-        unit: name of a unit, plural.
+        title: the work's name.
+        unit: the plural name of a unit.
     """
 
     def __init__(self, total: int, title: str, unit: str) -> None:
@@ -27,11 +26,11 @@ class Progress:
         terminal = sys.__stderr__
         shows = terminal is not None and terminal.isatty()
         self.bar = tqdm(total=total, desc=title, unit=f" {unit}", file=terminal) if shows else None
-        # Under a bar the log gets its lines too, unless it is the same terminal.
+        # Beside a bar the log gets lines too, unless it goes to the same terminal.
         self.logs = self.bar is None or sys.stderr is not terminal
 
     def advance(self, count: int, detail: str = "") -> None:
-        """`count` more units are done; `detail` says where the work stands."""
+        """Add `count` units that are done; `detail` says where the work stands."""
         self.done += count
         if self.bar is not None:
             self.bar.set_postfix_str(detail, refresh=False)
@@ -40,7 +39,7 @@ class Progress:
             self._line(detail)
 
     def close(self) -> None:
-        """Ends the bar, or writes the last line."""
+        """End the bar, and write the last line."""
         if self.bar is not None:
             self.bar.close()
         if self.logs:

@@ -1,10 +1,11 @@
-"""YAML files of users, read as plain data: nothing that is said twice, nothing that explodes.
+"""YAML files of users, read as plain data within limits.
 
-PyYAML keeps the last of two equal keys without a word, and a few aliases of aliases stand for more
-nodes than memory holds. Here a file has bounds, and what breaks one of them is told in one line.
+PyYAML silently keeps the last of two equal keys, and with a few aliases of aliases a file can stand
+for more values than memory holds. Here both are refused in one line.
 """
 
 import math
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from frankenlab.io.errors import UserError, excerpt
+from frankenlab.io.errors import UserError, excerpt, one_line
 
 MAX_BYTES = 1 << 20
 # Nodes are counted as often as aliases repeat them.
@@ -24,10 +25,10 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Return what a YAML (or JSON) file says.
+    """Return the contents of a YAML (or JSON) file.
 
     Raises:
-        UserError: it is no regular file in UTF-8, too large or too deep, or no YAML; one line.
+        UserError: it is no regular file in UTF-8, is too large or nested too deeply, or no YAML.
     """
     path = Path(path)
     try:
@@ -45,13 +46,13 @@ def read_yaml(path: str | Path) -> Any:
     except OSError as error:
         raise UserError(str(error.strerror or error).lower()) from None
     except (ValueError, OverflowError) as error:
-        # A date that the calendar lacks, a number of thousands of digits.
+        # The calendar lacks a date, or a number has thousands of digits.
         raise UserError(excerpt(error)) from None
 
 
 def _parsed(text: str) -> Any:
     depth = count = 0
-    # The parser keeps no stack of calls, so that depth is known before anything recursive runs.
+    # The parser does not recurse, so the depth is known before anything that does.
     for event in yaml.parse(text, Loader=Loader):
         count += isinstance(event, yaml.NodeEvent)
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -66,21 +67,21 @@ def _parsed(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        # Before it is constructed: merges copy the pairs that they merge.
-        _expanded(node, {}, frozenset())
+        # This comes before the construction, in which merges copy the pairs that they merge.
+        _check_expanded(node, {}, frozenset())
         return loader.construct_document(node)
     finally:
         loader.dispose()
 
 
-def _expanded(
+def _check_expanded(
     node: yaml.Node, known: dict[int, tuple[int, int]], above: frozenset[int]
 ) -> tuple[int, int]:
-    """Return how many nodes a node stands for with all aliases written out, and how deep it is.
+    """Return the number of nodes and the depth of a node with all aliases written out.
 
     Raises:
-        UserError: too many or too deep, an alias of a node that it is in, a key that is there twice
-            (keys that a merge brings, `<<: *other`, are no second ones).
+        UserError: there are too many, it is too deep, it is in itself, or a key is there twice (the
+            keys of a merge, `<<: *other`, do not count).
     """
     line = f"line {node.start_mark.line + 1}"
     if id(node) in above:
@@ -90,7 +91,7 @@ def _expanded(
         if isinstance(node, yaml.MappingNode):
             _check_keys(node)
             children = [child for pair in children for child in pair]
-        sizes = [_expanded(child, known, above | {id(node)}) for child in children]
+        sizes = [_check_expanded(child, known, above | {id(node)}) for child in children]
         count = 1 + sum(size for size, _ in sizes)
         depth = 1 + max((deep for _, deep in sizes), default=0)
         known[id(node)] = count, depth
@@ -114,19 +115,19 @@ def _check_keys(node: yaml.MappingNode) -> None:
 
 
 def _where(error: yaml.YAMLError) -> str:
-    """Return what is wrong, and in which line."""
+    """Return the line and what is wrong in it."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         return line + excerpt(error.problem or error.context or "no YAML", 200)
-    return excerpt(" ".join(str(error).split()), 200)
+    return excerpt(one_line(error), 200)
 
 
 def check_plain(value: Any, what: str) -> None:
-    """Check that a value is what JSON can say, finite and of reasonable size.
+    """Check that JSON can hold a value, and that it is finite and of reasonable size.
 
     Raises:
-        UserError: `what`, the place in it, and what is wrong there.
+        UserError: it names `what`, the place in it, and what is wrong there.
     """
     try:
         _Plain().check(value, "", 0)
@@ -135,7 +136,7 @@ def check_plain(value: Any, what: str) -> None:
 
 
 class _Plain:
-    """The check, which counts what it sees: aliases may have made a small file endless."""
+    """The check of `check_plain`; it counts values, because aliases can make a small file huge."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -170,12 +171,5 @@ class _Plain:
 
 
 def _is_text(text: str) -> bool:
-    """Return whether a text can be written to a file: it has no control characters but tabs and
-    ends of lines, and no halves of a character."""
-    return (
-        not any(
-            (character < " " and character not in "\t\n\r") or "\ud800" <= character <= "\udfff"
-            for character in text
-        )
-        and "\x7f" not in text
-    )
+    """Tell whether a text has no surrogates and no control characters but tabs and newlines."""
+    return not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]", text)

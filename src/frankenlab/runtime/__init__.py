@@ -1,4 +1,7 @@
-"""What a job and a workflow do around their work: lock, logs, signals, orphans, clean-up.
+"""What a job and a workflow do around their work: lock, logs, signals, orphans and clean-up.
 
-`job` surrounds every script of the workflow; `lock` lets one workflow at a time write results.
+`job` surrounds every script; `lock`, `orphans`, `processes` and `stamps` serve the workflow, and
+`clean` serves the command that clears up after a kill.
 """
+
+__all__ = ["clean", "job", "lock", "orphans", "processes", "stamps"]

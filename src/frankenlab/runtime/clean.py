@@ -1,4 +1,4 @@
-"""What killed workflows and jobs leave behind, cleared in one go."""
+"""Clears what killed workflows and jobs leave behind."""
 
 import fcntl
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from frankenlab.runtime import lock, orphans
 
-# Of `files.atomic_path`, `directories.make_directory` and `export.materialize`: the target, eight
-# random characters. What fetches unpack on the way is inside of them.
+# Temporary names of `files.atomic_path`, `directories.make_directory` and `export.materialize`: the
+# target's name and random characters. What a download unpacks is inside of such a directory.
 LEFTOVER = re.compile(r"\.(?P<target>.+)\.(?:[a-z0-9_]{8}|[0-9a-f]{32})\.part")
 
-# A killed quantization resumes from these folders; they are of no use once its result is there.
+# A killed quantization resumes from these folders, which are useless once its result is there.
 MEASURING, MEASURED = ".measuring", "measurement.json"
 MAKING, MADE = re.compile(r"\.making-(?P<target>.+)"), "manifest.json"
 
@@ -24,13 +24,13 @@ YOUNG_SECONDS = 10.0
 
 
 def clear(folder: str | os.PathLike = ".") -> Iterator[str]:
-    """Clears a project's folder of what is in the way of the next workflow, or only takes space.
+    """Clear a project's folder of what is in the way of the next workflow or only takes space.
 
-    Jobs left in SLURM's queue are cancelled, a stale lock and half-written files are removed;
-    whatever is finished, and what work goes on from, stays.
+    Jobs in SLURM's queue are cancelled; a stale lock and half-written files are removed. Everything
+    that is finished stays, and so does what later jobs resume from.
 
     Yields:
-        A line for everything that is found.
+        A line for each thing that is cleared.
 
     Raises:
         UserError: a workflow is running there; SLURM does not answer, or some jobs do not end.
@@ -82,7 +82,7 @@ def _is_old(path: Path) -> bool:
 
 
 def _is_done_with(path: Path) -> bool:
-    """Return whether it is where a quantization worked whose result is there."""
+    """Tell whether it is the working folder of a quantization whose result is there."""
     if path.name == MEASURING:
         return (path.parent / MEASURED).is_file()
     match = MAKING.fullmatch(path.name)
@@ -91,8 +91,10 @@ def _is_done_with(path: Path) -> bool:
 
 @contextmanager
 def _alone(*paths: Path) -> Iterator[bool]:
-    """Hold the locks of files and directories; yield whether nobody else has one of them (who makes
-    that directory by hand, say, beside the workflow)."""
+    """Lock files and directories in the block; yield whether no other process has locked one.
+
+    Such a process may make the directory by hand, beside the workflow.
+    """
     alone = True
     with ExitStack() as opened:
         for path in paths:

@@ -1,4 +1,4 @@
-"""What every job of the workflow needs around its work."""
+"""What surrounds the work of every job: its log, its signals, and errors on one line."""
 
 import ctypes
 import errno
@@ -14,23 +14,24 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.signals import Stopped, stopped_by_signals
 from frankenlab.runtime.processes import end_with_workflow
 
-# mallopt(3) of glibc: above which size a block gets pages of its own, and how much free memory at
-# the top of the heap goes back to the system.
+# Options of mallopt(3) in glibc: the free memory at the top of the heap that the system gets back,
+# and the size from which a block gets pages of its own.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
 
-# The file system is full, a quota or a size limit is reached.
+# The numbers of errors for a full file system, an exceeded quota, and a file that is too large.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[Experiment]:
-    """Runs a script's work: log to its file, threads as granted, errors of the user on one line.
+    """Run a script's work: it logs to the job's file and uses the threads that it was given.
 
-    A signal that asks the process to end (see `stopping`) leaves one line in the log.
+    A user's error is one line on the terminal and in the log. A signal that asks the process to end
+    (see `io.signals`) leaves one line in the log.
 
     Yields:
-        The experiment, checked again from the config that the job was given.
+        The experiment, from the config that the job was given.
     """
     terminal = sys.stderr
     try:
@@ -61,7 +62,10 @@ def _log_to(path: str) -> None:
 
 
 def _no_space(error: Exception) -> str | None:
-    """In one line, if that is what happened; not every writer (safetensors, say) has an errno."""
+    """Return one line about a full disk, or None for other errors.
+
+    Some libraries, such as safetensors, have the reason in their message only.
+    """
     for number in FULL:
         reason = os.strerror(number)
         if getattr(error, "errno", None) == number or reason in str(error):
@@ -74,8 +78,11 @@ def _no_space(error: Exception) -> str | None:
 
 
 def _keep_freed_memory() -> None:
-    """Activations of a few megabytes are allocated and freed all the time: with glibc's defaults
-    each gets fresh pages from the kernel, which is a fifth of the time of a layer."""
+    """Have the C library keep freed memory for later activations.
+
+    By default glibc takes fresh pages from the kernel for each activation of a few megabytes, which
+    costs a fifth of a layer's time.
+    """
     with suppress(OSError, AttributeError):
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             ctypes.CDLL(None).mallopt(option, KEPT_BYTES)

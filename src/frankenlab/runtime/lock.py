@@ -1,9 +1,8 @@
-"""One workflow at a time on a results folder, and who it is.
+"""The lock that lets one workflow at a time write to a results folder.
 
-The lock is flock(2) on a file that says who holds it: the kernel takes it back when the process
-ends, however it ends. Where a file system has no such locks (some network ones), a second file
-that only one process can create takes its place; it is known to be stale when its holder ran on
-this host and is gone.
+The lock is flock(2) on a file that says who holds it. The kernel takes it back when the process
+ends, however it ends. Some network file systems have no such locks. There a second file is created,
+which only one process can do; it is stale when its holder ran on this host and has ended.
 """
 
 import atexit
@@ -20,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, one_line
 from frankenlab.runtime.processes import is_alive
 
 NAME, EXCLUSIVE = ".lock", ".lock.exclusive"
 
-# What flock says on file systems without locks.
+# The errors of flock on file systems without locks.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 CLEAR = "`make clear`"
@@ -36,8 +35,8 @@ class Holder:
     """The workflow that holds a lock.
 
     Attributes:
-        born: start of its process in the kernel's clock ticks, which tells it from a later process
-            of the same number; None where the kernel does not say.
+        born: the start of its process in the kernel's clock ticks, which differs from that of a
+            later process with the same number; None where the kernel does not say.
     """
 
     host: str
@@ -49,7 +48,7 @@ class Holder:
 
     @classmethod
     def here(cls, experiment: str) -> "Holder":
-        """This process."""
+        """Return this process as a holder."""
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         pid = os.getpid()
         return cls(socket.gethostname(), pid, _user(), now, experiment, _born(pid))
@@ -61,7 +60,7 @@ class Holder:
         )
 
     def is_plausible(self) -> bool:
-        """Whether it can be a workflow's, as what was read from a damaged file may not be."""
+        """Tell whether a workflow can have written it, or else the file is damaged."""
         numbers = [self.pid, 1 if self.born is None else self.born]
         texts = (self.host, self.user, self.started, self.experiment)
         return (
@@ -71,7 +70,7 @@ class Holder:
         )
 
     def ended(self) -> bool | None:
-        """Whether its process is gone; None if that cannot be told from this host."""
+        """Tell whether its process has ended; None where it ran on another host."""
         if self.host != socket.gethostname():
             return None
         if not is_alive(self.pid):
@@ -83,8 +82,8 @@ class Held(UserError):
     """Another workflow has the lock.
 
     Attributes:
-        holder: who; None where that is not written down (yet).
-        certain: it is alive; without the kernel's locks a dead one may look like it.
+        holder: the other workflow; None where it is not written down (yet).
+        certain: whether it certainly runs; without the kernel's locks it may have ended.
     """
 
     def __init__(self, folder: Path, holder: Holder | None, certain: bool) -> None:
@@ -99,11 +98,11 @@ class Lock:
 
     def __init__(self, file: IO[str] | None, exclusive: Path | None, holder: Holder) -> None:
         self._file, self._exclusive, self._holder = file, exclusive, holder
-        # A lock file that names somebody after a normal end would look like one of a kill.
+        # After a normal end the file must be empty, or it would look as after a kill.
         atexit.register(self.release)
 
     def release(self) -> None:
-        """Gives it back; doing it twice, or in a child process, changes nothing."""
+        """Release the lock; a second call, or one in a child process, changes nothing."""
         if os.getpid() != self._holder.pid:
             return
         with suppress(OSError):
@@ -116,7 +115,7 @@ class Lock:
 
 
 def take(folder: str | os.PathLike, experiment: str) -> Lock:
-    """Takes the lock of a results folder, and writes down who has it.
+    """Take the lock of a results folder, and write down who has it.
 
     Raises:
         Held: another process has it.
@@ -126,7 +125,7 @@ def take(folder: str | os.PathLike, experiment: str) -> Lock:
     holder = Holder.here(experiment)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Not "w": what the holder wrote must survive a refused attempt.
+        # "w" would delete what the holder wrote, also when the lock is refused.
         file = open(folder / NAME, "a+", encoding="utf-8")  # noqa: SIM115 (the lock lasts as long as it is open)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,22 +142,23 @@ def take(folder: str | os.PathLike, experiment: str) -> Lock:
         file.write(_text(holder))
         file.flush()
     except OSError as error:
-        reason = " ".join(str(error.strerror or error).split()).lower()
+        reason = one_line(error.strerror or error).lower()
         raise UserError(f"{folder}/: its lock cannot be taken: {reason}") from error
     return Lock(file, None, holder)
 
 
 def left_by(folder: str | os.PathLike) -> Holder | None:
-    """Who had the lock of a results folder last, if it did not give it back (or has it still)."""
+    """Return the holder of a results folder's lock that still has it, or was killed with it."""
     return read(Path(folder) / NAME) or read(Path(folder) / EXCLUSIVE)
 
 
 def clear(folder: str | os.PathLike) -> Lock:
-    """Takes the lock even where that needs the removal of one whose holder may live on another
-    host: for when a person has looked.
+    """Take the lock; remove that of a holder which may still run on another host.
+
+    It is meant for a person who knows that no workflow runs.
 
     Raises:
-        Held: its holder is alive, for all that can be known here.
+        Held: the holder certainly runs.
         UserError: as `take`.
     """
     try:
@@ -171,7 +171,7 @@ def clear(folder: str | os.PathLike) -> Lock:
 
 
 def read(path: Path) -> Holder | None:
-    """Who is written down in a lock file; None if nobody is."""
+    """Return the holder that a lock file names, or None."""
     try:
         holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -184,7 +184,7 @@ def _text(holder: Holder) -> str:
 
 
 def _create(folder: Path, holder: Holder) -> None:
-    """Creates the exclusive file, in place of one whose holder is gone."""
+    """Create the exclusive file, also in the place of one whose holder has ended."""
     path = folder / EXCLUSIVE
     while True:
         try:
@@ -202,8 +202,10 @@ def _create(folder: Path, holder: Holder) -> None:
 
 
 def _remove(path: Path, stale: Holder) -> None:
-    """Removes the file of a holder that is gone, unless another process was faster: what it then
-    took away is put back."""
+    """Remove the file of a holder that has ended.
+
+    Another process may have replaced the file in between; then it is put back.
+    """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     with suppress(FileNotFoundError):
         path.rename(aside)

@@ -1,7 +1,8 @@
 """Jobs that a killed workflow left in SLURM's queue.
 
-A workflow that holds the lock of its results has no jobs there before it submits some, so what is
-found then is another one's: named by the profile's `slurm-jobname-prefix`, working in this folder.
+A workflow that holds the lock of its results has no jobs before it submits some. If there are jobs
+then whose names have the profile's `slurm-jobname-prefix` and whose working directory is this
+folder, an earlier workflow left them.
 """
 
 import os
@@ -12,21 +13,21 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from frankenlab.io.errors import UserError, excerpt
+from frankenlab.io.errors import UserError, excerpt, one_line
 
-# The executor names jobs by `slurm-jobname-prefix` of profiles/slurm, an underscore and the run.
+# The executor's names of jobs: `slurm-jobname-prefix` of profiles/slurm, an underscore and the run.
 PREFIX = "frankenlab_"
-# The executor writes the rule into a job's comment.
+# The comments that the executor gives to jobs.
 COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_.*)?")
 
-# Neither comments nor paths have it.
+# A character that is neither in comments nor in paths.
 SEPARATOR = "\x1f"
 FIELDS = SEPARATOR.join(("%i", "%j", "%T", "%k", "%Z"))
 
-# What SLURM's commands say on a machine of no cluster.
+# SLURM's commands say this on a machine that is in no cluster.
 UNCONFIGURED = "Could not establish a configuration source"
 
-# A busy controller answers slowly; jobs get SLURM's KillWait (30 s unless configured) to end.
+# A busy controller answers slowly, and jobs have SLURM's KillWait (30 s by default) to end.
 QUERY_SECONDS, GONE_SECONDS = 60, 180
 NAMED = 5
 
@@ -37,7 +38,7 @@ class NoAnswer(UserError):
 
 @dataclass(frozen=True)
 class Orphan:
-    """A job, or an element of a job array, in the queue; `rule` as far as its comment says."""
+    """A job, or an element of a job array, in the queue; its comment names the rule."""
 
     id: str
     rule: str
@@ -48,11 +49,12 @@ class Orphan:
 
 
 def orphans(folder: str | os.PathLike) -> list[Orphan]:
-    """This user's jobs of any workflow in `folder`; none where SLURM is not installed, or is but
-    for its configuration.
+    """Return this user's jobs of any workflow in `folder`.
+
+    There are none where SLURM is not installed or not configured.
 
     Raises:
-        NoAnswer: the cluster cannot be asked now.
+        NoAnswer: SLURM cannot be asked now.
     """
     if shutil.which("squeue") is None:
         return []
@@ -68,13 +70,13 @@ def orphans(folder: str | os.PathLike) -> list[Orphan]:
 def _listed() -> Iterator[list[str]]:
     """Yield the fields of every job of this user in the queue.
 
-    Some sites print other lines too, such as "CLUSTER: alpha" and notices: they have no separator.
+    Some sites print other lines too, such as "CLUSTER: alpha" and notices, without separators.
 
     Raises:
-        NoAnswer: lines have separators, and yet are no jobs.
+        NoAnswer: a line has separators, but not the fields of a job.
     """
     wanted = FIELDS.count(SEPARATOR) + 1
-    # Not at other ends of lines: str.splitlines takes the separator's neighbours for some.
+    # str.splitlines() would also split at characters next to the separator.
     for line in _run("squeue", "--me", "--noheader", "-o", FIELDS).split("\n"):
         fields = line.strip("\r").split(SEPARATOR)
         if len(fields) == wanted:
@@ -85,18 +87,18 @@ def _listed() -> Iterator[list[str]]:
 
 
 def named(jobs: Sequence[Orphan]) -> str:
-    """The jobs in words, the first few by name."""
+    """Return a text that names the first few jobs and counts the others."""
     more = f" and {len(jobs) - NAMED} more" if len(jobs) > NAMED else ""
     return ", ".join(map(str, jobs[:NAMED])) + more
 
 
 def cancel(folder: str | os.PathLike, jobs: Sequence[Orphan]) -> None:
-    """Cancels the jobs and waits until the folder has none in the queue.
+    """Cancel the jobs, and wait until the folder has none in the queue.
 
     Raises:
-        UserError: the cluster cannot be asked, or some do not end.
+        UserError: the cluster cannot be asked, or some jobs do not end.
     """
-    # A command line has an end; arrays of thousands of elements are one word each.
+    # The length of a command line is limited, and there may be thousands of jobs.
     for start in range(0, len(jobs), 500):
         _run("scancel", *(job.id for job in jobs[start : start + 500]))
     left = _wait(folder, jobs)
@@ -108,14 +110,13 @@ def cancel(folder: str | os.PathLike, jobs: Sequence[Orphan]) -> None:
 
 
 def check_none(folder: str | os.PathLike) -> None:
-    """Refuses to start beside the jobs of an earlier workflow; those that are ending are waited
-    for.
+    """Check that an earlier workflow left no jobs, after a wait for those that are ending.
 
     Raises:
         NoAnswer: as `orphans`.
-        UserError: which jobs there are, and the command that cancels them.
+        UserError: there are jobs; names them and the command that cancels them.
     """
-    jobs = orphans(folder)
+    jobs: Sequence[Orphan] = orphans(folder)
     if jobs and all(job.state == "COMPLETING" for job in jobs):
         jobs = _wait(folder, jobs)
     if jobs:
@@ -127,7 +128,7 @@ def check_none(folder: str | os.PathLike) -> None:
 
 
 def _wait(folder: str | os.PathLike, jobs: Sequence[Orphan]) -> Sequence[Orphan]:
-    """The jobs that are left when the time is over."""
+    """Return the jobs that are left when all have ended or the time is over."""
     end = time.monotonic() + GONE_SECONDS
     while jobs and time.monotonic() < end:
         time.sleep(1)
@@ -143,6 +144,6 @@ def _run(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoAnswer(f"{command[0]} does not answer ({type(error).__name__})") from None
     if done.returncode and UNCONFIGURED not in done.stderr:
-        reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        reason = one_line(done.stderr) or f"exit status {done.returncode}"
         raise NoAnswer(f"{command[0]} failed: {reason}")
     return done.stdout

@@ -1,5 +1,7 @@
 """Tasks of lm-evaluation-harness: their documents and requests, and metrics of the answers.
 
-`index` knows tasks by name without importing lm-eval, `task` holds a loaded one, and `encoding`
-turns its requests into tokens.
+`index` finds tasks by name without importing lm-eval, `task` holds a loaded task with its stages,
+`encoding` turns its requests into tokens, and `data_files` reads data in any usual format.
 """
+
+__all__ = ["data_files", "encoding", "index", "task"]

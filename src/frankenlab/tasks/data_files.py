@@ -1,4 +1,4 @@
-"""Data files of any usual format as data sets; a damaged one ends in one line."""
+"""Data files of any usual format, read as data sets; a damaged one is refused in one line."""
 
 import hashlib
 import json
@@ -10,15 +10,15 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, one_line
 
 ENDINGS = (".arrow", ".parquet", ".jsonl", ".json")
 
 
 def read_data(path: Path) -> datasets.Dataset:
-    """Reads a data file (Arrow, Parquet, JSON or JSON lines, gzipped or not) as a data set.
+    """Return the rows of an Arrow, Parquet, JSON or JSON lines file, gzipped or not.
 
-    The file is read into memory and checked whole. A memory map would end the process where a
+    The whole file is read into memory and checked. A memory map would end the process where a
     damaged Arrow file points outside of itself, or where the file is cut while it is read.
 
     Raises:
@@ -40,14 +40,14 @@ def read_data(path: Path) -> datasets.Dataset:
             table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
             return _data_set(table, fingerprint)
         return _from_rows(_json_rows(content), fingerprint)
-    # Damage raises errors inside of pyarrow and datasets that have no common type.
+    # The errors that damage raises inside of pyarrow and datasets have no common type.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"{path}: not a readable data file ({reason})") from error
 
 
 def _arrow_table(content: bytes) -> pyarrow.Table:
-    """The table of an Arrow stream, as `datasets` writes it, or of an Arrow file."""
+    """Return the table of an Arrow stream, as `datasets` writes it, or of an Arrow file."""
     is_file = content.startswith(b"ARROW1")
     open_ = pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream
     with open_(pyarrow.BufferReader(content)) as reader:
@@ -66,7 +66,7 @@ def _data_set(table: pyarrow.Table, fingerprint: str) -> datasets.Dataset:
 
 
 def _json_rows(content: bytes) -> list[Any]:
-    """The rows of JSON lines or of a JSON array."""
+    """Return the rows of JSON lines or of a JSON array."""
     text = content.decode(json.detect_encoding(content))
     if text.lstrip().startswith("["):
         return json.loads(text)
@@ -87,19 +87,15 @@ def _from_rows(rows: Sequence[Any], fingerprint: str) -> datasets.Dataset:
     wrong = next((i for i, row in enumerate(rows, 1) if not isinstance(row, dict)), None)
     if wrong is not None:
         raise ValueError(f"row {wrong} is not an object with named fields")
-    # Not the keys of the first row alone: a field that it lacks would be lost in all others.
+    # The first row alone does not do: a field that it lacks would be lost in all others.
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {name: [row.get(name) for row in rows] for name in names}
     try:
         return _data_set(datasets.Dataset.from_dict(columns).data.table, fingerprint)
     except pyarrow.ArrowException:
         for name, values in columns.items():
-            _check_field(name, values)
+            try:
+                pyarrow.array(values)
+            except pyarrow.ArrowException as error:
+                raise ValueError(f'field "{name}": {error}') from None
         raise
-
-
-def _check_field(name: str, values: Sequence[Any]) -> None:
-    try:
-        pyarrow.array(values)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f'field "{name}": {error}') from None

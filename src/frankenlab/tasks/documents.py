@@ -1,31 +1,31 @@
-"""What is wrong with a task's documents, where lm-eval would score them as nonsense.
+"""Checks of a task's documents, where lm-eval would score nonsense without an error.
 
-lm-eval warns of a right answer that is none of the choices and scores it as wrong; it shows the
-name of a missing column in the place of its value.
+It warns of a right answer that is none of the choices, and scores it as wrong. In the place of a
+missing column's value it shows the column's name.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
+import numpy as np
 from lm_eval.api.task import Task
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, describe, one_line
 
-# What reads like the name of a column, and not like a text or a template.
+# A text that reads like the name of a column, and not like a sentence or a template.
 _COLUMN = re.compile(r"[A-Za-z_]\w*")
 
 
 class _Wrong(Exception):  # noqa: N818 (it never leaves this module)
-    """A key of the task, and what is wrong with it on a document."""
+    """A key of the task is wrong for a document; the message says how."""
 
 
 def check_documents(task: Task, docs: Iterable[Mapping[str, Any]], where: str) -> None:
-    """Sees that lm-eval's prompt, choices and right answer make sense for every document.
+    """Check that lm-eval's prompt, choices and right answer make sense for every document.
 
     Raises:
-        UserError: it names the document by its number, the key of the task and its field.
+        UserError: they do not; names the document by its number, the key of the task and its field.
     """
     for index, doc in enumerate(docs):
         try:
@@ -35,7 +35,7 @@ def check_documents(task: Task, docs: Iterable[Mapping[str, Any]], where: str) -
 
 
 def check_example(task: Task, doc: Mapping[str, Any], where: str) -> None:
-    """Sees that the answer of a few-shot example is one of its choices.
+    """Check that the answer of a few-shot example is one of its choices.
 
     Raises:
         UserError: it is not.
@@ -98,8 +98,10 @@ def _check_choice(task: Task, text: Any, target: Any, choices: Any) -> None:
 def _check_gold(gold: Any, choices: Sequence[str], key: str, texts: bool = False) -> None:
     if texts and isinstance(gold, str):
         if gold not in choices:
-            raise _Wrong(f"{key}: the right answer {_shown(gold)} is none of {_listed(choices)}")
-    elif not isinstance(gold, Integral):
+            raise _Wrong(
+                f"{key}: the right answer {_shown(gold)} is none of {list(choices)!r:.120}"
+            )
+    elif not isinstance(gold, int | np.integer):
         raise _Wrong(f"{key}: the right answer is {_shown(gold)}, not the number of a choice")
     elif not 0 <= gold < len(choices):
         raise _Wrong(
@@ -114,7 +116,7 @@ def _check_text(value: Any, key: str) -> None:
 
 
 def _check_column(task: Task, key: str) -> None:
-    """lm-eval takes the name of a column that is not there for the text itself."""
+    """Refuse the name of a column that is not there, which lm-eval would take for the text."""
     given = getattr(task.config, key)
     if isinstance(given, str) and _COLUMN.fullmatch(given) and given not in task.features:
         columns = ", ".join(task.features)
@@ -122,7 +124,7 @@ def _check_column(task: Task, key: str) -> None:
 
 
 def _value(task: Task, key: str, doc: Mapping[str, Any], form: Any = None) -> Any:
-    """What lm-eval makes of a document for this key."""
+    """Return what lm-eval makes of a document for this key."""
     if key != "doc_to_target":
         _check_column(task, key)
     try:
@@ -130,19 +132,14 @@ def _value(task: Task, key: str, doc: Mapping[str, Any], form: Any = None) -> An
     except Exception as error:  # of any kind: it runs the task's templates and functions
         nulls = [name for name, value in doc.items() if value is None]
         hint = f"; null in it: {', '.join(nulls)}" if nulls else ""
-        reason = " ".join(str(error).split())
-        raise _Wrong(f"{_key(task, key, form)}: {type(error).__name__}: {reason}{hint}") from error
+        raise _Wrong(f"{_key(task, key, form)}: {describe(error)}{hint}") from error
 
 
 def _key(task: Task, key: str, form: Any = None) -> str:
-    """The key with the field or template that it stands for."""
+    """Return the key with the field or template that it stands for."""
     given = getattr(task.config, key) if form is None else form
-    return f"{key} ({' '.join(given.split())[:80]})" if isinstance(given, str) else key
+    return f"{key} ({one_line(given)[:80]})" if isinstance(given, str) else key
 
 
 def _shown(value: Any) -> str:
     return "null" if value is None else f"{value!r:.60}"
-
-
-def _listed(choices: Sequence[str]) -> str:
-    return f"{list(choices)!r:.120}"

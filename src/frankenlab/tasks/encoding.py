@@ -1,7 +1,8 @@
-"""Requests of lm-evaluation-harness -> token ids, exactly as its Hugging Face model makes them."""
+"""Requests of lm-evaluation-harness -> token ids, as its own Hugging Face model makes them."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -16,18 +17,18 @@ from frankenlab.models.inspect import load_tokenizer, model_info
 from frankenlab.models.tokenizer import check_vocabulary
 from frankenlab.tasks.task import Document
 
-# Characters of a text that an error shows.
+# The most characters of a text that an error shows.
 SHOWN = 40
 
 
 class Encoder(TemplateLM):
-    """Tokenizes documents; the split of context and continuation is `TemplateLM`'s own.
+    """Tokenizes documents; `TemplateLM` splits them into context and continuation.
 
-    It is a model that hands back the tokens of each request instead of scoring them.
+    For lm-eval it is a model, which returns the tokens of each request instead of their scores.
 
     Args:
-        max_length: tokens that the model reads at most.
-        vocab_size: number of the model's embeddings; None checks no token against it.
+        max_length: the most tokens that the model reads.
+        vocab_size: the number of the model's embeddings; None checks no token against it.
 
     Raises:
         UserError: the tokenizer has no token that could stand before a text.
@@ -53,7 +54,7 @@ class Encoder(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """Conditions the first token of a text: BOS, or EOS where there is none (as HFLM)."""
+        """Return the token before a text: BOS, or EOS where there is none (as in HFLM)."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else bos
 
@@ -67,22 +68,22 @@ class Encoder(TemplateLM):
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return self.tokenizer.encode(string, **special)
 
-    def _loglikelihood_tokens(self, requests, **kwargs):  # noqa: ANN001, ANN202
+    def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> Any:
         return [(context, target) for _, context, target in requests]
 
-    def loglikelihood_rolling(self, requests, disable_tqdm=False):  # noqa: ANN001, ANN201
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
         return [self._windows(text) for (text,) in (request.args for request in requests)]
 
-    def generate_until(self, requests, disable_tqdm=False):  # noqa: ANN001, ANN201
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
         raise UserError("generation tasks are not scored by log-likelihood")
 
     def encode(self, document: Document, rolling: bool) -> list[list[TokenRequest]]:
-        """Token requests of each request of a document (several for a text in windows).
+        """Return the token requests of each request of a document (several for a text in windows).
 
         Raises:
             UserError: lm-eval could not score a request, or would score something else: it is
                 longer than the model's context, one side of it has no token, or a token has no
-                embedding. Names the document and the request.
+                embedding. The message names the document and the request.
         """
         instances = [
             Instance("loglikelihood_rolling" if rolling else "loglikelihood", {}, arguments, i)
@@ -91,7 +92,7 @@ class Encoder(TemplateLM):
         if rolling:
             encoded = self.loglikelihood_rolling(instances)
         else:
-            # lm-eval would look at the first token of these, and there is none.
+            # lm-eval would look at the first token of such a continuation, and there is none.
             for i, (context, continuation) in enumerate(document.requests):
                 if context == "" and not self.tok_encode(continuation, add_special_tokens=False):
                     raise self._without_tokens(document, i, [self.prefix_token_id], [])
@@ -144,7 +145,7 @@ class Encoder(TemplateLM):
             )
 
     def _check_length(self, request: TokenRequest, document: Document) -> None:
-        """lm-eval would cut the context on the left; a comparison of plans must not hide that."""
+        """Refuse a request whose context lm-eval would silently cut on the left."""
         length = len(request.context) + len(request.continuation) - 1
         if length > self.max_length:
             raise UserError(
@@ -154,7 +155,7 @@ class Encoder(TemplateLM):
 
 
 def encoder_of(directory: str | Path) -> Encoder:
-    """Returns what tokenizes documents for the model in a directory.
+    """Return the encoder for the model in a directory.
 
     Raises:
         UserError: as `load_tokenizer`, `model_info`, `check_vocabulary` and `Encoder`.
@@ -162,11 +163,6 @@ def encoder_of(directory: str | Path) -> Encoder:
     info, tokenizer = model_info(directory), load_tokenizer(directory)
     check_vocabulary(tokenizer, info.vocab_size, str(directory))
     return Encoder(tokenizer, info.max_position_embeddings, info.vocab_size)
-
-
-def count_tokens(requests: Sequence[Sequence[TokenRequest]]) -> int:
-    """Tokens as lm-eval would send them: nothing shared."""
-    return sum(len(r.context) + len(r.continuation) - 1 for request in requests for r in request)
 
 
 def requests_name(document: Document) -> str:

@@ -16,15 +16,15 @@ from typing import Any
 
 import yaml
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, one_line
 from frankenlab.io.files import content_hash
 from frankenlab.io.fingerprints import code_fingerprint
 
 # The documents of a search task are divided among these; no two share one.
 STAGES = ("search", "select", "confirm")
 
-# One key on a line of its own, as all of lm-eval's task files have them: a YAML parser would take
-# half a minute for 13,000 of them.
+# A key on a line of its own, as in all of lm-eval's 13,000 task files. Parsing them as YAML would
+# take half a minute.
 _KEY = rb"""^(?:\xef\xbb\xbf)?["']?%s["']?[ \t]*:[ \t]*["']?([^\s"'#,\[\]{}]+)["']?[ \t]*$"""
 _TASK_KEY = re.compile(_KEY % b"task", re.M)
 _GROUP_KEY = re.compile(_KEY % b"group", re.M)
@@ -32,20 +32,20 @@ _INCLUDE_KEY = re.compile(_KEY % b"include", re.M)
 _TAGS_KEY = re.compile(rb"""^["']?tag["']?[ \t]*:([^\n]*(?:\n[ \t]*-[^\n]*)*)""", re.M)
 _WORD = re.compile(rb"[^\s\"',\[\]-][^\s\"',\[\]]*")
 
-# Values in a task's file, after its aliases are expanded: lm-eval's largest has a few thousand.
+# The most values in a task's file with its aliases expanded; lm-eval's largest has a few thousand.
 MAX_VALUES = 200_000
 
-# Keys of a task that are Python where they are not null; a config is data and runs none.
+# These keys of a task hold Python code, which a config must not run.
 CODE_KEYS = ("class", "custom_dataset", "process_docs", "process_results", "unsafe_code")
-# Keys of a task's file that are no part of the task.
+# These keys of a task's file are no part of the task.
 FILE_KEYS = ("group", "include", "task_list", "use_prompt")
-# What makes up a data set, which `data` replaces.
+# These keys name a data set, which `data` replaces.
 DATA_KEYS = ("dataset_path", "dataset_name", "dataset_kwargs")
 
-# Loaders of `datasets` that run queries or programs, or unpickle.
+# These loaders of `datasets` run queries or programs, or unpickle.
 RUNNING_LOADERS = ("cache", "generator", "iceberg", "pandas", "spark", "sql")
 
-# How many members of a group a message names.
+# The most members of a group that a message names.
 SHOWN_MEMBERS = 8
 
 
@@ -54,14 +54,14 @@ class TaskSettings:
     """A task of the config.
 
     Attributes:
-        name: name in the config and in every table.
+        name: its name in the config and in every table.
         task: lm-eval's name of the task (a YAML in the tasks folder, or one of lm-eval's).
         role: "search" (three stages) or "guard" (confirm only).
         metric: the primary metric.
-        data_file: file that replaces the task's own data set, None for the hub.
-        split: name of the split that the file is.
-        cluster: field whose content decides the stage and is resampled as one (a passage that
-            several questions share); None: the whole document.
+        data_file: the file that replaces the task's own data set, or None.
+        split: the name of the split that the file is.
+        cluster: the field whose content decides the stage and is resampled as one (a passage that
+            several questions share); None stands for the whole document.
         overrides: keys of lm-eval's task config.
     """
 
@@ -76,10 +76,10 @@ class TaskSettings:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuses overrides that would run code, or that `data` would contradict.
+        """Refuse overrides that would run code, or that contradict `data`.
 
         Raises:
-            UserError: it names the key.
+            UserError: names the key.
         """
         _check_overrides(self.overrides, f'task "{self.name}": overrides', self.data_file)
 
@@ -115,12 +115,12 @@ def _check_overrides(overrides: Mapping[str, Any], where: str, data_file: Path |
 
 
 def task_file(name: str, own: Path) -> Path:
-    """The YAML of a task: one in the folder `own`, else lm-eval's.
+    """Return the YAML of a task: one in the folder `own`, else lm-eval's.
 
     Raises:
-        UserError: no such task; names the nearest ones.
+        UserError: there is no such task; names the nearest ones.
     """
-    ours, theirs = task_files(own), harness_task_files()
+    ours, theirs = _own_index(own).tasks, harness_task_files()
     found = ours.get(name) or theirs.get(name)
     if found is not None:
         return found
@@ -139,23 +139,18 @@ def task_file(name: str, own: Path) -> Path:
     raise UserError(f'task "{name}": neither in {own.name}/ nor one of lm-evaluation-harness{hint}')
 
 
-def task_files(folder: Path) -> dict[str, Path]:
-    """Task name -> file, for all task files below a folder of the user's."""
-    return _own_index(folder).tasks
-
-
 def harness_task_files() -> dict[str, Path]:
-    """Task name -> file, for lm-eval's own tasks (0.5 s for 13,000 files)."""
+    """Return the file of each of lm-eval's own tasks (0.5 s for 13,000 files)."""
     return _harness_index().tasks
 
 
 @dataclass(frozen=True)
 class _Index:
-    """Which tasks and groups a folder has.
+    """The tasks and groups in a folder.
 
     Attributes:
         tasks, groups: name -> file.
-        unread: names of files that hold neither.
+        unread: the names of files that hold neither.
     """
 
     tasks: dict[str, Path]
@@ -164,7 +159,7 @@ class _Index:
 
     @cached_property
     def tags(self) -> dict[str, list[str]]:
-        """Tag -> the tasks that carry it, by themselves or by a file that they include."""
+        """Return the tasks of each tag, which stands in them or in a file that they include."""
         tagged: dict[str, list[str]] = {}
         for name, path in sorted(self.tasks.items()):
             for tag in _tags_of(path):
@@ -190,7 +185,7 @@ def _harness_index() -> _Index:
 
 @cache
 def _index(folder: Path) -> _Index:
-    """Names by the lines that hold them; of two files with a name, lm-eval takes the first."""
+    """Find names by the lines that hold them; of two files with a name, lm-eval takes the first."""
     tasks: dict[str, Path] = {}
     groups: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.yaml"), key=Path.as_posix):
@@ -204,10 +199,10 @@ def _index(folder: Path) -> _Index:
 
 @cache
 def _own_index(folder: Path) -> _Index:
-    """Reads the user's files whole, however they are laid out.
+    """Read the user's files with a YAML parser, however they are laid out.
 
-    A file that cannot be read counts by the line that names its task: what is wrong with it is told
-    when that task is asked for.
+    A file that cannot be parsed counts by the line that names its task; what is wrong with it is
+    said when that task is asked for.
 
     Raises:
         UserError: two files have the same task.
@@ -234,7 +229,7 @@ def _own_index(folder: Path) -> _Index:
 
 
 def _members(name: str, index: _Index, seen: frozenset[str] = frozenset()) -> list[str]:
-    """The tasks of a group or a tag, those of the groups in it included; none for another name."""
+    """Return the tasks of a group or a tag, with those of the groups in it; [] for other names."""
     if name in seen:
         return []
     seen |= {name}
@@ -258,7 +253,7 @@ def _members(name: str, index: _Index, seen: frozenset[str] = frozenset()) -> li
 
 
 def task_fingerprint(path: Path) -> str:
-    """Hash of what a task YAML says: its keys, its includes and the functions it names.
+    """Return a hash of a task's YAML: its keys, its includes and the functions it names.
 
     Comments and layout do not count.
 
@@ -266,38 +261,38 @@ def task_fingerprint(path: Path) -> str:
         UserError: a file is unreadable or no task, is included twice or by itself, or names a
             module that is not there.
     """
-    with _telling(path):
+    with _readable(path):
         return content_hash(_contents(path, set()))
 
 
 def read_task_file(path: Path) -> dict[str, Any]:
-    """Reads the keys of one task file; `!function module.name` is a text, and nothing is run.
+    """Return the keys of one task file; `!function module.name` is a text, and nothing is run.
 
     Raises:
         UserError: it is no YAML, or not a mapping of keys.
     """
-    with _telling(path):
+    with _readable(path):
         loaded = yaml.load(path.read_bytes(), Loader=_FunctionNames)  # noqa: S506 (a SafeLoader)
     if not isinstance(loaded, dict):
         kind = {list: "a list", type(None): "empty"}.get(type(loaded), "a single value")
         raise UserError(f"{path}: it is {kind}; a task file is a mapping of keys to values")
-    if next((None for i, _ in enumerate(_values(loaded)) if i >= MAX_VALUES), path) is None:
-        raise UserError(f"{path}: its aliases expand to more than {MAX_VALUES} values")
+    for _ in _texts(loaded, f"{path}: with its aliases"):
+        pass
     return loaded
 
 
 @contextmanager
-def _telling(path: Path) -> Iterator[None]:
-    """Turns what can go wrong with a file into one line that names it."""
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what can go wrong with a file into one line that names it."""
     try:
         yield
     except (OSError, ValueError, SyntaxError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"{path}: it cannot be read as a task ({reason})") from error
 
 
 def _contents(path: Path, seen: set[Path]) -> list[Any]:
-    """What the file says, what the files say that it includes, and the code of its functions."""
+    """Return what the file and its includes say, and fingerprints of the functions they name."""
     # lm-eval refuses a file that comes twice, too.
     if path.resolve() in seen:
         raise UserError(f"{path}: it is included twice, or includes itself")
@@ -312,7 +307,7 @@ def _contents(path: Path, seen: set[Path]) -> list[Any]:
     for module in sorted({_module(text, path) for text in _functions(loaded)}):
         source = path.parent / f"{module.replace('.', '/')}.py"
         if source.is_file():
-            with _telling(source):
+            with _readable(source):
                 parts.append(code_fingerprint(source))
         elif find_spec(module.partition(".")[0]) is None:
             raise UserError(f"{path}: !function: there is no module {module}, nor {source}")
@@ -320,7 +315,7 @@ def _contents(path: Path, seen: set[Path]) -> list[Any]:
 
 
 def _module(function: str, path: Path) -> str:
-    """The module of `!function module.name`."""
+    """Return the module of `!function module.name`."""
     module = function.removeprefix("!function ").rpartition(".")[0].strip()
     if not module.partition(".")[0]:
         raise UserError(f"{path}: {function}: a module and a function are expected: module.name")
@@ -328,7 +323,7 @@ def _module(function: str, path: Path) -> str:
 
 
 def _values(value: Any) -> Iterator[Any]:
-    """Everything in a loaded YAML, however deep, as often as aliases repeat it."""
+    """Yield everything in a loaded YAML, however deep, as often as aliases repeat it."""
     pending = [value]
     while pending:
         item = pending.pop()
@@ -340,6 +335,11 @@ def _values(value: Any) -> Iterator[Any]:
 
 
 def _texts(value: Any, where: str) -> Iterator[str]:
+    """Yield the texts in a loaded YAML.
+
+    Raises:
+        UserError: it has too many values.
+    """
     for i, item in enumerate(_values(value)):
         if i >= MAX_VALUES:
             raise UserError(f"{where}: more than {MAX_VALUES} values")
@@ -348,7 +348,7 @@ def _texts(value: Any, where: str) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Any:
-    """The value with what JSON does not have, such as dates, as text."""
+    """Return the value with everything that JSON does not have, such as dates, as text."""
     if isinstance(value, dict):
         return {key if isinstance(key, str) else str(key): _plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
@@ -357,15 +357,15 @@ def _plain(value: Any) -> Any:
 
 
 def _functions(value: Any) -> list[str]:
-    """What `!function` names anywhere in a loaded YAML."""
-    texts = (item for item in _values(value) if isinstance(item, str))
-    return [text for text in texts if text.startswith("!function ")]
+    """Return every `!function module.name` in a loaded YAML."""
+    return [v for v in _values(value) if isinstance(v, str) and v.startswith("!function ")]
 
 
 class _FunctionNames(yaml.SafeLoader):
-    """Reads `!function module.name` as text; nothing is imported.
+    """Reads `!function module.name` as text, without importing anything.
 
-    It is the parser in Python: the one in C ends the process on a file that nests too deeply.
+    It is the parser in Python, because the one in C ends the process on a file that nests too
+    deeply.
     """
 
 

@@ -12,7 +12,7 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, describe
 from frankenlab.tasks.data_files import read_data
 from frankenlab.tasks.documents import check_documents
 from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
@@ -25,16 +25,15 @@ harness_utils.env = TaskTemplates()
 
 
 def load_task(settings: TaskSettings, tasks_folder: Path) -> Task:
-    """Returns lm-eval's task as its YAML and the settings describe it.
+    """Return lm-eval's task as its YAML and the settings describe it.
 
     Raises:
-        UserError: the YAML or the data are unreadable, lm-eval cannot build the task from them, a
-            setting is not one of the task's, its output type is not scored by log-likelihood, or
-            its few-shot examples are in a split that the data do not have.
+        UserError: the YAML or the data are unreadable, lm-eval cannot build the task from them or
+            has no such setting, the output type is not scored by log-likelihood, or the few-shot
+            examples are in a split that the data do not have.
     """
     config = _configuration(settings, tasks_folder)
-    # Its warnings are about defaults of lm-eval's own YAMLs, and about documents that are refused
-    # here.
+    # lm-eval warns of defaults in its own YAMLs, and of documents that are refused here.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         (task,) = TaskManager(include_defaults=False).load([config])["tasks"].values()
@@ -49,7 +48,7 @@ def load_task(settings: TaskSettings, tasks_folder: Path) -> Task:
         unfinished = _unfinished(error)
         if unfinished is not None:
             check_documents(unfinished, list(unfinished.task_docs)[:1], what)
-        raise UserError(f"{what} ({_reason(error)})") from error
+        raise UserError(f"{what} ({describe(error)})") from error
     _check_output_type(task.OUTPUT_TYPE, f'task "{settings.name}"')
     if getattr(task, "MULTIMODAL", False):
         raise UserError(f'task "{settings.name}": it needs images or sound, and models read text')
@@ -57,7 +56,7 @@ def load_task(settings: TaskSettings, tasks_folder: Path) -> Task:
 
 
 def _configuration(settings: TaskSettings, tasks_folder: Path) -> dict[str, Any]:
-    """The keys of the task's YAML, then the overrides, then what `data` replaces."""
+    """Return the task's keys: those of its YAML, the overrides, and what `data` replaces."""
     where = f'task "{settings.name}"'
     path = task_file(settings.task, tasks_folder)
     try:
@@ -66,7 +65,7 @@ def _configuration(settings: TaskSettings, tasks_folder: Path) -> dict[str, Any]
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except Exception as error:  # of any kind: it imports the functions that the YAML names
-        raise UserError(f"{where}: {path}: it cannot be loaded ({_reason(error)})") from error
+        raise UserError(f"{where}: {path}: it cannot be loaded ({describe(error)})") from error
     config |= settings.overrides
     fewshot = config.get("fewshot_config")
     if not isinstance(fewshot, Mapping | None):
@@ -90,7 +89,7 @@ def _check_output_type(output_type: str, where: str) -> None:
 
 
 def _shots(config: Mapping[str, Any], settings: TaskSettings, where: str) -> int | None:
-    """How many worked examples lm-eval shows: the config's number, else the YAML's."""
+    """Return the number of few-shot examples: the config's, else the YAML's."""
     own, asked = config.get("num_fewshot"), settings.num_fewshot
     if own == 0 and asked:
         raise UserError(
@@ -106,12 +105,13 @@ def _shots(config: Mapping[str, Any], settings: TaskSettings, where: str) -> int
 def _with_data(
     config: Mapping[str, Any], settings: TaskSettings, shots: int | None, where: str
 ) -> dict[str, Any]:
-    """Keys that put the file in the place of the split that lm-eval evaluates."""
+    """Return the keys that put the data file in the place of the split that lm-eval evaluates."""
+    assert settings.data_file is not None
     table = read_data(settings.data_file)
     split = settings.split
     tests, validates = config.get("test_split"), config.get("validation_split")
     place = "test_split" if tests and (tests == split or validates != split) else "validation_split"
-    changed = {
+    changed: dict[str, Any] = {
         "custom_dataset": lambda **_: {split: table},
         "dataset_kwargs": None,
         "training_split": None,
@@ -129,7 +129,8 @@ def _with_data(
 def _fewshot_split(
     config: Mapping[str, Any], settings: TaskSettings, shots: int | None, where: str
 ) -> str | None:
-    """The split of the examples, as lm-eval chooses it, where the file is the only split.
+    """Return the split of the few-shot examples, as lm-eval chooses it, where a file is the only
+    split.
 
     None leaves the choice to lm-eval: the YAML's own examples, or else the file.
     """
@@ -153,7 +154,7 @@ def _fewshot_split(
 
 
 def _check_metrics(config: Mapping[str, Any], settings: TaskSettings, where: str) -> None:
-    """Refuses metrics of a config that lm-eval would look for in a library that runs their code."""
+    """Refuse a config's metrics that lm-eval would take from a library that runs their code."""
     metrics = settings.overrides.get("metric_list") or []
     if not isinstance(metrics, list) or not all(isinstance(m, Mapping) for m in metrics):
         raise UserError(f"{where}: overrides.metric_list: a list of mappings is expected")
@@ -169,13 +170,9 @@ def _check_metrics(config: Mapping[str, Any], settings: TaskSettings, where: str
 
 
 def _unfinished(error: Exception) -> ConfigurableTask | None:
-    """The task that lm-eval was building when it failed on a document."""
+    """Return the task that lm-eval was building when it failed on a document."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         task = frame.f_locals.get("self")
         if isinstance(task, ConfigurableTask) and hasattr(task, "multiple_target"):
             return task
     return None
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

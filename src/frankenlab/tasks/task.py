@@ -1,8 +1,8 @@
 """lm-evaluation-harness tasks -> documents, requests and stages; answers -> metrics.
 
-Prompts, targets and metrics are lm-eval's own. What is added: the data may come from a file,
-a document has an identity that does not depend on its place, and search, select and confirm
-are disjoint sets of documents.
+Prompts, targets and metrics are lm-eval's own. Here the data may also come from a file, a document
+has an identity that does not depend on its place, and search, select and confirm are disjoint sets
+of documents.
 """
 
 import json
@@ -16,16 +16,16 @@ from typing import Any
 
 from lm_eval.api import metrics as harness_metrics
 
-from frankenlab.io.errors import UserError
+from frankenlab.io.errors import UserError, describe
 from frankenlab.io.files import content_hash
 from frankenlab.tasks.documents import check_documents, check_example
 from frankenlab.tasks.index import STAGES, TaskSettings
 from frankenlab.tasks.loading import load_task
 
-# Per cent of a search task's documents: search, select, the rest confirms.
+# Per cent of a search task's documents that search and select get; the rest is for confirm.
 SEARCH_SHARE, SELECT_SHARE = 25, 15
 
-# With fewer documents in a stage no test could reach 5 %: exact McNemar needs six flips one way.
+# With fewer documents no test could reach 5 %: McNemar's exact test needs six flips.
 MIN_STAGE_DOCUMENTS = 10
 
 # Fields that number a document instead of describing it.
@@ -49,9 +49,9 @@ class Document:
 
     Attributes:
         index: its number in lm-eval's order (doc_id).
-        key: hash of its content, the same for every model, prompt and order.
-        cluster: hash of what is resampled as one; equals `key` where a document stands alone.
-        requests: arguments of lm-eval's requests: (context, continuation) or (text,).
+        key: a hash of its content, the same for every model, prompt and order.
+        cluster: a hash of what is resampled as one; equals `key` where a document stands alone.
+        requests: the arguments of lm-eval's requests: (context, continuation) or (text,).
     """
 
     index: int
@@ -64,9 +64,9 @@ class EvaluationTask:
     """A loaded lm-eval task with its documents.
 
     Raises:
-        UserError: as `load_task`; an unknown primary metric, or one of which it is not known
-            whether higher is better; a document that lm-eval would score as nonsense; few-shot
-            examples that would be evaluated.
+        UserError: the task cannot be loaded (see `load_task`), the primary metric is unknown or
+            does not say whether higher is better, lm-eval would score nonsense for a document, or
+            few-shot examples would be evaluated.
     """
 
     def __init__(self, settings: TaskSettings, tasks_folder: Path) -> None:
@@ -84,14 +84,14 @@ class EvaluationTask:
 
     @property
     def kind(self) -> str:
-        """How the primary metric is aggregated: "mean", "perplexity" or "bits"."""
+        """Return how the primary metric is aggregated: "mean", "perplexity" or "bits"."""
         return self.kinds[self.settings.metric]
 
     def indices(self, stage: str | None, limit: int | None = None) -> list[int]:
-        """Document numbers of a stage; of all documents in lm-eval's order where it is None.
+        """Return the document numbers of a stage; None stands for all, in lm-eval's order.
 
-        Within a stage they are ordered by their hash, so that a limit takes a random sample
-        and a higher limit only adds to it.
+        Within a stage they are ordered by their hash, so that a limit takes a random sample and a
+        higher limit only adds to it.
 
         Raises:
             UserError: a search task whose documents do not fill three stages.
@@ -114,7 +114,7 @@ class EvaluationTask:
         return sorted(chosen, key=lambda i: (self._units[i], self._keys[i], i))[:limit]
 
     def documents(self, indices: Sequence[int]) -> list[Document]:
-        """The documents with lm-eval's requests, in the given order."""
+        """Return the documents with lm-eval's requests, in the given order."""
         wanted = set(indices)
         shots = self.task.config.num_fewshot or 0
         # A random sampler's shots depend on the order of calls: build all contexts, in order,
@@ -123,7 +123,7 @@ class EvaluationTask:
         requests = {}
         for i, doc in enumerate(self._docs):
             if shots or i in wanted:
-                with self._telling(i, "lm-evaluation-harness cannot make its prompt"):
+                with self._one_line(i, "lm-evaluation-harness cannot make its prompt"):
                     context = self.task.fewshot_context(
                         doc, num_fewshot=shots, gen_prefix=self.task.doc_to_prefix(doc)
                     )
@@ -137,24 +137,24 @@ class EvaluationTask:
         return tuple(r.args for r in (made if isinstance(made, list) else [made]))
 
     def target(self, document: Document) -> str:
-        """The gold answer as text (the choice's number for multiple choice)."""
+        """Return the right answer as text (the choice's number for multiple choice)."""
         return str(self.task.doc_to_target(self._docs[document.index]))
 
     def metrics(
         self, document: Document, loglikelihoods: Sequence[float], is_greedy: Sequence[bool]
     ) -> dict[str, float]:
-        """Every metric of a document, from lm-eval's `process_results`.
+        """Return every metric of a document, from lm-eval's `process_results`.
 
-        A perplexity becomes the document's own, with the words or bytes it is averaged over
-        in `<metric>_weight`: exp(sum(weight * log(value)) / sum(weight)) is the corpus value, where
-        in the numerator a weight of 0 (an empty text has no bytes) is 1. A mean of which lower is
-        better comes with `<metric>_sign` = -1.
+        A perplexity becomes the document's own, and `<metric>_weight` is the number of words or
+        bytes that it is averaged over. The corpus has exp(sum(weight * log(value)) / sum(weight)),
+        where in the numerator a weight of 0 (an empty text has no bytes) is 1. A mean of which
+        lower is better comes with `<metric>_sign` = -1.
 
         Raises:
             UserError: the primary metric is missing, or no number.
         """
         results = self._results(document.index, loglikelihoods, is_greedy)
-        with self._telling(document.index, f"no number for {', '.join(self.kinds)}"):
+        with self._one_line(document.index, f"no number for {', '.join(self.kinds)}"):
             row = {
                 column: value
                 for name, kind in self.kinds.items()
@@ -181,22 +181,22 @@ class EvaluationTask:
     def _results(
         self, index: int, loglikelihoods: Sequence[float], is_greedy: Sequence[bool]
     ) -> dict[str, Any]:
-        """What lm-eval makes of the scores of a document's requests."""
+        """Return lm-eval's results from the scores of a document's requests."""
         pairs = list(zip(loglikelihoods, is_greedy, strict=True))
         responses = list(loglikelihoods) if self.rolling else pairs
-        with self._telling(index, "lm-evaluation-harness cannot score it"):
+        with self._one_line(index, "lm-evaluation-harness cannot score it"):
             return self.task.process_results(self._docs[index], responses)
 
     def _metric_kinds(self) -> dict[str, str]:
-        """Metrics that are a mean or a perplexity over documents, with their kind.
+        """Return the metrics that are a mean or a perplexity over documents, with their kind.
 
         Those that the task names and never returns are left out, with a warning.
         """
-        kinds = {name: _AGGREGATIONS.get(f) for name, f in self.task.aggregation().items()}
-        kinds = {name: kind for name, kind in kinds.items() if kind}
+        aggregations = self.task.aggregation().items()
+        kinds = {name: _AGGREGATIONS[f] for name, f in aggregations if f in _AGGREGATIONS}
         missing = set(kinds)
         for index, doc in enumerate(self._docs):
-            with self._telling(index, "lm-evaluation-harness cannot make its requests"):
+            with self._one_line(index, "lm-evaluation-harness cannot make its requests"):
                 many = self.task.OUTPUT_TYPE == "multiple_choice" and self.task.multiple_input
                 requests = self._requests(index, self.task.doc_to_choice(doc) if many else "")
             values = [-1.0 - i for i in range(len(requests))]
@@ -218,7 +218,7 @@ class EvaluationTask:
         return kinds
 
     def _directions(self, kinds: Mapping[str, str]) -> frozenset[str]:
-        """Means of which lower is better."""
+        """Return the means of which lower is better."""
         higher = self.task.higher_is_better()
         metric = self.settings.metric
         allowed = (True, False) if kinds[metric] == "mean" else (False, None)
@@ -247,7 +247,7 @@ class EvaluationTask:
         return [_hash(doc[field]) for doc in self._docs]
 
     def _check_examples(self) -> None:
-        """Sees to it that an example is checked when it is shown for the first time."""
+        """Have each few-shot example checked when it is first shown."""
         shots = self.task.config.num_fewshot or 0
         if not shots:
             return
@@ -269,18 +269,19 @@ class EvaluationTask:
         sampler.sample = checking
 
     @contextmanager
-    def _telling(self, index: int, what: str) -> Iterator[None]:
-        """Turns any error of the task's own templates and functions into one line."""
+    def _one_line(self, index: int, what: str) -> Iterator[None]:
+        """Turn any error of the task's own templates and functions into one line."""
         try:
             yield
         except UserError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise UserError(f"{self.where}: document {index}: {what} ({reason})") from error
+            raise UserError(
+                f"{self.where}: document {index}: {what} ({describe(error)})"
+            ) from error
 
     def _fewshot_keys(self) -> frozenset[str]:
-        """Content of the documents that may stand in a prompt."""
+        """Return the content keys of the documents that may stand in a prompt."""
         shots = self.task.config.num_fewshot or 0
         if not shots:
             return frozenset()
@@ -297,7 +298,10 @@ class EvaluationTask:
 
 
 def stage_of(cluster: str) -> str:
-    """The stage of a search task's document, by the hash of its cluster alone: it never moves."""
+    """Return the stage of a search task's document.
+
+    It depends on the hash of its cluster alone, so that a document never moves.
+    """
     share = int(cluster[:8], 16) % 100
     if share < SEARCH_SHARE:
         return "search"
@@ -305,23 +309,23 @@ def stage_of(cluster: str) -> str:
 
 
 def content_key(doc: Mapping[str, Any]) -> str:
-    """Hash of a document without the fields that only number it."""
+    """Return a hash of a document without the fields that only number it."""
     content = {name: value for name, value in doc.items() if name not in ID_FIELDS}
     return _hash(content)
 
 
 def _hash(content: Any) -> str:
-    """Hash of content that may hold what JSON does not have, such as dates."""
+    """Return a hash of content that may hold what JSON does not have, such as dates."""
     return content_hash(json.loads(json.dumps(content, default=str)))
 
 
 def _columns(name: str, kind: str, value: Any) -> dict[str, float]:
-    """A document's value of a metric, and its weight in a perplexity."""
+    """Return a document's value of a metric, and its weight in a perplexity."""
     if kind == "mean":
         return {name: float(value)}
     total, weight = value if isinstance(value, tuple) else (value, 1)
-    # An empty text has no bytes, but the tokens that begin and end a text may be scored: in
-    # lm-eval's ratio of sums these count, and no bytes do.
+    # An empty text has no bytes, but the tokens that begin and end a text may be scored. In
+    # lm-eval's ratio of sums they count in the numerator, and nothing counts in the denominator.
     rate = -total / (weight or 1)
     own = rate / math.log(2) if kind == "bits" else math.exp(min(rate, 700.0))
     return {name: own, f"{name}_weight": float(weight)}

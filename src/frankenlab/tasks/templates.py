@@ -1,9 +1,9 @@
-"""Jinja templates of tasks, rendered so that a template is data and cannot run code.
+"""Jinja templates of tasks, rendered in a sandbox with a limit on their work.
 
-lm-eval renders the prompts of its tasks in an environment without a sandbox, where a template
-reaches `os.popen`. The environment here gives the same texts, and it refuses what is unsafe: access
-to the internals of Python, work without an end, texts that fill the memory, and a null in the place
-of a text, which would stand in the prompt as "None".
+lm-eval renders the prompts of its tasks without a sandbox, so that a template can reach `os.popen`.
+The environment here gives the same texts, and it refuses what is unsafe: access to the internals of
+Python, work without an end, texts that fill the memory, and a null in the place of a text, which
+would stand in the prompt as "None".
 """
 
 import math
@@ -14,43 +14,43 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import StrictUndefined, Template, nodes
 from jinja2.runtime import Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.visitor import NodeTransformer
 
-# What one rendering may cost: about the characters and numbers that its operations read and write.
+# The most work of one rendering, in characters and numbers that its operations read and write.
 MAX_WORK = 10_000_000
 
-# Processor time that one regular expression may take.
+# The most processor time that one regular expression may take.
 MAX_SECONDS = 1.0
 
-# What one step of a loop or one call costs, in characters: both take about as long.
+# The cost of one step of a loop or of one call, in characters that take as long.
 STEP = 100
 
-# Filters whose result can be as large as the product of their arguments.
+# The results of these filters can be as large as the product of their arguments.
 _MULTIPLYING = frozenset(
     {"batch", "center", "indent", "replace", "slice", "tojson", "wordwrap", "xmlattr"}
 )
 
-# Their results are drawn at random: the same document would get another prompt in every run.
+# These draw at random, so that the same document would get another prompt in every run.
 _RANDOM_FILTERS, _RANDOM_GLOBALS = ("random",), ("lipsum",)
 
-# Where the widths and precisions are in the format strings of `%` and of `str.format`, and where
-# they come from a value.
+# Format strings of `%` and of `str.format`: their parts with widths and precisions, and the parts
+# that take these from a value.
 _SPECIFICATION = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*|\{[^{}]*")
 _FROM_VALUES = re.compile(r"%[^a-zA-Z%]*\*|\{[^{}]*\{")
 _NUMBER = re.compile(r"\d+")
 
 
 class TemplateError(SecurityError):
-    """A template does what no task needs: too much work, or a null that would be printed."""
+    """A template does too much work, or prints a null."""
 
 
 class TaskTemplates(ImmutableSandboxedEnvironment):
-    """Takes the place of lm-eval's environment: the same settings and filter, in a sandbox."""
+    """An environment with the settings and the filter of lm-eval's, in a sandbox."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -58,7 +58,7 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
         super().__init__(
             undefined=StrictUndefined, keep_trailing_newline=True, finalize=self._printed
         )
-        self._left = MAX_WORK
+        self._left: float = MAX_WORK
         for name in _RANDOM_FILTERS:
             del self.filters[name]
         for name in _RANDOM_GLOBALS:
@@ -70,16 +70,24 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
             "_concatenated": self._concatenated,
         }
         self.template_class = _LimitedTemplate
-        # lm-eval compiles its templates anew for every document and metric, which would take a
-        # tenth of an evaluation's time; the same text always gives the same template.
-        self.from_string = lru_cache(maxsize=1024)(super().from_string)
+        self._compiled = lru_cache(maxsize=1024)(super().from_string)
+
+    def from_string(
+        self, source: str | nodes.Template, globals: Any = None, template_class: Any = None
+    ) -> Template:
+        """Return the compiled template, from a cache.
+
+        lm-eval compiles its templates again for every document and metric, which would take a tenth
+        of an evaluation's time.
+        """
+        return self._compiled(source, globals, template_class)
 
     def start(self) -> None:
-        """Gives the next rendering its limits."""
+        """Give the next rendering its limit of work."""
         self._left = MAX_WORK
 
     def charge(self, work: float) -> None:
-        """Takes work off what the rendering has left.
+        """Take work off what the rendering has left.
 
         Raises:
             TemplateError: nothing is left.
@@ -89,7 +97,11 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
             raise TemplateError("the template takes too much memory or time")
 
     def weight(self, *values: Any) -> int:
-        """Characters, items and numbers' sizes in the values, however deep; refuses early."""
+        """Return the count of characters, items and numbers' bits in the values, however deep.
+
+        Raises:
+            TemplateError: it is more than the rendering has left.
+        """
         total, pending = 0, list(values)
         while pending:
             value = pending.pop()
@@ -109,7 +121,7 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
         return total
 
     def call(self, context: Any, callee: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Calls a method, a macro or a global; a method of a text pays for what it can make."""
+        """Call a method, a macro or a global after charging for what it can make."""
         self.charge(STEP)
         # The sandbox wraps `str.format`.
         method = getattr(callee, "__wrapped__", callee)
@@ -121,7 +133,7 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
         return super().call(context, callee, *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Computes an operator that can make something large, after paying for it."""
+        """Compute an operator after charging for what it can make."""
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
         if operator == "**" and numbers:
             bits = left.bit_length() if isinstance(left, int) else 64
@@ -138,7 +150,7 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
         return _Metered().visit(super()._parse(source, name, filename))
 
     @property
-    def _range(self) -> Callable:
+    def _range(self) -> Any:
         return self.globals["range"]
 
     def _printed(self, value: Any) -> Any:
@@ -148,11 +160,11 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
             self.charge(self.weight(value))
         return value
 
-    def _guarded(self, name: str, filter_: Callable) -> Callable:
-        """The filter, which pays for its arguments before it runs."""
+    def _guarded(self, name: str, filter_: Callable) -> Any:
+        """Return the filter with a charge before it runs."""
 
         @wraps(filter_)
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def charged(*args: Any, **kwargs: Any) -> Any:
             given = [a for a in (*args, *kwargs.values()) if not _of_jinja(a)]
             if name == "format":
                 self.charge(self._format_work(given[0], given[1:]))
@@ -165,7 +177,7 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
             made = filter_(*args, **kwargs)
             return self._counted(made) if isinstance(made, Iterator) else made
 
-        return run
+        return charged
 
     def _charge_method(self, name: str, owner: Any, args: list[Any]) -> None:
         if name in ("format", "format_map"):
@@ -181,7 +193,7 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
         return weight + count * self.weight(separator)
 
     def _format_work(self, text: Any, given: Any) -> float:
-        """Counts what is formatted, and every number that can be a width."""
+        """Return the count of what is formatted, plus every number that can be a width."""
         work = self.weight(text, given)
         written = _SPECIFICATION.findall(str(text))
         if _FROM_VALUES.search(str(text)):
@@ -190,7 +202,7 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
         return work + sum(float(number[:12]) for number in numbers)
 
     def _regex_replace(self, text: str, pattern: str, repl: str, count: int = 0) -> str:
-        """Implements lm-eval's filter: `re.sub`."""
+        """Call `re.sub` as lm-eval's filter does, with limits."""
         self.charge((self.weight(text) + 1) * (self.weight(repl) + 1))
         with _time_limit(MAX_SECONDS):
             return re.sub(pattern, repl, text, count=count)
@@ -206,7 +218,9 @@ class TaskTemplates(ImmutableSandboxedEnvironment):
 
 
 class _LimitedTemplate(Template):
-    """A template whose every rendering starts with fresh limits."""
+    """A template whose every rendering starts with the full limit of work."""
+
+    environment: TaskTemplates
 
     def render(self, *args: Any, **kwargs: Any) -> str:
         self.environment.start()
@@ -214,11 +228,11 @@ class _LimitedTemplate(Template):
 
 
 class _Metered(NodeTransformer):
-    """Sends what loops go over, and what `~` joins, through filters that count."""
+    """Sends the items of loops, and what `~` joins, through filters that charge for them."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 (jinja's name)
         self.generic_visit(node)
-        node.iter = _filtered(node.iter, "_counted")
+        node.iter = _filtered(cast(nodes.Expr, node.iter), "_counted")
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802 (jinja's name)
@@ -228,16 +242,17 @@ class _Metered(NodeTransformer):
 
 def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
     made = nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-    return made.set_environment(node.environment)
+    made.environment = node.environment
+    return made
 
 
 def _of_jinja(value: Any) -> bool:
-    """Tells jinja's own first argument of a filter from those of the template."""
+    """Tell whether an argument of a filter is jinja's own, and not the template's."""
     return type(value).__module__.startswith("jinja2.") and not isinstance(value, Undefined)
 
 
 def _size(weight: int, value: Any) -> float:
-    """An argument as a factor of the result: a number as a width or a count."""
+    """Return an argument as a factor of the result's size; a number is a width or a count."""
     return max(1.0, abs(value)) if isinstance(value, int | float) else weight + 1
 
 
@@ -247,7 +262,7 @@ def _count(value: Any) -> int:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Stops the block after that time, where signals can: in the main thread. `re` looks for them
+    """Stop the block after that time in the main thread, where signals can: `re` looks for them
     while it backtracks."""
     if threading.current_thread() is not threading.main_thread():
         yield
