@@ -253,14 +253,14 @@ def test_a_dry_run_ends_with_the_grid_and_what_is_left_of_the_jobs(lab: Laborato
     text = lab.snakemake("--dry-run", "--quiet", "all").stdout
     assert "none left to do" in text and left_of(text) == Counter()
     # What the jobs took stands beside what was predicted for them.
-    assert re.search(r"evaluate_task: 7 in all, 0 left; 7 took \d+ s, predicted \d+ s", text)
+    assert re.search(r"evaluate_task: 7 in all, 0 left; 7 took \d.*, predicted \d", text)
 
 
 def test_after_part_of_a_run_the_rest_is_left(lab: Laboratory) -> None:
     table = lab.results / "scores/confirm/tiny/none/passages.0.parquet"
     aside = table.rename(lab.folder / "aside")
     text = lab.snakemake("--dry-run", "--quiet", "all").stdout
-    assert re.search(r"evaluate_task: 7 in all, 1 left \(\d+ s\); 6 took", text)
+    assert re.search(r"evaluate_task: 7 in all, 1 left \(\d+ \w+\); 6 took \d", text)
     assert left_of(text)["tables"] == 1 and "aggregate: 3 in all, 1 left" in text
     assert left_of(text) == lab.jobs()
     aside.rename(table)
