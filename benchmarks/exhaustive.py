@@ -1,9 +1,9 @@
-"""Scores every plan of a grid on every document: what a racing search is replayed on.
+"""Score every plan of a grid on every document: what a racing search is replayed on.
 
 All 465 blocks [start, stop) of SmolLM2-135M, run twice, with the base, on the first documents of
-ARC-Easy and SST-2, in bfloat16: about an hour on 2 cores, the batch in hand lost when killed. Kept
-are whether each plan is right on each document and by how much, and how long the document is;
-nothing of its text.
+ARC-Easy and SST-2, in bfloat16: this takes about an hour on 2 cores, and a kill loses the batch in
+hand. The file keeps whether each plan is right on each document and by how much, and how long the
+document is, but nothing of its text.
 
     python benchmarks/exhaustive.py --output benchmarks/data/exhaustive.npz
 
@@ -25,28 +25,29 @@ import torch
 
 from frankenlab.config import experiment as config
 from frankenlab.config.stages import SEARCH, Stage
-from frankenlab.engines.batches import token_tree
+from frankenlab.engines.token_tree import token_tree
 from frankenlab.evaluate.model_spec import ModelSpec, scoring_fingerprint
 from frankenlab.evaluate.runner import evaluate
 from frankenlab.evaluate.store import Store
 from frankenlab.io.files import atomic_path
+from frankenlab.plans.generators import Rys
 from frankenlab.plans.grid import expand
 from frankenlab.plans.plan import Plan
 from frankenlab.tasks.encoding import encoder_of
 from frankenlab.tasks.task import STAGES, Document, EvaluationTask
 
 # Every block of consecutive layers, run twice.
-BLOCKS = [{"generator": "rys"}]
+BLOCKS = [Rys()]
 
 
 def documents_of(task: EvaluationTask, count: int) -> tuple[list[Document], list[str]]:
-    """The first documents in the order of the stages, and the stage of each."""
+    """Return the first documents in the order of the stages, and the stage of each."""
     staged = [(index, stage) for stage in STAGES for index in task.indices(stage)][:count]
     return task.documents([index for index, _ in staged]), [stage for _, stage in staged]
 
 
 def margins(scores: pd.DataFrame) -> np.ndarray:
-    """Log-probability of the gold answer over that of the best other one, in nats, a row each."""
+    """Return each row's log-probability of the gold answer minus that of the best other one."""
     found = []
     for values, target in zip(scores["loglikelihoods"], scores["target"], strict=True):
         gold = int(target)
@@ -55,16 +56,16 @@ def margins(scores: pd.DataFrame) -> np.ndarray:
 
 
 def matrix(scores: pd.DataFrame, values: Sequence[float], plans: Sequence[Plan]) -> np.ndarray:
-    """[plans, documents], in the order in which plans and documents were asked for."""
+    """Return values [plans, documents] in the order in which these were asked for."""
     documents = scores["document"].unique()
     table = scores.assign(value=values).pivot(index="plan", columns="document", values="value")
     return table.loc[[plan.text for plan in plans], documents].to_numpy()
 
 
 def task_arrays(
-    scorer: ModelSpec, plans: Sequence[Plan], task: EvaluationTask, count: int, store: Path
+    spec: ModelSpec, plans: Sequence[Plan], task: EvaluationTask, count: int, store: Path
 ) -> dict[str, np.ndarray]:
-    """The arrays of one task, scored as far as the store lacks them.
+    """Return the arrays of one task; what the store lacks is scored.
 
     Returns:
         correct: bool [plans, documents]; margin: float16 [plans, documents]; tokens, scored: int32
@@ -72,16 +73,16 @@ def task_arrays(
         [documents], hash of the content and the stage that it belongs to.
     """
     documents, stages = documents_of(task, count)
-    encoder = encoder_of(scorer.directory)
+    encoder = encoder_of(spec.directory)
     trees = [token_tree(r for (r,) in encoder.encode(document, False)) for document in documents]
     scores = evaluate(
-        scorer.load_engine,
+        spec.load_engine,
         encoder,
         plans,
         task,
         documents,
-        Store(store, scorer.identity(task.settings.name)),
-        scorer.token_budget,
+        Store(store, spec.identity(task.settings.name)),
+        spec.token_budget,
     )
     return {
         "correct": matrix(scores, scores[task.settings.metric], plans).astype(bool),
@@ -118,7 +119,7 @@ def main() -> None:
     blocks = options.grid == "blocks"
     grid = expand(BLOCKS, model.n_layers) if blocks else experiment.grid(name)
     plans = [item.plan for item in grid.plans][: options.plans]
-    scorer = ModelSpec.for_stage(experiment, name, model.reference, Stage(SEARCH))
+    spec = ModelSpec.for_stage(experiment, name, model.reference, Stage(SEARCH))
     begun = time.monotonic()
     arrays: dict[str, np.ndarray] = {
         "plans": np.array([plan.text for plan in plans]),
@@ -127,10 +128,10 @@ def main() -> None:
     }
     for task in experiment.search_tasks:
         loaded = EvaluationTask(experiment.tasks[task], config.TASKS_FOLDER)
-        made = task_arrays(scorer, plans, loaded, options.documents, options.store)
+        made = task_arrays(spec, plans, loaded, options.documents, options.store)
         arrays |= {f"{task}.{key}": value for key, value in made.items()}
     arrays["made"] = np.array(
-        f"{name} at {model.reference}, {scorer.precision}, {options.threads} threads, "
+        f"{name} at {model.reference}, {spec.precision}, {options.threads} threads, "
         f"{platform.machine()}, torch {torch.__version__}, code {scoring_fingerprint()}"
     )
     options.output.parent.mkdir(parents=True, exist_ok=True)

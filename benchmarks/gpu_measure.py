@@ -10,15 +10,9 @@ import torch
 from gpu_limits import Gap, plans_too_far
 from gpu_models import random_documents, requests_from_tokens
 
-from frankenlab.engines.batches import (
-    Batch,
-    TokenRequest,
-    causal_length,
-    group_by_length,
-    make_batch,
-    make_causal_batch,
-    token_tree,
-)
+from frankenlab.engines.batches import Batch, make_batch, make_causal_batch
+from frankenlab.engines.packing import group_by_length
+from frankenlab.engines.token_tree import TokenRequest, causal_length, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.sweep import sweep
 from frankenlab.io.errors import UserError
@@ -183,7 +177,7 @@ def compare_engines(
 def compare_speed(directory: Path, device: str, rows: Rows) -> None:
     """Tokens per second: exllamav2's own forward, and the sweep by both engines."""
     exl2 = Exl2Directory(directory)
-    vocabulary, n_layers = exl2.config["vocab_size"], exl2.shapes.n_layers
+    vocabulary, n_layers = exl2.config["vocab_size"], exl2.shape.n_layers
     length = min(LENGTH, exl2.config["max_position_embeddings"])
     documents = random_documents(vocabulary, 2 * ROWS, length)
     tokens = len(documents) * length

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from frankenlab.engines.batches import TokenRequest
+from frankenlab.engines.token_tree import TokenRequest
 from frankenlab.io.errors import UserError
 from frankenlab.models.fetch import fetch_model
-from frankenlab.models.shape import ModelShapes
+from frankenlab.models.shape import ModelShape
 from frankenlab.models.sources import Source
 
 FIXTURES = Path(__file__).resolve().parents[1] / "tests" / "data"
@@ -124,7 +124,7 @@ def requests_from_tokens(
 
 def tokenized(texts: Sequence[str], directory: Path, count: int, longest: int) -> list[list[int]]:
     """Documents of different lengths up to `longest`, each of SHORTEST tokens at least."""
-    from frankenlab.models.inspect import load_tokenizer
+    from frankenlab.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(directory)
     documents: list[list[int]] = []
@@ -148,5 +148,5 @@ def random_documents(vocabulary: int, count: int, length: int) -> list[list[int]
 
 def weights_of(config: Mapping[str, Any]) -> int:
     """Weights of the linear layers and the embeddings."""
-    shapes = ModelShapes.from_config(config)
+    shapes = ModelShape.from_config(config)
     return sum(prod(shape) for shape in (*shapes.linears.values(), *shapes.others.values()))

@@ -22,8 +22,9 @@ from random_models import random_exl2
 
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.reading import Exl2Directory
-from frankenlab.models.files import weight_files
-from frankenlab.quantize.exllamav2 import CONVERTER, attainable, measure, quantize
+from frankenlab.models.files import read_json, weight_files
+from frankenlab.quantize.exllamav2.converter import Exllamav2Quantizer
+from frankenlab.quantize.quantizer import measure_model, quantize_model
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ class Setup:
     row_length: int = 2048
     documents: int = 48
     large: dict[str, Any] | None = None
-    converter: tuple[str, ...] = CONVERTER
 
     def converted(self, bits: float) -> Path:
         return self.scratch / f"{self.needed_model().name}-exl2-{bits}"
@@ -86,21 +86,19 @@ def check_fixture(setup: Setup, rows: Rows) -> None:
 def convert(setup: Setup, rows: Rows) -> None:
     """One measurement, then every bitrate."""
     model, measurement = setup.needed_model(), setup.scratch / "measurement.json"
-    texts = read_texts(setup.texts)
-    call = {"length": setup.row_length, "converter": setup.converter}
+    texts = tuple(read_texts(setup.texts))
+    quantizer = Exllamav2Quantizer(texts, rows=setup.calibration_rows, length=setup.row_length)
     if not measurement.is_file():
         started = time.monotonic()
-        measure(model, measurement, setup.scratch / "measuring", texts, **call)
+        measure_model(quantizer, model, measurement, setup.scratch / "measuring")
         rows.append(("measurement", f"{time.monotonic() - started:.0f} s"))
-    low, high = attainable(measurement, model)
+    low, high = quantizer.attainable(model, read_json(measurement))
     rows.append(("attainable bits per weight", f"{low:.2f} to {high:.2f}"))
     for bits in setup.bits:
         started = time.monotonic()
-        made = quantize(
-            *(model, setup.converted(bits), bits, setup.head_bits, measurement),
-            *(setup.scratch / f"converting-{bits}", texts, {"kind": "model", "key": f"{bits}"}),
-            rows=setup.calibration_rows,
-            **call,
+        made = quantize_model(
+            *(quantizer, model, setup.converted(bits), bits, setup.head_bits, measurement),
+            *(setup.scratch / f"converting-{bits}", {"kind": "model", "key": f"{bits}"}),
         )
         rows.append(
             (
@@ -119,7 +117,7 @@ def check_converted(setup: Setup, rows: Rows) -> None:
 def check_sweep(setup: Setup, rows: Rows) -> None:
     """Both engines on texts, over the plans of a small grid."""
     for directory in setup.existing():
-        n_layers = Exl2Directory(directory).shapes.n_layers
+        n_layers = Exl2Directory(directory).shape.n_layers
         # The last texts: the first are those that it was calibrated with.
         texts = list(reversed(read_texts(setup.texts)))
         documents = tokenized(texts, directory, setup.documents, 200)

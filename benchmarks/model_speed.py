@@ -19,18 +19,11 @@ import torch
 from benchmarks.random_models import config_of, random_exl2, random_model
 from frankenlab.config import experiment as config
 from frankenlab.config.experiment import Experiment, ModelSettings
-from frankenlab.engines import Engine
-from frankenlab.engines.batches import (
-    Batch,
-    TokenRequest,
-    TokenTree,
-    causal_length,
-    make_batch,
-    make_causal_batch,
-    token_tree,
-)
+from frankenlab.engines.batches import Batch, make_batch, make_causal_batch
 from frankenlab.engines.devices import hardware_name, usable_device
 from frankenlab.engines.exllamav2 import Exllamav2Engine
+from frankenlab.engines.protocol import Engine
+from frankenlab.engines.token_tree import TokenRequest, TokenTree, causal_length, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate.memory import sizes_of
 from frankenlab.estimate.throughput import (
@@ -42,7 +35,8 @@ from frankenlab.estimate.throughput import (
 )
 from frankenlab.estimate.work import STAGES
 from frankenlab.io.errors import UserError
-from frankenlab.models.memory import Sizes, pass_tokens
+from frankenlab.models.memory import pass_tokens
+from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import Step
 
 # A document of the assumed kind: a context with four answers.
@@ -95,7 +89,11 @@ def _ways(experiment: Experiment, model: ModelSettings) -> list[tuple[str, str]]
 
 
 def _measure(
-    experiment: Experiment, model: ModelSettings, quantization: str, precision: str, sizes: Sizes
+    experiment: Experiment,
+    model: ModelSettings,
+    quantization: str,
+    precision: str,
+    sizes: ModelShape,
 ) -> Measured:
     name, device = experiment.engine(model.name, quantization), experiment.settings.device
     budget = experiment.settings.token_budget
@@ -105,7 +103,9 @@ def _measure(
         if not real:
             folder = _random_directory(Path(scratch) / "model", sizes, name, device)
         if name == "exllamav2":
-            engine: Engine = Exllamav2Engine(folder, device, pass_tokens(budget, sizes.context))
+            engine: Engine = Exllamav2Engine(
+                folder, device, pass_tokens(budget, sizes.max_position_embeddings)
+            )
         else:
             engine = TorchEngine(folder, precision, device)
         tokens, scored = time_engine(engine, sizes.n_layers, budget)
@@ -123,7 +123,7 @@ def _measure(
     )
 
 
-def _random_directory(target: Path, sizes: Sizes, engine: str, device: str) -> Path:
+def _random_directory(target: Path, sizes: ModelShape, engine: str, device: str) -> Path:
     layers = min(sizes.n_layers, max(2, int(LAYER_BYTES / (2 * sizes.layer_weights))))
     config = config_of(sizes, layers)
     if engine == "exllamav2":

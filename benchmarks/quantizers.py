@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
 from frankenlab.models.exl2.reading import Exl2Directory
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.quantize.calibration import calibration_rows, calibration_texts
-from frankenlab.quantize.reference import METHODS, measure, quantize
+from frankenlab.quantize.quantizer import measure_model, quantize_model
+from frankenlab.quantize.reference import ReferenceQuantizer
 from frankenlab.tasks.data_files import read_data
 from frankenlab.tasks.encoding import Encoder
 
@@ -91,17 +92,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work, measurement = Path(folder) / "work", Path(folder) / "measurement.json"
         begun = time.monotonic()
-        measure(arguments.model, measurement, rows, work)
+        measure_model(ReferenceQuantizer(rows, {}), arguments.model, measurement, work)
         measuring = time.monotonic() - begun
         for bits in arguments.bits:
-            for method in METHODS:
+            for method in ("gptq", "rtn"):
                 target = Path(folder) / f"{method}-{bits}"
                 begun = time.monotonic()
-                manifest = quantize(
-                    *(arguments.model, target, bits, arguments.head_bits, rows),
-                    *({"key": target.name}, work),
-                    measurement=measurement,
-                    method=method,
+                manifest = quantize_model(
+                    *(ReferenceQuantizer(rows, {}, method=method), arguments.model, target, bits),
+                    *(arguments.head_bits, measurement, work, {"key": target.name}),
                 )
                 spent = time.monotonic() - begun
                 stored = f"{manifest['bits_per_weight']:.3f}"

@@ -1,8 +1,8 @@
-"""Replays racing searches on an exhaustive run, beside successive halving and no race at all.
+"""Replay racing searches on an exhaustive run, beside successive halving and no race at all.
 
 Documents are drawn with replacement, the same for all plans, which gives another search of as many
-documents; each way of searching it is replayed, and what it chose compared with what all documents
-would have chosen. Prints a Markdown table.
+documents. Each way of searching it is replayed, and its choice compared with the one that all
+documents would have given. The output is a Markdown table.
 
     python benchmarks/racing.py benchmarks/data/exhaustive.npz --replays 1000
 """
@@ -25,7 +25,7 @@ from frankenlab.plans.trie import Node, plan_trie
 Drop = Callable[[list[NDArray], NDArray, dict[int, None]], NDArray]
 
 SHORTLIST = 8
-# A tie of means over documents is one of sums of ones and zeros: above rounding.
+# Means over documents that differ by less than this tie: they differ by rounding only.
 TINY = 1e-9
 
 
@@ -37,8 +37,9 @@ class Exhaustive:
         plans: the base among them.
         correct: for each task [plans, documents], 1 or 0.
         tokens: for each task [documents].
-        passes: nodes of the trie of plans by the plans below them: [kinds, plans] true where the
-            plan is below, and layer passes [kinds].
+        below: [kinds, plans]. Nodes of the trie of plans are of one kind if the same plans are
+            below them: true for these plans.
+        passes: [kinds] layer passes for each token of all nodes of a kind.
     """
 
     plans: tuple[Plan, ...]
@@ -53,7 +54,7 @@ class Exhaustive:
 
 
 def read(path: Path) -> Exhaustive:
-    """What `benchmarks/exhaustive.py` wrote."""
+    """Read what `benchmarks/exhaustive.py` wrote."""
     data = np.load(path)
     plans = tuple(parse(text, int(data["n_layers"])) for text in data["plans"].tolist())
     tasks = data["tasks"].tolist()
@@ -67,7 +68,7 @@ def read(path: Path) -> Exhaustive:
 def exhaustive(
     plans: Sequence[Plan], correct: Sequence[NDArray], tokens: Sequence[NDArray]
 ) -> Exhaustive:
-    """Adds the trie of the plans, its nodes put together that have the same plans below them."""
+    """Add the trie of the plans, with nodes put together that have the same plans below them."""
     kinds: dict[frozenset[int], float] = {}
     numbers = {plan: number for number, plan in enumerate(plans)}
 
@@ -77,7 +78,7 @@ def exhaustive(
 
     def count(step: Step, child: Node) -> frozenset[int]:
         found = walk(child)
-        kinds[found] = kinds.get(found, 0.0) + (1.0 if step.part == "block" else 0.5)
+        kinds[found] = kinds.get(found, 0.0) + step.depth
         return found
 
     walk(plan_trie(plans))
@@ -95,7 +96,7 @@ def exhaustive(
 
 @dataclass(frozen=True)
 class Replay:
-    """One search of one resample.
+    """What one search of one resample chose, and what it cost.
 
     Attributes:
         behind: points by which its choice is behind the best of all plans.
@@ -116,7 +117,7 @@ def replay(
     rounds: Sequence[int],
     drop: Drop | None,
 ) -> Replay:
-    """A search in rounds on a resample.
+    """Search a resample in rounds.
 
     Args:
         drawn: for each task, the numbers of its documents in the order in which they are seen.
@@ -142,14 +143,14 @@ def replay(
 
 
 def passes(run: Exhaustive, left: NDArray) -> float:
-    """Layer passes for each token of the plans left, common prefixes once."""
+    """Return the layer passes for each token of the plans left, with common prefixes run once."""
     return float(run.passes[run.below[:, left].any(axis=1)].sum())
 
 
 def race(
     samples: list[NDArray], left: NDArray, leaders: dict[int, None], rule: Rule, total: int
 ) -> NDArray:
-    """The package's rule; the leader joins those that stay."""
+    """Return the plans that the package's rule keeps; the leader joins those that always stay."""
     safe = np.flatnonzero(np.isin(left, list(leaders)))
     standing = stand([Sample(s, np.ones(s.shape[1]), total) for s in samples], rule, safe)
     leaders[int(left[standing.leader])] = None
@@ -157,7 +158,8 @@ def race(
 
 
 def halve(samples: list[NDArray], left: NDArray, leaders: dict[int, None], share: float) -> NDArray:
-    """Successive halving: the best `share` of the plans, as many as a race keeps, and the base."""
+    """Return the best `share` of the plans (successive halving), but as many as a race keeps, and
+    the base."""
     means = np.mean([s.mean(axis=1, dtype=float) for s in samples], axis=0)
     count = max(SHORTLIST + 1, int(np.ceil(share * len(left))))
     best = left[np.argsort(-means, kind="stable")[:count]]
@@ -167,7 +169,7 @@ def halve(samples: list[NDArray], left: NDArray, leaders: dict[int, None], share
 def searches(
     rounds: Sequence[Sequence[int]], total: int
 ) -> list[tuple[str, Sequence[int], Drop | None]]:
-    """(name, rounds, what drops) of everything that is compared."""
+    """Return (name, rounds, what drops) of everything that is compared."""
     found: list[tuple[str, Sequence[int], Drop | None]] = [("no race", (), None)]
     for ends in rounds:
         for error, margin in ((0.05, 1.0), (0.05, 0.0), (0.01, 1.0), (0.2, 1.0)):

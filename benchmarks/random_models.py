@@ -13,8 +13,7 @@ from frankenlab.models.exl2.declaration import Declaration
 from frankenlab.models.exl2.format import QuantizedLinear, padded
 from frankenlab.models.exl2.packing import packed_words
 from frankenlab.models.exl2.writing import stored_tensors, write_exl2
-from frankenlab.models.memory import Sizes
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 
 GROUP = 128  # inputs of a group, as exllamav2 takes them at 4 bits and more
 
@@ -34,29 +33,28 @@ LLAMA = {
 }
 
 
-def config_of(sizes: Sizes, n_layers: int) -> dict[str, Any]:
+def config_of(sizes: ModelShape, n_layers: int) -> dict[str, Any]:
     """A config.json of a LLaMA of these sizes and so many layers."""
-    head_dim = sizes.layer[0][0] // sizes.heads
     return LLAMA | {
-        "hidden_size": sizes.hidden,
-        "intermediate_size": sizes.inner,
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size,
         "num_hidden_layers": n_layers,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.keys // head_dim,
-        "head_dim": head_dim,
-        "vocab_size": sizes.vocab,
-        "max_position_embeddings": sizes.context,
-        "tie_word_embeddings": sizes.tied,
+        "num_attention_heads": sizes.n_heads,
+        "num_key_value_heads": sizes.n_kv_heads,
+        "head_dim": sizes.head_dim,
+        "vocab_size": sizes.vocab_size,
+        "max_position_embeddings": sizes.max_position_embeddings,
+        "tie_word_embeddings": sizes.tied_embeddings,
     }
 
 
 def random_model(target: Path, config: Mapping[str, Any]) -> Path:
     """A Hugging Face directory in float16, without a tokenizer."""
-    shapes = ModelShapes.from_config(config)
+    shapes = ModelShape.from_config(config)
     torch.manual_seed(0)
     tensors = {name: torch.ones(shape).half() for name, shape in shapes.others.items()}
     for name, (outputs, inputs) in shapes.linears.items():
-        if not (name == HEAD and shapes.tied):
+        if not (name == HEAD and shapes.tied_embeddings):
             weight = torch.empty((outputs, inputs), dtype=torch.float16)
             tensors[f"{name}.weight"] = weight.normal_(std=0.5 / inputs**0.5)
     tensors["model.embed_tokens.weight"].normal_()
@@ -82,7 +80,7 @@ def random_exl2(target: Path, config: Mapping[str, Any], device: str) -> Path:
 
 
 def _random_tensors(config: Mapping[str, Any], device: str) -> Iterator[tuple[str, torch.Tensor]]:
-    shapes = ModelShapes.from_config(config)
+    shapes = ModelShape.from_config(config)
     torch.manual_seed(0)
     for name, shape in shapes.others.items():
         if len(shape) == 1:
@@ -90,7 +88,7 @@ def _random_tensors(config: Mapping[str, Any], device: str) -> Iterator[tuple[st
         else:
             yield name, torch.randn(shape, device=device, dtype=torch.float16)
     for name, (outputs, inputs) in shapes.linears.items():
-        if not (name == HEAD and shapes.tied):
+        if not (name == HEAD and shapes.tied_embeddings):
             linear = random_linear(outputs, inputs, device)
             yield from stored_tensors(name, linear).items()
 

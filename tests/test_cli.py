@@ -16,7 +16,7 @@ from tests.support.task_rows import arc_row, boolq_row, passage, write_rows
 
 @pytest.fixture
 def experiment(tiny, tmp_path, monkeypatch) -> Path:
-    """A config with a search and a guard task; the working directory is the test's own."""
+    """Return a config with a search and a guard task; work in a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "arc.jsonl", [arc_row(i) for i in range(150)])
     write_rows(tmp_path / "boolq.jsonl", [boolq_row(i) for i in range(20)])

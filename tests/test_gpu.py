@@ -18,9 +18,11 @@ from gpu_models import (
 from benchmarks.random_models import random_exl2
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.plans.plan import parse
-from frankenlab.quantize.exllamav2 import exllamav2_usable, measure, quantize
+from frankenlab.quantize.exllamav2.converter import Exllamav2Quantizer
+from frankenlab.quantize.exllamav2.inputs import why_unusable
+from frankenlab.quantize.quantizer import measure_model, quantize_model
 
-WHY_NOT = exllamav2_usable()
+WHY_NOT = why_unusable()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
 
 # Widths of 64 and more, several groups, keys and values for fewer heads.
@@ -86,14 +88,12 @@ def one_by_one(engine, plan, tokens) -> torch.Tensor:
 
 
 def test_exllamav2_converts_the_tiny_model(tmp_path):
-    about = measure(TINY_HF, tmp_path / "m.json", tmp_path / "w", TEXTS, rows=4, length=256)
-    # In two layers the steps are coarse; only one choice is as small as this.
-    bits = about["attainable"][0] + 0.005
-    manifest = quantize(
-        *(TINY_HF, tmp_path / "exl2", bits, 6, tmp_path / "m.json", tmp_path / "w", TEXTS),
-        {"kind": "model", "key": "tiny"},
-        rows=8,
-        length=256,
+    quantizer = Exllamav2Quantizer(tuple(TEXTS), measured_rows=4, rows=8, length=256)
+    low, _ = measure_model(quantizer, TINY_HF, tmp_path / "m.json", tmp_path / "w")
+    manifest = quantize_model(
+        # In two layers the steps are coarse; only one choice is as small as this.
+        *(quantizer, TINY_HF, tmp_path / "exl2", low + 0.005, 6, tmp_path / "m.json"),
+        *(tmp_path / "w", {"kind": "model", "key": "tiny"}),
     )
     assert manifest["quantizer"] == "exllamav2 0.3.2"
     compare_reconstructions(tmp_path / "exl2", "cuda", [])

@@ -20,7 +20,7 @@ class FirstBatchError(BaseException):
 def main(result: str, *given: str) -> None:
     from frankenlab import cli
     from frankenlab.evaluate import runner as evaluation
-    from frankenlab.evaluate import scoring
+    from frankenlab.evaluate import sweep
 
     stamps["imports"] = time.time()
     _stamp(cli.config, "load", "config")
@@ -29,9 +29,9 @@ def main(result: str, *given: str) -> None:
     _stamp(evaluation, "encoder_of", "documents and tokenizer")
     load = evaluation.ModelSpec.load_engine
 
-    def loaded(scorer: Any) -> Any:
+    def loaded(spec: Any) -> Any:
         stamps["tokenizing"] = time.time()
-        engine = load(scorer)
+        engine = load(spec)
         stamps["loading the model"] = time.time()
         return engine
 
@@ -40,7 +40,7 @@ def main(result: str, *given: str) -> None:
         raise FirstBatchError
 
     evaluation.ModelSpec.load_engine = loaded
-    scoring.sweep = first
+    sweep.sweep = first
     try:
         cli.main(given)
     except FirstBatchError:

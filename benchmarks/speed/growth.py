@@ -22,6 +22,7 @@ from benchmarks.speed.spies import Spies
 from frankenlab.config.experiment import TASKS_FOLDER
 from frankenlab.estimate.memory import sizes_of
 from frankenlab.estimate.throughput import from_matrix_product
+from frankenlab.plans.generators import Rys
 from frankenlab.plans.grid import expand
 from frankenlab.plans.plan import Plan
 from frankenlab.plans.trie import layer_passes, plan_trie
@@ -57,7 +58,7 @@ def run_growth(setting: Setting, axis: str) -> dict[str, Any]:
 
 def all_blocks(n_layers: int, count: int) -> list[Plan]:
     """`count` of RYS's (i, j), at even distances."""
-    found = expand([{"generator": "rys"}], n_layers).plans
+    found = expand([Rys()], n_layers).plans
     return spread([item.plan for item in found if item.group != "base"], count)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from frankenlab.estimate.throughput import PRODUCT
-from frankenlab.models.memory import Sizes
+from frankenlab.models.shape import ModelShape
 
 # Seconds of a sweep between two samples of the products; each is the fastest of some repeats.
 PERIOD = 3.0
@@ -25,14 +25,14 @@ def layer_shapes(model: Path) -> dict[str, tuple[int, int]]:
     """[out, in] of the products of one layer, queries with keys and values and gate with up in one;
     and the head's."""
     config = json.loads((model / "config.json").read_text())
-    sizes = Sizes.from_config(config)
-    d, queries = sizes.hidden, sizes.layer[0][0]
+    sizes = ModelShape.from_config(config)
+    d, queries = sizes.hidden_size, sizes.n_heads * sizes.head_dim
     return {
-        "qkv": (queries + 2 * sizes.keys, d),
+        "qkv": (queries + 2 * sizes.kv_size, d),
         "out": (d, queries),
-        "gate_up": (2 * sizes.inner, d),
-        "down": (d, sizes.inner),
-        "head": (sizes.vocab, d),
+        "gate_up": (2 * sizes.intermediate_size, d),
+        "down": (d, sizes.intermediate_size),
+        "head": (sizes.vocab_size, d),
     }
 
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.speed.setting import Setting, spread, timed
 from frankenlab.config.experiment import TASKS_FOLDER
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import Plan
 from frankenlab.tasks.index import task_file
 from frankenlab.tasks.task import EvaluationTask

@@ -32,78 +32,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="frankenlab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    with_config = argparse.ArgumentParser(add_help=False)
-    with_config.add_argument(
-        "--config", type=Path, help="the experiment (default: config/config.yaml)"
-    )
 
-    evaluate = commands.add_parser(
-        "evaluate", parents=[with_config], help="score plans on tasks, one row per document"
-    )
-    evaluate.add_argument(
-        "model", type=Path, metavar="MODEL_DIR", help="a Hugging Face or EXL2 directory"
-    )
-    evaluate.add_argument(
-        "--plan", action="append", required=True, help='such as "0:20,10:30" or "base"; repeatable'
-    )
-    evaluate.add_argument(
-        "--task", action="append", required=True, help="a task of the config; repeatable"
-    )
-    evaluate.add_argument(
-        "--stage",
-        choices=("search", "select", "confirm"),
-        help="score only this stage's documents (default: all)",
-    )
-    evaluate.add_argument("--limit", type=_positive, help="the most documents of each task")
-    evaluate.add_argument(
-        "--engine",
-        default="torch",
-        choices=("torch", "exllamav2"),
-        help="exllamav2 needs EXL2 and cuda (default: torch)",
-    )
-    evaluate.add_argument(
-        "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="default: bfloat16; exllamav2 computes in float16",
-    )
-    evaluate.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
-    evaluate.add_argument(
-        "--store",
-        type=Path,
-        default=Path("results/store"),
-        help="keeps scored rows for later runs (default: results/store)",
-    )
-    evaluate.add_argument("--output", type=Path, required=True, help="a .parquet file to write")
+    evaluate = commands.add_parser("evaluate", help="score plans on tasks, one row per document")
+    add = evaluate.add_argument
+    add("model", type=Path, metavar="MODEL_DIR", help="a Hugging Face or EXL2 directory")
+    add("--plan", action="append", required=True, help='"0:20,10:30" or "base", say; repeatable')
+    add("--task", action="append", required=True, help="a task of the config; repeatable")
+    stages = ("search", "select", "confirm")
+    add("--stage", choices=stages, help="score only this stage's documents (default: all)")
+    add("--limit", type=_positive, help="the most documents of each task")
+    engines, engine_help = ("torch", "exllamav2"), "exllamav2 needs EXL2 and cuda (default: torch)"
+    add("--engine", choices=engines, default="torch", help=engine_help)
+    dtypes = ("float32", "float16", "bfloat16")
+    add("--dtype", choices=dtypes, help="default: bfloat16; exllamav2 computes in float16")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    store = Path("results/store")
+    add("--store", type=Path, default=store, help=f"keeps rows for later runs (default: {store})")
+    add("--output", type=Path, required=True, help="a .parquet file to write")
     evaluate.set_defaults(run=_evaluate)
 
-    plans = commands.add_parser(
-        "plans", parents=[with_config], help="list the plans of a config and predict their cost"
+    plans = commands.add_parser("plans", help="list the plans of a config and predict their cost")
+    add = plans.add_argument
+    add("--summary", action="store_true", help="leave out the list of plans")
+    speed_help = (
+        'speed of the base: "4000" (of the first model) or "llama-7b=4000,llama-13b=2200" '
+        "(default: what `make speed` measured)"
     )
-    plans.add_argument("--summary", action="store_true", help="leave out the list of plans")
-    plans.add_argument(
-        "--tokens-per-second",
-        metavar="SPEED",
-        help='speed of the base: "4000" (of the first model) or "llama-7b=4000,llama-13b=2200" '
-        "(default: what `make speed` measured)",
-    )
+    add("--tokens-per-second", metavar="SPEED", help=speed_help)
     plans.set_defaults(run=_plans)
 
-    fetch = commands.add_parser(
-        "fetch", parents=[with_config], help="download the models and data of a config"
-    )
+    fetch = commands.add_parser("fetch", help="download the models and data of a config")
     fetch.set_defaults(run=_fetch)
+
+    for command in (evaluate, plans, fetch):
+        config_help = "the experiment (default: config/config.yaml)"
+        command.add_argument("--config", type=Path, help=config_help)
 
     export = commands.add_parser("materialize", help="write a plan as a standalone checkpoint")
     export.add_argument("model", type=Path, metavar="MODEL_DIR", help="a Hugging Face directory")
-    export.add_argument("--plan", required=True, help='such as "0:20,10:30"')
+    export.add_argument("--plan", required=True, help='"0:20,10:30", say')
     export.add_argument("--output", type=Path, required=True, help="a new directory")
     export.set_defaults(run=_materialize)
 
-    clear = commands.add_parser(
-        "clear",
-        help="after a kill: cancel orphaned SLURM jobs, remove a stale lock and half-written files",
+    clear_help = (
+        "after a kill: cancel orphaned SLURM jobs, remove a stale lock and unfinished files"
     )
-    clear.set_defaults(run=_clear)
+    commands.add_parser("clear", help=clear_help).set_defaults(run=_clear)
     return parser
 
 
@@ -125,7 +99,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from frankenlab.evaluate import runner as evaluation
     from frankenlab.evaluate.model_spec import ModelSpec
-    from frankenlab.models.inspect import model_info
+    from frankenlab.io.parquet import write_parquet
+    from frankenlab.models.directory import model_shape
     from frankenlab.plans.plan import parse
 
     settings = _experiment(options).tasks
@@ -135,22 +110,17 @@ def _evaluate(options: argparse.Namespace) -> None:
             hint = f'did you mean "{near[0]}"?' if near else f"it has {', '.join(settings)}"
             where = options.config or "the default config"
             raise UserError(f'task "{name}": not in {where}; {hint}')
-    n_layers = model_info(options.model).n_layers
+    n_layers = model_shape(options.model).n_layers
     plans = _distinct([parse(text, n_layers) for text in options.plan])
     _notice_omissions(plans)
-    scorer = ModelSpec.for_directory(options.model, options.dtype, options.device, options.engine)
+    model = ModelSpec.for_directory(options.model, options.dtype, options.device, options.engine)
     tables = [
         evaluation.evaluate_task(
-            scorer,
-            plans,
-            settings[name],
-            stage=options.stage,
-            limit=options.limit,
-            store_root=options.store,
+            model, plans, settings[name], options.stage, options.limit, options.store
         )
         for name in options.task
     ]
-    evaluation.write_scores(pd.concat(tables, ignore_index=True), options.output)
+    write_parquet(pd.concat(tables, ignore_index=True), options.output)
 
 
 def _distinct(plans: "Sequence[Plan]") -> "list[Plan]":
@@ -192,8 +162,7 @@ def _plans(options: argparse.Namespace) -> None:
 
 def _fetch(options: argparse.Namespace) -> None:
     from frankenlab.config.experiment import RESOURCES, data_folder
-    from frankenlab.models.fetch import fetch_model
-    from frankenlab.models.sources import fetch_data
+    from frankenlab.models.fetch import fetch_data, fetch_model
 
     experiment = _experiment(options)
     for model in experiment.models.values():
@@ -207,11 +176,11 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _materialize(options: argparse.Namespace) -> None:
+    from frankenlab.models.directory import model_shape
     from frankenlab.models.export import materialize
-    from frankenlab.models.inspect import model_info
     from frankenlab.plans.plan import parse
 
-    plan = parse(options.plan, model_info(options.model).n_layers)
+    plan = parse(options.plan, model_shape(options.model).n_layers)
     _notice_omissions([plan])
     materialize(options.model, plan, options.output)
     print(options.output)

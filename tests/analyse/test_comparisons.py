@@ -1,15 +1,17 @@
 """From scores to comparisons with the base and with each other."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from frankenlab.analyse.comparisons import Rules, comparisons, pairs, with_shapes
+from frankenlab.analyse.comparisons import comparisons, pairs, with_shapes
 from frankenlab.analyse.outcomes import outcomes
 from frankenlab.analyse.race_rounds import sample
 from frankenlab.analyse.selection import mean_effects
+from frankenlab.analyse.settings import Statistics
 from frankenlab.analyse.verdicts import verdicts
 from frankenlab.io.errors import UserError
 
@@ -21,7 +23,8 @@ STAMPS = {
     "precision": "float32",
     "hardware": "a processor",
 }
-RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
+RULES = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
+TASKS = {"t": SimpleNamespace(metric="acc", role="search")}
 
 
 def accuracy_scores(answers: dict[str, list[int]], **columns: object) -> pd.DataFrame:
@@ -130,7 +133,7 @@ def test_shapes_name_the_loop_of_a_plan():
 def test_pairs_compare_within_and_across_models_on_common_documents():
     first = accuracy_scores({"base": [1] * 40, "0:3,1:4": [0] * 40, "0:4,2:4": [1] * 40})
     second = accuracy_scores({"base": [0] * 30})
-    table = pairs({("m", "none"): first, ("n", "none"): second}, "acc", "t", "confirm", RULES)
+    table = pairs(pd.concat([first, second.assign(model="n")]), TASKS, RULES)
     within = table[table["model_b"] == "m"]
     assert within[["plan_a", "plan_b"]].to_numpy().tolist() == [["0:3,1:4", "0:4,2:4"]]
     assert within["effect"].item() == -100
@@ -166,7 +169,7 @@ def test_where_lower_is_better_the_value_is_the_metrics_and_the_effect_is_turned
 
 def test_pairs_and_races_turn_it_too():
     frame = turned_scores(LOWER)
-    (row,) = pairs({("m", "none"): frame}, "acc", "t", "confirm", RULES).to_dict("records")
+    (row,) = pairs(frame, TASKS, RULES).to_dict("records")
     better = 1 if row["plan_a"] == "0:3,1:4" else -1
     assert row["effect"] == pytest.approx(40 * better)
     seen = sample(frame, "acc", list(LOWER), 100, None)
@@ -223,7 +226,7 @@ def test_only_the_documents_that_a_dropped_plan_saw_count_as_mixed():
 def test_verdicts_and_pairs_say_it_too():
     plan = "0:2,1:4"
     scores = on_two_cards(plan, 33).assign(stage="confirm")
-    found = pairs({("m", "none"): scores, ("n", "none"): scores}, "acc", "t", "confirm", RULES)
+    found = pairs(pd.concat([scores, scores.assign(model="n")]), TASKS, RULES)
     mixed = found.set_index(["plan_a", "plan_b"])["mixed"]
     assert mixed["base", plan] == mixed[plan, "base"] == 7
     assert mixed["base", "base"] == mixed[plan, plan] == 0

@@ -1,33 +1,34 @@
 """Bits x duplication on invented scores whose truth is known."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from frankenlab.analyse.comparisons import Rules
 from frankenlab.analyse.interaction import corrected, task_bitrates
+from frankenlab.analyse.settings import Statistics
 from frankenlab.models.footprint import Footprint
+from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import parse
 
-RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
+RULES = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
 FRANKEN, CONTROL = "0:3,1:4", "0:2,0:4"
 NONE, SIX, FOUR = "none", "exl2-6.0", "exl2-4.0"
 
 
 def footprint(bits_per_weight: float) -> Footprint:
-    """Four layers of 8,000 weights, a head and embeddings of 16,000, all at one bitrate but the
+    """Four layers of 7,200 weights, a head and embeddings of 14,400, all at one bitrate but the
     embeddings, which stay at 16 bits."""
-    size = round(4000 * bits_per_weight / 8)
+    size = round(3600 * bits_per_weight / 8)
     return Footprint(
+        shape=ModelShape("llama", 4, 30, 40, 1, 1, 30, 480, 512, tied_embeddings=False),
         bits_per_weight=bits_per_weight,
         head_bits=bits_per_weight,
         parts={"attn": (size,) * 4, "mlp": (size,) * 4},
         head=4 * size,
-        embeddings=32_000,
-        part_weights={"attn": 4000, "mlp": 4000},
-        head_weights=16_000,
+        embeddings=28_800,
     )
 
 
@@ -47,11 +48,13 @@ def scores(cells: dict[tuple[str, str], list[float]], metric="acc", weights=None
         parts.append(part.assign(plan=plan, quantization=quantization))
     table = pd.concat(parts, ignore_index=True)
     cluster = "d" + table["document"].astype(str)
-    return table.assign(cluster=cluster, stage="confirm", model="m", task="t")
+    return table.assign(cluster=cluster, stage="confirm", model="m", task="t", hardware="a card")
 
 
 def made(table: pd.DataFrame, metric="acc", reference=NONE, rules=RULES, sizes=FOOTPRINTS):
-    found = task_bitrates(table, metric, "search", FRANKEN, reference, sizes, 4, rules)
+    found = task_bitrates(
+        table, SimpleNamespace(metric=metric, role="search"), FRANKEN, reference, sizes, 4, rules
+    )
     return corrected(found, rules).set_index(["plan", "quantization"])
 
 
@@ -171,10 +174,10 @@ def test_the_rival_is_the_cheapest_base_that_costs_at_least_as_much():
 
 def test_memory_counts_every_occurrence_and_the_embeddings():
     plan, base, size = parse(FRANKEN, 4), parse("base", 4), FOOTPRINTS[FOUR]
-    assert size.weight_bytes == size.materialized_bytes(base) == 24_000 + 32_000
-    assert size.materialized_bytes(plan) == 32_000 + 32_000
-    assert size.read_bytes(plan) == 32_000
-    assert size.read_bytes(parse("0:4,1@attn", 4)) == 24_000 + 2000
+    assert size.weight_bytes == size.materialized_bytes(base) == 21_600 + 28_800
+    assert size.materialized_bytes(plan) == 28_800 + 28_800
+    assert size.read_bytes(plan) == 28_800
+    assert size.read_bytes(parse("0:4,1@attn", 4)) == 21_600 + 1800
     assert size.relative_compute(plan) == pytest.approx(8 / 6)
     assert FOOTPRINTS[NONE].relative_compute(plan) == pytest.approx(8 / 6)
 
@@ -253,12 +256,14 @@ def interaction_of(table: pd.DataFrame) -> float:
 @pytest.mark.parametrize("planted", [0.0, 0.25])
 def test_intervals_of_interactions_cover_the_truth(planted):
     rng = np.random.default_rng(3)
-    quick = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
+    quick = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
     truth = interaction_of(simulated(rng, 20_000, planted))
     rows = []
     for _ in range(100):
         table = simulated(rng, 100, planted)
-        found = task_bitrates(table, "acc", "search", FRANKEN, NONE, FOOTPRINTS, 4, quick)
+        found = task_bitrates(
+            table, SimpleNamespace(metric="acc", role="search"), FRANKEN, NONE, FOOTPRINTS, 4, quick
+        )
         rows.append(found.set_index(["plan", "quantization"]).loc[(FRANKEN, FOUR)])
         assert rows[-1]["interaction"] == pytest.approx(interaction_of(table))
     covered = np.mean([r["interaction_low"] <= truth <= r["interaction_high"] for r in rows])

@@ -9,7 +9,7 @@ from frankenlab.analyse import race_rounds
 from frankenlab.analyse.comparisons import comparisons, with_shapes
 from frankenlab.analyse.race_rule import Rule
 from frankenlab.analyse.selection import shortlist
-from tests.analyse.test_comparisons import RULES, accuracy_scores
+from tests.analyse.test_comparisons import RULES, TASKS, accuracy_scores
 
 GROUPS = {"base": "base", "0:2,1:4": "block", "0:3,2:4": "block", "0:4,0:4": "block"}
 # The third plan is hopeless, the second as good as the base, the fourth best.
@@ -23,9 +23,8 @@ ANSWERS = {
 
 def first_round() -> dict:
     seen = accuracy_scores({plan: rights[:40] for plan, rights in ANSWERS.items()})
-    plans = list(ANSWERS)
-    samples = {"t": race_rounds.sample(seen, "acc", plans, 40, 100)}
-    return race_rounds.round_record(samples, {"t": 40}, plans, [], Rule(0.05, 1.0, 1), n_layers=4)
+    rule = Rule(0.05, 1.0, 1)
+    return race_rounds.decide(seen, TASKS, {"t": (40, 100)}, leaders=[], rule=rule, n_layers=4)
 
 
 def raced_table() -> pd.DataFrame:

@@ -7,10 +7,11 @@ import pytest
 import racing as replays
 
 from frankenlab.analyse.race_rule import Rule
+from frankenlab.plans.generators import Rys
 from frankenlab.plans.grid import expand
 from frankenlab.plans.trie import layer_passes, plan_trie
 
-PLANS = [item.plan for item in expand([{"generator": "rys"}], 6).plans]
+PLANS = [item.plan for item in expand([Rys()], 6).plans]
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_the_best_is_found_for_less(run: replays.Exhaustive, drop: replays.Drop)
     assert 0.2 < found.share < 0.75
 
 
-def test_a_search_that_drops_the_best_is_told(run: replays.Exhaustive):
+def test_a_search_that_drops_the_best_is_seen_as_such(run: replays.Exhaustive):
     def worst(samples, left, leaders):
         return left[:-1]
 

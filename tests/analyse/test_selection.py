@@ -7,7 +7,6 @@ import pytest
 
 from frankenlab.analyse.comparisons import with_shapes
 from frankenlab.analyse.selection import (
-    cheapest_within_one_standard_error,
     confirm_plans,
     freeze,
     mean_effects,
@@ -64,20 +63,22 @@ def test_select_runs_the_shortlist_and_confirm_the_frozen_plan_with_its_controls
 
 
 @pytest.mark.parametrize(
-    "effects, costs, error, expected",
+    ("effects", "expected"),
     [
-        ([1.0, 3.0, 2.5], [30, 40, 35], 0.6, 2),
-        ([1.0, 3.0, 2.5], [30, 40, 35], 0.4, 1),
-        ([1.0, 3.0, 2.5], [30, 40, 35], 2.0, 0),
-        ([2.0, 3.0, 2.5], [35, 40, 35], 1.0, 2),
-        ([2.5, 3.0, 2.5], [35, 40, 35], 1.0, 0),
-        ([NAN, 3.0, 2.5], [1, 40, 35], NAN, 1),
+        # Both tasks have a standard error of 2 points, their mean has one of 1.4.
+        ({"0:6,4:8": 1.0, "0:7,1:8": 3.0, "0:5,2:8": 2.0}, "0:5,2:8"),
+        ({"0:6,4:8": 1.0, "0:7,1:8": 3.0, "0:5,2:8": 1.5}, "0:7,1:8"),
+        ({"0:6,4:8": 2.0, "0:7,1:8": 3.0, "0:5,2:8": 2.5}, "0:6,4:8"),
+        ({"0:5,2:8": 2.0, "0:7,1:8": 3.0, "0:4,1:8": 2.5}, "0:4,1:8"),
+        ({"0:5,2:8": 2.5, "0:7,1:8": 3.0, "0:4,1:8": 2.5}, "0:4,1:8"),
+        ({"0:6,4:8": NAN, "0:7,1:8": 3.0, "0:5,2:8": 2.5}, "0:5,2:8"),
     ],
 )
-def test_cheapest_within_one_standard_error(effects, costs, error, expected):
-    assert cheapest_within_one_standard_error(effects, costs, error) == expected
+def test_the_choice_is_by_depth_then_by_effect_then_by_the_text(effects, expected):
+    table = selected({plan: (effect, effect) for plan, effect in effects.items()})
+    assert freeze(table, "m", 8, "none", controls=0, seed=1)["frozen"] == expected
 
 
 def test_no_plan_no_choice():
     with pytest.raises(ValueError, match="no plan"):
-        cheapest_within_one_standard_error([NAN], [1], 1.0)
+        freeze(selected({"0:6,4:8": (NAN, NAN)}), "m", 8, "none", controls=0, seed=1)

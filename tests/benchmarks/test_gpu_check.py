@@ -22,7 +22,7 @@ from gpu_models import (
 )
 
 from benchmarks.random_models import random_exl2
-from frankenlab.engines.batches import token_tree
+from frankenlab.engines.token_tree import token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.reading import Exl2Directory

@@ -30,8 +30,8 @@ from benchmarks.speed.setting import TASKS, Setting
 from frankenlab import cli
 from frankenlab.config import experiment as config
 from frankenlab.evaluate import runner as evaluation
-from frankenlab.evaluate import scoring
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.evaluate import sweep
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import parse
 from tests.support.task_rows import arc_row, passage, write_rows
 
@@ -196,7 +196,7 @@ def test_clocks_up_to_the_first_batch(setting, monkeypatch):
     for owner, name in (
         (config, "load"),
         (evaluation.ModelSpec, "for_directory"),
-        (scoring, "sweep"),
+        (sweep, "sweep"),
         (evaluation, "EvaluationTask"),
         (evaluation, "encoder_of"),
         (evaluation.ModelSpec, "load_engine"),

@@ -217,7 +217,12 @@ def test_a_model_that_is_exl2_already_is_evaluated_as_it_is(tmp_path):
 
 def test_shapes_give_sizes_with_the_declared_depth():
     sizes = config.check(changed("models.tiny.shapes", SHAPES)).models["tiny"].sizes
-    assert (sizes.n_layers, sizes.hidden, sizes.keys, sizes.tied) == (4, 576, 192, True)
+    assert (sizes.n_layers, sizes.hidden_size, sizes.kv_size, sizes.tied_embeddings) == (
+        4,
+        576,
+        192,
+        True,
+    )
     assert config.check(MINIMAL).models["tiny"].sizes is None
 
 
@@ -234,6 +239,8 @@ EXL2_MODEL = {"source": {"path": "somewhere"}, "n_layers": 4, "format": "exl2"}
     [
         (changed("quantizations", ["exl2-4.0", "exl2-4"]), ["quantizations: exl2-4.0", "2 times"]),
         (changed("quantizations", ["none", "exl2-9.0"]), ["quantizations", "exl2-9.0", "2.0 to"]),
+        ({**changed("models.tiny.quantizations", ["none"]), "quantizations": ["gptq"]},
+         ["config: quantizations", '"gptq"']),
         (changed("quantizations", [4.0]), ["quantizations.0", "4.0", "none or exl2-<bits>"]),
         (changed("models.tiny.quantizations", ["gptq"]), ["models.tiny.quantizations", '"gptq"']),
         (changed("models.tiny.quantizations", []), ["models.tiny.quantizations"]),
@@ -323,6 +330,9 @@ def test_an_unknown_task_is_named_with_the_nearest(raw, parts):
         (changed("stages.search", {"limit": 5}), ["stages.search.limit", "5"]),
         (changed("plans", [{"generator": "laier"}]), ["plans.0.generator", "'laier'", "layer"]),
         (changed("plans", [{"generator": "block"}]), ["plans.0", "'length'"]),
+        (changed("plans", [3]), ["plans.0: 3 is not of type 'object'"]),
+        (changed("plans", [{}]), ["plans.0: 'generator' is a required"]),
+        (changed("gpu_memory_gb", None), ["gpu_memory_gb: null is not a value; leave the key out"]),
         (changed("plans", [{"generator": "layer", "times": "2-3"}]), ["plans.0.times", "2-3"]),
         (changed("experiment", "a/b"), ["experiment", "a/b"]),
         (changed("tasks.arc_easy.role", "guard"), ["tasks", "role: search"]),

@@ -5,20 +5,15 @@ import random
 import pytest
 import torch
 
-from frankenlab.engines.batches import (
-    MAX_SHARED_ROW,
+from frankenlab.engines.batches import Batch, make_batch, make_causal_batch, visible
+from frankenlab.engines.packing import MAX_SHARED_ROW, group_by_length, group_to_pack
+from frankenlab.engines.token_tree import (
     MIN_PREFIX,
-    Batch,
     TokenRequest,
     TokenTree,
     causal_length,
-    group_by_length,
-    group_to_pack,
-    make_batch,
-    make_causal_batch,
     shared_prefix,
     token_tree,
-    visible,
 )
 
 

@@ -6,7 +6,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from frankenlab.engines import masks
-from frankenlab.engines.batches import TokenRequest, make_batch, make_causal_batch, token_tree
+from frankenlab.engines.batches import make_batch, make_causal_batch
+from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.sweep import sweep
 from frankenlab.plans.plan import base

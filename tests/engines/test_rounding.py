@@ -14,12 +14,19 @@ import torch
 
 from frankenlab.engines.torch import Layer, TorchEngine
 from frankenlab.plans.plan import Plan
-from tests.engines import test_engine, test_generation
-from tests.engines.test_engine import TOKENS, logprobs, one_document
-from tests.models import test_export
-from tests.support.models import PLANS, ROUNDING, VARIANTS, load_hf, parse_all
+from tests.support.engines import TOKENS, logprobs, one_document
+from tests.support.models import (
+    PLANS,
+    ROUNDING,
+    SCALED,
+    SCALED_DECODED,
+    SCALED_EXPORTS,
+    VARIANTS,
+    load_hf,
+    parse_all,
+)
 
-TEXTS = {*PLANS, *test_engine.SCALED, *test_export.SCALED, *test_generation.TEXTS}
+TEXTS = {*PLANS, *SCALED, *SCALED_EXPORTS, *SCALED_DECODED}
 
 # Half the distance between neighbouring float32 numbers is the most that rounding one can move it.
 HALF_A_STEP = 2.0**-24
@@ -35,10 +42,10 @@ def moved_by_rounding(engine: TorchEngine, plan: Plan, seed: int) -> torch.Tenso
         signs = torch.randint(0, 2, hidden.shape, generator=draw) * 2 - 1
         return hidden * (1 + 4 * HALF_A_STEP * signs)
 
-    placed = engine.place(one_document([*TOKENS, 0]))
-    hidden = rounded(engine.embed(placed))
+    batch = engine.place(one_document([*TOKENS, 0]))
+    hidden = rounded(engine.embed(batch))
     for step in plan.steps:
-        hidden = rounded(engine.run(step, hidden, placed))
+        hidden = rounded(engine.run(step, hidden, batch))
     return engine.logits(hidden[: len(TOKENS)]).log_softmax(-1)
 
 

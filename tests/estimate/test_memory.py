@@ -95,7 +95,7 @@ def test_a_model_that_is_there_is_measured_by_its_own_config(tiny, tmp_path, mon
     model = config.check(raw).models["seven"]
     assert memory.sizes_of(model) == model.sizes
     fetch_model(model.source, config.RESOURCES / "models" / model.folder, 4, "")
-    assert memory.sizes_of(model).hidden == 32 != model.sizes.hidden
+    assert memory.sizes_of(model).hidden_size == 32 != model.sizes.hidden_size
 
 
 def test_texts_and_larger_grids_need_more(tmp_path):

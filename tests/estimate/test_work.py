@@ -9,13 +9,9 @@ import torch
 from frankenlab import cli
 from frankenlab.config import experiment as config
 from frankenlab.config.stages import Stage
-from frankenlab.engines.batches import (
-    TokenRequest,
-    group_by_length,
-    make_batch,
-    shared_prefix,
-    token_tree,
-)
+from frankenlab.engines.batches import make_batch
+from frankenlab.engines.packing import group_by_length
+from frankenlab.engines.token_tree import TokenRequest, shared_prefix, token_tree
 from frankenlab.estimate import throughput as speeds
 from frankenlab.estimate import work
 from frankenlab.estimate.resources import Prediction, predict

@@ -5,7 +5,6 @@ to be in a module of the scoring fingerprint, or here in a short list of those t
 something runs and where it is kept.
 """
 
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,26 +12,26 @@ from pathlib import Path
 
 import pytest
 
-from frankenlab.evaluate import model_spec as scorer
+from frankenlab.evaluate import model_spec
 from frankenlab.evaluate.model_spec import ENGINES, SCORING_MODULES, ModelSpec
 from frankenlab.evaluate.runner import evaluate_task
 from frankenlab.io import fingerprints
 from frankenlab.tasks.index import TaskSettings
+from tests.support.imports import reached
 from tests.support.models import parse_all
 from tests.support.task_rows import WORDS, passage, task_settings, write_rows
-from tests.support.tiny import make_tiny_exl2
 
 # Modules that only report, wait, or keep rows as they are given.
 FLOW_MODULES = {
-    "progress.py",  # lines in the log
-    "stopping.py",  # signals wait for the end of a batch
-    "store.py",  # which part files there are; test_store says that rows come back exactly
-    "parquet.py",  # as for store.py
+    "io/progress.py",  # lines in the log
+    "io/signals.py",  # signals wait for the end of a batch
+    "evaluate/store.py",  # which part files there are; test_store says that rows come back exactly
+    "io/parquet.py",  # as for store.py
 }
 
 # Functions that make no number, in modules that do more than one thing.
 FLOW_FUNCTIONS = {
-    "evaluation.py": {
+    "evaluate/runner.py": {
         "evaluate_task",  # puts the parts together, and stamps what comes out
         "evaluate",  # asks the store what is missing; documents go by the hash of their requests
         "_missing",  # which names lack which plans
@@ -43,10 +42,9 @@ FLOW_FUNCTIONS = {
         "_Buffer.flush",
         # What comes after the row is stored: the evaluation's table is made anew from the store
         # when any code that a job of it reaches has changed.
-        "_assemble",
-        "_stamped",
+        "_table",
     },
-    "scorer.py": {
+    "evaluate/model_spec.py": {
         # What identifies the rows, or checks that it still does.
         "ModelSpec.identity",
         "ModelSpec.device_kind",
@@ -55,22 +53,13 @@ FLOW_FUNCTIONS = {
         # Hands what is in the identity to the module that the identity names.
         "ModelSpec.load_engine",
     },
-    "calibration.py": {"check_disjoint"},  # refuses, or does nothing
+    "quantize/calibration.py": {"check_disjoint"},  # refuses, or does nothing
 }
 
 
 def fingerprinted(engine: str) -> set[str]:
     """Files of the modules that an engine's fingerprint covers, relative to the package."""
-    pending = [
-        fingerprints._locate(name) for name in (*SCORING_MODULES, ENGINES[engine].__module__)
-    ]
-    seen: set[str] = set()
-    while pending:
-        path = pending.pop()
-        if fingerprints._name(path) not in seen:
-            seen.add(fingerprints._name(path))
-            pending += fingerprints._normalized(path, path.stat().st_mtime_ns)[1]
-    return seen
+    return set(map(fingerprints._name, reached([*SCORING_MODULES, ENGINES[engine].__module__])))
 
 
 @contextmanager
@@ -125,26 +114,17 @@ def tasks(folder: Path) -> list[TaskSettings]:
 FIRST_SHOTS = {"fewshot_config": {"sampler": "first_n"}}
 
 
-def runs(scorer: ModelSpec, folder: Path) -> set[tuple[str, str]]:
+def runs(model: ModelSpec, folder: Path) -> set[tuple[str, str]]:
     """What runs in evaluations of all kinds of tasks by one model."""
-    n_layers = 3 if "exl2" in str(scorer.directory) else 4
+    n_layers = 3 if "exl2" in str(model.directory) else 4
     plans = parse_all(["base", f"0:2,1:{n_layers}", f"0:2,1@attn*0.5,2:{n_layers}"], n_layers)
     found: set[tuple[str, str]] = set()
     for settings in tasks(folder):
         with recorded() as of_task:
-            table = evaluate_task(scorer, plans, settings, None, None, folder / "store")
+            table = evaluate_task(model, plans, settings, None, None, folder / "store")
         assert len(table) >= 2 * len(plans)
         found |= of_task
     return found
-
-
-@pytest.fixture(scope="module")
-def exl2(tiny, tmp_path_factory) -> Path:
-    """A tiny EXL2 model with a tokenizer."""
-    directory = make_tiny_exl2(tmp_path_factory.mktemp("coverage") / "exl2")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny() / name, directory / name)
-    return directory
 
 
 def test_the_torch_engine_runs_nothing_outside_the_fingerprint(tiny, tmp_path):
@@ -158,7 +138,7 @@ def test_the_torch_engine_runs_nothing_outside_the_fingerprint(tiny, tmp_path):
 def test_the_torch_engine_on_exl2_runs_nothing_outside_the_fingerprint(exl2, tmp_path):
     found = runs(ModelSpec.for_directory(exl2, "float32"), tmp_path)
     assert outside(found, "torch") == []
-    assert ("exl2/format.py", "dequantize") in found
+    assert ("models/exl2/format.py", "dequantize") in found
 
 
 @pytest.mark.usefixtures("exllamav2_on_cpu")
@@ -170,7 +150,7 @@ def test_exllamav2_runs_nothing_outside_the_fingerprint(exl2, tmp_path):
 
 
 def test_a_function_elsewhere_would_be_found(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(scorer, "SCORING_MODULES", ("frankenlab.tasks.task",))
+    monkeypatch.setattr(model_spec, "SCORING_MODULES", ("frankenlab.tasks.task",))
     monkeypatch.setattr(sys.modules[__name__], "SCORING_MODULES", ("frankenlab.tasks.task",))
     found = runs(ModelSpec.for_directory(tiny(), "float32"), tmp_path)
-    assert {"scoring.py", "sweep.py", "encoding.py"} <= {f for f, _ in outside(found, "torch")}
+    assert {"evaluate/sweep.py", "tasks/encoding.py"} <= {f for f, _ in outside(found, "torch")}

@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from frankenlab.evaluate.store import Row, Store
+from frankenlab.evaluate.store import Store
+from frankenlab.evaluate.sweep import Row
 from frankenlab.io import files
 from frankenlab.io.errors import UserError
 from tests.support.processes import one_line

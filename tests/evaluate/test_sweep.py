@@ -7,34 +7,17 @@ from collections import Counter
 import pytest
 import torch
 
-from frankenlab.engines.batches import TokenRequest, make_batch, token_tree
+from frankenlab.engines.batches import make_batch
+from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.sweep import sweep
 from frankenlab.io.errors import UserError
 from frankenlab.models.export import materialize
 from frankenlab.plans.plan import Plan, from_steps, looped
 from frankenlab.plans.trie import layer_passes, plan_trie
-from tests.support.engines import Wrapped
+from tests.support.engines import DOCUMENTS, QUESTION, Wrapped, tokens
 from tests.support.models import PLANS, ROUNDING, VARIANTS, load_hf, parse_all, score_alone
 from tests.support.processes import one_line
-
-
-def tokens(seed: int, length: int) -> tuple[int, ...]:
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randint(2, 384, (length,), generator=generator).tolist())
-
-
-# Documents as real tasks make them: choices of a question of which one begins another, one-token
-# choices, one ending after two contexts, a long text alone, consecutive windows.
-QUESTION, ENDING, TEXT = tokens(1, 20), tokens(2, 9), tokens(3, 150)
-DOCUMENTS = [
-    [TokenRequest(QUESTION, ENDING[:n]) for n in (9, 4, 1)] + [TokenRequest(QUESTION, (7, 8))],
-    [TokenRequest(tokens(4, 11), (n,)) for n in (5, 6, 7)],
-    [TokenRequest(tokens(5, 8) + tokens(n, 1 + n), ENDING) for n in (1, 2)],
-    [TokenRequest(TEXT[:1], TEXT[1:])],
-    [TokenRequest(TEXT[:1], TEXT[1:12]), TokenRequest(TEXT[11:12], TEXT[12:30])],
-    [TokenRequest((3,), (4,))],
-]
 
 
 def batch_of(documents=DOCUMENTS):
@@ -130,21 +113,21 @@ class Counting(Wrapped):
         self.runs = self.finished = self.scored = self.most_alive = 0
         self.states = []
 
-    def run(self, step, hidden, placed):
+    def run(self, step, hidden, batch):
         self.runs += 1
-        result = super().run(step, hidden, placed)
+        result = super().run(step, hidden, batch)
         self.states.append(weakref.ref(result))
         alive = sum(state() is not None for state in self.states)
         self.most_alive = max(self.most_alive, alive)
         return result
 
-    def finish(self, step, hidden, placed):
+    def finish(self, step, hidden, batch):
         self.finished += 1
-        return super().finish(step, hidden, placed)
+        return super().finish(step, hidden, batch)
 
-    def score(self, hidden, placed):
+    def score(self, hidden, batch):
         self.scored += 1
-        return super().score(hidden, placed)
+        return super().score(hidden, batch)
 
 
 def distinct_prefixes(plans) -> set[tuple]:
@@ -193,11 +176,11 @@ class Poisoned(Wrapped):
         super().__init__(engine)
         self.layer, self.value = layer, value
 
-    def run(self, step, hidden, placed):
-        return self.poisoned(step, super().run(step, hidden, placed))
+    def run(self, step, hidden, batch):
+        return self.poisoned(step, super().run(step, hidden, batch))
 
-    def finish(self, step, hidden, placed):
-        return self.poisoned(step, super().finish(step, hidden, placed))
+    def finish(self, step, hidden, batch):
+        return self.poisoned(step, super().finish(step, hidden, batch))
 
     def poisoned(self, step, result):
         if step.layer == self.layer:

@@ -1,4 +1,4 @@
-"""What either side says of a case."""
+"""The answers of Frankenlab and of lm-eval to a case."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -27,8 +27,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a case ended: one of the four outcomes, its kind (what cases of one fault share) and
-    what was found."""
+    """The end of a case: one of the four outcomes, the kind of fault, and the details."""
 
     outcome: str
     kind: str = ""
@@ -126,7 +125,7 @@ REASONS: dict[str, Callable[[Case, reference.Harness], bool]] = {
 
 
 def masked(message: str) -> str:
-    """A message without what differs from case to case: paths, numbers, quoted texts."""
+    """Return a message without what differs from case to case: paths, numbers, quoted texts."""
     text = re.sub(r"\S*frankenlab-fuzz-\S*", "FOLDER", message)
     text = re.sub(r"\"[^\"]*\"|'[^']*'", "TEXT", text)
     return re.sub(r"\d+", "N", text)[:110]
@@ -176,8 +175,10 @@ def _scores(
 
 
 def _metrics(number: int, ours: Document, theirs: reference.Harness) -> Iterator[tuple[str, str]]:
-    """Metrics are compared with what lm-eval makes of the log-likelihoods that were found here:
-    exactly, for then no rounding is between them."""
+    """Yield the metrics that differ from lm-eval's for the same log-likelihoods.
+
+    They must be equal exactly, because no rounding lies between them.
+    """
     for name, expected in theirs.metrics(number, ours).items():
         if name not in ours.metrics:
             yield f"metric {name}", f"document {number}: not there"

@@ -99,7 +99,7 @@ def _drop(draw: random.Random, contents: bytes) -> tuple[bytes, str]:
 
 
 def _extreme(draw: random.Random, contents: bytes) -> tuple[bytes, str]:
-    """A whole number of 1 to 8 bytes, as lengths and offsets are, mostly where these align."""
+    """Change a whole number of 1 to 8 bytes, mostly at a place where lengths and offsets align."""
     width = draw.choice((1, 2, 4, 4, 8, 8))
     at = _place(draw, len(contents))
     if draw.random() < 0.7:

@@ -1,4 +1,4 @@
-"""What Frankenlab makes of a case, by the way that its commands go."""
+"""Frankenlab's answer to a case, found as its commands find it."""
 
 import traceback
 from dataclasses import replace
@@ -11,8 +11,8 @@ import pandas as pd
 from frankenlab.evaluate import runner as evaluation
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.io.errors import UserError
+from frankenlab.models.directory import model_shape
 from frankenlab.models.export import materialize
-from frankenlab.models.inspect import model_info
 from frankenlab.plans.plan import Plan, parse
 from frankenlab.tasks.index import TaskSettings
 
@@ -29,7 +29,7 @@ def score(
     """Return the scores of the case's plan on all documents of the task in `folder`."""
 
     def work() -> Answers:
-        n_layers = model_info(model).n_layers
+        n_layers = model_shape(model).n_layers
         plan, *beside = (parse(text, n_layers) for text in (case.plan, *case.beside))
         if case.earlier and beside:
             _table(case, model, beside, folder, settings)
@@ -48,17 +48,17 @@ def _table(
     case: Case, model: Path, plans: list[Plan], folder: Path, settings: dict[str, Any]
 ) -> pd.DataFrame:
     task = TaskSettings(name=NAME, task=NAME, role="guard", **settings)
-    scorer = replace(ModelSpec.for_directory(model, "float32", "cpu"), token_budget=case.budget)
+    spec = replace(ModelSpec.for_directory(model, "float32", "cpu"), token_budget=case.budget)
     unique = list(dict.fromkeys(plans))
     with patch.object(evaluation, "TASKS_FOLDER", folder / "tasks"):
-        return evaluation.evaluate_task(scorer, unique, task, None, case.limit, folder / "store")
+        return evaluation.evaluate_task(spec, unique, task, None, case.limit, folder / "store")
 
 
 def export(model: Path, plan: str, target: Path) -> Path | Refusal | Crash:
     """Write the plan as a checkpoint of its own."""
 
     def work() -> Path:
-        materialize(model, parse(plan, model_info(model).n_layers), target)
+        materialize(model, parse(plan, model_shape(model).n_layers), target)
         return target
 
     return attempt(work)

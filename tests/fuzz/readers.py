@@ -18,34 +18,30 @@ import pyarrow.parquet as pq
 import torch
 from pytest import MonkeyPatch
 
-from frankenlab import report
 from frankenlab.analyse import ledger
 from frankenlab.analyse.race_rounds import Round, dropped
 from frankenlab.analyse.selection import Shortlist
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate import throughput as speeds
-from frankenlab.evaluate.rows import Row
 from frankenlab.evaluate.store import Store
+from frankenlab.evaluate.sweep import Row
 from frankenlab.io.directories import make_directory, read_manifest, verify_directory
 from frankenlab.io.files import write_json
 from frankenlab.io.parquet import read_parquet, write_parquet
 from frankenlab.io.records import read_record
 from frankenlab.models import franken as frankens
+from frankenlab.models.directory import check_llama_shaped, model_shape, weights_hash
 from frankenlab.models.export import materialize
 from frankenlab.models.fetch import fetch_model
 from frankenlab.models.footprint import Footprint
-from frankenlab.models.inspect import (
-    ModelInfo,
-    check_llama_shaped,
-    load_tokenizer,
-    manifest_info,
-    model_info,
-    weights_hash,
-)
+from frankenlab.models.shape import ModelShape
 from frankenlab.models.sources import source_from_config
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import base, parse
 from frankenlab.quantize import calibration
-from frankenlab.quantize.tensor_parts import is_whole_part, load_part, save_part
+from frankenlab.quantize.resume import is_whole, load_tensors, save_tensors
+from frankenlab.report.results import Results, load_frozen, load_provenance
+from frankenlab.report.sections import made_html
 from frankenlab.runtime import lock
 from tests.support.paths import DATA
 from tests.support.tiny import make_tiny_model
@@ -75,16 +71,16 @@ def tiny_exl2(folder: Path) -> None:
 
 
 def read_model(folder: Path) -> None:
-    """What every job does with a model: look at its shape, load it, run it."""
+    """Do what every job does with a model: look at its shape, load it, run it."""
     check_llama_shaped(folder)
-    info = model_info(folder)
+    info = model_shape(folder)
     Footprint.of_directory(folder)
     engine = TorchEngine(folder, "float32")
     engine.decoder(base(info.n_layers), 8).feed([1, 2, 3])
 
 
 def export_model(folder: Path) -> None:
-    plan = parse("0:2,1", model_info(folder).n_layers)
+    plan = parse("0:2,1", model_shape(folder).n_layers)
     materialize(folder, plan, folder.parent / "exported")
 
 
@@ -187,7 +183,7 @@ def a_store(folder: Path) -> None:
 
 
 def read_store(folder: Path) -> Any:
-    """Rows may be missing, and are then made again; those that are there are as written."""
+    """Return the rows in the store; some may be missing, the others must be as written."""
     found = Store(folder, IDENTITY).load(PLANS)
     rows = [
         tuple(tuple(value) if isinstance(value, np.ndarray) else value for value in row)
@@ -217,25 +213,25 @@ def a_fetched_model(folder: Path) -> None:
 
 
 def read_fetched_model(folder: Path) -> None:
-    """What the jobs take from a manifest without looking at the model."""
+    """Read what jobs take from a manifest without looking at the model."""
     manifest = read_manifest(folder / "it")
     weights_hash(manifest)
-    n_layers = manifest_info(manifest, folder / "it").n_layers
-    frankens.manifest("m", "none", model_info(folder / "it"), [(base(n_layers), "base")])
+    n_layers = ModelShape.from_manifest(manifest, folder / "it").n_layers
+    frankens.manifest("m", "none", model_shape(folder / "it"), [(base(n_layers), "base")])
 
 
 def a_quantizer_part(folder: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     tensors = {"codes": torch.randint(0, 255, (40, 3), generator=draw).to(torch.uint8)}
     tensors |= {"scales": torch.randn(9, generator=draw).half(), "one": torch.ones(1).bfloat16()}
-    save_part(folder / "layer.safetensors", tensors)
+    save_tensors(folder / "layer.safetensors", tensors)
 
 
 def read_quantizer_part(folder: Path) -> Any:
     path = folder / "layer.safetensors"
-    if not is_whole_part(path):
+    if not is_whole(path):
         return None
-    return {k: v.tolist() for k, v in load_part(path).items()}
+    return {k: v.tolist() for k, v in load_tensors(path).items()}
 
 
 TABLE = pd.DataFrame(
@@ -252,9 +248,8 @@ def read_table(folder: Path) -> Any:
 
 
 # File -> what a job writes into it.
-INFO = ModelInfo(
-    *("llama", 4, 32, 96, 4, 2, 8, 384, 512, False, 1e-5, {"rope_theta": 1e4}),
-    *(12352, 9248, 12288, 12288, "float32"),
+INFO = ModelShape(
+    *("llama", 4, 32, 96, 4, 2, 8, 384, 512, False, 1e-5, {"rope_theta": 1e4}, "float32"),
 )
 FREEZE = {
     "model": "llama",
@@ -303,7 +298,7 @@ def records(folder: Path) -> None:
 
 
 def read_records(folder: Path) -> None:
-    """As the workflow's scripts do."""
+    """Read the records as the workflow's scripts do."""
     found = read_record(folder / "frankens.json", frankens.Manifest)
     pd.DataFrame(found["frankens"]).drop(columns=["key", "loop", "occurrences"])
     frankens.plans_of(found)
@@ -322,12 +317,12 @@ def read_records(folder: Path) -> None:
     sum(race["documents"].values()), race["passes"] + 1, len(comparisons)
     read_record(folder / "shortlist.json", Shortlist)
     read_record(folder / "plans.json", list[tuple[str, str]])
-    freezes = report.load_frozen(folder / "frozen")
-    report.made_html(report.load_provenance(folder / "provenance.json"), freezes)
+    frozen, made = load_frozen(folder / "frozen"), load_provenance(folder / "provenance.json")
+    made_html(Results(frozen=frozen, provenance=made))
 
 
 def notes(folder: Path) -> None:
-    """What is kept beside the results: the ledger, speeds, a lock."""
+    """Write what is kept beside the results: ledger, speeds, lock."""
     look = {"experiment": "e", "model": "m", "quantization": "none", "task": "t", "plan": "0:3"}
     for documents in (["a"], ["b"], ["c"]):
         ledger.record(folder / "ledger.jsonl", look, documents)

@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness makes of a case, with transformers' own model and tokenizer.
+"""The answer of lm-evaluation-harness to a case, with transformers' model and tokenizer.
 
 It takes nothing of Frankenlab but the checkpoint that was written out, and where a plan cannot be
 written out (a scaled block) the base's layers in the plan's order.
@@ -77,7 +77,7 @@ class Harness:
 
     @property
     def longest(self) -> int:
-        """Tokens that the longest request feeds to the model."""
+        """Return the number of tokens that the longest request feeds to the model."""
         return max((len(c) + len(t) - 1 for c, t in self.tokens.values()), default=0)
 
     @torch.inference_mode()
@@ -135,7 +135,7 @@ def run(
 
 
 def _task(spec: TaskSpec, settings: dict[str, Any], folder: Path) -> Task:
-    """The task as lm-eval alone loads it, its data read from memory."""
+    """Return the task as lm-eval alone loads it, with its data read from memory."""
     config = load_yaml(folder / "tasks" / f"{NAME}.yaml")
     if spec.data != "own":
         table = datasets.Dataset.from_list(documents(spec)[SPLIT])

@@ -24,7 +24,7 @@ MOST_SHRUNK = 12
 
 @dataclass
 class Summary:
-    """What was found.
+    """The outcomes of many cases.
 
     Attributes:
         outcomes: outcome -> number of cases.
@@ -41,7 +41,7 @@ class Summary:
 
     @property
     def total(self) -> int:
-        """Cases that were judged, without those of shrinking."""
+        """Return the number of cases that were judged, without those of shrinking."""
         return self.outcomes.total()
 
     def add(self, case: Case, verdict: Verdict) -> None:
@@ -54,7 +54,7 @@ class Summary:
 
 
 def traits(case: Case) -> list[str]:
-    """What is worth counting of a case."""
+    """Return what is worth counting of a case."""
     model, tokenizer, task = case.model, case.tokenizer, case.task
     shots = f"shots from {task.shots_from}" if task.shots else "no shots"
     return [

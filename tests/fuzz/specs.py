@@ -1,4 +1,4 @@
-"""What a case of the parity fuzzer is made of: frozen values that JSON can hold."""
+"""The parts of a case of the parity fuzzer: frozen values that JSON can hold."""
 
 import dataclasses
 import json

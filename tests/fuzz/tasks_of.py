@@ -49,7 +49,7 @@ def write_task(spec: TaskSpec, folder: Path) -> dict[str, Any]:
 
 
 def documents(spec: TaskSpec) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each split of the task's data."""
+    """Return the rows of each split of the task's data."""
     splits = {SPLIT: [_row(doc, spec) for doc in spec.docs]}
     if spec.data == "own" and spec.examples:
         splits["train"] = [_row(doc, spec) for doc in spec.examples]

@@ -10,18 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import fuzz
 from frankenlab.engines import masks
 from frankenlab.engines import torch as torch_engine
 from frankenlab.engines.rotary import Rotary
-from frankenlab.evaluate import scoring
+from frankenlab.evaluate import sweep
 from frankenlab.plans.plan import from_steps, parse
 from frankenlab.tasks import task as tasks
 from frankenlab.tasks.encoding import Encoder
-from fuzz import parity, reference, search
-from fuzz.compare import EQUAL, FAILED, HERE, judge
-from fuzz.models_of import write_model
-from fuzz.specs import Case, from_json, to_json
+from tests import fuzz
+from tests.fuzz import parity, reference, search
+from tests.fuzz.compare import EQUAL, FAILED, HERE, judge
+from tests.fuzz.models_of import write_model
+from tests.fuzz.specs import Case, from_json, to_json
 from tests.support.models import load_hf
 
 SEED, CASES = 20261126, 250
@@ -112,8 +112,8 @@ def a_plan_without_its_first_step(monkeypatch):
             node.plan = plan
         return found
 
-    made = scoring.plan_trie
-    monkeypatch.setattr(scoring, "plan_trie", shorter)
+    made = sweep.plan_trie
+    monkeypatch.setattr(sweep, "plan_trie", shorter)
 
 
 def _ends(trie, lost, plans):
@@ -129,13 +129,13 @@ def another_seed_of_shots(monkeypatch):
 
 
 def greedy_is_what_is_not(monkeypatch):
-    made = scoring._row
+    made = sweep._row
 
     def row(*given):
         found = made(*given)
         return replace(found, is_greedy=tuple(not greedy for greedy in found.is_greedy))
 
-    monkeypatch.setattr(scoring, "_row", row)
+    monkeypatch.setattr(sweep, "_row", row)
 
 
 def a_metric_upside_down(monkeypatch):
@@ -148,13 +148,13 @@ def a_metric_upside_down(monkeypatch):
 
 
 def choices_in_another_order(monkeypatch):
-    made = scoring._row
+    made = sweep._row
 
     def row(*given):
         found = made(*given)
         return replace(found, loglikelihoods=found.loglikelihoods[::-1])
 
-    monkeypatch.setattr(scoring, "_row", row)
+    monkeypatch.setattr(sweep, "_row", row)
 
 
 def nothing_is_refused_in_one_line(monkeypatch):

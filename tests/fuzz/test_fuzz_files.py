@@ -7,7 +7,7 @@ import time
 import pytest
 
 from frankenlab.io.errors import UserError
-from fuzz import children, files, readers
+from tests.fuzz import children, files, readers
 
 SEED, CASES = 20261126, 300
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fuzz.plans_and_configs import check_config, check_plan, fuzz
+from tests.fuzz.plans_and_configs import check_config, check_plan, fuzz
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def write_tokenizer(spec: TokenizerSpec, folder: Path) -> int:
 
 @cache
 def _made(spec: TokenizerSpec) -> tuple[Path, int]:
-    """A folder with the files, made once in a process."""
+    """Return a folder with the files, made once in a process."""
     tokenizer = Tokenizer.from_str(
         _trained(spec.kind, spec.corpus, spec.merges, spec.splits, spec.prefix_space)
     )
@@ -83,7 +83,7 @@ def _root() -> tempfile.TemporaryDirectory:
 
 @cache
 def _trained(kind: str, corpus: int, merges: int, splits: bool, prefix_space: bool) -> str:
-    """The trained tokenizer as JSON, without normalizer and post-processor."""
+    """Return the trained tokenizer as JSON, without normalizer and post-processor."""
     special = [BOS, EOS] if kind == "bytes" else [BOS, EOS, UNKNOWN]
     settings = {"special_tokens": special, "show_progress": False}
     if kind == "bytes":
@@ -118,7 +118,7 @@ def _trained(kind: str, corpus: int, merges: int, splits: bool, prefix_space: bo
 
 
 def _unigrams(corpus: int, special: list[str], count: int) -> list[tuple[str, float]]:
-    """Pieces with log-probabilities: all characters and the longest of the frequent strings.
+    """Return pieces with log-probabilities: all characters and the longest of the frequent strings.
 
     The library's own trainer gives other pieces every time, and a case must be replayed.
     """

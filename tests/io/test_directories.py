@@ -18,7 +18,7 @@ FACTS = {"key": "k", "description": "words"}
 
 
 def visible(folder: Path) -> list[str]:
-    """Names in a folder, but for locks and the notes of when files were hashed."""
+    """Return the names in a folder without locks and records of hashed files."""
     notes = (".lock", directories.STATES)
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(notes))
 
@@ -73,7 +73,7 @@ def test_a_manifest_that_lacks_what_filling_adds_is_made_again(tmp_path):
 
 @pytest.fixture
 def hashed(monkeypatch) -> list[str]:
-    """Names of the files that are hashed, as they are."""
+    """Return a list that gets the name of each file that is hashed."""
     names, hash_file = [], directories.sha256_file
 
     def noting(path):
@@ -117,7 +117,7 @@ def test_a_file_is_hashed_once_and_again_when_its_size_or_times_say_so(tmp_path,
 
 
 def test_a_file_with_the_old_size_and_time_of_modification_is_noticed(tmp_path, hashed):
-    """As `cp -p` and `rsync -t` leave it: only its time of change is new."""
+    """`cp -p` and `rsync -t` leave such a file: only its time of change is new."""
     directory = tmp_path / "d"
     make_directory(directory, FACTS, Fill())
     before = (directory / "b").stat()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from frankenlab.evaluate import model_spec as scorer
+from frankenlab.evaluate.model_spec import scoring_fingerprint
 from frankenlab.io import fingerprints
 from frankenlab.io.fingerprints import code_fingerprint, library_versions
 from tests.support.paths import ROOT
@@ -28,7 +28,7 @@ MIDDLE = """def double(x):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch) -> Path:
-    """A small package in the place of the real one; `unused` is imported by nobody."""
+    """Put a small package in the place of the real one; no module imports `unused`."""
     root = tmp_path / "frankenlab"
     (root / "inner").mkdir(parents=True)
     for name, text in {
@@ -110,7 +110,7 @@ def test_a_file_outside_the_package_counts_with_what_it_imports(package, tmp_pat
 
 @pytest.fixture
 def real_package(tmp_path, monkeypatch) -> Path:
-    """A copy of the real package that can be edited."""
+    """Return a copy of the real package that can be edited."""
     copy = shutil.copytree(fingerprints.ROOT, tmp_path / "frankenlab")
     monkeypatch.setattr(fingerprints, "ROOT", copy)
     return copy
@@ -121,13 +121,13 @@ def real_package(tmp_path, monkeypatch) -> Path:
     [
         ("engines/torch.py", True),
         ("engines/batches.py", True),
+        ("engines/packing.py", True),
+        ("engines/token_tree.py", True),
         ("evaluate/sweep.py", True),
         ("tasks/encoding.py", True),
         ("tasks/task.py", True),
         ("plans/plan.py", True),
-        ("evaluate/scoring.py", True),
-        ("evaluate/rows.py", True),
-        ("models/inspect.py", True),
+        ("models/directory.py", True),
         ("models/exl2/format.py", True),
         ("engines/exllamav2.py", False),
         ("evaluate/runner.py", False),
@@ -138,19 +138,17 @@ def real_package(tmp_path, monkeypatch) -> Path:
         ("cli.py", False),
         ("estimate/work.py", False),
         ("io/progress.py", False),
-        ("engines/generation.py", False),
+        ("evaluate/cost.py", False),
     ],
 )
 def test_scores_are_stale_when_code_that_makes_them_changes(real_package, file, stale):
-    before = scorer.scoring_fingerprint()
+    before = scoring_fingerprint()
     with (real_package / file).open("a") as handle:
         handle.write("\nMORE = 1\n")
-    assert (scorer.scoring_fingerprint() != before) is stale
+    assert (scoring_fingerprint() != before) is stale
 
 
-@pytest.mark.parametrize(
-    "file", ["engines/torch.py", "engines/exllamav2.py", "evaluate/scoring.py"]
-)
+@pytest.mark.parametrize("file", ["engines/torch.py", "engines/exllamav2.py", "evaluate/sweep.py"])
 def test_jobs_that_score_are_stale_with_the_code_of_both_engines(real_package, tmp_path, file):
     scripts = ROOT / "workflow" / "scripts"
     script = shutil.copy(scripts / "evaluate_task.py", tmp_path)

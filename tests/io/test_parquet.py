@@ -28,7 +28,7 @@ FRAME = pd.DataFrame(
 
 
 def same(found: pd.DataFrame) -> bool:
-    """Whether a frame holds what `FRAME` does; lists come back as arrays."""
+    """Tell whether a frame holds what `FRAME` does; lists come back as arrays."""
     lists = [list(one) for one in found["loglikelihoods"]]
     rest = found.drop(columns="loglikelihoods")
     return lists == list(FRAME["loglikelihoods"]) and rest.equals(
@@ -76,7 +76,7 @@ def test_a_file_that_something_else_wrote_does_not_count(tmp_path):
 
 
 def test_a_text_that_looks_like_the_hash_misleads_nobody(tmp_path):
-    """As the value of a column, whose extremes stand in the footer, and as a key."""
+    """It is the value of a column, whose extremes stand in the footer, or a key."""
     path = tmp_path / "t.parquet"
     mark = "frankenlab.sha256\x18@" + "0" * 64
     frame = pd.DataFrame({mark: [mark, "a"]})

@@ -1,15 +1,15 @@
 """JSON files that jobs write for each other: read as what they were written as, or refused."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 
 from frankenlab.analyse.selection import Frozen
 from frankenlab.io.errors import UserError
 from frankenlab.io.records import read_record
+from frankenlab.models.directory import model_shape
 from frankenlab.models.franken import Manifest, plans_of
-from frankenlab.models.inspect import manifest_info, model_info
+from frankenlab.models.shape import ModelShape
 from tests.support.processes import one_line
 
 FREEZE = {
@@ -96,9 +96,10 @@ def test_limits_of_a_list_count(tmp_path):
 
 
 def test_the_shape_in_a_manifest_is_that_of_a_model(tiny):
-    info = model_info(tiny())
-    assert manifest_info({"shape": asdict(info)}, "m") == info
-    for changed in ({"n_layers": "4"}, {"parameters_head": {}}, {"n_layers": 4.0}, {"more": 1}):
+    info = model_shape(tiny())
+    assert ModelShape.from_manifest({"shape": info.to_manifest()}, "m") == info
+    wrong = [{"n_layers": "4"}, {"parameters_head": {}}, {"n_layers": 4.0}, {"more": 1}]
+    for changed in [*wrong, {"parameters_mlp": 3}]:
         with pytest.raises(UserError) as error:
-            manifest_info({"shape": asdict(info) | changed}, "m")
+            ModelShape.from_manifest({"shape": info.to_manifest() | changed}, "m")
         assert "no shape of the model" in one_line(error)

@@ -20,9 +20,8 @@ from frankenlab.models.exl2.format import (
     check_linear,
     dequantize,
     pack,
-    unpack,
 )
-from frankenlab.models.exl2.packing import BITS
+from frankenlab.models.exl2.packing import BITS, unpack_columns, unpack_nibbles
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.exl2.writing import stored_tensors, write_exl2
 from tests.support.paths import DATA
@@ -32,6 +31,20 @@ from tests.support.processes import one_line
 FIXTURE, ORIGINAL = DATA / "llama-tiny-exl2", DATA / "llama-tiny-hf"
 DOWN = "model.layers.1.mlp.down_proj"
 DECLARED = Declaration("tests", "1.0", 4.0, 6, {"rows": 1, "length": 2, "dataset": "none"})
+
+
+def unpack(linear: QuantizedLinear, out_features: int) -> Codes:
+    """The codes and scales of a layer, without the padding."""
+    ends = [(group.bits, group.first_word, group.words) for group in linear.groups]
+    values = [unpack_columns(linear.q_weight[start:][:words], b) for b, start, words in ends]
+    return Codes(
+        values=torch.cat(values)[:, :out_features],
+        scales=unpack_nibbles(linear.q_scale)[:, :out_features],
+        scale_max=linear.q_scale_max,
+        groups=tuple((group.bits, group.rows) for group in linear.groups),
+        order=torch.argsort(linear.q_invperm),
+        bias=None if linear.bias is None else linear.bias[:out_features],
+    )
 
 
 def read_slowly(linear: QuantizedLinear) -> np.ndarray:
@@ -106,7 +119,7 @@ def test_what_is_unpacked_from_the_fixture_packs_to_the_same_bytes():
     assert len(directory.linears) == 15
     for name in directory.linears:
         stored = directory.linear(name)
-        codes = unpack(stored, directory.shapes.linears[name][0])
+        codes = unpack(stored, directory.shape.linears[name][0])
         assert same_tensors(pack(codes), stored), name
 
 
@@ -216,9 +229,9 @@ def test_files_of_another_name_are_found(tmp_path):
 
 def test_written_bytes_are_those_of_exllamav2(tmp_path):
     directory, written = Exl2Directory(FIXTURE), {}
-    for name, (outputs, _) in directory.shapes.linears.items():
+    for name, (outputs, _) in directory.shape.linears.items():
         written |= stored_tensors(name, pack(unpack(directory.linear(name), outputs)))
-    written |= {name: directory.get(name) for name in directory.shapes.others}
+    written |= {name: directory.get(name) for name in directory.shape.others}
     write_exl2(tmp_path, directory.config, directory.declaration, written.items())
     original = load_file(FIXTURE / "output.safetensors")
     found = load_file(tmp_path / "output.safetensors")
@@ -393,15 +406,15 @@ BAD_TENSORS = {
     "bias": (lambda t: add_bias(t, 0), "q_proj.bias': this config.json has no bias there|k_proj"),
     "extra layer": (
         lambda t: t.update({"model.layers.2.mlp.up_proj.q_weight": torch.ones(1).int()}),
-        r"'model.layers.2.mlp.up_proj.q_weight' does not belong .* \(2 layers\)",
+        r"'model.layers.2.mlp.up_proj.q_weight' does not belong .* of 2 layers",
     ),
     "norm's shape": (
         lambda t: t.update({"model.norm.weight": torch.ones(64).half()}),
-        r"'model.norm.weight': shape \[64\], expected \[128\]",
+        r"'model.norm.weight' is \[64\], expected \[128\]",
     ),
     "integer norm": (
         lambda t: t.update({"model.norm.weight": torch.ones(128).int()}),
-        "'model.norm.weight': stored as I32",
+        "'model.norm.weight' is stored as I32",
     ),
 }
 
@@ -428,7 +441,7 @@ BAD_CONFIGS = {
         "quant_method is 'gptq', expected 'exl2'",
     ),
     "no size": (lambda c: c.pop("hidden_size"), "hidden_size is None, expected a positive"),
-    "other size": (lambda c: c.update(vocab_size=600), r"shape \[512, 128\], expected \[600, 128"),
+    "other size": (lambda c: c.update(vocab_size=600), r"is \[512, 128\], expected \[600, 128"),
     "more layers": (lambda c: c.update(num_hidden_layers=3), "'model.layers.2.*' is missing"),
     "fewer layers": (lambda c: c.update(num_hidden_layers=1), "'model.layers.1.*not belong"),
     "input width": (
@@ -496,9 +509,9 @@ def test_a_model_of_135_million_weights_loads_within_5_seconds_of_2_cores(tmp_pa
         **{"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152},
         **{"num_hidden_layers": 30, "tie_word_embeddings": True},
     }
-    from frankenlab.models.shape import ModelShapes
+    from frankenlab.models.shape import ModelShape
 
-    shapes = ModelShapes.from_config(config)
+    shapes = ModelShape.from_config(config)
 
     def tensors():
         for name, shape in shapes.others.items():

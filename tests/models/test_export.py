@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,13 @@ from frankenlab.models.export import materialize
 from frankenlab.models.weight_writing import write_weights
 from frankenlab.plans.plan import Plan, parse
 from frankenlab.runtime import clean as clearing
-from tests.support.models import PLANS, VARIANTS, assert_close, load_hf, parse_all
+from tests.support.models import PLANS, SCALED_EXPORTS, VARIANTS, assert_close, load_hf, parse_all
 from tests.support.paths import DATA
 from tests.support.processes import one_line, with_file_limit
 
 TOKENS = torch.randint(2, 384, (40,), generator=torch.Generator().manual_seed(5)).tolist()
 
 # Scales that a LLaMA layer can hold: in the output matrix of one part.
-SCALED = ("0:2,1@attn*0.25,1@mlp*2,2:4", "0:4,2:4@attn*-0.5")
 
 
 def run_cli(command: str, model: Path, plan: str, target: Path) -> tuple[int, str]:
@@ -59,7 +59,7 @@ def tensors(directory) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("text", [*PLANS, *SCALED])
+@pytest.mark.parametrize("text", [*PLANS, *SCALED_EXPORTS])
 def test_the_exported_franken_is_the_virtual_one(tiny, tmp_path, variant, text):
     plan, target = parse(text, 4), tmp_path / "new" / "franken"
     materialize(tiny(variant), plan, target)
@@ -99,7 +99,8 @@ def test_a_large_checkpoint_is_written_in_shards_and_read_from_them(
     tiny, tmp_path, monkeypatch, text
 ):
     plan = parse(text, 4)
-    monkeypatch.setattr(export, "SHARD_BYTES", 30_000)
+    small = partial(write_weights, shard_bytes=30_000)
+    monkeypatch.setattr(export, "write_weights", small)
     materialize(tiny(), plan, tmp_path / "shards")
     files = sorted(path.name for path in (tmp_path / "shards").glob("*.safetensors"))
     assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
@@ -154,7 +155,7 @@ def test_a_failure_halfway_leaves_nothing_and_the_next_try_works(tiny, tmp_path,
 
     (plan,) = parse_all(["0:3,1:4"])
     with monkeypatch.context() as patch:
-        patch.setattr(export.shutil, "copy", fails)
+        patch.setattr(export, "copy_companions", fails)
         with pytest.raises(UserError) as error:
             materialize(tiny(), plan, tmp_path / "out")
     assert "No space left" in one_line(error) and str(tmp_path / "out") in str(error.value)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import gguf as gguf_library
@@ -16,17 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from frankenlab.io.directories import verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file
+from frankenlab.models.directory import model_shape
 from frankenlab.models.fetch import CONVERSION, fetch_model
-from frankenlab.models.gguf import (
-    SPLITTINGS,
-    Gguf,
-    check_tokenizer,
-    read_gguf,
-    reference_encode,
-    save_tokenizer,
-)
-from frankenlab.models.inspect import load_tokenizer, model_info
+from frankenlab.models.gguf.conversion import Gguf, read_gguf
+from frankenlab.models.gguf.tokenizer import SPLITTINGS, check_tokenizer, save_tokenizer
 from frankenlab.models.sources import source_from_config
+from frankenlab.models.tokenizer import SAMPLES, load_tokenizer
+from tests.support.reference_bpe import reference_encode
 from tests.support.tiny import make_tiny_model
 
 NAMES = {
@@ -287,7 +282,7 @@ def test_heads_of_another_size_than_the_hidden_state_divided_are_kept(tmp_path):
     fetch(write_gguf(tmp_path / "tiny.gguf", original, **lengths), tmp_path / "m")
     expected, found = (load_file(d / "model.safetensors") for d in (original, tmp_path / "m"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert model_info(tmp_path / "m").head_dim == 24
+    assert model_shape(tmp_path / "m").head_dim == 24
 
 
 @pytest.mark.parametrize(
@@ -406,19 +401,22 @@ def test_a_conversion_from_before_headers_were_checked_is_made_again(tmp_path):
 # --- the tokenizer ---------------------------------------------------------------------------
 
 
-def with_pair_of_spaces(gguf: Gguf) -> Gguf:
+def tiny_metadata(tmp_path: Path) -> dict:
+    return dict(tiny_gguf(tmp_path).metadata)
+
+
+def with_pair_of_spaces(metadata: dict) -> dict:
     """A vocabulary in which it shows how spaces before digits are split."""
-    metadata = dict(gguf.metadata)
-    metadata["tokenizer.ggml.tokens"] = [*metadata["tokenizer.ggml.tokens"], "ĠĠ", "12"]
-    metadata["tokenizer.ggml.merges"] = ["Ġ Ġ", "1 2", *metadata["tokenizer.ggml.merges"]]
-    metadata["tokenizer.ggml.token_type"] = [*metadata["tokenizer.ggml.token_type"], 1, 1]
-    return replace(gguf, metadata=metadata)
-
-
-def changed(gguf: Gguf, **values) -> Gguf:
-    return replace(
-        gguf, metadata={**gguf.metadata, **{f"tokenizer.ggml.{k}": v for k, v in values.items()}}
+    return changed(
+        metadata,
+        tokens=[*metadata["tokenizer.ggml.tokens"], "ĠĠ", "12"],
+        merges=["Ġ Ġ", "1 2", *metadata["tokenizer.ggml.merges"]],
+        token_type=[*metadata["tokenizer.ggml.token_type"], 1, 1],
     )
+
+
+def changed(metadata: dict, **values) -> dict:
+    return {**metadata, **{f"tokenizer.ggml.{key}": value for key, value in values.items()}}
 
 
 @pytest.mark.parametrize(
@@ -431,13 +429,13 @@ def changed(gguf: Gguf, **values) -> Gguf:
     ],
 )
 def test_text_is_split_as_the_metadata_say(tmp_path, pre, expected):
-    gguf = changed(with_pair_of_spaces(tiny_gguf(tmp_path)), pre=pre)
-    save_tokenizer(gguf, tmp_path)
+    metadata = changed(with_pair_of_spaces(tiny_metadata(tmp_path)), pre=pre)
+    save_tokenizer(metadata, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    check_tokenizer(tokenizer, gguf)
+    check_tokenizer(tokenizer, metadata)
     assert tokenizer.tokenize("a  12, 1") == expected
-    tokens = gguf.metadata["tokenizer.ggml.tokens"]
-    assert [tokens[i] for i in reference_encode("a  12, 1", gguf)] == expected
+    tokens = metadata["tokenizer.ggml.tokens"]
+    assert [tokens[i] for i in reference_encode("a  12, 1", metadata)] == expected
     assert tokenizer.decode(tokenizer.encode("café 12 \U0001f642"), skip_special_tokens=True) == (
         "café 12 \U0001f642"
     )
@@ -445,26 +443,28 @@ def test_text_is_split_as_the_metadata_say(tmp_path, pre, expected):
 
 @pytest.mark.parametrize(("pre", "whole"), [("gpt-2", False), ("llama-bpe", True)])
 def test_llama3_takes_a_piece_that_is_a_token_without_merging(tmp_path, pre, whole):
-    base = tiny_gguf(tmp_path)
-    tokens = [*base.metadata["tokenizer.ggml.tokens"], "qqq"]
-    kinds = [*base.metadata["tokenizer.ggml.token_type"], 1]
-    gguf = changed(base, pre=pre, tokens=tokens, token_type=kinds)
-    save_tokenizer(gguf, tmp_path)
+    base = tiny_metadata(tmp_path)
+    tokens = [*base["tokenizer.ggml.tokens"], "qqq"]
+    kinds = [*base["tokenizer.ggml.token_type"], 1]
+    metadata = changed(base, pre=pre, tokens=tokens, token_type=kinds)
+    save_tokenizer(metadata, tmp_path)
     expected = [384] if whole else [tokens.index("q")] * 3
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.encode("qqq", add_special_tokens=False) == expected
-    assert reference_encode("qqq", gguf) == expected
+    assert reference_encode("qqq", metadata) == expected
 
 
 def test_every_known_splitting_agrees_with_the_reference_on_awkward_text(tmp_path):
-    base = with_pair_of_spaces(tiny_gguf(tmp_path))
+    base = with_pair_of_spaces(tiny_metadata(tmp_path))
     text = "a 1 'S 12345\r\n\r\n  x\t\ty  \u00bd e\u0301 \u4eac\u90fd!? ...  don't\u00a0 "
     results = set()
     for pre in SPLITTINGS:
-        gguf = changed(base, pre=pre)
-        save_tokenizer(gguf, tmp_path)
-        found = AutoTokenizer.from_pretrained(tmp_path).encode(text, add_special_tokens=False)
-        assert found == reference_encode(text, gguf), pre
+        metadata = changed(base, pre=pre)
+        save_tokenizer(metadata, tmp_path)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+        for one in (*SAMPLES, text):
+            found = tokenizer.encode(one, add_special_tokens=False)
+            assert found == reference_encode(one, metadata), (pre, one)
         results.add(tuple(found))
     assert len(results) == len(SPLITTINGS), "the text tells the splittings apart"
 
@@ -481,21 +481,21 @@ def test_every_known_splitting_agrees_with_the_reference_on_awkward_text(tmp_pat
     ],
 )
 def test_a_tokenizer_that_differs_from_the_metadata_is_refused(tmp_path, change, message):
-    gguf = with_pair_of_spaces(tiny_gguf(tmp_path))
-    save_tokenizer(gguf, tmp_path)
+    metadata = with_pair_of_spaces(tiny_metadata(tmp_path))
+    save_tokenizer(metadata, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    check_tokenizer(tokenizer, gguf)
+    check_tokenizer(tokenizer, metadata)
     with pytest.raises(UserError, match=f"differs from the file's metadata: {message}"):
-        check_tokenizer(tokenizer, changed(gguf, **change))
+        check_tokenizer(tokenizer, changed(metadata, **change))
 
 
 def test_vocabulary_merges_and_control_tokens_are_compared(tmp_path):
-    gguf = tiny_gguf(tmp_path)
-    save_tokenizer(gguf, tmp_path)
+    metadata = tiny_metadata(tmp_path)
+    save_tokenizer(metadata, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    tokens = list(gguf.metadata["tokenizer.ggml.tokens"])
-    merges = list(gguf.metadata["tokenizer.ggml.merges"])
-    kinds = list(gguf.metadata["tokenizer.ggml.token_type"])
+    tokens = list(metadata["tokenizer.ggml.tokens"])
+    merges = list(metadata["tokenizer.ggml.merges"])
+    kinds = list(metadata["tokenizer.ggml.token_type"])
     swapped = [*tokens[:50], tokens[51], tokens[50], *tokens[52:]]
     for change, message in [
         ({"tokens": tokens[:-1], "token_type": kinds[:-1]}, "vocabulary size is 384, expected 383"),
@@ -505,23 +505,23 @@ def test_vocabulary_merges_and_control_tokens_are_compared(tmp_path):
         ({"tokens": [*tokens[:-1], "<x>"], "token_type": [*kinds[:-1], 3]}, "expected <x>"),
     ]:
         with pytest.raises(UserError, match=message):
-            check_tokenizer(tokenizer, changed(gguf, **change))
+            check_tokenizer(tokenizer, changed(metadata, **change))
 
 
 def test_bos_is_added_where_the_metadata_say_so(tmp_path):
-    gguf = changed(tiny_gguf(tmp_path), add_bos_token=True)
-    save_tokenizer(gguf, tmp_path)
+    metadata = changed(tiny_metadata(tmp_path), add_bos_token=True)
+    save_tokenizer(metadata, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    check_tokenizer(tokenizer, gguf)
+    check_tokenizer(tokenizer, metadata)
     assert tokenizer("The").input_ids[0] == 0
     assert tokenizer("The", add_special_tokens=False).input_ids[0] != 0
 
 
 def test_control_and_user_defined_tokens_stay_whole(tmp_path):
-    base = tiny_gguf(tmp_path)
-    tokens = [*base.metadata["tokenizer.ggml.tokens"], "<think>"]
-    gguf = changed(base, tokens=tokens, token_type=[*base.metadata["tokenizer.ggml.token_type"], 4])
-    save_tokenizer(gguf, tmp_path)
+    base = tiny_metadata(tmp_path)
+    tokens = [*base["tokenizer.ggml.tokens"], "<think>"]
+    metadata = changed(base, tokens=tokens, token_type=[*base["tokenizer.ggml.token_type"], 4])
+    save_tokenizer(metadata, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.tokenize("a<|end|>b<think>c") == ["a", "<|end|>", "b", "<think>", "c"]
     assert tokenizer.decode([1, 384], skip_special_tokens=True) == "<think>"
@@ -535,10 +535,16 @@ def test_smollm2_as_the_workflow_fetches_it(real_model):
     manifest = verify_directory(real_model, every_hash=True).manifest
     assert "Q4_1 (210 tensors)" in manifest["made"]
     assert "not the original checkpoint" in manifest["made"]
-    info = model_info(real_model)
+    info = model_shape(real_model)
     assert (info.parameters, info.dtype) == (134_515_008, "float32")
 
     tokenizer = load_tokenizer(real_model)
+    stored = json.loads((real_model / "tokenizer.json").read_text())["model"]
+    merges = [" ".join(merge) for merge in stored["merges"]]
+    tokens = sorted(stored["vocab"], key=stored["vocab"].get)
+    metadata = changed({}, pre="smollm", tokens=tokens, merges=merges)
+    for text in SAMPLES:
+        assert tokenizer.encode(text) == reference_encode(text, metadata)
     assert tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
     assert tokenizer("The").input_ids == tokenizer("The", add_special_tokens=False).input_ids
     special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token)
@@ -553,6 +559,6 @@ def test_smollm2_as_the_workflow_fetches_it(real_model):
     ids = tokenizer(text, return_tensors="pt").input_ids
     with torch.inference_mode():
         loss = AutoModelForCausalLM.from_pretrained(real_model)(ids, labels=ids).loss
-    # Measured when all 272 tensors had been compared with gguf's own dequantization, rows put
+    # Measured when all 272 tensors had been compared with metadata's own dequantization, rows put
     # back by hand. Rows left as llama.cpp orders them give 4.42, a BOS in front 3.25.
     assert float(loss) == pytest.approx(3.131, abs=0.01)

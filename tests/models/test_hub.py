@@ -15,7 +15,8 @@ import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from frankenlab.io.errors import UserError
-from frankenlab.models.sources import Source, fetch_data, source_from_config
+from frankenlab.models.fetch import fetch_data
+from frankenlab.models.sources import Source, source_from_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_averysecretaccesstoken"
@@ -87,7 +88,8 @@ def fetch_from_hub(endpoint: str, target: Path) -> subprocess.CompletedProcess:
     code = (
         "import sys\n"
         "from frankenlab.io.errors import UserError\n"
-        "from frankenlab.models.sources import *\n"
+        "from frankenlab.models.fetch import fetch_data\n"
+        "from frankenlab.models.sources import Source\n"
         f"s = Source('hub', 'owner/corpus', {COMMIT!r})\n"
         "try:\n"
         f"    print(sorted(fetch_data(s, {str(target)!r})['files']))\n"

@@ -4,9 +4,8 @@ import os
 
 import pytest
 
-from frankenlab.models import local_files
-from frankenlab.models.local_files import file_identity, source_identity
-from frankenlab.models.sources import Source
+from frankenlab.models import sources
+from frankenlab.models.sources import Source, file_identity, source_identity
 
 
 def test_a_small_file_is_told_apart_by_what_is_in_it(tmp_path):
@@ -22,7 +21,7 @@ def test_a_small_file_is_told_apart_by_what_is_in_it(tmp_path):
 
 
 def test_a_large_one_by_its_size_and_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(local_files, "HASHED_BYTES", 2)
+    monkeypatch.setattr(sources, "HASHED_BYTES", 2)
     path = tmp_path / "weights"
     path.write_text("one")
     os.utime(path, ns=(5, 5))

@@ -8,21 +8,22 @@ from safetensors import safe_open
 from frankenlab.engines import masks
 from frankenlab.engines.scoring import CHUNK
 from frankenlab.io.errors import UserError
+from frankenlab.models.directory import model_shape
 from frankenlab.models.exl2.reading import Exl2Directory
-from frankenlab.models.inspect import model_info, read_json
+from frankenlab.models.files import read_json
 from frankenlab.models.memory import (
     GB,
     LOGIT_ROWS,
     MASK_ELEMENTS,
     Load,
     Memory,
-    Sizes,
     disk_bytes,
     live_states,
     memory,
     pass_tokens,
 )
 from frankenlab.models.quantization import NONE, Quantization
+from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import looped, parse
 from frankenlab.plans.trie import plan_trie
 from tests.support.paths import ROOT
@@ -39,18 +40,18 @@ FOUR = Quantization("exl2", 4.0)
 
 
 def need(weights=FOUR, engine="exllamav2", load=LOAD, config=LLAMA_7B, **settings) -> Memory:
-    return memory(Sizes.from_config(config), weights, 6, engine, load, **settings)
+    return memory(ModelShape.from_config(config), weights, 6, engine, load, **settings)
 
 
 def test_floats_take_two_bytes_for_each_parameter_of_llama_7b():
-    assert disk_bytes(Sizes.from_config(LLAMA_7B), NONE, 6) == 2 * 6_738_415_616
+    assert disk_bytes(ModelShape.from_config(LLAMA_7B), NONE, 6) == 2 * 6_738_415_616
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_floats_take_what_a_model_directory_has(tmp_path, tied):
     directory = make_tiny_model(tmp_path, tied=tied)
-    sizes = Sizes.from_config(read_json(directory / "config.json"))
-    assert disk_bytes(sizes, NONE, 6) == 2 * model_info(directory).parameters
+    sizes = ModelShape.from_config(read_json(directory / "config.json"))
+    assert disk_bytes(sizes, NONE, 6) == 2 * model_shape(directory).parameters
 
 
 def test_exl2_takes_what_its_files_have():
@@ -59,12 +60,12 @@ def test_exl2_takes_what_its_files_have():
         tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
     found = sum(tensor.nbytes for tensor in tensors)
     bits = Quantization("exl2", directory.bits_per_weight)
-    predicted = disk_bytes(Sizes.from_config(directory.config), bits, 6)
+    predicted = disk_bytes(ModelShape.from_config(directory.config), bits, 6)
     assert predicted == pytest.approx(found, rel=0.04)
 
 
 def test_a_bit_less_per_weight_is_an_eighth_of_a_byte_less():
-    sizes = Sizes.from_config(LLAMA_7B)
+    sizes = ModelShape.from_config(LLAMA_7B)
     difference = disk_bytes(sizes, FOUR, 6) - disk_bytes(sizes, Quantization("exl2", 3.0), 6)
     assert difference == sizes.n_layers * sizes.layer_weights // 8
 
@@ -72,7 +73,7 @@ def test_a_bit_less_per_weight_is_an_eighth_of_a_byte_less():
 def test_torch_dequantizes_so_the_bitrate_changes_nothing():
     three = need(Quantization("exl2", 3.0), "torch")
     assert three == need(FOUR, "torch") == need(NONE, "torch")
-    assert three.weights == disk_bytes(Sizes.from_config(LLAMA_7B), NONE, 6)
+    assert three.weights == disk_bytes(ModelShape.from_config(LLAMA_7B), NONE, 6)
     assert need(NONE, "torch", precision="float32").weights == 2 * three.weights
     tied = {**LLAMA_7B, "tie_word_embeddings": True}
     head = 2 * 32000 * 4096
@@ -81,7 +82,7 @@ def test_torch_dequantizes_so_the_bitrate_changes_nothing():
 
 
 def test_exllamav2_keeps_the_bits_and_leaves_the_embeddings_on_the_cpu():
-    sizes = Sizes.from_config(LLAMA_7B)
+    sizes = ModelShape.from_config(LLAMA_7B)
     assert need().weights == disk_bytes(sizes, FOUR, 6) - 2 * sizes.head_weights
     assert need().weights < need(NONE, "torch").weights / 3
 
@@ -157,7 +158,7 @@ def test_live_states_are_those_that_a_walk_keeps(plans):
 def test_a_missing_size_is_named():
     config = {key: value for key, value in LLAMA_7B.items() if key != "vocab_size"}
     with pytest.raises(UserError) as error:
-        Sizes.from_config(config)
+        ModelShape.from_config(config)
     assert "vocab_size" in one_line(error)
 
 

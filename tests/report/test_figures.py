@@ -1,6 +1,3 @@
-from dataclasses import replace
-from itertools import combinations
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -9,19 +6,29 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from frankenlab.report import figures
+from frankenlab.analyse.settings import Statistics
+from frankenlab.report.figures import catalogue
+from frankenlab.report.figures.catalogue import pictures
 from frankenlab.report.figures.effects import series_shown
 from frankenlab.report.figures.maps import color_limit
-from frankenlab.report.figures.style import floor_of, signed
+from frankenlab.report.figures.quality import mean_over_tasks, pareto_front
+from frankenlab.report.figures.style import floor_of, save
+from frankenlab.report.text import interval
 from tests.support import synthetic_bits
 from tests.support import synthetic_tables as synthetic
 
 MODEL = synthetic.MODEL
+LEVELS = Statistics()
 
 
 @pytest.fixture(scope="module")
 def tables():
     return synthetic.make_tables(step=3)[0]
+
+
+def draw(name: str, tables, levels: Statistics = LEVELS, **task: str) -> Figure:
+    """A figure of the model at its only quantization."""
+    return catalogue.draw(name, tables, {"model": MODEL, "quantization": "none", **task}, levels)
 
 
 def texts(figure: Figure) -> str:
@@ -59,7 +66,7 @@ def test_block_map_draws_what_was_tried_and_hatches_the_rest_that_fits(tables):
         for y, length in enumerate(lengths)
         if start + length <= synthetic.LAYERS
     }
-    figure = figures.block_map(tables["comparisons"], MODEL, "none", "arc_easy")
+    figure = draw("block_map", tables, task="arc_easy")
     for axes in figure.axes[:2]:
         assert polygons(axes, hatched=False) == cells
         assert polygons(axes, hatched=True) == fitting - cells != set()
@@ -72,7 +79,7 @@ def test_block_map_marks_significant_cells_by_their_sign(tables):
     comparisons.loc[better, ["effect", "significant"]] = [9.0, True]
     rows = search_rows({"comparisons": comparisons})
     marked = rows[(rows["times"] == 2).fillna(False) & rows["significant"].astype(bool)]
-    figure = figures.block_map(comparisons, MODEL, "none", "arc_easy")
+    figure = draw("block_map", {"comparisons": comparisons}, task="arc_easy")
     lines = {line.get_marker(): len(line.get_xdata()) for line in figure.axes[0].lines}
     assert lines == {"^": (marked["effect"] > 0).sum(), "v": (marked["effect"] < 0).sum()}
     assert lines["^"] >= 1 and lines["v"] >= 1
@@ -86,7 +93,7 @@ def test_block_map_colours_are_symmetric_and_never_clip_a_gain():
 
 
 def test_block_map_colour_range_is_centred_at_the_base(tables):
-    figure = figures.block_map(tables["comparisons"], MODEL, "none", "arc_easy")
+    figure = draw("block_map", tables, task="arc_easy")
     drawn = [c for c in figure.axes[0].collections if c.get_array() is not None]
     low, high = drawn[0].get_clim()
     assert low == -high < 0
@@ -95,7 +102,7 @@ def test_block_map_colour_range_is_centred_at_the_base(tables):
 def test_layer_effects_fill_only_significant_points(tables):
     rows = search_rows(tables)
     single = rows[(rows["stop"] - rows["start"] == 1).fillna(False)]
-    figure = figures.layer_effects(tables["comparisons"], MODEL, "none")
+    figure = draw("layer_effects", tables)
     axes = figure.axes[0]
     filled = hollow = 0
     for line in axes.lines:
@@ -120,7 +127,7 @@ def test_repetitions_prefer_blocks_with_most_counts_then_highest_effect():
 def test_pareto_front_keeps_what_no_cheaper_or_equal_plan_reaches():
     cost = np.array([1.0, 1.1, 1.1, 1.2, 1.3, 0.9])
     effect = np.array([0.0, 2.0, 3.0, 3.0, 4.0, -5.0])
-    assert figures.pareto_front(cost, effect).tolist() == [5, 0, 2, 4]
+    assert pareto_front(cost, effect).tolist() == [5, 0, 2, 4]
 
 
 def test_mean_over_tasks_adds_independent_errors_in_quadrature():
@@ -129,6 +136,7 @@ def test_mean_over_tasks_adds_independent_errors_in_quadrature():
             "plan": ["a", "a", "b"],
             "task": ["x", "y", "x"],
             "group": "block",
+            "unit": "points",
             "relative_depth": 1.1,
             "effect": [2.0, 4.0, 9.0],
             "low": [-1.0, 0.0, 8.0],
@@ -137,7 +145,7 @@ def test_mean_over_tasks_adds_independent_errors_in_quadrature():
             "dropped": pd.NA,
         }
     )
-    mean = figures.mean_over_tasks(rows)
+    mean = mean_over_tasks(rows)
     assert mean["plan"].tolist() == ["a"], "b lacks a task, so it has no mean"
     row = mean.iloc[0]
     assert (row["effect"], row["low"], row["n"]) == (3.0, 3.0 - 5.0 / 2, 150)
@@ -146,12 +154,12 @@ def test_mean_over_tasks_adds_independent_errors_in_quadrature():
 
 def test_quality_cost_has_no_mean_over_different_units(tables):
     comparisons = tables["comparisons"]
-    both = figures.quality_cost(comparisons, MODEL, "none")
+    both = draw("quality_cost", {"comparisons": comparisons})
     assert len(both.axes) == 3 and "mean of the 2 tasks" in texts(both)
     mixed = comparisons.copy()
     sciq = mixed["task"] == "sciq"
     mixed.loc[sciq, ["unit", "kind", "metric"]] = ["log-percent", "perplexity", "word_perplexity"]
-    apart = figures.quality_cost(mixed, MODEL, "none")
+    apart = draw("quality_cost", {"comparisons": mixed})
     assert len(apart.axes) == 2 and "mean of" not in texts(apart)
 
 
@@ -173,22 +181,22 @@ def test_ruinous_plans_are_named_in_the_figure(tables):
     comparisons = tables["comparisons"].copy()
     first = (comparisons["start"] == 0) & (comparisons["stop"] == 1)
     comparisons.loc[first.fillna(False), ["effect", "low", "high"]] = [-900.0, -910.0, -890.0]
-    figure = figures.layer_effects(comparisons, MODEL, "none")
+    figure = draw("layer_effects", {"comparisons": comparisons})
     assert "▼ 2 below the axis, worst −900" in texts(figure)
     assert figure.axes[0].get_ylim()[0] > -900
 
 
 def test_confirm_forest_says_every_verdict_with_its_interval(tables):
     verdicts = tables["verdicts"]
-    words = texts(figures.confirm_forest(verdicts, MODEL, "none"))
-    for row in verdicts.itertuples():
-        assert f"{signed(row.effect)} [{signed(row.low)}, {signed(row.high)}]" in words
+    words = texts(draw("confirm_forest", tables))
+    for row in verdicts.to_dict("records"):
+        assert interval(row) in words
     for verdict, count in verdicts["verdict"].value_counts().items():
         assert words.split("\n").count(verdict) == count
 
 
 def test_quality_speed_shows_the_range_of_repeats(tables):
-    figure = figures.quality_speed(tables["comparisons"], tables["costs"], MODEL, "none")
+    figure = draw("quality_speed", tables)
     frozen = tables["costs"].set_index("group").loc["block"]
     ends = {
         tuple(segment[:, 0])
@@ -198,95 +206,13 @@ def test_quality_speed_shows_the_range_of_repeats(tables):
     assert any(np.allclose(end, (frozen["prefill_low"], frozen["prefill_high"])) for end in ends)
 
 
-LONG = "an-organisation-with-a-long-name-Llama-3.1-70B-Instruct"
-
-
-@pytest.fixture(scope="module")
-def hard_tables():
-    """Long names of model, task and control; a search task in perplexity, one in accuracy."""
-    passages = replace(
-        synthetic.TASKS[4], name="boolq_passages_in_full", role="search", search_n=90
-    )
-    tables, _ = synthetic.make_tables((LONG,), step=4, tasks=(passages, *synthetic.TASKS[:3]))
-    control = ",".join(f"{i}x2" if i % 9 == 0 else str(i) for i in range(synthetic.LAYERS))
-    return {name: table.replace("0:3,2:5,4:27,26:30", control) for name, table in tables.items()}
-
-
-def inside(box, frame) -> bool:
-    return (
-        frame.x0 - 1 <= box.x0
-        and frame.y0 - 1 <= box.y0
-        and box.x1 <= frame.x1 + 1
-        and box.y1 <= frame.y1 + 1
-    )
-
-
-def drawn_texts(figure: Figure) -> list[Text]:
-    """All texts of a drawn figure but those of ticks beyond their axis, which are not drawn."""
-    hidden = set()
-    for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            for tick in axis.get_major_ticks():
-                if not low - 1e-9 <= tick.get_loc() <= high + 1e-9:
-                    hidden |= {tick.label1, tick.label2}
-    return [
-        text
-        for text in figure.findobj(Text)
-        if text.get_visible() and text.get_text().strip() and text not in hidden
-    ]
-
-
-def assert_whole_and_legible(picture: figures.Picture, model: str) -> None:
-    """Nothing is cut off, no text lies over another, and the basics are said."""
-    figure = picture.draw()
-    renderer = figure.canvas.get_renderer()
-    whole = figure.get_tightbbox(renderer).transformed(figure.dpi_scale_trans)
-    assert inside(whole, figure.bbox), picture.stem
-    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in drawn_texts(figure)]
-    assert [words for words, box in boxes if not inside(box, figure.bbox)] == [], picture.stem
-    overlapping = [
-        (one, two)
-        for (one, box), (two, other) in combinations(boxes, 2)
-        if min(box.x1, other.x1) - max(box.x0, other.x0) > 1
-        and min(box.y1, other.y1) - max(box.y0, other.y0) > 1
-    ]
-    assert overlapping == [], picture.stem
-    words = texts(figure)
-    assert "n = " in words and "95 % interval" in words and model in words, picture.stem
-
-
-@pytest.mark.parametrize(("name", "number"), [("tables", 7), ("hard_tables", 8)])
-def test_pictures_are_whole_and_legible_and_state_n_interval_and_model(name, number, request):
-    data = request.getfixturevalue(name)
-    model = data["verdicts"]["model"].iloc[0]
-    found = figures.pictures(data, model, "none")
-    assert len(found) == number
-    for picture in found:
-        assert_whole_and_legible(picture, model)
-
-
 @pytest.fixture(scope="module")
 def bits_tables():
     return synthetic_bits.make_bits()
 
 
-@pytest.mark.parametrize(
-    ("model", "quantizations", "count"),
-    [
-        (MODEL, ("none", "exl2-4.0"), 5),
-        (MODEL, ("exl2-4.0", "exl2-4.25", "exl2-4.5", "exl2-5.0", "exl2-6.0"), 2),
-        (LONG, synthetic_bits.QUANTIZATIONS, 1),
-    ],
-)
-def test_the_picture_of_bits_is_whole_and_legible(model, quantizations, count):
-    tasks = synthetic.TASKS[-count:]
-    tables = synthetic_bits.make_bits((model,), quantizations, tasks)
-    assert_whole_and_legible(figures.bits_picture(tables, model), model)
-
-
 def test_bits_draws_the_base_through_its_bitrates_and_frankens_beside_it(bits_tables):
-    figure = figures.bits(bits_tables["bits"], MODEL)
+    figure = catalogue.draw("bits", bits_tables, {"model": MODEL}, LEVELS)
     table = bits_tables["bits"][bits_tables["bits"]["task"] == "arc_easy"]
     axes = figure.axes[0]
     stars = next(line for line in axes.lines if line.get_marker() == "*")
@@ -311,14 +237,14 @@ def test_bits_draws_the_base_through_its_bitrates_and_frankens_beside_it(bits_ta
 def test_one_quantization_has_no_picture_of_bits(bits_tables):
     table = bits_tables["bits"]
     alone = {"bits": table[table["quantization"] == "none"]}
-    assert figures.bits_picture(alone, MODEL) is None and figures.bits_picture({}, MODEL) is None
-    assert figures.bits_picture(bits_tables, "another") is None
-    picture = figures.bits_picture(bits_tables, MODEL)
+    assert pictures(alone, MODEL) == pictures({}, MODEL) == []
+    assert pictures(bits_tables, "another") == []
+    (picture,) = pictures(bits_tables, MODEL)
     assert picture.stem == f"{MODEL}/bits"
 
 
 def test_pictures_are_named_by_model_quantization_and_task(tables):
-    stems = [picture.stem for picture in figures.pictures(tables, MODEL, "none")]
+    stems = [picture.stem for picture in pictures(tables, MODEL, "none")]
     assert stems == [
         f"{MODEL}/none/{name}"
         for name in (
@@ -332,31 +258,31 @@ def test_pictures_are_named_by_model_quantization_and_task(tables):
         )
     ]
     without = {name: table for name, table in tables.items() if name == "comparisons"}
-    fewer = [picture.stem for picture in figures.pictures(without, MODEL, "none")]
+    fewer = [picture.stem for picture in pictures(without, MODEL, "none")]
     assert fewer == stems[2:]
-    assert figures.pictures(tables, "another", "none") == []
+    assert pictures(tables, "another", "none") == []
 
 
-def test_levels_of_the_config_reach_the_figures(tables):
-    levels = figures.Levels.of({"statistics": {"confidence": 0.9, "fdr": 0.1, "margin": 2}})
-    assert levels == figures.Levels(0.9, 0.1, 0.05)
-    words = texts(figures.block_map(tables["comparisons"], MODEL, "none", "sciq", levels=levels))
-    assert "90 % interval" in words and "q < 0.1" in words and "95 %" not in words
+def test_levels_reach_the_figures(tables):
+    words = texts(draw("block_map", tables, Statistics(fdr=0.1), task="sciq"))
+    assert "q < 0.1" in words and "q < 0.05" not in words
+    words = texts(draw("confirm_forest", tables, Statistics(alpha=0.01)))
+    assert "α = 0.01" in words
 
 
-@pytest.mark.parametrize("draw", ["block_map", "layer_effects", "repetition_effect"])
-def test_a_grid_without_such_plans_gives_a_figure_that_says_so(tables, draw):
+@pytest.mark.parametrize("name", ["block_map", "layer_effects", "repetition_effect"])
+def test_a_grid_without_such_plans_gives_a_figure_that_says_so(tables, name):
     comparisons = tables["comparisons"]
     only = comparisons[comparisons["group"].isin(["base", "random_block"])]
-    more = {"task": "sciq"} if draw == "block_map" else {}
-    figure = getattr(figures, draw)(only, MODEL, "none", **more)
+    more = {"task": "sciq"} if name == "block_map" else {}
+    figure = draw(name, {"comparisons": only}, **more)
     assert MODEL in texts(figure) and "no " in texts(figure)
 
 
 def test_save_writes_both_formats_reproducibly(tables, tmp_path):
     for name in ("one", "two"):
-        figure = figures.layer_effects(tables["comparisons"], MODEL, "none")
-        figures.save(figure, tmp_path / f"smollm2.4.0bpw.{name}")
+        figure = draw("layer_effects", tables)
+        save(figure, tmp_path / f"smollm2.4.0bpw.{name}")
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == [
         f"smollm2.4.0bpw.{name}.{suffix}" for name in ("one", "two") for suffix in ("png", "svg")
@@ -368,7 +294,7 @@ def test_save_writes_both_formats_reproducibly(tables, tmp_path):
 
 def test_drawing_leaves_the_callers_settings_alone(tables):
     before = dict(mpl.rcParams)
-    figures.layer_effects(tables["comparisons"], MODEL, "none")
+    draw("layer_effects", tables)
     assert dict(mpl.rcParams) == before
 
 
@@ -377,21 +303,9 @@ def raced(tables):
     return synthetic.as_race(tables)
 
 
-def test_pictures_of_a_race_are_whole_and_say_how_many_documents(raced):
-    found = figures.pictures(raced, MODEL, "none")
-    names = [picture.stem.rpartition("/")[2] for picture in found]
-    assert "race" in names
-    for picture, name in zip(found, names, strict=True):
-        if name != "race":
-            assert_whole_and_legible(picture, MODEL)
-        if name.startswith(("block_map", "quality_cost")):
-            assert "n = 25 to 100" in texts(picture.draw()), name
-            assert "race" in picture.caption
-
-
 def test_block_map_dots_what_the_race_dropped(raced):
     task = "arc_easy"
-    left, *_ = figures.block_map(raced["comparisons"], MODEL, "none", task).axes
+    left, *_ = draw("block_map", raced, task=task).axes
     rows = search_rows(raced)
     rows = rows[(rows["times"] == 2).fillna(False) & rows["dropped"].notna()]
     dotted = [
@@ -404,7 +318,7 @@ def test_no_dropped_plan_is_on_the_front(raced):
     table = raced["comparisons"].copy()
     dropped = table["dropped"].notna()
     table.loc[dropped, "effect"] = 99.0
-    axes = figures.quality_cost(table, MODEL, "none").axes[0]
+    axes = draw("quality_cost", {"comparisons": table}).axes[0]
     front = max(
         (line for line in axes.get_lines()), key=lambda line: line.get_drawstyle() != "default"
     )
@@ -412,12 +326,12 @@ def test_no_dropped_plan_is_on_the_front(raced):
 
 
 def test_the_picture_of_a_race_shows_plans_left_and_last_rounds(raced):
-    figure = figures.race(raced["race"], raced["comparisons"], MODEL, "none")
+    figure = draw("race", raced)
     words = texts(figure)
     assert "49 % of the layer passes" in words and MODEL in words
     for count in raced["race"]["plans"]:
         assert f"{count:,}" in words
     cells = figure.axes[1].collections[-1].get_array()
     assert set(np.asarray(cells)) == {1.0, 2.0, 3.0}
-    nothing = figures.race(raced["race"].head(0), raced["comparisons"], MODEL, "none")
+    nothing = draw("race", raced | {"race": raced["race"].head(0)})
     assert "no race" in texts(nothing)

@@ -297,7 +297,7 @@ def test_clear_takes_the_lock_of_another_host_where_there_is_no_flock(
 
 
 def test_names_of_temporary_files_are_those_of_their_writers(tmp_path):
-    """What `clear` looks for is what the writers make."""
+    """`clear` looks for what the writers make."""
     seen = []
     with atomic_path(tmp_path / "a.parquet") as path:
         seen.append(path.name)

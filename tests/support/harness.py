@@ -17,7 +17,7 @@ from frankenlab.config.experiment import TASKS_FOLDER
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.runner import evaluate
 from frankenlab.evaluate.store import Store
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import Plan
 from frankenlab.tasks.encoding import encoder_of
 from frankenlab.tasks.index import TaskSettings, task_file

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from frankenlab.engines.batches import TokenRequest
+from frankenlab.engines.token_tree import TokenRequest
 from frankenlab.plans.plan import Plan, parse
 
 # What the gates are about: every way in which LLaMA-shaped models differ.
@@ -25,6 +25,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # Frankens of a model of 4 layers: a repeated block, a looped layer, parts, skipped and swapped
 # layers.
 PLANS = ("base", "0:3,1:4", "0:1,1x3,2:4", "0:3,1:3@attn,3", "0:2@mlp,0:4", "3,0:2")
+
+# Half a layer, a negative one, parts of a block at scales of their own, beside the others.
+SCALED = ("0:3*0.5,1:4", "0:4,2*-1", "0:2,1@attn*0.25,1@mlp*2,2:4")
+
+# Plans with scales that the gates of exports and of decoding add to these.
+SCALED_EXPORTS = ("0:2,1@attn*0.25,1@mlp*2,2:4", "0:4,2:4@attn*-0.5")
+SCALED_DECODED = ("0:2,1*0.5,1@attn*2,2:4", "1@mlp,2@mlp")
 
 # Nats that two float32 computations of one log-probability of a tiny model may differ by. No
 # processor's order of sums comes near, and every fault moves outputs further: see test_rounding.py.

@@ -7,12 +7,13 @@ at few bits.
 import numpy as np
 import pandas as pd
 
-from frankenlab.analyse.comparisons import Rules
 from frankenlab.analyse.interaction import corrected, task_bitrates
+from frankenlab.analyse.settings import Statistics
 from frankenlab.models.footprint import Footprint
+from frankenlab.models.shape import ModelShape
 from tests.support import synthetic_tables as synthetic
 
-RULES = Rules(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
+RULES = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=200, seed=1)
 QUANTIZATIONS = ("none", "exl2-6.0", "exl2-4.0", "exl2-3.0")
 FROZEN, CONTROLS = "0:18,18:21x2,21:30", ("0:10,7:30", "0:3,2:5,4:27,26:30")
 ATTENTION, MLP, VOCABULARY = 884_736, 2_654_208, 49_152 * 576
@@ -22,7 +23,9 @@ def footprint(quantization: str) -> Footprint:
     """SmolLM2-135M at 16 bits with the head in its embeddings, or as EXL2 with 6 bits apart."""
     plain = quantization == "none"
     width = 16.0 if plain else float(quantization.removeprefix("exl2-"))
+    layers = synthetic.LAYERS
     return Footprint(
+        shape=ModelShape("llama", layers, 576, 1536, 9, 3, 64, 49152, 2048, tied_embeddings=plain),
         bits_per_weight=width if plain else width * 0.997,
         head_bits=16.0 if plain else 6.12,
         parts={
@@ -31,8 +34,6 @@ def footprint(quantization: str) -> Footprint:
         },
         head=round(VOCABULARY * (2 if plain else 6.12 / 8)),
         embeddings=0 if plain else 2 * VOCABULARY,
-        part_weights={"attn": ATTENTION, "mlp": MLP},
-        head_weights=VOCABULARY,
     )
 
 
@@ -65,7 +66,8 @@ def scores(
             parts.append(part.assign(plan=plan, quantization=quantization))
     table = pd.concat(parts, ignore_index=True)
     cluster = "d" + table["document"].astype(str)
-    return table.assign(cluster=cluster, stage="confirm", model=model, task=task.name)
+    columns = {"stage": "confirm", "model": model, "task": task.name, "hardware": "a card"}
+    return table.assign(cluster=cluster, **columns)
 
 
 def make_bits(
@@ -81,8 +83,7 @@ def make_bits(
     found = [
         task_bitrates(
             scores(model, task, quantizations, worth, rng),
-            task.metric,
-            task.role,
+            task,
             FROZEN,
             quantizations[0],
             sizes,

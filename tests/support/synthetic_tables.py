@@ -5,6 +5,7 @@ little, and documents flip at random around that.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pandas as pd
 from scipy.stats import binomtest, norm
 
 from frankenlab.io.parquet import write_parquet
+from frankenlab.report.results import Results
+from tests.support.paths import ROOT
 
 LAYERS = 30
 MODEL = "smollm2-135m-instruct"
@@ -357,7 +360,8 @@ def make_provenance(models: tuple[str, ...] = (MODEL,)) -> dict:
         "config": {
             "experiment": "synthetic",
             "plans": [{"generator": "layer", "times": [2, 3]}, {"generator": "block"}],
-            "statistics": {"confidence": 0.95, "fdr": 0.05, "alpha": 0.05, "margin": 3.0},
+            "statistics": {"fdr": 0.05, "alpha": 0.05, "margin": 3.0},
+            "stages": {"search": {}},
         },
         "versions": {"torch": "2.13.0", "transformers": "5.23.0", "lm-eval": "0.4.13"},
         "models": {
@@ -376,6 +380,15 @@ def make_provenance(models: tuple[str, ...] = (MODEL,)) -> dict:
         "precisions": {"search": "bfloat16", "select": "bfloat16", "confirm": "float32"},
         "grid": {"plans": 499, "duplicates_folded": 31, "generators": {"base": 1, "block": 437}},
     }
+
+
+def results(tables: dict[str, pd.DataFrame], freezes: Sequence[dict] = ()) -> Results:
+    """What the page shows, with the captions of this checkout."""
+    captions = ROOT / "workflow" / "report"
+    racing = {"racing": {"rounds": [25], "error": 0.05, "margin": 1.0}} if "race" in tables else {}
+    made = make_provenance()
+    made["config"]["stages"]["search"] = racing
+    return Results("synthetic", tables, freezes, made, captions=captions)
 
 
 def write_experiment(
@@ -404,6 +417,7 @@ def write_experiment(
         "figures": str(folder / "figures"),
         "frozen": str(folder / "frozen"),
         "provenance": str(folder / "provenance.json"),
+        "captions": str(ROOT / "workflow" / "report"),
     }
 
 

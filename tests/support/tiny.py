@@ -20,7 +20,7 @@ from transformers import (
 from frankenlab.models.exl2.declaration import Declaration
 from frankenlab.models.exl2.format import Codes, pack
 from frankenlab.models.exl2.writing import stored_tensors, write_exl2
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 
 CONFIGS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
 
@@ -192,7 +192,7 @@ def make_tiny_exl2(
     config = json.loads(made.to_json_string(use_diff=False))
     if edit:
         edit(config)
-    shapes, draw = ModelShapes.from_config(config), torch.Generator().manual_seed(11)
+    shapes, draw = ModelShape.from_config(config), torch.Generator().manual_seed(11)
     tensors: dict[str, torch.Tensor] = {}
     for name, shape in shapes.others.items():
         value = torch.randn(shape, generator=draw)
@@ -204,7 +204,7 @@ def make_tiny_exl2(
         if name == HEAD and tied_head:
             continue
         weight = torch.randn(shape, generator=draw) * 0.7 / shape[1] ** 0.5
-        bias = torch.randn(shape[0], generator=draw) * 0.3 if name in shapes.biased else None
+        bias = torch.randn(shape[0], generator=draw) * 0.3 if shapes.has_bias(name) else None
         linear = pack(_nearest_codes(weight, bits, draw, bias))
         tensors |= stored_tensors(name, linear)
     declared = Declaration("tests", "1.0", float(bits), bits, {})

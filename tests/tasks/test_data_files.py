@@ -118,7 +118,7 @@ def test_a_file_without_rows_is_refused(tmp_path):
 
 
 def damaged(content: bytes, generator: random.Random) -> bytes:
-    """A copy with flipped bits, zeros in the middle, or without its end."""
+    """Return a copy with flipped bits, zeros in the middle, or without its end."""
     copy = bytearray(content)
     place = generator.randrange(len(copy))
     kind = generator.randrange(4)

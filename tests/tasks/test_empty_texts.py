@@ -12,7 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from frankenlab.analyse.outcomes import outcomes
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.store import Store
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from tests.support.harness import aggregate, assert_same_scores, harness_results, scores_of
 from tests.support.models import load_hf, parse_all
 from tests.support.task_rows import load_task, task_settings, write_rows
@@ -29,7 +29,7 @@ TEMPLATES = {
 
 @pytest.fixture(params=TEMPLATES)
 def model(request, tmp_path):
-    """A model whose tokenizer adds these tokens to every text."""
+    """Return a model whose tokenizer adds these tokens to every text."""
     directory = make_tiny_model(tmp_path / "model", n_layers=2)
     if TEMPLATES[request.param]:
         path = str(directory / "tokenizer.json")
@@ -48,7 +48,7 @@ class CausalEngine(TorchEngine):
 
 
 def passages(folder, texts):
-    """Settings of a task of rolling texts, each in its own row."""
+    """Return the settings of a task of rolling texts, each in its own row."""
     rows = [{"passage": text, "question": "", "answer": True} for text in texts]
     file = write_rows(folder / "rows.jsonl", rows)
     return task_settings(folder, "boolq_passages", n=1, data_file=file)

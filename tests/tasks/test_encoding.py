@@ -16,9 +16,9 @@ from tokenizers import (
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from frankenlab.engines.batches import TokenRequest
+from frankenlab.engines.token_tree import TokenRequest
 from frankenlab.io.errors import UserError
-from frankenlab.models.inspect import load_tokenizer
+from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.tasks.encoding import Encoder
 from frankenlab.tasks.task import Document
 from tests.support.models import load_hf
@@ -81,7 +81,7 @@ def plain(directory):
 
 
 def adding(template):
-    """Makes every text begin or end with special tokens: BOS as in LLaMA, EOS as few do."""
+    """Make every text begin or end with special tokens: BOS as in LLaMA, EOS as few do."""
 
     def make(directory):
         tokenizer = load_tokenizer(directory)
@@ -95,7 +95,7 @@ def adding(template):
 
 
 def without_bos(directory):
-    """As Qwen2's: there is no BOS token, so EOS stands before a text."""
+    """Take the BOS token away, as in Qwen2, so that EOS stands before a text."""
     tokenizer = load_tokenizer(directory)
     tokenizer.bos_token = None
     return tokenizer
@@ -115,7 +115,7 @@ def with_added_tokens(directory):
 
 
 def unigram(**template):
-    """As LLaMA 2's: spaces and the start of a text are marks on the pieces, unknown is bytes."""
+    """Return a tokenizer as LLaMA 2 has it: pieces mark spaces and starts, bytes are the rest."""
 
     def make(_):
         pieces = sorted({f"▁{word}" for word in CORPUS.split()} | {*CORPUS, "▁", "er", "▁a"})
@@ -158,7 +158,7 @@ def make_tokenizer(request):
 
 @pytest.fixture
 def both(tiny, monkeypatch):
-    """Makes our encoder, and a function that hands back what HFLM would score, as ours does.
+    """Return a function that makes our encoder and a function for what HFLM would score.
 
     Each has a tokenizer of its own, for lm-eval changes the one that it is given.
     """
@@ -174,7 +174,7 @@ def both(tiny, monkeypatch):
 
         def capture(requests, **_):
             for _, context, continuation in requests:
-                # As the method that this stands for begins.
+                # The method that this replaces begins with these checks.
                 assert len(context) > 0
                 assert len(continuation) > 0
                 assert len(continuation) <= length
@@ -293,7 +293,7 @@ def test_whole_tasks_are_encoded_as_in_lm_eval(both, tmp_path, variant, name):
 
 
 def pair_of_length(encoder: Encoder, tokens: int) -> Document:
-    """A context of so many tokens, and a continuation of one."""
+    """Return a context of so many tokens, and a continuation of one."""
     context = " ".join("a" * tokens)
     while len(encoder.tok_encode(context)) > tokens:
         context = context[:-2]

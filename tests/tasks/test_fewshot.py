@@ -37,7 +37,7 @@ class LastN(ContextSampler):
 
 
 def write_task(folder, splits, keys):
-    """A task whose own data are these splits, in files that lm-eval reads by itself."""
+    """Write a task whose own data are these splits, in files that lm-eval reads by itself."""
     files = {name: str(write_rows(folder / f"{name}.jsonl", rows)) for name, rows in splits.items()}
     config = {
         "task": "own",
@@ -56,7 +56,7 @@ def write_task(folder, splits, keys):
 
 
 def lm_evals_prompts(folder, num_fewshot) -> dict[int, list]:
-    """What lm-eval builds for the YAML, as `simple_evaluate` does."""
+    """Return the prompts that lm-eval's `simple_evaluate` builds for the YAML."""
     (task,) = (
         TaskManager(include_defaults=False).load([load_yaml(folder / "own.yaml")])["tasks"].values()
     )
@@ -145,7 +145,7 @@ def test_the_yamls_number_counts_as_the_configs(tmp_path):
 
 
 def test_examples_from_the_evaluated_split_itself(tmp_path):
-    """As a YAML may have it: lm-eval leaves the document out of its own prompt, and no document is
+    """A YAML may have it so: lm-eval leaves the document out of its own prompt, and no document is
     evaluated that stands in another's."""
     keys = {"test_split": "test", "fewshot_split": "test", "fewshot_config": {"sampler": "first_n"}}
     files = write_task(tmp_path, {"test": ROWS}, keys)

@@ -37,7 +37,7 @@ GOOD = {"q": "what", "c": ["x", "y y", "z"], "a": 1, "s": "y y", "n": {"t": "u"}
 
 
 def own_task(folder, rows, keys, functions: str = "", **settings) -> EvaluationTask:
-    """A task of the user's own with these rows as its data."""
+    """Return a task of the user's own with these rows as its data."""
     text = yaml.safe_dump(keys, sort_keys=False).replace("'!function ", "!function '")
     (folder / "own.yaml").write_text(text)
     (folder / "functions.py").write_text(functions)

@@ -21,7 +21,7 @@ def refusal(call, *given, **named) -> str:
 
 
 def load(folder) -> str:
-    """Loads the task `mine`, first as the workflow identifies it, then as it is evaluated."""
+    """Load the task `mine`, first as the workflow identifies it, then as it is evaluated."""
     rows = folder / "rows.jsonl"
     rows.write_text('{"q": "what"}\n')
     task_fingerprint(task_file("mine", folder))

@@ -1,4 +1,4 @@
-"""Which tasks exist, and what identifies one."""
+"""The index of tasks and their fingerprints."""
 
 import shutil
 from pathlib import Path

@@ -28,7 +28,7 @@ SHOTS = 3
 
 @pytest.fixture
 def searched(tmp_path):
-    """Makes a search task of 200 ARC questions of which every fifth comes twice."""
+    """Make a search task of 200 ARC questions of which every fifth comes twice."""
 
     def make(**changes) -> EvaluationTask:
         rows = [arc_row(i) for i in range(200)]
@@ -41,7 +41,7 @@ def searched(tmp_path):
 
 
 def contents(task: EvaluationTask, stage: str | None, **more) -> list[str]:
-    """What each document of a stage says, without its number."""
+    """Return each document of a stage without its number."""
     docs = list(task.task.eval_docs)
     return [json.dumps(docs[i] | {"id": None}) for i in task.indices(stage, **more)]
 
@@ -73,7 +73,7 @@ def test_no_document_of_any_stage_is_among_the_examples_of_the_prompt(searched):
 
 
 def example(number: int) -> str:
-    """A worked example as ARC's prompt has it."""
+    """Return a few-shot example as ARC's prompt has it."""
     row = arc_row(number)
     answer = row["choices"]["text"][number % 4]
     return f"Question: {row['question']}\nAnswer: {answer}\n\n"
@@ -241,7 +241,7 @@ def random_scores(task: EvaluationTask, document, generator) -> tuple[list[float
 
 @pytest.mark.parametrize("name", TASKS)
 def test_metrics_over_all_documents_are_lm_evals(tmp_path, name):
-    """By lm-eval's own aggregation of its own results of each document."""
+    """The reference is lm-eval's own aggregation of its own results of each document."""
     task, generator = load_task(task_settings(tmp_path, name, n=30)), random.Random(2)
     rows, results = [], defaultdict(list)
     for document in task.documents(task.indices(None)):

@@ -19,7 +19,7 @@ OURS = TaskTemplates()
 
 
 def lm_evals_environment() -> Environment:
-    """As `lm_eval.utils` makes it; its own is replaced by the sandbox."""
+    """Return the environment that `lm_eval.utils` makes; the sandbox has replaced its own."""
     environment = Environment(
         loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
     )

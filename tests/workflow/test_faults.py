@@ -17,9 +17,9 @@ import nbformat
 import psutil
 import pytest
 
-from frankenlab.quantize import exllamav2 as conversion
+from frankenlab.quantize.quantizer import measure_model
 from frankenlab.runtime import lock
-from tests.quantize.test_conversion import FACTS, FIXTURE_BITS, MODEL, SMALL, TEXTS, fake
+from tests.support.converter import MODEL, fake, make
 from tests.support.laboratory import Laboratory
 from tests.workflow.test_workflow import edit
 
@@ -274,17 +274,13 @@ def test_the_converter_ends_with_its_job_and_goes_on_in_the_next(
     tmp_path: Path, number: int
 ) -> None:
     measured, log = tmp_path / "measurement.json", tmp_path / "work" / "converter.log"
-    conversion.measure(
-        MODEL, measured, tmp_path / "measuring", TEXTS, **SMALL, converter=fake("works")
-    )
-    where = [str(MODEL), str(tmp_path / "exl2"), FIXTURE_BITS, 6, str(measured)]
-    given = [*where, str(tmp_path / "work"), TEXTS, FACTS]
-    options = SMALL | {"converter": fake("hangs-once")}
-    code = f"from frankenlab import conversion; conversion.quantize(*{given!r}, **{options!r})"
+    measure_model(fake(), MODEL, measured, tmp_path / "measuring")
+    given = f"Path({str(tmp_path)!r}), Path({str(measured)!r}), 'hangs-once'"
+    code = f"from pathlib import Path; from tests.support.converter import make; make({given})"
     process = start_job(code, tmp_path / "log")
     wait_until(lambda: log.is_file() and "checkpoint" in log.read_text(), process)
     assert_leaves_with_its_children(process, number)
-    conversion.quantize(*given, **options)
+    make(tmp_path, measured, "hangs-once")
     assert (tmp_path / "hung").read_text() == "resumed"
 
 
@@ -298,7 +294,7 @@ def test_the_kernel_of_a_notebook_ends_with_its_job(tmp_path: Path, number: int)
     ]
     nbformat.write(notebook, tmp_path / "slow.ipynb")
     files = [str(tmp_path / name) for name in ("slow.ipynb", "executed.ipynb")]
-    code = f"from frankenlab.report import run_notebook; run_notebook(*{files!r}, {{}})"
+    code = f"from frankenlab.report.page import run_notebook; run_notebook(*{files!r}, {{}})"
     process = start_job(code, tmp_path / "log")
     wait_until(reached.exists, process)
     assert_leaves_with_its_children(process, number)

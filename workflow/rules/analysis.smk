@@ -136,7 +136,7 @@ rule tables:
         **{
             name: report(
                 f"{RESULTS}/tables/{name}.csv",
-                caption=f"../report/{name}.rst",
+                caption=f"../report/tables/{name}.rst",
                 category="Tables",
                 labels={"table": name},
             )

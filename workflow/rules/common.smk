@@ -8,6 +8,7 @@ from frankenlab.estimate.work import job_of
 from frankenlab.io import fingerprints
 from frankenlab.io.errors import UserError
 from frankenlab.plans import plan as plans
+from frankenlab.report.figures import catalogue
 from frankenlab.runtime.workflow import WorkflowRun, local_data
 
 try:
@@ -21,6 +22,8 @@ except UserError as error:
     raise SystemExit(str(error)) from None
 
 SETTINGS = EXPERIMENT.settings
+# The captions of Snakemake's report read the config, defaults included.
+config.update(SETTINGS.plain())
 LOGS = f"{RESULTS}/logs"
 STORE = "results/store"
 LEDGER = "results/ledger.jsonl"
@@ -180,12 +183,13 @@ def frozen_file(wildcards):
     return []
 
 
-def figure(name, category, labels):
-    """A picture as PNG in Snakemake's report; its SVG lies beside it."""
+def figure(name, category):
+    """A figure as PNG in Snakemake's report; its SVG lies beside it."""
+    kind, _, task = name.partition(".")
     return report(
         f"{RESULTS}/figures/{{model}}/{{quantization}}/{name}.png",
-        caption=f"../report/{name.split('.')[0]}.rst",
+        caption=f"../report/figures/{kind}.rst",
         category=category,
         subcategory="{model}, {quantization}",
-        labels=labels,
+        labels={"figure": kind.replace("_", " ")} | ({"task": task} if task else {}),
     )

@@ -1,7 +1,7 @@
-FIGURES = ["layer_effects", "repetition_effect", "quality_cost"]
-FIGURES += ["race"] if "race" in TABLES else []
+SEARCH_FIGURES = catalogue.names("search", TABLES, EXPERIMENT.search_tasks)
+CONFIRM_FIGURES = catalogue.names("confirm", TABLES)
+CAPTIONS = Path(workflow.basedir) / "workflow" / "report"
 NOTEBOOK = Path(workflow.basedir) / "notebooks" / "report.ipynb"
-CONFIRM_FIGURES = ["confirm_forest", "quality_speed"]
 
 
 rule plot_search:
@@ -12,11 +12,7 @@ rule plot_search:
         ),
         stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
-        [
-            figure(f"block_map.{t}", "Search", {"figure": "block map", "task": t})
-            for t in EXPERIMENT.search_tasks
-        ],
-        [figure(name, "Search", {"figure": name.replace("_", " ")}) for name in FIGURES],
+        [figure(name, "Search") for name in SEARCH_FIGURES],
     log:
         f"{LOGS}/plot_search/{{model}}.{{quantization}}.log",
     resources:
@@ -34,10 +30,7 @@ rule plot_confirm:
         ),
         stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
-        [
-            figure(name, "Confirmation", {"figure": name.replace("_", " ")})
-            for name in CONFIRM_FIGURES
-        ],
+        [figure(name, "Confirmation") for name in CONFIRM_FIGURES],
     log:
         f"{LOGS}/plot_confirm/{{model}}.{{quantization}}.log",
     resources:
@@ -48,14 +41,14 @@ rule plot_confirm:
 
 
 rule plot_bits:
-    """Pictures of a model at all of its quantizations."""
+    """Figures of a model at all of its quantizations."""
     input:
         f"{RESULTS}/tables/bits.parquet",
         stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
         report(
             f"{RESULTS}/figures/{{model}}/bits.png",
-            caption="../report/bits.rst",
+            caption="../report/figures/bits.rst",
             category="Bits and duplication",
             subcategory="{model}",
             labels={"figure": "bits"},
@@ -89,16 +82,13 @@ rule provenance:
 
 rule render_notebook:
     input:
-        notebook=lambda w: RUN.notebook_stamp(NOTEBOOK),
+        notebook=lambda w: RUN.page_stamp(NOTEBOOK, CAPTIONS),
         tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
         search=[
             f"{RESULTS}/figures/{model.name}/{model.reference}/{name}.png"
             for model in EXPERIMENT.models.values()
-            for name in [
-                *(f"block_map.{t}" for t in EXPERIMENT.search_tasks),
-                *FIGURES,
-            ]
+            for name in SEARCH_FIGURES
         ],
         confirm=[
             f"{RESULTS}/figures/{model}/{quantization}/{name}.png"

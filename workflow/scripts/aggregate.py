@@ -1,6 +1,6 @@
 """Compares every plan of a stage with the base."""
 
-from frankenlab.analyse.comparisons import Rules, concatenated, stage_comparisons
+from frankenlab.analyse.comparisons import concatenated, stage_comparisons
 from frankenlab.analyse.race_rounds import Round, dropped
 from frankenlab.io.parquet import read_parquet, write_parquet
 from frankenlab.io.records import read_record
@@ -19,6 +19,6 @@ with job(snakemake) as experiment:
         groups,
         dropped(read_record(path, Round) for path in snakemake.input.races),
         {name: model.n_layers for name, model in experiment.models.items()},
-        Rules(**experiment.settings.statistics.plain()),
+        experiment.settings.statistics,
     )
     write_parquet(table, snakemake.output[0])

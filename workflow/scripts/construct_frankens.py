@@ -7,15 +7,16 @@ from frankenlab.analyse.selection import Frozen, Shortlist, confirm_plans, selec
 from frankenlab.config.stages import CONFIRM, SELECT, Stage
 from frankenlab.io.files import write_json
 from frankenlab.io.records import read_record
+from frankenlab.models.files import read_json
 from frankenlab.models.franken import manifest
-from frankenlab.models.inspect import manifest_info, read_json
+from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import parse
 from frankenlab.runtime.job import job
 
 with job(snakemake):
     where = snakemake.wildcards
     path = Path(snakemake.input.model)
-    info = manifest_info(read_json(path), path)
+    info = ModelShape.from_manifest(read_json(path), path)
     stage = Stage.parse(where.stage)
     if stage.name == SELECT:
         named = select_plans(read_record(snakemake.input.plans, Shortlist))

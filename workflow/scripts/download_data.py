@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from frankenlab.models.sources import fetch_data
+from frankenlab.models.fetch import fetch_data
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:

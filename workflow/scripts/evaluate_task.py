@@ -3,7 +3,8 @@
 from frankenlab.analyse import ledger
 from frankenlab.config.stages import Stage
 from frankenlab.evaluate.model_spec import ModelSpec
-from frankenlab.evaluate.runner import evaluate_task, write_scores
+from frankenlab.evaluate.runner import evaluate_task
+from frankenlab.io.parquet import write_parquet
 from frankenlab.io.records import read_record
 from frankenlab.models.franken import Manifest, plans_of
 from frankenlab.quantize.calibration import evaluation_excludes
@@ -13,9 +14,9 @@ with job(snakemake) as experiment:
     where = snakemake.wildcards
     frankens = read_record(snakemake.input.frankens, Manifest)
     stage = Stage.parse(where.stage)
-    scorer = ModelSpec.for_stage(experiment, where.model, where.quantization, stage)
+    model = ModelSpec.for_stage(experiment, where.model, where.quantization, stage)
     scores = evaluate_task(
-        scorer,
+        model,
         plans_of(frankens),
         experiment.tasks[where.task],
         stage=stage.name,
@@ -24,7 +25,7 @@ with job(snakemake) as experiment:
         seed=experiment.settings.statistics.seed,
         calibration=evaluation_excludes(experiment, where.quantization),
     )
-    write_scores(scores, snakemake.output[0])
+    write_parquet(scores, snakemake.output[0])
     if stage.name == "confirm":
         look = {
             "experiment": experiment.name,

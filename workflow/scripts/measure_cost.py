@@ -4,7 +4,7 @@ import pandas as pd
 
 from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.engines.devices import hardware_name
-from frankenlab.evaluate.latency import measure
+from frankenlab.evaluate.cost import measure
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.io.parquet import write_parquet
 from frankenlab.io.records import read_record
@@ -13,10 +13,10 @@ from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     frankens = read_record(snakemake.input.frankens, Manifest)
-    model, quantization = frankens["model"], snakemake.wildcards.quantization
-    scorer = ModelSpec.for_stage(experiment, model, quantization, Stage(SEARCH))
-    engine = scorer.load_engine()
-    scorer.check_unchanged()
+    name, quantization = frankens["model"], snakemake.wildcards.quantization
+    model = ModelSpec.for_stage(experiment, name, quantization, Stage(SEARCH))
+    engine = model.load_engine()
+    model.check_unchanged()
     speeds = measure(
         engine,
         plans_of(frankens),
@@ -25,9 +25,9 @@ with job(snakemake) as experiment:
     )
     sizes = pd.DataFrame(frankens["frankens"]).drop(columns=["key", "loop", "occurrences"])
     costs = sizes.merge(pd.DataFrame(speeds), on="plan", validate="one_to_one")
-    costs.insert(0, "model", model)
+    costs.insert(0, "model", name)
     costs.insert(1, "quantization", quantization)
-    costs["precision"] = scorer.precision
-    costs["device"] = scorer.device_kind
+    costs["precision"] = model.precision
+    costs["device"] = model.device_kind
     costs["hardware"] = hardware_name(engine.device)
     write_parquet(costs, snakemake.output[0])

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from frankenlab.report import render_html, run_notebook
+from frankenlab.report.page import render_html, run_notebook
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     results = Path(snakemake.input.provenance).resolve().parent
+    notebook = Path(snakemake.params.notebook)
     run_notebook(
-        snakemake.params.notebook,
+        notebook,
         snakemake.log.notebook,
         {
             "experiment": experiment.name,
@@ -16,6 +17,7 @@ with job(snakemake) as experiment:
             "figures": str(results / "figures"),
             "frozen": str(results / "frozen"),
             "provenance": str(results / "provenance.json"),
+            "captions": str(notebook.parents[1] / "workflow" / "report"),
         },
     )
     render_html(snakemake.log.notebook, snakemake.output.html, f"Frankenlab: {experiment.name}")

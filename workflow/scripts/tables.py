@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from frankenlab.analyse import ledger
-from frankenlab.analyse.comparisons import Rules, all_pairs, concatenated
+from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.interaction import bitrates
 from frankenlab.analyse.race_rounds import Round, all_rounds
 from frankenlab.analyse.selection import Frozen
@@ -18,7 +18,7 @@ from frankenlab.models.footprint import Footprint, weights_row
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
-    rules = Rules(**experiment.settings.statistics.plain())
+    rules = experiment.settings.statistics
     depths = {name: model.n_layers for name, model in experiment.models.items()}
     folders = {cell: experiment.weights_folder(*cell) for cell in experiment.cells}
     freezes = [read_record(path, Frozen) for path in snakemake.input.frozen]
@@ -27,7 +27,7 @@ with job(snakemake) as experiment:
     scores = concatenated(map(read_parquet, snakemake.input.scores))
     made = {
         "comparisons": compared,
-        "pairs": all_pairs(scores, experiment.tasks, rules),
+        "pairs": pairs(scores, experiment.tasks, rules),
         "verdicts": verdicts(compared, {name: f["frozen"] for name, f in frozen.items()}, rules),
         "costs": concatenated(map(read_parquet, snakemake.input.costs)),
         "ledger": ledger.table(

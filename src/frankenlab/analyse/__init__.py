@@ -1,4 +1,18 @@
-"""Scores and what they mean: paired tests, comparisons, selection, races, bitrates, the ledger.
+"""What scores mean: comparisons with the base, selection, racing, verdicts, bitrates, the ledger.
 
-`comparisons` is the way in; `paired_tests` holds the statistics that it rests on.
+`comparisons` is where scores come in; `paired_tests` has the statistics that all of it rests on,
+and docs/statistics.md says why they were chosen.
 """
+
+__all__ = [
+    "comparisons",
+    "interaction",
+    "ledger",
+    "outcomes",
+    "paired_tests",
+    "race_rounds",
+    "race_rule",
+    "selection",
+    "settings",
+    "verdicts",
+]

@@ -6,7 +6,6 @@ for accuracies and in log-percent (100 times the natural logarithm of a ratio) f
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -14,26 +13,15 @@ import numpy as np
 import pandas as pd
 
 from frankenlab.analyse import paired_tests
-from frankenlab.analyse.hardware import with_hardware, with_pair_hardware
 from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
+from frankenlab.analyse.settings import Statistics
 from frankenlab.plans.plan import BASE, parse
 
 INTERVALS = ["low", "high", "low90", "high90"]
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How comparisons are judged: the `statistics` section of the config."""
-
-    fdr: float
-    alpha: float
-    margin: float
-    resamples: int
-    seed: int
-
-
 def compare(
-    differences: np.ndarray, measured: Outcomes, rules: Rules, signs: bool = True
+    differences: np.ndarray, measured: Outcomes, rules: Statistics, signs: bool = True
 ) -> pd.DataFrame:
     """Return a row for each paired comparison, from differences [comparisons, documents] of which
     higher is better.
@@ -80,7 +68,7 @@ def stage_comparisons(
     groups: Mapping[str, str],
     dropped: Mapping[str, int],
     depths: Mapping[str, int],
-    rules: Rules,
+    rules: Statistics,
 ) -> pd.DataFrame:
     """Compare every plan of a stage with the base, at each quantization and on each task.
 
@@ -103,7 +91,7 @@ def comparisons(
     metric: str,
     role: str,
     groups: Mapping[str, str],
-    rules: Rules,
+    rules: Statistics,
     dropped: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Compare every plan of one (stage, model, quantization, task) with the base.
@@ -120,7 +108,7 @@ def comparisons(
         seen = base[base["document"].isin(rows["document"])]
         part = _compared(pd.concat([seen, rows]), metric, role, groups, rules)
         found.append(part[part["plan"] != BASE])
-    table = with_hardware(pd.concat(found, ignore_index=True), scores)
+    table = pd.concat(found, ignore_index=True)
     table["dropped"] = table["plan"].map(dropped or {}).astype("Int64")
     raced, others = table["dropped"].notna(), table["plan"] != BASE
     tested = table["p"].where(~raced, 1.0)[others]
@@ -130,7 +118,7 @@ def comparisons(
 
 
 def _compared(
-    scores: pd.DataFrame, metric: str, role: str, groups: Mapping[str, str], rules: Rules
+    scores: pd.DataFrame, metric: str, role: str, groups: Mapping[str, str], rules: Statistics
 ) -> pd.DataFrame:
     """Compare plans that saw the same documents with the base, before any correction."""
     measured = outcomes(scores, metric)
@@ -144,6 +132,7 @@ def _compared(
     found.loc[BASE, ["effect", *INTERVALS, "standard_error"]] = 0.0
     found.loc[BASE, ["p", "q"]] = 1.0
     values = [metric_value(measured.row(plan), measured, metric) for plan in plans]
+    ran = [_hardware(measured.ran_on(plan), measured.ran_on(BASE)) for plan in plans]
     common = scores[["stage", "model", "quantization", "task"]].iloc[0].to_dict()
     return pd.DataFrame(
         {
@@ -160,8 +149,16 @@ def _compared(
             "value_stderr": [_value_error(measured, plan, metric) for plan in plans],
             **{name: found[name].array for name in found},
             "group": [groups[plan] for plan in plans],
+            "precision": scores["precision"].iloc[0],
+            "hardware": [names for names, _ in ran],
+            "mixed": [mixed for _, mixed in ran],
         }
     )
+
+
+def _hardware(one: np.ndarray, other: np.ndarray) -> tuple[str, int]:
+    """Return the names of what computed two sides, and on how many documents they differ."""
+    return "; ".join(sorted({*one, *other})), int((one != other).sum())
 
 
 def _value_error(measured: Outcomes, plan: str, metric: str) -> float:
@@ -193,57 +190,40 @@ def with_shapes(table: pd.DataFrame, depths: Mapping[str, int]) -> pd.DataFrame:
     )
 
 
-def all_pairs(scores: pd.DataFrame, tasks: Mapping[str, Task], rules: Rules) -> pd.DataFrame:
-    """Compare all confirmed plans with each other, task by task."""
-    found = []
-    for task, rows in scores.groupby("task", sort=False, observed=True):
-        sides = dict(list(rows.groupby(["model", "quantization"], sort=False, observed=True)))
-        found.append(pairs(sides, tasks[task].metric, task, "confirm", rules))
-    return concatenated(found)
-
-
-def pairs(
-    scores: Mapping[tuple[str, str], pd.DataFrame], metric: str, task: str, stage: str, rules: Rules
-) -> pd.DataFrame:
-    """Compare plans with each other on the documents that both saw, within and across models.
+def pairs(scores: pd.DataFrame, tasks: Mapping[str, Task], rules: Statistics) -> pd.DataFrame:
+    """Compare plans with each other on the documents that both saw, task by task.
 
     Within a model at one quantization these are all pairs without the base (which `comparisons`
-    has), across them the pairs of one plan from each side.
-
-    Args:
-        scores: (model, quantization) -> its scores; only plans in them are compared.
+    has), across models and quantizations the pairs of one plan from each side.
     """
-    sides = [
-        (model, quantization, plan, outcomes(frame, metric))
-        for (model, quantization), frame in scores.items()
-        for plan in frame["plan"].unique()
-    ]
-    rows = [
-        _pair(a, b, rules)
-        for a, b in combinations(sides, 2)
-        if a[:2] != b[:2] or BASE not in (a[2], b[2])
-    ]
-    kind = sides[0][3].kind if sides else "mean"
-    common = {"stage": stage, "task": task, "metric": metric, "kind": kind, "unit": UNITS[kind]}
-    return with_pair_hardware(pd.DataFrame([common | row for row in rows]), scores)
+    rows = []
+    for task, frame in scores.groupby("task", sort=False, observed=True):
+        cells = dict(list(frame.groupby(["model", "quantization"], sort=False, observed=True)))
+        measured = {cell: outcomes(own, tasks[task].metric) for cell, own in cells.items()}
+        sides = [(*cell, plan) for cell, own in cells.items() for plan in own["plan"].unique()]
+        for a, b in combinations(sides, 2):
+            if a[:2] == b[:2] and BASE in (a[2], b[2]):
+                continue
+            left, right = measured[a[:2]], measured[b[:2]]
+            named = {"stage": frame["stage"].iloc[0], "task": task, "metric": tasks[task].metric}
+            named |= {"kind": left.kind, "unit": UNITS[left.kind]}
+            for end, side in (("a", a), ("b", b)):
+                named |= {f"model_{end}": side[0], f"quantization_{end}": side[1]}
+                named |= {f"plan_{end}": side[2]}
+            rows.append(named | _pair(left, a[2], right, b[2], rules))
+    return pd.DataFrame(rows)
 
 
 def _pair(
-    a: tuple[str, str, str, Outcomes], b: tuple[str, str, str, Outcomes], rules: Rules
+    left: Outcomes, plan_a: str, right: Outcomes, plan_b: str, rules: Statistics
 ) -> dict[str, Any]:
-    (model_a, quantization_a, plan_a, left), (model_b, quantization_b, plan_b, right) = a, b
     both, in_left, in_right = np.intersect1d(left.documents, right.documents, return_indices=True)
     left, right = left.at(in_left), right.at(in_right)
     found = compare((left.row(plan_a) - right.row(plan_b))[None], left, rules)
     return {
-        "model_a": model_a,
-        "quantization_a": quantization_a,
-        "plan_a": plan_a,
-        "model_b": model_b,
-        "quantization_b": quantization_b,
-        "plan_b": plan_b,
         "n": len(both),
         **found[["effect", "low", "high", "p"]].iloc[0],
+        "mixed": _hardware(left.ran_on(plan_a), right.ran_on(plan_b))[1],
     }
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from frankenlab.analyse.comparisons import INTERVALS, Rules, compare, concatenated
+from frankenlab.analyse.comparisons import INTERVALS, compare, concatenated
 from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
 from frankenlab.analyse.paired_tests import holm
+from frankenlab.analyse.settings import Statistics
 from frankenlab.analyse.verdicts import verdict
 from frankenlab.models.footprint import Footprint
 from frankenlab.plans.plan import BASE, Plan, parse
@@ -49,7 +50,7 @@ def bitrates(
     frozen: Mapping[str, Mapping[str, Any]],
     footprints: Mapping[str, Mapping[str, Footprint]],
     depths: Mapping[str, int],
-    rules: Rules,
+    rules: Statistics,
 ) -> pd.DataFrame:
     """Compare every confirmed plan at all bitrates of its model, with corrections and verdicts.
 
@@ -64,24 +65,20 @@ def bitrates(
         plan, reference = frozen[model]["frozen"], frozen[model]["reference_quantization"]
         own = scores[scores["model"] == model]
         for name, rows in own.groupby("task", sort=False, observed=True):
-            task = tasks[name]
             found.append(
-                task_bitrates(
-                    rows, task.metric, task.role, plan, reference, sizes, depths[model], rules
-                )
+                task_bitrates(rows, tasks[name], plan, reference, sizes, depths[model], rules)
             )
     return corrected(concatenated(found), rules)
 
 
 def task_bitrates(
     scores: pd.DataFrame,
-    metric: str,
-    role: str,
+    task: Task,
     frozen: str,
     reference: str,
     footprints: Mapping[str, Footprint],
     n_layers: int,
-    rules: Rules,
+    rules: Statistics,
 ) -> pd.DataFrame:
     """Compare one model's confirmed plans on one task at all of its quantizations.
 
@@ -104,13 +101,13 @@ def task_bitrates(
         reference: where the plan was frozen.
         footprints: quantization -> what the weights take.
     """
-    cells = _cells(scores, metric)
+    cells = _cells(scores, task.metric)
     sizes = {name: size for name, size in footprints.items() if (BASE, name) in cells.scores}
     texts = sorted({plan for plan, _ in cells.scores}, key=lambda t: (t != BASE, t != frozen, t))
     plans = {text: parse(text, n_layers) for text in texts}
     keys = [(text, name) for name in sizes for text in texts if (text, name) in cells.scores]
     frankens = [key for key in keys if key[0] != BASE]
-    rows = {key: _facts(cells, key, plans[key[0]], sizes[key[1]], metric) for key in keys}
+    rows = {key: _facts(cells, key, plans[key[0]], sizes[key[1]], task.metric) for key in keys}
 
     def add(name: str, differences: Mapping[Key, np.ndarray]) -> None:
         if differences:
@@ -149,8 +146,8 @@ def task_bitrates(
         "model": scores["model"].iloc[0],
         "reference": reference,
         "task": scores["task"].iloc[0],
-        "role": role,
-        "metric": metric,
+        "role": task.role,
+        "metric": task.metric,
         "kind": measured.kind,
         "unit": UNITS[measured.kind],
         "n": len(measured.documents),
@@ -164,7 +161,7 @@ def task_bitrates(
     return table.reindex(columns=COLUMNS)
 
 
-def corrected(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
+def corrected(table: pd.DataFrame, rules: Statistics) -> pd.DataFrame:
     """Add Holm's p and verdicts ("improved", "harmed", "equivalent", "inconclusive").
 
     Two families, each over all models, tasks, plans and bitrates: the interactions, and the
@@ -185,8 +182,8 @@ def corrected(table: pd.DataFrame, rules: Rules) -> pd.DataFrame:
         prefix = PREFIXES[name]
         columns = [name, f"{prefix}p_holm", f"{prefix}low90", f"{prefix}high90"]
         table[f"{prefix}verdict"] = [
-            None if pd.isna(row[0]) else verdict(*row, rules)
-            for row in table[columns].itertuples(index=False, name=None)
+            None if pd.isna(effect) else verdict(effect, p, low90, high90, rules)
+            for effect, p, low90, high90 in table[columns].itertuples(index=False, name=None)
         ]
     return table.drop(columns=[c for c in table if c.endswith(("low90", "high90"))])
 
@@ -197,7 +194,7 @@ def _cells(scores: pd.DataFrame, metric: str) -> _Cells:
         for q, rows in scores.groupby("quantization", sort=False, observed=True)
     }
     common = sorted(set.intersection(*(set(m.documents) for m in measured.values())))
-    rows = {}
+    rows: dict[Key, np.ndarray] = {}
     for quantization, found in measured.items():
         places = np.searchsorted(found.documents, common)
         rows |= {
@@ -228,7 +225,7 @@ def _rival(own: int, costs: Mapping[str, int]) -> str | None:
 
 
 def _columns_of(name: str) -> dict[str, str]:
-    """Return column of a comparison -> column of the table, for the effect of this name."""
+    """Map the columns of a comparison to those of the table, for the effect of this name."""
     return {"effect": name} | {end: PREFIXES[name] + end for end in (*INTERVALS, "p")}
 
 

@@ -1,4 +1,4 @@
-"""How often a confirm set was looked at.
+"""The ledger: how often a confirm set was looked at.
 
 Every look makes the next verdict on the same documents weaker than it says. The ledger is one
 file for all experiments, because they share documents.
@@ -24,11 +24,13 @@ NEEDED = {"identity", *COLUMNS}
 
 
 def record(path: str | Path, look: Mapping[str, Any], documents: Sequence[str]) -> bool:
-    """Writes a look down unless the same one is there; tells whether it was new.
+    """Write a look down unless the same one is there, and return whether it was new.
+
+    Looking again at the same scores is no new look.
 
     Args:
         look: experiment, model, quantization, task, plan (the frozen one).
-        documents: their keys. Looking again at the same scores is no new look.
+        documents: keys of the documents.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ def record(path: str | Path, look: Mapping[str, Any], documents: Sequence[str]) 
 
 
 def table(path: str | Path, models: Sequence[str], tasks: Sequence[str]) -> pd.DataFrame:
-    """All looks at the confirm sets of some models and tasks, whatever the experiment."""
+    """Return all looks at the confirm sets of some models and tasks, whatever the experiment."""
     path = Path(path)
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     entries = _entries(text, path)
@@ -61,8 +63,8 @@ def table(path: str | Path, models: Sequence[str], tasks: Sequence[str]) -> pd.D
 def _entries(text: str, path: Path) -> list[dict[str, Any]]:
     """Return the looks that a ledger's text holds, one JSON object a line.
 
-    A line that a crash cut short, or that was damaged since, is none. It may have been a look, so
-    that it is warned of: a verdict weakens with every look.
+    A line that a crash cut short, or that was damaged since, does not count. It may have been a
+    look, so there is a warning.
     """
     entries, damaged = [], []
     for number, line in enumerate(text.splitlines(), 1):

@@ -34,6 +34,7 @@ class Outcomes:
         weights: [documents]: 1, or the words, bytes or tokens that a log-likelihood is over; 0 for
             a text without any.
         clusters: [documents]: label of what is resampled as one.
+        hardware: [plans, documents]: what computed each score.
         sign: of a mean: -1 where lower values of the metric are better, else 1.
     """
 
@@ -43,7 +44,8 @@ class Outcomes:
     scores: np.ndarray
     weights: np.ndarray
     clusters: np.ndarray
-    sign: float = 1.0
+    hardware: np.ndarray
+    sign: float
 
     @property
     def n_clusters(self) -> int:
@@ -53,11 +55,16 @@ class Outcomes:
         """Return the scores [documents] of one plan."""
         return self.scores[self.plans.index(plan)]
 
+    def ran_on(self, plan: str) -> np.ndarray:
+        """Return the hardware [documents] of one plan."""
+        return self.hardware[self.plans.index(plan)]
+
     def at(self, places: np.ndarray) -> "Outcomes":
         """Return the outcomes on some of the documents, which are given by their places."""
         fields = ("documents", "weights", "clusters")
         kept = {name: getattr(self, name)[places] for name in fields}
-        return replace(self, scores=self.scores[:, places], **kept)
+        grids = {name: getattr(self, name)[:, places] for name in ("scores", "hardware")}
+        return replace(self, **grids, **kept)
 
 
 def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
@@ -93,6 +100,9 @@ def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
         scores=values,
         weights=weights,
         clusters=documents["cluster"].to_numpy(dtype=str),
+        hardware=scores.astype({"hardware": str})
+        .pivot(index="plan", columns="document", values="hardware")
+        .to_numpy(),
         sign=sign,
     )
 

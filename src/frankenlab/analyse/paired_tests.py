@@ -144,7 +144,7 @@ def _expanded_tail(level: float, n: int) -> float:
 
 
 def _resampled_effects(d: Floats, w: Floats, resamples: int, seed: int) -> Floats:
-    """Return effects [resamples, plans]; counts of draws make of resampling a product."""
+    """Return effects [resamples, plans]: the differences times how often each was drawn."""
     n = w.size
     random = np.random.default_rng([seed, 0])
     drawn = np.empty((resamples, len(d)))

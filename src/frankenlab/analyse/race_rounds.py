@@ -46,7 +46,7 @@ def decide(
     rule: Rule,
     n_layers: int,
 ) -> dict[str, Any]:
-    """Return the record of a round: which of its plans go on, on the results of all search tasks.
+    """Return what is written of a round: who leads, who goes on, and who was dropped and why.
 
     Args:
         scores: of one model, every plan on the same documents of a task.
@@ -56,11 +56,27 @@ def decide(
     """
     # Where plans tie the first leads: the base, then the same one whatever the shards are.
     plans = sorted(scores["plan"].unique(), key=lambda plan: (plan != BASE, plan))
-    samples, documents = {}, {}
-    for task, rows in scores.groupby("task", sort=False, observed=True):
-        samples[task] = sample(rows, tasks[task].metric, plans, *limits[task])
-        documents[task] = int(rows["document"].nunique())
-    return round_record(samples, documents, plans, leaders, rule, n_layers)
+    by_task = dict(list(scores.groupby("task", sort=False, observed=True)))
+    samples = [
+        sample(rows, tasks[task].metric, plans, *limits[task]) for task, rows in by_task.items()
+    ]
+    safe = [plans.index(plan) for plan in dict.fromkeys([BASE, *leaders])]
+    standing = stand(samples, rule, safe)
+    leader = plans[standing.leader]
+    return {
+        "documents": {task: int(rows["document"].nunique()) for task, rows in by_task.items()},
+        "passes": _passes(plans, n_layers),
+        "leaders": list(dict.fromkeys([*leaders, leader])),
+        "leader": leader,
+        "kept": [plan for plan, kept in zip(plans, standing.kept, strict=True) if kept],
+        "dropped": {
+            plan: {"behind": round(float(behind), 3), "ahead_at_most": round(float(ahead), 3)}
+            for plan, behind, ahead, kept in zip(
+                plans, standing.behind, standing.ahead, standing.kept, strict=True
+            )
+            if not kept
+        },
+    }
 
 
 def sample(
@@ -79,48 +95,13 @@ def sample(
     return Sample(summed, weights, most * weights.size / documents)
 
 
-def round_record(
-    samples: Mapping[str, Sample],
-    documents: Mapping[str, int],
-    plans: Sequence[str],
-    leaders: Sequence[str],
-    rule: Rule,
-    n_layers: int,
-) -> dict[str, Any]:
-    """Return what is written of a round: who leads, who goes on, and who was dropped and why.
-
-    Args:
-        samples: task -> sample of `plans`.
-        documents: task -> documents seen so far.
-        leaders: of earlier rounds.
-    """
-    safe = [plans.index(plan) for plan in dict.fromkeys([BASE, *leaders])]
-    standing = stand(list(samples.values()), rule, safe)
-    leader = plans[standing.leader]
-    return {
-        "documents": dict(documents),
-        "passes": _passes(plans, n_layers),
-        "leaders": list(dict.fromkeys([*leaders, leader])),
-        "leader": leader,
-        "kept": [plan for plan, kept in zip(plans, standing.kept, strict=True) if kept],
-        "dropped": {
-            plans[i]: {
-                "behind": round(float(standing.behind[i]), 3),
-                "ahead_at_most": round(float(standing.ahead[i]), 3),
-            }
-            for i in np.flatnonzero(~standing.kept)
-        },
-    }
-
-
-def dropped(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """Return plan -> the round after which it was dropped, from the records of all rounds in
-    order."""
+def dropped(records: Iterable[Round]) -> dict[str, int]:
+    """Map each dropped plan to the round after which it was, from all rounds in order."""
     return {plan: number for number, record in enumerate(records, 1) for plan in record["dropped"]}
 
 
 def all_rounds(
-    records: Iterable[Mapping[str, Any]], table: pd.DataFrame, depths: Mapping[str, int]
+    records: Iterable[Round], table: pd.DataFrame, depths: Mapping[str, int]
 ) -> pd.DataFrame:
     """Return the rounds of every model's race, a row each; columns as `rounds` has them.
 
@@ -140,9 +121,7 @@ def all_rounds(
     return concatenated(found)
 
 
-def rounds(
-    records: Sequence[Mapping[str, Any]], table: pd.DataFrame, n_layers: int
-) -> pd.DataFrame:
+def rounds(records: Sequence[Round], table: pd.DataFrame, n_layers: int) -> pd.DataFrame:
     """Return a row for each round of one model's race.
 
     Args:

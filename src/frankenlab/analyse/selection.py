@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from frankenlab.plans.grid import equal_cost_controls
+from frankenlab.plans.generators import equal_cost_controls
 from frankenlab.plans.plan import BASE, parse
 
 PlanGroups = list[tuple[str, str]]
@@ -66,7 +65,8 @@ def shortlist(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
 def freeze(
     table: pd.DataFrame, model: str, n_layers: int, quantization: str, controls: int, seed: int
 ) -> Frozen:
-    """Return the franken of a model: the cheapest plan within one standard error of the best.
+    """Return the franken of a model: the cheapest plan within one standard error of the best
+    (Breiman et al. 1984). Of equally deep plans it is the one with the higher effect.
 
     Args:
         table: comparisons of the select stage at the reference quantization.
@@ -74,10 +74,11 @@ def freeze(
     """
     means = mean_effects(table)
     best = means.iloc[0]
-    index = cheapest_within_one_standard_error(
-        means["mean_effect"], means["depth"], float(best["standard_error"])
-    )
-    chosen = means.iloc[index]
+    if pd.isna(best["mean_effect"]):
+        raise ValueError("no plan has an effect")
+    error = 0.0 if pd.isna(best["standard_error"]) else best["standard_error"]
+    near = means[means["mean_effect"] >= best["mean_effect"] - error]
+    chosen = near.sort_values(["depth", "mean_effect"], ascending=[True, False]).iloc[0]
     plan = parse(chosen["plan"], n_layers)
     return {
         "model": model,
@@ -94,31 +95,12 @@ def freeze(
     }
 
 
-def cheapest_within_one_standard_error(
-    effects: ArrayLike, costs: ArrayLike, standard_error: float
-) -> int:
-    """Return the index of the cheapest plan that is not clearly worse than the best (Breiman et
-    al. 1984).
-
-    Takes mean effects [plans], costs [plans] (for example depths) and the standard error of the
-    best plan's mean effect. Equal costs are decided by the higher effect, then by the earlier
-    position. Plans with a NaN effect are passed over; ValueError if none is left.
-    """
-    effect = np.asarray(effects, dtype=float)
-    cost = np.asarray(costs, dtype=float)
-    if np.isnan(effect).all():
-        raise ValueError("no plan has an effect")
-    tolerance = 0.0 if np.isnan(standard_error) else standard_error
-    candidates = np.flatnonzero(effect >= np.nanmax(effect) - tolerance)
-    return int(min(candidates, key=lambda index: (cost[index], -effect[index], index)))
-
-
 def select_plans(record: Shortlist) -> PlanGroups:
-    """Return (plan, group) of what the select stage runs."""
+    """Return (plan, group) of what the select stage runs, in the order of the shortlist."""
     return [(BASE, "base"), *((item["plan"], item["group"]) for item in record["plans"])]
 
 
 def confirm_plans(record: Frozen) -> PlanGroups:
-    """Return (plan, group) of what the confirm stage runs, from what `freeze` made."""
+    """Return (plan, group) of what the confirm stage runs, the frozen plan before its controls."""
     controls = [(plan, "control") for plan in record["controls"]]
     return [(BASE, "base"), (record["frozen"], record["group"]), *controls]

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from frankenlab.analyse.comparisons import Rules
 from frankenlab.analyse.paired_tests import Kind, clopper_pearson_upper, holm
+from frankenlab.analyse.settings import Statistics
 from frankenlab.plans.plan import BASE
 
 Verdict = Literal["improved", "harmed", "equivalent", "inconclusive"]
@@ -24,7 +24,7 @@ COLUMNS = (
 )
 
 
-def verdicts(table: pd.DataFrame, frozen: Mapping[str, str], rules: Rules) -> pd.DataFrame:
+def verdicts(table: pd.DataFrame, frozen: Mapping[str, str], rules: Statistics) -> pd.DataFrame:
     """Return the verdicts on the confirm documents, corrected over all of them (Holm).
 
     Args:
@@ -54,7 +54,7 @@ def verdicts(table: pd.DataFrame, frozen: Mapping[str, str], rules: Rules) -> pd
 
 
 def verdict(
-    effect: float, p_corrected: float, low90: float, high90: float, rules: Rules
+    effect: float, p_corrected: float, low90: float, high90: float, rules: Statistics
 ) -> Verdict:
     """Return what may be claimed of one plan on one task.
 

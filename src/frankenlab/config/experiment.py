@@ -1,4 +1,4 @@
-"""The configuration of an experiment: checked against its schema, defaults filled in."""
+"""An experiment: what its config says, checked, and what follows from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from frankenlab.config.messages import message
-from frankenlab.config.model_settings import ModelSettings, model_settings, source
+from frankenlab.config.model_settings import ModelSettings, all_models, source
 from frankenlab.config.settings import (
     CalibrationSettings,
     Search,
     Settings,
     TaskEntry,
 )
-from frankenlab.config.stages import SEARCH, Stage
+from frankenlab.config.stages import CONFIRM, SEARCH, Stage
 from frankenlab.io.directories import is_safe_name
 from frankenlab.io.errors import UserError, excerpt
 from frankenlab.io.files import content_hash, no_file
@@ -49,7 +49,7 @@ class Experiment:
     Attributes:
         settings: what the config says, defaults filled in.
         data: name -> source of the packages that carry data sets.
-        calibration: None where nothing is quantized; its `file` is where the text is here.
+        calibration: the text's place on this machine and its use; None where nothing is quantized.
     """
 
     settings: Settings
@@ -84,12 +84,11 @@ class Experiment:
         Raises:
             UserError: a layer that it does not have, or no plan but the base.
         """
-        generators = [generator.plain() for generator in self.settings.plans]
-        return expand(generators, self.models[model].n_layers)
+        return expand(self.settings.plans, self.models[model].n_layers)
 
     @property
     def raced(self) -> bool:
-        """Whether the search drops plans on its way."""
+        """Tell whether the search drops plans on its way."""
         return self.settings.stages.search.racing is not None
 
     def rounds(self, name: str) -> list[Stage]:
@@ -108,7 +107,7 @@ class Experiment:
         """Return how many documents of a task a stage, or a round of it, has at most."""
         stage = _stage(stage)
         own = self.settings.tasks[task].limit
-        if stage.name == "confirm" and own:
+        if stage.name == CONFIRM and own:
             return own
         racing = self.settings.stages.search.racing
         if racing and stage.round is not None and stage.round <= len(racing.rounds):
@@ -146,8 +145,8 @@ class Experiment:
     def quantized_folder(self, model: str) -> Path:
         """Return where a model's measurement and bitrates are; each way to make them has its own
         folder."""
-        text = self.calibration and self.calibration.plain()
-        made = [self.quantizer, self.settings.exl2.head_bits, text]
+        calibration = self.calibration and self.calibration.plain()
+        made = [self.quantizer, self.settings.exl2.head_bits, calibration]
         return RESOURCES / "exl2" / self.models[model].folder / content_hash(made)
 
     @property
@@ -209,9 +208,7 @@ def _experiment(settings: Settings) -> Experiment:
         taken = f"{settings.experiment} is something else in results/"
         raise UserError(f"config: experiment: {taken}; taken are {', '.join(RESERVED)}")
     _check_rounds(settings.stages.search)
-    models = {
-        name: model_settings(name, entry, settings) for name, entry in settings.models.items()
-    }
+    models = all_models(settings)
     _check_engine(settings, models)
     data = {
         name: source(entry, f"config: data.{name}", "data") for name, entry in settings.data.items()
@@ -226,7 +223,7 @@ def _experiment(settings: Settings) -> Experiment:
 
 
 def data_folder(name: str, source: Source) -> str:
-    """Name of a data package's directory below resources/data."""
+    """Return the name of a data package's directory below resources/data."""
     return f"{name}-{source_key(source)}"
 
 
@@ -265,7 +262,8 @@ def _calibration(
         f'{where}: {model} is quantized on text of "{excerpt(given.source)}", which is not under '
         f"data: ({excerpt(known)}); add it, or name another source and file"
     )
-    return given.changed(file=str(_file(given.file, given.source, data, where, unknown)))
+    file = _file(given.file, given.source, data, where, unknown)
+    return given.changed(source=None, file=str(file))
 
 
 def _task(name: str, entry: TaskEntry, data: Mapping[str, Source]) -> TaskSettings:

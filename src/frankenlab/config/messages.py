@@ -1,7 +1,7 @@
 """What is wrong with a config, in one line: the place, the value, and what is allowed."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -43,13 +43,15 @@ def message(failure: ValidationError) -> str:
         text = _not_one_of(value[tag], schema["discriminator"]["mapping"])
     elif kind == "literal_error":
         text = _not_one_of(value, schema["enum"])
+    elif kind == "null":
+        text = error["msg"]
     else:
         text = _shown(value) + _fault(kind, error["msg"], schema)
     where = ".".join(excerpt(part) for part in place)
     return f"{where + ': ' if where else ''}{text}"
 
 
-def _not_one_of(value: Any, allowed: Any) -> str:
+def _not_one_of(value: Any, allowed: Iterable[Any]) -> str:
     return f"{_shown(value)} is not one of {', '.join(map(str, allowed))}"
 
 
@@ -61,7 +63,8 @@ def _fault(kind: str, pydantics: str, schema: Mapping[str, Any]) -> str:
     """Return what is wrong with a value of this schema, after the value itself."""
     allowed = _allowed(schema)
     if kind.endswith("_type"):
-        what = f" is not of type {' or '.join(map(repr, _types(schema)))}"
+        # A section of several kinds has no type of its own.
+        what = f" is not of type {schema.get('type', 'object')!r}"
     elif allowed:
         what = " is out of bounds"
     else:
@@ -69,14 +72,6 @@ def _fault(kind: str, pydantics: str, schema: Mapping[str, Any]) -> str:
     description = " ".join(schema.get("description", "").split())
     notes = "; ".join(note for note in (allowed, description) if note)
     return what + (f" ({notes})" if notes else "")
-
-
-def _types(schema: Mapping[str, Any]) -> list[str]:
-    """Return the types that a schema allows; null is the absence of a key and no value."""
-    members = [_resolved(member) for member in schema.get("anyOf", [])]
-    types = [kind for member in members for kind in _types(member)]
-    types = types or [schema.get("type", "object")]
-    return [kind for kind in types if kind != "null"] or ["null"]
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
@@ -117,4 +112,5 @@ def _resolved(schema: Mapping[str, Any]) -> dict[str, Any]:
         inner = _resolved(members[0])
     else:
         return dict(schema)
-    return {**inner, **{key: schema[key] for key in ("description",) if key in schema}}
+    description = schema.get("description", inner.get("description", ""))
+    return {**inner, "description": description}

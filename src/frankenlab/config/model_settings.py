@@ -1,4 +1,4 @@
-"""A model of an experiment: what its part of the config means."""
+"""A model of an experiment: what its entry in the config means."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,9 +6,8 @@ from typing import Any
 
 from frankenlab.config.settings import ModelEntry, Settings, SourceEntry
 from frankenlab.io.errors import UserError
-from frankenlab.models.memory import Sizes
 from frankenlab.models.quantization import NONE, Quantization
-from frankenlab.models.shape import ModelShapes
+from frankenlab.models.shape import ModelShape
 from frankenlab.models.sources import Source, Use, source_from_config, source_key
 
 # Keys of a model's `shapes` that config.json spells otherwise.
@@ -37,11 +36,11 @@ class ModelSettings:
     quantizations: tuple[str, ...]
     stored: Quantization
     head_bits: int | None
-    sizes: Sizes | None
+    sizes: ModelShape | None
 
     @property
     def folder(self) -> str:
-        """Name of its directory below resources/models."""
+        """The name of its directory below resources/models."""
         return f"{self.name}-{source_key(self.source)}"
 
     @property
@@ -50,7 +49,7 @@ class ModelSettings:
         return self.quantizations[0]
 
     def weights_at(self, quantization: str) -> Quantization:
-        """What the weights are: at "none" they are as distributed."""
+        """Return what the weights are; at "none" they are as distributed."""
         asked = Quantization.parse(quantization)
         return self.stored if asked == NONE else asked
 
@@ -60,22 +59,33 @@ class ModelSettings:
         return tuple(q for q in self.quantizations if q != NONE.text)
 
 
+def all_models(settings: Settings) -> dict[str, ModelSettings]:
+    """Return the models of a config by their names.
+
+    Raises:
+        UserError: one line with the place and what is wrong with a model.
+    """
+    shared = _quantizations(settings.quantizations, "config: quantizations")
+    head_bits = settings.exl2.head_bits
+    return {name: _model(name, entry, shared, head_bits) for name, entry in settings.models.items()}
+
+
 def source(entry: SourceEntry, where: str, use: Use) -> Source:
+    """Return the source that a config describes at the place `where`."""
     return source_from_config(entry.plain(), where, use)
 
 
-def model_settings(name: str, entry: ModelEntry, settings: Settings) -> ModelSettings:
+def _model(name: str, entry: ModelEntry, shared: tuple[str, ...], head_bits: int) -> ModelSettings:
+    """Return a model; without quantizations of its own it has the shared ones, and what is
+    quantized here has a head of `head_bits`."""
     where = f"config: models.{name}"
-    own, place = entry.quantizations, f"{where}.quantizations"
-    if own is None:
-        own, place = settings.quantizations, "config: quantizations"
-    shapes = _as_config(entry)
+    own, shapes = entry.quantizations, _as_config(entry)
     model = ModelSettings(
         name=name,
         source=source(entry.source, f"{where}.source", "model"),
         n_layers=entry.n_layers,
         description=entry.description,
-        quantizations=_quantizations(own, place),
+        quantizations=_quantizations(own, f"{where}.quantizations") if own else shared,
         stored=_stored(entry, where),
         head_bits=(entry.head_bits or 6) if entry.format == "exl2" else None,
         sizes=_sizes(shapes, where),
@@ -86,7 +96,7 @@ def model_settings(name: str, entry: ModelEntry, settings: Settings) -> ModelSet
             f"{model.to_quantize[0]}; write quantizations: [none] to evaluate it as it is"
         )
     if shapes and model.to_quantize:
-        _check_bits(model, shapes, settings.exl2.head_bits, where)
+        _check_bits(model, shapes, head_bits, where)
     return model
 
 
@@ -98,7 +108,7 @@ def _check_bits(
     from frankenlab.models.exl2.options import attainable_bits
 
     try:
-        low, high = attainable_bits(ModelShapes.from_config(shapes), head_bits)
+        low, high = attainable_bits(ModelShape.from_config(shapes), head_bits)
     except UserError as error:
         raise UserError(f"{where}.shapes: {error}") from None
     for text in model.to_quantize:
@@ -135,10 +145,10 @@ def _as_config(model: ModelEntry) -> dict[str, Any] | None:
     return {**spelled, "num_hidden_layers": model.n_layers}
 
 
-def _sizes(shapes: Mapping[str, Any] | None, where: str) -> Sizes | None:
+def _sizes(shapes: Mapping[str, Any] | None, where: str) -> ModelShape | None:
     if shapes is None:
         return None
     try:
-        return Sizes.from_config(shapes)
+        return ModelShape.from_config(shapes)
     except UserError as error:
         raise UserError(f"{where}.shapes: {error}") from None

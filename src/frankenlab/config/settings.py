@@ -6,24 +6,15 @@ is not required is None where it is absent; writing null there is refused.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.io.sections import OptionalKey, Section
 from frankenlab.models.quantization import HIGHEST_BITS, LOWEST_BITS
-from frankenlab.plans.plan import MAX_LAYERS, MAX_STEPS
+from frankenlab.plans.generators import Generator, LayerCount
 
 MOST_ENTRIES = 1000
 MOST_DOCUMENTS = 100_000_000
-MOST_PLANS = 200_000
-
-
-def _one_error(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """Raise one error where each member of a union would have its own."""
-    try:
-        return check(value)
-    except ValidationError:
-        raise PydanticCustomError("numbers", "none of these") from None
 
 
 Name = Annotated[
@@ -36,7 +27,6 @@ Name = Annotated[
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
 Words = Annotated[str, Field(max_length=200)]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Precision = Literal["bfloat16", "float16", "float32"]
 HeadBits = Literal[2, 3, 4, 5, 6, 8]
 Quantizations = Annotated[
@@ -44,15 +34,6 @@ Quantizations = Annotated[
     Field(min_length=1, max_length=100),
 ]
 Documents = Annotated[int, Field(ge=10, le=MOST_DOCUMENTS)]
-Layers = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
-_Number = Annotated[int, Field(ge=0, le=MAX_STEPS)]
-Numbers = Annotated[
-    _Number
-    | Annotated[list[_Number], Field(min_length=1, max_length=MAX_STEPS)]
-    | Annotated[str, Field(pattern="^[0-9]+:[0-9]+(:[0-9]+)?$")],
-    WrapValidator(_one_error),
-    Field(description='A number, a list of numbers, or "start:stop[:step]" as in Python.'),
-]
 Entries = Field(min_length=1, max_length=MOST_ENTRIES)
 
 
@@ -99,7 +80,7 @@ class ModelEntry(Section):
 
     source: SourceEntry
     """Where files come from; hashes are checked."""
-    n_layers: Layers
+    n_layers: LayerCount
     """Number of decoder layers; lets plans be checked before any download."""
     description: str = Field(default="", max_length=10_000)
     """What the weights are, for the report."""
@@ -186,54 +167,6 @@ class TaskEntry(Section):
     """Keys of lm-evaluation-harness's task YAML."""
 
 
-class LayerGenerator(Section):
-    generator: Literal["layer"]
-    layer: OptionalKey[Numbers] = None
-    times: OptionalKey[Numbers] = None
-
-
-class BlockGenerator(Section):
-    generator: Literal["block"]
-    start: OptionalKey[Numbers] = None
-    length: Numbers
-    times: OptionalKey[Numbers] = None
-
-
-class RysGenerator(Section):
-    generator: Literal["rys"]
-    min_length: OptionalKey[Layers] = None
-    max_length: OptionalKey[Layers] = None
-
-
-class DepthUpScalingGenerator(Section):
-    generator: Literal["depth_up_scaling"]
-    drop: Numbers
-
-
-class RandomBlockGenerator(Section):
-    generator: Literal["random_block"]
-    length: Numbers
-    times: OptionalKey[Numbers] = None
-    count: int = Field(ge=1, le=MOST_PLANS)
-    seed: OptionalKey[Seed] = None
-
-
-class ExplicitGenerator(Section):
-    generator: Literal["explicit"]
-    plans: list[str] = Field(min_length=1, max_length=MOST_PLANS)
-
-
-Generator = Annotated[
-    LayerGenerator
-    | BlockGenerator
-    | RysGenerator
-    | DepthUpScalingGenerator
-    | RandomBlockGenerator
-    | ExplicitGenerator,
-    Field(discriminator="generator"),
-]
-
-
 class Racing(Section):
     """Plans that can hardly be among the best are dropped after rounds of documents."""
 
@@ -293,21 +226,6 @@ class Stages(Section):
     def __getitem__(self, name: str) -> StageSettings:
         """Return the settings of the stage of that name."""
         return {"search": self.search, "select": self.select, "confirm": self.confirm}[name]
-
-
-class Statistics(Section):
-    """How the comparisons are judged."""
-
-    fdr: float = Field(default=0.05, gt=0, lt=1)
-    """False discovery rate of the marks on maps (Benjamini-Hochberg)."""
-    alpha: float = Field(default=0.05, gt=0, lt=1)
-    """Family-wise error over all confirm tests (Holm)."""
-    margin: float = Field(default=3.0, gt=0, le=1000)
-    """Largest change that still counts as equivalent (points; 100 x log-perplexity)."""
-    resamples: int = Field(default=10_000, ge=100, le=1_000_000)
-    """Bootstrap resamples."""
-    seed: Seed = 1
-    """Seed of resampling and of random controls."""
 
 
 class Cost(Section):

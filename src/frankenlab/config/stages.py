@@ -38,7 +38,7 @@ class Stage:
 
     @property
     def searches(self) -> bool:
-        """Whether it is the search, or a round of it."""
+        """Tell whether this is the search, or a round of it."""
         return self.name == SEARCH
 
     @property

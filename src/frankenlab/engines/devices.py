@@ -9,7 +9,11 @@ from frankenlab.io.errors import UserError
 
 
 def usable_device(name: str) -> torch.device:
-    """The device, or a UserError where CUDA is asked for and absent."""
+    """Return the device of a name.
+
+    Raises:
+        UserError: CUDA is asked for and absent.
+    """
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f'device "{name}": torch finds no CUDA device here; "cpu" works everywhere')
     return torch.device(name)
@@ -21,7 +25,7 @@ def hardware_name(device: torch.device) -> str:
 
 
 def processor_name() -> str:
-    """Return the processor's name, which Linux only tells in /proc."""
+    """Return the processor's name, which on Linux stands in /proc only."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from frankenlab.engines import check_capacity
 from frankenlab.engines.batches import Batch
 from frankenlab.engines.devices import usable_device
 from frankenlab.engines.exllamav2_loading import load
+from frankenlab.engines.protocol import check_capacity
 from frankenlab.engines.scoring import score_targets
 from frankenlab.io.errors import UserError
-from frankenlab.models.inspect import model_info
+from frankenlab.models.directory import model_shape
 from frankenlab.models.memory import pass_tokens
 from frankenlab.plans.plan import Plan, Step, base
 
@@ -29,29 +29,35 @@ ACTIVATION_WIDTH = 64
 
 # Pairs of tokens that the check of causality compares.
 CAUSAL_PAIRS = 8
-# How much a later token may change the earlier one's logits, beside a share of what the earlier
-# one changes in the later one's: kernels add in no fixed order, in float16.
+# How much a later token may change the logits of an earlier one, plus this share of the change in
+# the other direction: kernels add in no fixed order, in float16.
 CAUSAL_NOISE, CAUSAL_SHARE = 0.02, 0.25
 
 
 @dataclass
 class DeviceBatch:
-    """Tokens (on the CPU, where exllamav2 has its embeddings) and attention parameters by the
-    number of rows that a pass takes; `batch` is None for tokens that are not to be scored."""
+    """Rows of tokens, on the CPU, where exllamav2 has its embeddings.
+
+    Attributes:
+        tokens: int64 [rows, length].
+        past: tokens of each row that a cache holds.
+        source: the batch; None for tokens that are not to be scored.
+        params: exllamav2's attention parameters, by the number of rows of a pass.
+    """
 
     tokens: torch.Tensor
     past: int = 0
-    batch: Batch | None = None
+    source: Batch | None = None
     params: dict[int, Any] = field(default_factory=dict)
 
 
 class Exllamav2Engine:
-    """See `frankenlab.engines.Engine`. Weights are dequantized by its kernels as they are used.
+    """The engine (see `protocol.Engine`) whose kernels dequantize weights as they are used.
 
     Args:
         directory: an EXL2 directory.
         device: "cuda" or "cuda:N".
-        max_tokens: tokens of a pass, padding counted; larger batches go in several.
+        max_tokens: most tokens of a pass, padding included; larger batches take several passes.
 
     Raises:
         UserError: CUDA or exllamav2 is absent, exllamav2 does not run such a model, it does not
@@ -83,10 +89,10 @@ class Exllamav2Engine:
         self._check_causal()
 
     def place(self, batch: Batch) -> DeviceBatch:
-        """Keeps the tokens of a causal batch.
+        """Return a causal batch as this engine takes it.
 
         Raises:
-            UserError: a row longer than a pass can take.
+            UserError: a row is longer than a pass can take.
         """
         length = batch.tokens.shape[1]
         if length > self.max_tokens:
@@ -94,45 +100,47 @@ class Exllamav2Engine:
                 f"{self.directory}: a text of {length} tokens; engine exllamav2 was loaded for "
                 f"{self.max_tokens} at a time"
             )
-        return DeviceBatch(batch.tokens, batch=batch)
+        return DeviceBatch(batch.tokens, source=batch)
 
-    def embed(self, placed: DeviceBatch) -> torch.Tensor:
-        """float16 [rows, length, hidden size]"""
+    def embed(self, batch: DeviceBatch) -> torch.Tensor:
+        """Return the embeddings, float16 [rows, length, hidden size]."""
         with _surfacing_memory():
             _use_its_stream()
-            return self._embedding.forward(placed.tokens).to(self.device)
+            return self._embedding.forward(batch.tokens).to(self.device)
 
-    def run(self, step: Step, hidden: torch.Tensor, placed: DeviceBatch) -> torch.Tensor:
-        """As many rows at a time as fit exllamav2's buffers."""
+    def run(self, step: Step, hidden: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
+        """Return the hidden state after a step, in passes of as many rows as fit the buffers."""
         rows = max(self.max_tokens // hidden.shape[1], 1)
         attention = self._layers[step.layer][0]
         with _surfacing_memory():
-            passes = [self._step(step, attention, h, placed) for h in hidden.split(rows)]
+            passes = [self._step(step, attention, h, batch) for h in hidden.split(rows)]
             return passes[0] if len(passes) == 1 else torch.cat(passes)
 
-    def finish(self, step: Step, hidden: torch.Tensor, placed: DeviceBatch) -> torch.Tensor:
-        """See `frankenlab.engines.Engine`. exllamav2's modules take whole rows, so all positions
-        run."""
-        assert placed.batch is not None, "place() a batch to score it"
-        after = self.run(step, hidden, placed).flatten(0, 1)
-        return after[placed.batch.positions_scored.to(after.device)]
+    def finish(self, step: Step, hidden: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
+        """Return the scored positions after a step, which runs all: modules take whole rows."""
+        assert batch.source is not None, "place() a batch to score it"
+        after = self.run(step, hidden, batch).flatten(0, 1)
+        return after[batch.source.positions_scored.to(after.device)]
 
-    def score(self, hidden: torch.Tensor, placed: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `score_targets`; `hidden` is what `finish` gives."""
-        assert placed.batch is not None, "place() a batch to score it"
+    def score(self, hidden: torch.Tensor, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score the targets (see `score_targets`), given what `finish` returns."""
+        assert batch.source is not None, "place() a batch to score it"
         with _surfacing_memory():
-            return score_targets(self.logits, hidden, placed.batch)
+            return score_targets(self.logits, hidden, batch.source)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[positions, hidden size] -> float16 [positions, vocabulary]; the head is stored wider."""
+        """Apply the final norm and the head: [..., hidden size] -> float16 [..., vocabulary].
+
+        The head is stored wider than the vocabulary.
+        """
         return self._head.forward(self._norm.forward(hidden))[..., : self.vocabulary]
 
     def decoder(self, plan: Plan, capacity: int) -> "Exllamav2Decoder":
-        """For one sequence of at most `capacity` tokens."""
+        """Return a decoder for one sequence of at most `capacity` tokens."""
         return Exllamav2Decoder(self, plan, capacity)
 
     def close(self) -> None:
-        """Frees the model's memory; the engine is of no use afterwards."""
+        """Free the model's memory. The engine cannot be used afterwards."""
         self.model.unload()
         self._embedding = self._norm = self._head = None
         self._layers = []
@@ -143,19 +151,19 @@ class Exllamav2Engine:
         step: Step,
         attention: Any,
         hidden: torch.Tensor,
-        placed: DeviceBatch,
+        batch: DeviceBatch,
         cache: Any = None,
     ) -> torch.Tensor:
-        """One pass. `attention` is the layer's own module, or a copy with a slot in the cache."""
+        """Run one pass. `attention` is the layer's module, or a copy with a slot in the cache."""
         from exllamav2.attn import ExLlamaV2Attention
 
         rows, length, _ = hidden.shape
-        if rows not in placed.params:
-            placed.params[rows] = ExLlamaV2Attention.Params(rows, length, placed.past, None, None)
-        params = placed.params[rows]
+        if rows not in batch.params:
+            batch.params[rows] = ExLlamaV2Attention.Params(rows, length, batch.past, None, None)
+        params = batch.params[rows]
         after = hidden.clone()
         if step.part != "mlp":
-            after = attention.forward(after, cache=cache, attn_params=params, past_len=placed.past)
+            after = attention.forward(after, cache=cache, attn_params=params, past_len=batch.past)
         if step.part != "attn":
             mlp = self._layers[step.layer][1]
             after = mlp.forward(after) if self._mlp_kernel else mlp.forward_torch(after)
@@ -163,14 +171,18 @@ class Exllamav2Engine:
 
     @torch.inference_mode()
     def _check_causal(self) -> None:
-        """Rows of two tokens: the later one must not change the earlier one's logits."""
+        """Check on rows of two tokens that the later one does not change the earlier one's logits.
+
+        Raises:
+            UserError: it does.
+        """
         draw = torch.Generator().manual_seed(1)
         first, second, other = torch.randint(self.vocabulary, (3, CAUSAL_PAIRS), generator=draw)
         rows = [(first, second), (first, other), (other, second)]
-        placed = DeviceBatch(torch.cat([torch.stack(pair, dim=1) for pair in rows]))
-        hidden = self.embed(placed)
+        batch = DeviceBatch(torch.cat([torch.stack(pair, dim=1) for pair in rows]))
+        hidden = self.embed(batch)
         for step in base(self.n_layers).steps:
-            hidden = self.run(step, hidden, placed)
+            hidden = self.run(step, hidden, batch)
         logits = self.logits(hidden.flatten(0, 1)).float().view(3, CAUSAL_PAIRS, 2, -1)
         forward = (logits[0, :, 0] - logits[1, :, 0]).abs().mean().item()
         backward = (logits[0, :, 1] - logits[2, :, 1]).abs().mean().item()
@@ -184,8 +196,10 @@ class Exllamav2Engine:
 
 
 class Exllamav2Decoder:
-    """See `frankenlab.engines.Decoder`. exllamav2's cache with a slot for every attending step;
-    the steps of a layer share its weights."""
+    """A decoder (see `protocol.Decoder`) on exllamav2's cache, with a slot for each attending step.
+
+    The steps of a layer share its weights.
+    """
 
     def __init__(self, engine: Exllamav2Engine, plan: Plan, capacity: int) -> None:
         if capacity > engine.max_length:
@@ -212,7 +226,7 @@ class Exllamav2Decoder:
 
     @torch.inference_mode()
     def feed(self, tokens: Sequence[int]) -> torch.Tensor:
-        """As many tokens at a time as fit exllamav2's buffers."""
+        """Read tokens, as many at a time as fit exllamav2's buffers."""
         check_capacity(self, len(tokens))
         size = self.engine.max_tokens
         for start in range(0, len(tokens), size):
@@ -221,28 +235,33 @@ class Exllamav2Decoder:
             return self.engine.logits(hidden[0, -1:])[0]
 
     def _read(self, tokens: Sequence[int]) -> torch.Tensor:
-        placed = DeviceBatch(torch.tensor([list(tokens)]), past=self.length)
-        hidden = self.engine.embed(placed)
+        batch = DeviceBatch(torch.tensor([list(tokens)]), past=self.length)
+        hidden = self.engine.embed(batch)
         with _surfacing_memory():
             for step, attention in zip(self.plan.steps, self.attentions, strict=True):
-                hidden = self.engine._step(step, attention, hidden, placed, self.cache)
+                hidden = self.engine._step(step, attention, hidden, batch, self.cache)
         self.cache.current_seq_len += len(tokens)
         return hidden
 
 
 def _cache(model: Any, slots: int, capacity: int, device: torch.device) -> Any:
-    """exllamav2 makes as many slots as the model has layers, so it has `slots` for the moment."""
+    """Return a cache of `slots` slots.
+
+    exllamav2 makes as many as the model has layers, so the config says `slots` for the moment.
+    """
     from exllamav2 import ExLlamaV2Cache
 
+    # It hands the device on to torch, though it declares it as a number.
+    where: Any = device
     layers, model.config.num_hidden_layers = model.config.num_hidden_layers, slots
     try:
-        return ExLlamaV2Cache(model, max_seq_len=capacity, fixed_device=device)
+        return ExLlamaV2Cache(model, max_seq_len=capacity, fixed_device=where)
     finally:
         model.config.num_hidden_layers = layers
 
 
 def _use_its_stream() -> None:
-    """exllamav2 works on a CUDA stream of its own; so does, from here on, all of this thread."""
+    """Make this thread work on exllamav2's own CUDA stream from here on."""
     from exllamav2.device import set_device_streams
 
     set_device_streams()
@@ -250,7 +269,7 @@ def _use_its_stream() -> None:
 
 @contextmanager
 def _surfacing_memory() -> Iterator[None]:
-    """exllamav2's extension and cuBLAS tell a lack of memory by a text only."""
+    """Raise `torch.OutOfMemoryError` where exllamav2's extension or cuBLAS has only a text."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -270,14 +289,15 @@ def make_engine(
         UserError: as `Exllamav2Engine` and `check_precision`.
     """
     check_precision(precision)
-    context = model_info(directory).max_position_embeddings
+    context = model_shape(directory).max_position_embeddings
     return Exllamav2Engine(directory, device, pass_tokens(token_budget, context))
 
 
 def check_precision(precision: str) -> None:
-    """
+    """Check that exllamav2 computes in a precision.
+
     Raises:
-        UserError: exllamav2 does not compute in it.
+        UserError: it does not.
     """
     if precision != Exllamav2Engine.precision:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Loads an EXL2 directory into exllamav2, after a check that exllamav2 runs it as it is meant.
+"""Loading an EXL2 directory into exllamav2, once it is known that exllamav2 runs it correctly.
 
-Written for exllamav2 0.3.2, which takes in silence what it does not know.
+Written for exllamav2 0.3.2, which silently ignores what it does not know.
 """
 
 import tempfile
@@ -12,33 +12,34 @@ from typing import Any
 
 import torch
 
-from frankenlab.engines.batches import LENGTH_MULTIPLE
+from frankenlab.engines.packing import LENGTH_MULTIPLE
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
-from frankenlab.models.exl2.format import ALIGNMENT
+from frankenlab.models.directory import check_llama_shaped
+from frankenlab.models.exl2.format import check_outputs
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
-from frankenlab.models.inspect import ARCHITECTURES, check_llama_shaped
+from frankenlab.models.model_config import ARCHITECTURES
 
 INSTALL = "pip install 'frankenlab[exl2]'"
 
-# Those that exllamav2 computes as transformers does. It ignores "dynamic", knows only half of
-# yarn's parameters, and its longrope depends on the length of the context that it is given.
+# The RoPE variants that exllamav2 computes as transformers does. It ignores "dynamic", knows only
+# half of yarn's parameters, and its longrope depends on the context length that it is given.
 ROPE_TYPES = ("default", "linear", "llama3")
 
-# Of config.json, what exllamav2 would read otherwise than transformers: sliding windows are
-# checked to be wider than the context before, rotary parameters are written anew.
+# Keys of config.json that exllamav2 reads otherwise than transformers. That sliding windows are
+# wider than the context is checked before; rotary parameters are written anew.
 LEFT_OUT = ("sliding_window", "rope_parameters", "rope_scaling", "rope_theta")
 
 
 def load(directory: Path, device: str, max_tokens: int) -> Any:
-    """The model as exllamav2 has it, an `exllamav2.ExLlamaV2`.
+    """Return the model as an `exllamav2.ExLlamaV2`.
 
     Args:
         device: "cuda" or "cuda:N".
-        max_tokens: rows times length of the largest batch, for which it allocates its buffers.
+        max_tokens: rows times length of the largest batch, for which buffers are allocated.
 
     Raises:
-        UserError: exllamav2 is not there or does not work here, or does not run such a model.
+        UserError: exllamav2 is absent, does not work here, or does not run such a model.
     """
     exl2 = _checked(directory)
     library = _library()
@@ -51,7 +52,7 @@ def load(directory: Path, device: str, max_tokens: int) -> Any:
             # Without flash-attn and xformers it would take torch's attention without any mask.
             config.no_sdpa = True
             model = library.ExLlamaV2(config)
-            # Nothing on the devices before the one asked for, all of the model there.
+            # Nothing goes to the devices before the one asked for, the whole model to that one.
             split = [0.0] * int(device.partition(":")[2] or 0) + [99999.0]
             model.load(split)
             # It loads on one stream and runs on another.
@@ -64,8 +65,10 @@ def load(directory: Path, device: str, max_tokens: int) -> Any:
 
 
 def as_exllamav2_reads(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json with the rotary parameters in transformers 4's keys, which are the only ones
-    that exllamav2 knows, and nothing that it would misread."""
+    """Return a config.json without anything that exllamav2 would misread.
+
+    Rotary parameters stand in transformers 4's keys, the only ones that exllamav2 knows.
+    """
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     theta = rope.pop("rope_theta", None) or config.get("rope_theta")
     kind = rope_type(config)
@@ -81,7 +84,11 @@ def as_exllamav2_reads(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(directory: Path) -> Exl2Directory:
-    """The directory, if exllamav2 runs it as the torch engine does."""
+    """Return the directory, if exllamav2 runs it as the torch engine does.
+
+    Raises:
+        UserError: it does not.
+    """
     if not is_exl2(directory):
         raise UserError(
             f"{directory}: its weights are not EXL2, and engine exllamav2 runs nothing else here; "
@@ -94,12 +101,10 @@ def _checked(directory: Path) -> Exl2Directory:
             f"{directory}: mlp_bias is true, and exllamav2 mixes up the biases of an MLP whose "
             "inputs are sorted; engine torch runs it"
         )
-    for name, (outputs, _) in exl2.shapes.linears.items():
-        if name.endswith(("q_proj", "k_proj", "v_proj")) and outputs % ALIGNMENT:
-            raise UserError(
-                f"{directory}: tensor '{name}' has {outputs} outputs, and exllamav2 takes only "
-                f"multiples of {ALIGNMENT}; engine torch runs it"
-            )
+    try:
+        check_outputs(exl2.shape)
+    except UserError as error:
+        raise UserError(f"{directory}: {error}; engine torch runs it") from error
     if (kind := rope_type(exl2.config)) not in ROPE_TYPES:
         raise UserError(
             f'{directory}: rope type "{kind}" is not computed by exllamav2 as the model needs it; '
@@ -109,13 +114,13 @@ def _checked(directory: Path) -> Exl2Directory:
 
 
 def rope_type(config: Mapping[str, Any]) -> str:
-    """The RoPE variant of a config.json of transformers 4 or 5."""
+    """Return the RoPE variant of a config.json of transformers 4 or 5."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return rope.get("rope_type") or rope.get("type") or "default"
 
 
 def _library() -> ModuleType:
-    """exllamav2; its first import compiles its extension, which takes minutes."""
+    """Import exllamav2. The first import compiles its extension, which takes minutes."""
     threads = torch.get_num_threads()
     try:
         import exllamav2
@@ -135,7 +140,7 @@ def _library() -> ModuleType:
 
 @contextmanager
 def _staged(exl2: Exl2Directory) -> Iterator[Path]:
-    """A directory that holds what exllamav2 may see: it opens every safetensors file there is."""
+    """Yield a directory of what exllamav2 may see, for it opens every safetensors file there is."""
     with tempfile.TemporaryDirectory(prefix="frankenlab-") as folder:
         stage = Path(folder)
         for path in exl2.weight_files:

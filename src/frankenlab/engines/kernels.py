@@ -1,9 +1,8 @@
-"""What stands between a layer's matrix products, in as few passes over memory as torch allows.
+"""The operations between a layer's matrix products, in as few passes over memory as possible.
 
-On a CPU these take as long as the products if they are written down plainly: each operation reads
-and writes all activations. Results are those of the plain operations, rounding included, but for
-the rotary embedding, which rounds once less, and for the norm, whose squares are summed in another
-order.
+Written plainly, they would take as long as the products on a CPU, because each operation reads and
+writes all activations. The results are those of the plain operations, rounding included, but for
+two: the rotary embedding rounds once less, and the norm sums its squares in another order.
 """
 
 import torch
@@ -14,7 +13,10 @@ CACHED_TOKENS = 512
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Root mean square norm (Zhang and Sennrich 2019) of [..., hidden size], in float32."""
+    """Return the root mean square norm (Zhang and Sennrich 2019) of [..., hidden size].
+
+    It is computed in float32.
+    """
     if x.device.type != "cpu" or x.dtype == torch.float32:
         return F.rms_norm(x, weight.shape, weight, eps)
     tokens, factors = x.reshape(-1, x.shape[-1]), weight.float()
@@ -28,14 +30,16 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """silu(gate) * up (Shazeer 2020) of [..., 2 * inner size], the gate first."""
+    """Return silu(gate) * up (Shazeer 2020) of [..., 2 * inner size], the gate standing first."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding (Su et al. 2021, RoFormer) on [..., heads, head dim], the halves of
-    a head rotated into each other; tables [..., 1, head dim]."""
+    """Apply rotary position embeddings (Su et al. 2021, RoFormer) to [..., heads, head dim].
+
+    The halves of a head are rotated into each other. `cos` and `sin` are [..., 1, head dim].
+    """
     half = x.shape[-1] // 2
     rotated = x * cos
     rotated[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)

@@ -1,8 +1,8 @@
 """Attention over rows of token trees, in memory that grows with their length and not its square.
 
-What a token sees follows from one number a token (`batches.visible`), so the mask of a long row is
-made for a few of its tokens at a time, when they attend. Short rows, which most are, have one mask
-that is made once for all layers.
+One number a token says what it sees (`batches.visible`), so the mask of a long row is made for a
+few of its tokens at a time, when they attend. Short rows, which most are, have one mask that is
+made once for all layers.
 """
 
 from collections.abc import Iterator
@@ -13,21 +13,25 @@ import torch.nn.functional as F
 
 from frankenlab.engines.batches import visible
 
-# Elements of the masks that are in memory at once: 32 MB in float32.
+# Most elements of masks in memory at once: 32 MB in float32.
 MASK_ELEMENTS = 1 << 23
 
-# Keys of a row are a multiple of this: a CPU's 16-bit attention takes half as long again else.
+# The number of keys of a row is a multiple of this; otherwise a CPU's 16-bit attention takes half
+# as long again.
 KEY_MULTIPLE = 16
 
 
 @dataclass
 class Mask:
-    """Which keys the tokens of each row see. The keys of a row are `padding` that no token sees,
-    `before` that all see, and the row's own tokens.
+    """Which keys the tokens of each row see.
+
+    The keys of a row are `padding` keys that no token sees, `before` keys that all tokens see, and
+    the row's own tokens.
 
     Attributes:
         ends: int64 [rows, length], on the device: see `batches.Batch`.
-        dtype: of the mask, that of the queries.
+        dtype: that of the queries.
+        whole: the mask of all tokens, where they attend together.
     """
 
     ends: torch.Tensor
@@ -43,22 +47,25 @@ class Mask:
 
     @property
     def keys(self) -> int:
-        """Keys of a row."""
+        """Number of keys of a row."""
         return self.padding + self.before + self.ends.shape[1]
 
     def spans(self) -> list[tuple[int, int]]:
-        """The tokens that attend together, from `start` to `stop`; the last of them first."""
+        """Return the (start, stop) of tokens that attend together, the last tokens first."""
         rows, length = self.ends.shape
         size = MASK_ELEMENTS // max(rows * self.keys, 1)
         if size >= length:
             return [(0, length)]
-        # Counted from the end, so that the keys of every block are such a multiple if all are.
+        # Counted from the end: then each block has a multiple of keys if the whole row has.
         size = max(size // KEY_MULTIPLE, 1) * KEY_MULTIPLE
         return [(max(stop - size, 0), stop) for stop in range(length, 0, -size)]
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Tokens that attend together, and their additive mask [rows, 1, tokens, keys] over the
-        first keys of the row, the others being seen by none of them."""
+        """Yield the tokens that attend together, and their additive mask.
+
+        The mask is [rows, 1, tokens, keys] over the first keys of a row; none of these tokens sees
+        the keys after them.
+        """
         for start, stop in reversed(self.spans()):
             mask = self._additive(start, stop) if self.whole is None else self.whole
             yield slice(start, stop), mask
@@ -75,14 +82,19 @@ class Mask:
 def attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: Mask | None = None
 ) -> torch.Tensor:
-    """[rows, heads, length, head dim] each, where a key head may serve several query heads;
-    [rows, length, heads, head dim]. Causal without a mask."""
+    """Return the attention's result, [rows, length, heads, head dim].
+
+    Args:
+        queries, keys, values: [rows, heads, length, head dim]; a key head may serve several query
+            heads.
+        mask: None for causal attention.
+    """
     if mask is None:
         return _attend(queries, keys, values, None)
-    parts = [
-        _attend(queries[:, :, tokens], *(x[:, :, : block.shape[-1]] for x in (keys, values)), block)
-        for tokens, block in mask.blocks()
-    ]
+    parts = []
+    for tokens, block in mask.blocks():
+        seen = slice(block.shape[-1])
+        parts.append(_attend(queries[:, :, tokens], keys[:, :, seen], values[:, :, seen], block))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 

@@ -8,20 +8,20 @@ import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from frankenlab.io.errors import UserError, excerpt
-from frankenlab.models.inspect import ModelInfo
+from frankenlab.models.shape import ModelShape
 
 # RoPE variants whose frequencies depend on the length of the sequence at hand.
 LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 class Rotary:
-    """Angles of every position, whatever the static scaling (linear, llama3, yarn) of the model.
+    """The rotary tables of a model, with or without static scaling (linear, llama3, yarn).
 
     Raises:
-        UserError: the scaling is another one.
+        UserError: the model scales its frequencies in another way.
     """
 
-    def __init__(self, info: ModelInfo, device: torch.device) -> None:
+    def __init__(self, info: ModelShape, device: torch.device) -> None:
         kind = info.rope.get("rope_type", "default")
         self.scaling = 1.0
         if kind == "default":
@@ -39,22 +39,21 @@ class Rotary:
     def tables(
         self, positions: torch.Tensor, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [..., head dim] of positions, int64 [...]."""
+        """Return the cosines and sines [..., head dim] of positions, int64 [...]."""
         angles = positions.to(self.frequencies.device)[..., None].float() * self.frequencies
         angles = torch.cat((angles, angles), dim=-1)
         return (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
 
 
 def _scaled(
-    function: Callable[..., tuple[torch.Tensor, float]], info: ModelInfo, device: torch.device
+    function: Callable[..., tuple[torch.Tensor, float]], info: ModelShape, device: torch.device
 ) -> tuple[torch.Tensor, float]:
-    """Frequencies and scaling by one of transformers' functions, which are the same for all
-    architectures."""
+    """Return frequencies and scaling by a function of transformers, which any model type shares."""
     # Imported here: it takes seconds, and most models' angles are not scaled.
     from transformers import LlamaConfig
 
-    # The functions read the size of a head only. Of one head, for a Mistral's hidden size need not
-    # be a multiple of its heads, as a Llama's must.
+    # The functions read the size of a head only. One head is given because a Mistral's hidden size
+    # need not be a multiple of its number of heads, as a Llama's must.
     config = LlamaConfig(
         hidden_size=info.head_dim,
         num_attention_heads=1,

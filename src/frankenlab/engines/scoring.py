@@ -1,4 +1,4 @@
-"""Log-probabilities of a batch's targets from the last hidden states there: any engine's head."""
+"""The head of any engine: from the last hidden states to the targets' log-probabilities."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ import torch
 
 from frankenlab.engines.batches import Batch
 
-# Scored positions whose logits are in memory at once: 50 MB of a 50k vocabulary in 16 bits. Fewer
-# make the head's matrix product slower.
+# Scored positions whose logits are in memory at once: 50 MB for a vocabulary of 50k in 16 bits.
+# With fewer the head's matrix product is slower.
 CHUNK = 512
 
-# Of which so many are float32 at once on a CPU: few enough that they stay in its cache while their
+# How many of them a CPU holds in float32 at once: so few that they stay in its cache while their
 # highest value and the sum of their exponentials are found, which is four times faster.
 CACHED_ROWS = 8
 
@@ -18,14 +18,14 @@ CACHED_ROWS = 8
 def score_targets(
     logits: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Runs the head a chunk of positions at a time.
+    """Score the targets of a batch, running the head on a chunk of positions at a time.
 
     Args:
         logits: final norm and head, [positions, hidden size] -> [positions, vocabulary].
         hidden: [scored positions, hidden size], in the order of `batch.positions_scored`.
 
     Returns:
-        float64 [targets] log-probabilities and bool [targets] whether greedy decoding picks the
+        float64 [targets] log-probabilities, and bool [targets] whether greedy decoding picks the
         target, both on the CPU.
     """
     order = torch.argsort(batch.target_positions, stable=True)
@@ -46,11 +46,11 @@ def score_targets(
 
 
 def _reduced(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each row in float32: the highest value, and the logarithm of the summed exponentials."""
+    """Return each row's highest value and the logarithm of its summed exponentials, in float32."""
     size = CACHED_ROWS if logits.device.type == "cpu" else len(logits)
     highest, total = [], []
     for block in logits.split(size):
-        # A copy also of float32 logits, which are still needed: the rest is done in place.
+        # A copy even of float32 logits: they are still needed, and the rest is done in place.
         values = block.to(torch.float32, copy=True)
         most = values.amax(dim=-1, keepdim=True)
         highest.append(most[:, 0])
@@ -61,11 +61,11 @@ def _reduced(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _is_argmax(
     logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, is_highest: torch.Tensor
 ) -> torch.Tensor:
-    """Whether logits[rows].argmax(-1) == targets, where `is_highest` says which have the
-    highest value of their row.
+    """Return whether logits[rows].argmax(-1) == targets.
 
-    Finding the highest value is ten times cheaper than finding its place, so the place is looked
-    up only for those: another token may have the value too, and come first.
+    `is_highest` says which targets have the highest value of their row. Finding that value is ten
+    times cheaper than finding its place, so the place is looked up for these only: another token
+    may have the same value, and come first.
     """
     greedy = is_highest.clone()
     tied = greedy.nonzero()[:, 0]

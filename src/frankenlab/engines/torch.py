@@ -5,22 +5,22 @@ into steps. Queries, keys and values are one matrix product, and so are the MLP'
 projections.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from frankenlab.engines import check_capacity
 from frankenlab.engines.batches import Batch
 from frankenlab.engines.devices import usable_device
 from frankenlab.engines.kernels import rms_norm, rotate, swiglu
 from frankenlab.engines.masks import KEY_MULTIPLE, Mask, attend
+from frankenlab.engines.protocol import check_capacity
 from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import score_targets
+from frankenlab.models.directory import model_shape
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
-from frankenlab.models.inspect import model_info
 from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.plans.plan import Plan, Step
 
@@ -29,7 +29,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch
 
 @dataclass(frozen=True)
 class Layer:
-    """Weights of one decoder layer, [out, in]; biases are None where the model has none."""
+    """The weights of a decoder layer, [out, in]; biases are None where the model has none."""
 
     input_norm: torch.Tensor
     qkv: torch.Tensor
@@ -45,29 +45,29 @@ class Layer:
 
 @dataclass(frozen=True)
 class DeviceBatch:
-    """A batch on the device, its tokens one after the other: `prefix` tokens that all rows see,
-    then `rows` times `length` others.
+    """A batch on the device: its tokens one after the other, first those of the prefix.
 
     Attributes:
         tokens: int64 [tokens].
         cos, sin: rotary tables [tokens, 1, head dim].
-        mask: what the rows' tokens see of `padding` that none sees, the prefix, and their row.
-        batch: None for tokens that are not to be scored.
+        mask: what the tokens after the prefix see, by the rows that they stand in.
+        prefix: number of tokens that all rows see.
+        source: the batch; None for tokens that are not to be scored.
     """
 
-    prefix: int
-    rows: int
-    length: int
-    padding: int
     tokens: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
     mask: Mask
-    batch: Batch | None = None
+    prefix: int = 0
+    source: Batch | None = None
 
 
 class KVCache:
-    """Keys and values of one occurrence, [rows, heads, capacity, head dim] once there are any."""
+    """Keys and values of one occurrence of a layer, [rows, heads, capacity, head dim].
+
+    They are allocated when the first token comes.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.length = capacity, 0
@@ -75,7 +75,7 @@ class KVCache:
         self.values: torch.Tensor | None = None
 
     def extend(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Appends new tokens; gives all keys and values so far."""
+        """Append those of new tokens; return all keys and values so far."""
         if self.keys is None or self.values is None:
             rows, heads, _, dim = keys.shape
             self.keys = keys.new_zeros((rows, heads, self.capacity, dim))
@@ -88,11 +88,11 @@ class KVCache:
 
 
 class TorchEngine:
-    """See `frankenlab.engines.Engine`.
+    """The engine (see `protocol.Engine`) that computes in plain torch.
 
     Args:
         directory: a Hugging Face directory with safetensors weights, or an EXL2 directory, which
-            is dequantized while it is loaded: beside the model it takes the memory of a layer.
+            is dequantized while it is loaded, which takes the memory of a layer beside the model.
         dtype: "bfloat16", "float16" or "float32".
         device: as torch names it.
 
@@ -103,7 +103,7 @@ class TorchEngine:
     token_trees = True
 
     def __init__(self, directory: str | Path, dtype: str = "bfloat16", device: str = "cpu") -> None:
-        info = model_info(directory)
+        info = model_shape(directory)
         self.device = usable_device(device)
         self.dtype = DTYPES[dtype]
         self.n_layers = info.n_layers
@@ -118,130 +118,117 @@ class TorchEngine:
         self.vocabulary: int = self.head.shape[0]
 
     def place(self, batch: Batch) -> DeviceBatch:
-        """Mask and rotary tables of a batch."""
-        count = len(batch.prefix)
-        padding = -(count + batch.tokens.shape[1]) % KEY_MULTIPLE
-        return self.place_tokens(
-            batch.tokens, batch.positions, batch.ends, count, batch.prefix, padding, batch
-        )
+        """Return the batch on the device, with its mask and rotary tables."""
+        prefix = len(batch.prefix)
+        padding = -(prefix + batch.tokens.shape[1]) % KEY_MULTIPLE
+        tokens = torch.cat((batch.prefix, batch.tokens.flatten()))
+        positions = torch.cat((torch.arange(prefix), batch.positions.flatten()))
+        mask = Mask(batch.ends.to(self.device), self.dtype, padding, before=prefix)
+        return self._place(tokens, positions, mask, prefix, batch)
 
-    def place_tokens(
+    def place_after(self, length: int, tokens: Sequence[int]) -> DeviceBatch:
+        """Return a sequence's next tokens on the device, after `length` that a cache holds."""
+        positions = torch.arange(length, length + len(tokens))
+        ends = torch.full((1, len(tokens)), len(tokens), device=self.device)
+        mask = Mask(ends, self.dtype, before=length)
+        return self._place(torch.tensor(list(tokens)), positions, mask)
+
+    def _place(
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
-        ends: torch.Tensor,
-        seen: int,
-        prefix: torch.Tensor | None = None,
-        padding: int = 0,
-        batch: Batch | None = None,
+        mask: Mask,
+        prefix: int = 0,
+        source: Batch | None = None,
     ) -> DeviceBatch:
-        """`tokens`, `positions`, `ends`: int64 [rows, length]; `seen`: how many keys before the
-        rows all of their tokens see, a cache's or those of `prefix`: int64 [prefix length]."""
-        rows, length = tokens.shape
-        before = tokens.new_empty(0) if prefix is None else prefix
-        cos, sin = self.rotary.tables(
-            torch.cat((torch.arange(len(before)), positions.flatten())), self.dtype
-        )
-        return DeviceBatch(
-            prefix=len(before),
-            rows=rows,
-            length=length,
-            padding=padding,
-            tokens=torch.cat((before, tokens.flatten())).to(self.device),
-            cos=cos.unsqueeze(1),
-            sin=sin.unsqueeze(1),
-            mask=Mask(ends.to(self.device), self.dtype, padding, seen),
-            batch=batch,
-        )
+        cos, sin = self.rotary.tables(positions, self.dtype)
+        tokens = tokens.to(self.device)
+        return DeviceBatch(tokens, cos.unsqueeze(1), sin.unsqueeze(1), mask, prefix, source)
 
-    def embed(self, placed: DeviceBatch) -> torch.Tensor:
-        """[tokens, hidden size]"""
-        return F.embedding(placed.tokens, self.embedding)
+    def embed(self, batch: DeviceBatch) -> torch.Tensor:
+        """Return the embeddings, [tokens, hidden size]."""
+        return F.embedding(batch.tokens, self.embedding)
 
     def run(
-        self,
-        step: Step,
-        hidden: torch.Tensor,
-        placed: DeviceBatch,
-        cache: KVCache | None = None,
+        self, step: Step, hidden: torch.Tensor, batch: DeviceBatch, cache: KVCache | None = None
     ) -> torch.Tensor:
-        """Hidden state after one step; with a cache, `hidden` holds the new tokens only."""
-        return self._step(step, hidden, placed, cache=cache)
+        """Return the hidden state after a step; with a cache, `hidden` has the new tokens only."""
+        return self._step(step, hidden, batch, cache=cache)
 
-    def finish(self, step: Step, hidden: torch.Tensor, placed: DeviceBatch) -> torch.Tensor:
-        """See `frankenlab.engines.Engine`. Of other positions there is the attention only, without
-        the output's projection and the MLP."""
-        assert placed.batch is not None, "place() a batch to score it"
-        return self._step(step, hidden, placed, kept=placed.batch.positions_scored.to(self.device))
+    def finish(self, step: Step, hidden: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
+        """Return the scored positions after a plan's last step.
 
-    def score(self, hidden: torch.Tensor, placed: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `score_targets`; `hidden` is what `finish` gives."""
-        assert placed.batch is not None, "place() a batch to score it"
-        return score_targets(self.logits, hidden, placed.batch)
+        The other positions take part in its attention only, not in the output's projection and
+        the MLP.
+        """
+        assert batch.source is not None, "place() a batch to score it"
+        return self._step(step, hidden, batch, kept=batch.source.positions_scored.to(self.device))
+
+    def score(self, hidden: torch.Tensor, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score the targets (see `score_targets`), given what `finish` returns."""
+        assert batch.source is not None, "place() a batch to score it"
+        return score_targets(self.logits, hidden, batch.source)
 
     def decoder(self, plan: Plan, capacity: int) -> "TorchDecoder":
-        """For one sequence of at most `capacity` tokens."""
+        """Return a decoder for one sequence of at most `capacity` tokens."""
         return TorchDecoder(self, plan, capacity)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., hidden size] -> [..., vocabulary]: final norm and head."""
+        """Apply the final norm and the head: [..., hidden size] -> [..., vocabulary]."""
         return F.linear(self._norm(hidden, self.norm), self.head)
 
     def _step(
         self,
         step: Step,
         hidden: torch.Tensor,
-        placed: DeviceBatch,
+        batch: DeviceBatch,
         cache: KVCache | None = None,
         kept: torch.Tensor | slice = slice(None),
     ) -> torch.Tensor:
-        """`kept`: the tokens whose new state is wanted, int64 [kept]; all unless told."""
+        """Return the new state of the tokens `kept` (int64 [kept]; by default all of them)."""
         layer = self.layers[step.layer]
         before = after = hidden[kept]
         if step.part != "mlp":
-            mixed = self._attention(layer, hidden, placed, cache)[kept]
+            mixed = self._attention(layer, hidden, batch, cache)[kept]
             after = F.linear(mixed, layer.out, layer.out_bias).add_(after)
         if step.part != "attn":
             after = self._mlp(layer, after).add_(after)
         return after if step.scale == 1 else before + step.scale * (after - before)
 
     def _attention(
-        self, layer: Layer, hidden: torch.Tensor, placed: DeviceBatch, cache: KVCache | None
+        self, layer: Layer, hidden: torch.Tensor, batch: DeviceBatch, cache: KVCache | None
     ) -> torch.Tensor:
-        """[tokens, heads * head dim], before the output's projection."""
+        """Return the attention before the output's projection, [tokens, heads * head dim]."""
         qkv = F.linear(self._norm(hidden, layer.input_norm), layer.qkv, layer.qkv_bias)
         qkv = qkv.view(len(hidden), -1, self.head_dim)
         rotated, values = qkv.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=1)
-        rotated = rotate(rotated, placed.cos, placed.sin)
+        rotated = rotate(rotated, batch.cos, batch.sin)
         queries, keys = rotated.split((self.n_heads, self.n_kv_heads), dim=1)
-        return self._mix(queries, keys, values, placed, cache).flatten(-2)
+        return self._mix((queries, keys, values), batch, cache).flatten(-2)
 
     def _mix(
         self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        placed: DeviceBatch,
+        qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        batch: DeviceBatch,
         cache: KVCache | None,
     ) -> torch.Tensor:
-        """Attention of all tokens, [tokens, heads, head dim] each; the result too.
+        """Return the mixed values, [tokens, heads, head dim] as queries, keys and values are.
 
-        The prefix sees itself; the rows see it, its keys and values (and the padding, zeros)
-        copied to each of them, and themselves.
+        The prefix sees itself. The rows see the padding (zeros), the prefix, whose keys and values
+        are copied to each of them, and themselves.
         """
-        shape, count = (placed.rows, placed.length), placed.prefix
-        own = [x[count:].unflatten(0, shape).transpose(1, 2) for x in (queries, keys, values)]
+        prefix, padding, shape = batch.prefix, batch.mask.padding, batch.mask.ends.shape
+        queries, keys, values = (x[prefix:].unflatten(0, shape).transpose(1, 2) for x in qkv)
         if cache is not None:
-            own[1:] = cache.extend(*own[1:])
-        first = [x[:count].unsqueeze(0).transpose(1, 2) for x in (queries, keys, values)]
-        if placed.padding + count:
-            before = (F.pad(x, (0, 0, placed.padding, 0)) for x in first[1:])
-            own[1:] = [
-                torch.cat((a.expand(placed.rows, -1, -1, -1), b), dim=2)
-                for a, b in zip(before, own[1:], strict=True)
-            ]
-        rows = attend(*own, placed.mask).flatten(0, 1)
-        return torch.cat((attend(*first)[0], rows)) if count else rows
+            keys, values = cache.extend(keys, values)
+        q, k, v = (x[:prefix].unsqueeze(0).transpose(1, 2) for x in qkv)
+        if padding + prefix:
+            before = (F.pad(x, (0, 0, padding, 0)).expand(shape[0], -1, -1, -1) for x in (k, v))
+            keys, values = (
+                torch.cat(pair, dim=2) for pair in zip(before, (keys, values), strict=True)
+            )
+        rows = attend(queries, keys, values, batch.mask).flatten(0, 1)
+        return torch.cat((attend(q, k, v)[0], rows)) if prefix else rows
 
     def _mlp(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         normed = self._norm(hidden, layer.post_norm)
@@ -254,8 +241,7 @@ class TorchEngine:
 
 @dataclass
 class TorchDecoder:
-    """See `frankenlab.engines.Decoder`; `caches` are the keys and values of each step (an `mlp`
-    step has none)."""
+    """A decoder (see `protocol.Decoder`) with a cache for each step that attends."""
 
     engine: TorchEngine
     plan: Plan
@@ -266,20 +252,15 @@ class TorchDecoder:
     def __post_init__(self) -> None:
         self.caches = [KVCache(self.capacity) if s.attends else None for s in self.plan.steps]
 
+    @torch.inference_mode()
     def feed(self, tokens: Sequence[int]) -> torch.Tensor:
         check_capacity(self, len(tokens))
-        stop = self.length + len(tokens)
-        positions = torch.arange(self.length, stop)
-        ends = torch.full((1, len(tokens)), len(tokens))
-        with torch.inference_mode():
-            placed = self.engine.place_tokens(
-                torch.tensor([list(tokens)]), positions[None], ends, self.length
-            )
-            hidden = self.engine.embed(placed)
-            for step, cache in zip(self.plan.steps, self.caches, strict=True):
-                hidden = self.engine.run(step, hidden, placed, cache)
-            self.length = stop
-            return self.engine.logits(hidden[-1])
+        batch = self.engine.place_after(self.length, tokens)
+        hidden = self.engine.embed(batch)
+        for step, cache in zip(self.plan.steps, self.caches, strict=True):
+            hidden = self.engine.run(step, hidden, batch, cache)
+        self.length += len(tokens)
+        return self.engine.logits(hidden[-1])
 
 
 class _Weights:
@@ -290,46 +271,47 @@ class _Weights:
         self.exl2 = Exl2Directory(directory) if is_exl2(directory) else None
         self.files = TensorFiles(()) if self.exl2 else TensorFiles.of_model(directory)
 
-    def __contains__(self, name: str) -> bool:
-        return name in (self.exl2 or self.files)
-
     def get(self, name: str) -> torch.Tensor:
         if self.exl2:
             return self.exl2.get(name, self.dtype, self.device)
         return self.files.get(name).to(device=self.device, dtype=self.dtype)
 
-    def stacked(self, names: Iterator[str]) -> torch.Tensor | None:
-        """The tensors one below the other; None where the model has none of them."""
-        found = [self.get(name) for name in names if name in self]
-        return torch.cat(found) if found else None
+    def stacked(self, names: Sequence[str]) -> torch.Tensor:
+        """Return the tensors one below the other."""
+        return torch.cat([self.get(name) for name in names])
+
+    def stacked_if_any(self, names: Sequence[str]) -> torch.Tensor | None:
+        """Return the tensors one below the other, or None where the model has none of them."""
+        found = [name for name in names if name in (self.exl2 or self.files)]
+        return self.stacked(found) if found else None
 
 
 def _layer(weights: _Weights, index: int) -> Layer:
     prefix = f"model.layers.{index}"
 
-    def stacked(block: str, names: tuple[str, ...], kind: str) -> torch.Tensor | None:
-        return weights.stacked(f"{prefix}.{block}.{name}_proj.{kind}" for name in names)
+    def names(kind: str, block: str, *projections: str) -> list[str]:
+        return [f"{prefix}.{block}.{name}_proj.{kind}" for name in projections]
 
-    qkv, out = ("self_attn", ("q", "k", "v")), ("self_attn", ("o",))
-    gate_up, down = ("mlp", ("gate", "up")), ("mlp", ("down",))
+    qkv, out = ("self_attn", "q", "k", "v"), ("self_attn", "o")
+    gate_up, down = ("mlp", "gate", "up"), ("mlp", "down")
     return Layer(
         input_norm=weights.get(f"{prefix}.input_layernorm.weight"),
-        qkv=stacked(*qkv, "weight"),
-        qkv_bias=stacked(*qkv, "bias"),
-        out=stacked(*out, "weight"),
-        out_bias=stacked(*out, "bias"),
+        qkv=weights.stacked(names("weight", *qkv)),
+        qkv_bias=weights.stacked_if_any(names("bias", *qkv)),
+        out=weights.stacked(names("weight", *out)),
+        out_bias=weights.stacked_if_any(names("bias", *out)),
         post_norm=weights.get(f"{prefix}.post_attention_layernorm.weight"),
-        gate_up=stacked(*gate_up, "weight"),
-        gate_up_bias=stacked(*gate_up, "bias"),
-        down=stacked(*down, "weight"),
-        down_bias=stacked(*down, "bias"),
+        gate_up=weights.stacked(names("weight", *gate_up)),
+        gate_up_bias=weights.stacked_if_any(names("bias", *gate_up)),
+        down=weights.stacked(names("weight", *down)),
+        down_bias=weights.stacked_if_any(names("bias", *down)),
     )
 
 
 def make_engine(
     directory: str | Path, precision: str, device: str, token_budget: int
 ) -> TorchEngine:
-    """Return the engine for batches of `token_budget` tokens, which this one takes at any size.
+    """Return the engine. It takes batches of any size, so `token_budget` changes nothing.
 
     Raises:
         UserError: as `TorchEngine`.

@@ -9,9 +9,10 @@ from frankenlab.config.experiment import RESOURCES, Experiment, ModelSettings
 from frankenlab.config.stages import CONFIRM, SEARCH, SELECT, Stage
 from frankenlab.estimate.work import TEXT_METRICS, Workload
 from frankenlab.io.errors import UserError
-from frankenlab.models.inspect import read_json
-from frankenlab.models.memory import GB, Load, Memory, Sizes, disk_bytes, memory, pass_tokens
+from frankenlab.models.files import read_json
+from frankenlab.models.memory import GB, Load, Memory, disk_bytes, memory, pass_tokens
 from frankenlab.models.quantization import NONE
+from frankenlab.models.shape import ModelShape
 
 # Tokens of a batch with its padding, to those that count against the budget.
 PADDING = 1.25
@@ -46,7 +47,7 @@ class Requirements:
     fits: bool | None
 
 
-def sizes_of(model: ModelSettings) -> Sizes | None:
+def sizes_of(model: ModelSettings) -> ModelShape | None:
     """Return a model's sizes: by its config.json once it is there, else by the config's `shapes`,
     and None where there are none."""
     path = RESOURCES / "models" / model.folder / "config.json"
@@ -54,8 +55,8 @@ def sizes_of(model: ModelSettings) -> Sizes | None:
 
 
 @cache
-def _sizes_in(path: Path) -> Sizes:
-    return Sizes.from_config(read_json(path))
+def _sizes_in(path: Path) -> ModelShape:
+    return ModelShape.from_config(read_json(path))
 
 
 def requirements(workload: Workload, name: str) -> dict[str, Requirements]:
@@ -97,7 +98,7 @@ def _requirements(
     experiment: Experiment,
     model: ModelSettings,
     quantization: str,
-    sizes: Sizes,
+    sizes: ModelShape,
     loads: list[tuple[Stage, Load]],
 ) -> Requirements:
     weights = model.weights_at(quantization)
@@ -120,7 +121,7 @@ def _requirements(
     )
 
 
-def _loads(workload: Workload, model: ModelSettings, sizes: Sizes) -> list[tuple[Stage, Load]]:
+def _loads(workload: Workload, model: ModelSettings, sizes: ModelShape) -> list[tuple[Stage, Load]]:
     """Return the heaviest batch of each stage, and a timed run (in the search's precision)."""
     settings, grid = workload.experiment.settings, workload.grid(model.name)
     # Every state that waits has a plan to come.
@@ -130,15 +131,15 @@ def _loads(workload: Workload, model: ModelSettings, sizes: Sizes) -> list[tuple
         Stage(CONFIRM): settings.stages.confirm.controls + 3,
     }
     budget = settings.token_budget
-    passed = pass_tokens(budget, sizes.context)
+    passed = pass_tokens(budget, sizes.max_position_embeddings)
     loads = []
     for stage, alive in states.items():
         tasks = workload.tasks(stage)
         texts = any(task.metric in TEXT_METRICS for task in tasks)
         tokens = max(int(PADDING * budget), LONGEST_TEXT if texts else 0)
-        row = min(passed if texts else budget, sizes.context)
+        row = min(passed if texts else budget, sizes.max_position_embeddings)
         shots = max(task.num_fewshot or 0 for task in tasks)
-        prefix = min(shots * SHOT_TOKENS, sizes.context)
+        prefix = min(shots * SHOT_TOKENS, sizes.max_position_embeddings)
         loads.append((stage, Load(tokens, row, passed, alive, prefix=prefix)))
     timed = Load(TIMED_TOKENS, TIMED_TOKENS, passed, 2, grid.occurrences * TIMED_TOKENS)
     return [*loads, (Stage(SEARCH), timed)]

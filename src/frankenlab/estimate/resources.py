@@ -146,9 +146,9 @@ class Prediction:
         in float32 with its quantized copy, and the widest inputs' second moments and factor."""
         sizes, calibration = sizes_of(self.workload.model(model)), self.experiment.calibration
         assert sizes is not None and calibration is not None
-        states = 2 * 4 * calibration.rows * calibration.length * sizes.hidden
+        states = 2 * 4 * calibration.rows * calibration.length * sizes.hidden_size
         layer = 2 * 4 * max(sizes.layer_weights, sizes.head_weights)
-        moments = 3 * 4 * max(max(shape) for shape in sizes.layer) ** 2
+        moments = 3 * 4 * max(max(shape) for shape in sizes.layer_linears.values()) ** 2
         return states + layer + moments
 
 

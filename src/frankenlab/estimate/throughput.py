@@ -16,7 +16,7 @@ from frankenlab.estimate.memory import sizes_of
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.io.records import read_record
-from frankenlab.models.memory import Sizes
+from frankenlab.models.shape import ModelShape
 
 # Share of the matrix product's speed that the layers reach, of the plans of a grid one after the
 # other: measured on a CPU, assumed on a GPU. What a logit costs on a CPU beyond its product
@@ -175,7 +175,7 @@ class Speeds:
     def _measured(self) -> list[Measured]:
         return read_speeds()
 
-    def _given(self, name: str, own: Sizes | None, given: Mapping[str, float]) -> Speed:
+    def _given(self, name: str, own: ModelShape | None, given: Mapping[str, float]) -> Speed:
         named = name if name in given else next(iter(given))
         other, ratio = sizes_of(self.experiment.models[named]), 1.0
         if own is not None and other is not None:
@@ -204,19 +204,19 @@ def weights_kind(engine: str) -> str:
     return "exl2" if engine == "exllamav2" else "none"
 
 
-def shapes_of(sizes: Sizes) -> tuple[int, int, int, int]:
+def shapes_of(sizes: ModelShape) -> tuple[int, int, int, int]:
     """Return what a speed depends on, as in `Measured`."""
-    return (sizes.n_layers, sizes.layer_weights, sizes.hidden, sizes.vocab)
+    return (sizes.n_layers, sizes.layer_weights, sizes.hidden_size, sizes.vocab_size)
 
 
-def from_matrix_product(sizes: Sizes, flops: float, device: str, source: str) -> Speed:
+def from_matrix_product(sizes: ModelShape, flops: float, device: str, source: str) -> Speed:
     """Return the speed that follows from the operations a second of a matrix product."""
     layers = 2 * sizes.n_layers * sizes.layer_weights / (EFFICIENCY[device] * flops)
-    logit = 2 * sizes.hidden / flops + (LOGIT_SECONDS if device == "cpu" else 0.0)
-    return Speed(1 / layers, 1 / (sizes.vocab * logit), source)
+    logit = 2 * sizes.hidden_size / flops + (LOGIT_SECONDS if device == "cpu" else 0.0)
+    return Speed(1 / layers, 1 / (sizes.vocab_size * logit), source)
 
 
-def _measured(rows: Sequence[Measured], sizes: Sizes) -> Speed:
+def _measured(rows: Sequence[Measured], sizes: ModelShape) -> Speed:
     """Return the speed at the same shapes, else at the nearest in size; of several devices, on the
     slowest."""
     own = shapes_of(sizes)

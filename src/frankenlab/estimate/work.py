@@ -44,7 +44,7 @@ Counts = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
 
 # What a count depends on.
 COUNTING_MODULES = (
-    "frankenlab.engines.batches",
+    "frankenlab.engines.token_tree",
     "frankenlab.tasks.encoding",
     "frankenlab.tasks.task",
 )
@@ -321,7 +321,7 @@ def _there(directory: Path, task: TaskSettings) -> bool:
 
 def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -> Sequence[int]:
     # Imported here: lm-eval and transformers take seconds, and a count is made only once.
-    from frankenlab.engines.batches import shared_prefix
+    from frankenlab.engines.token_tree import shared_prefix
     from frankenlab.tasks.encoding import document_trees, encoder_of, requests_name
     from frankenlab.tasks.task import EvaluationTask
 

@@ -1,4 +1,8 @@
-"""Which rows are missing, the sweep that computes them, the store that keeps them, measured cost.
+"""Evaluation: which rows are missing, the sweep that computes them, and the store that keeps them.
 
-`runner` is the way in; `model_spec` identifies a model and what its scores depend on.
+`runner` is the way in: it scores plans on a task's documents. `model_spec` says which model scores
+and what identifies its scores, `sweep` computes rows, `store` keeps them on disk. `cost` measures
+speed and memory; `provenance` records what results were made with.
 """
+
+__all__ = ["cost", "model_spec", "provenance", "runner", "store", "sweep"]

@@ -1,36 +1,39 @@
-"""A model ready to be loaded, and what identifies the scores that it makes."""
+"""Which model scores, and what identifies its scores: weights, arithmetic, code and libraries."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from frankenlab.config.experiment import Experiment
 from frankenlab.config.stages import Stage
-from frankenlab.engines import Engine
 from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
 from frankenlab.engines.exllamav2 import make_engine as make_exllamav2_engine
+from frankenlab.engines.protocol import Engine
 from frankenlab.engines.torch import make_engine as make_torch_engine
 from frankenlab.estimate.memory import check_fits
 from frankenlab.io.directories import file_states, has_manifest, verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file
 from frankenlab.io.fingerprints import code_fingerprint, engine_libraries
+from frankenlab.models.directory import weights_hash
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.files import identity_files
-from frankenlab.models.inspect import weights_hash
 from frankenlab.models.quantization import NONE, Quantization
 
-# Everything that a log-likelihood depends on, with the engine that makes it; the rest of the
-# package may change freely.
+# Everything that a log-likelihood depends on beside the module of its engine, with all that these
+# import. The rest of the package may change freely.
 SCORING_MODULES = (
-    "frankenlab.evaluate.scoring",
+    "frankenlab.evaluate.sweep",
     "frankenlab.tasks.encoding",
     "frankenlab.tasks.task",
 )
 
-# What makes each engine. The modules are imported in plain sight of the fingerprints of scripts.
-ENGINES = {"torch": make_torch_engine, "exllamav2": make_exllamav2_engine}
+# The function that makes each engine. Modules are imported by name, for the scripts' fingerprints.
+ENGINES: Mapping[str, Callable[[Path, str, str, int], Engine]] = {
+    "torch": make_torch_engine,
+    "exllamav2": make_exllamav2_engine,
+}
 
 DEFAULT_TOKEN_BUDGET = 4096
 
@@ -40,16 +43,17 @@ class ModelSpec:
     """A model ready to be loaded, and what identifies the scores that it makes.
 
     Attributes:
-        directory: Hugging Face directory; model: its name in tables.
+        directory: Hugging Face or EXL2 directory.
+        name: that of the model in tables.
         weights: hash of its weights, config and tokenizer.
         quantization: "none" or an EXL2 bitrate.
         engine: one of `ENGINES`.
         precision: dtype of weights and arithmetic; exllamav2's is float16.
-        states: what its files were when `weights` was found (see `directories.file_state`).
+        states: the states of its files when they were hashed (see `directories.file_states`).
     """
 
     directory: Path
-    model: str
+    name: str
     weights: str
     quantization: str = "none"
     engine: str = "torch"
@@ -62,7 +66,7 @@ class ModelSpec:
     def for_stage(
         cls, experiment: Experiment, model: str, quantization: str, stage: Stage
     ) -> "ModelSpec":
-        """A model of an experiment, with the arithmetic of a stage.
+        """Return a model of an experiment, with the arithmetic of a stage.
 
         Raises:
             UserError: it does not fit the memory that the config names, or its files are not what
@@ -73,7 +77,7 @@ class ModelSpec:
         verified = verify_directory(directory)
         return cls(
             directory=directory,
-            model=model,
+            name=model,
             weights=weights_hash(verified.manifest),
             quantization=quantization,
             engine=experiment.engine(model, quantization),
@@ -91,14 +95,15 @@ class ModelSpec:
         device: str = "cpu",
         engine: str = "torch",
     ) -> "ModelSpec":
-        """Any Hugging Face or EXL2 directory; without a manifest its files are hashed (a second a
-        GB).
+        """Return the model of any Hugging Face or EXL2 directory.
+
+        Without a manifest its files are hashed, which takes a second a GB.
 
         Args:
             precision: None for float16 in exllamav2, else bfloat16.
 
         Raises:
-            UserError: exllamav2 at another precision than its own, or files that are not what
+            UserError: exllamav2 does not compute in that precision, or the files are not what
                 their manifest says.
         """
         directory = Path(directory)
@@ -120,11 +125,14 @@ class ModelSpec:
 
     @property
     def device_kind(self) -> str:
-        """ "cpu" or "cuda", whichever of several it is."""
+        """Return "cpu" or "cuda", without the device's number."""
         return self.device.partition(":")[0]
 
     def identity(self, task: str) -> dict[str, Any]:
-        """Of a store's folder. The prompt and the data are in the hash of each row's requests."""
+        """Return what identifies the store of a task's rows.
+
+        The prompt and the data are in the hash of each row's requests.
+        """
         return {
             "weights": self.weights,
             "quantization": self.quantization,
@@ -137,7 +145,7 @@ class ModelSpec:
         }
 
     def check_unchanged(self) -> None:
-        """Checks that the files still are those that `weights` is the hash of.
+        """Check that the files still are those that `weights` is the hash of.
 
         Raises:
             UserError: they are not.
@@ -152,24 +160,24 @@ class ModelSpec:
             )
 
     def load_engine(self) -> Engine:
-        """Loads the model; takes seconds and the memory of its weights.
+        """Load the model, which takes seconds and the memory of its weights.
 
         Raises:
-            UserError: as the engine's; exllamav2 at another precision than its own.
+            UserError: as the engine's `make_engine`.
         """
         make_engine = ENGINES[self.engine]
         return make_engine(self.directory, self.precision, self.device, self.token_budget)
 
 
 def scoring_fingerprint(engine: str = "torch") -> str:
-    """Hash of the code that makes an engine's log-likelihoods."""
+    """Return the hash of the code that makes an engine's log-likelihoods."""
     return code_fingerprint(*SCORING_MODULES, ENGINES[engine].__module__)
 
 
 def quantization_of(directory: Path) -> str:
-    """Return what a directory's weights are: "none", or EXL2 at the bitrate that it declares.
+    """Return the quantization of a directory: "none", or EXL2 at the bitrate that it declares.
 
-    Early versions of exllamav2 declared nothing; there the bits on disk are counted.
+    Early versions of exllamav2 declared nothing; then the bits on disk are counted.
 
     Raises:
         UserError: as `Exl2Directory`.

@@ -15,7 +15,7 @@ from frankenlab.evaluate.model_spec import scoring_fingerprint
 from frankenlab.io.directories import read_manifest
 from frankenlab.io.files import content_hash
 from frankenlab.io.fingerprints import code_fingerprint, library_versions
-from frankenlab.models.inspect import weights_hash
+from frankenlab.models.directory import weights_hash
 
 LIBRARIES = (
     *("torch", "transformers", "tokenizers", "datasets", "lm-eval", "snakemake", "numpy"),
@@ -24,7 +24,7 @@ LIBRARIES = (
 
 
 def provenance(experiment: Experiment) -> dict[str, Any]:
-    """JSON-able; a year later it should say how to get the same numbers."""
+    """Return, JSON-able, what one needs to know in a year to get the same numbers."""
     settings = experiment.settings
     grids = [experiment.grid(name) for name in experiment.models]
     return {
@@ -45,8 +45,10 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         },
         "code": {
             "scoring": scoring_fingerprint(),
-            "analysis": code_fingerprint("frankenlab.analyse.comparisons"),
-            "figures": code_fingerprint("frankenlab.report.figures"),
+            "analysis": code_fingerprint(
+                "frankenlab.analyse.interaction", "frankenlab.analyse.race_rounds"
+            ),
+            "figures": code_fingerprint("frankenlab.report.figures.catalogue"),
         },
         "versions": {"python": platform.python_version(), **library_versions(LIBRARIES)},
         "machine": {

@@ -1,4 +1,9 @@
-"""Which scores are missing -> sweep -> store -> a table with lm-eval's metrics."""
+"""Which rows are missing -> sweep -> store -> a table with lm-eval's metrics.
+
+`evaluate_task` loads a task's documents and calls `evaluate`, which asks the store for rows,
+groups the documents that lack the same plans, and has one batch of them after the other scored by
+`sweep.score_documents`. Rows are stored as they come; the table is made of the store's rows.
+"""
 
 import logging
 import time
@@ -11,16 +16,14 @@ import pandas as pd
 import torch
 
 from frankenlab.config.experiment import TASKS_FOLDER
-from frankenlab.engines import Engine
-from frankenlab.engines.batches import TokenTree
+from frankenlab.engines.protocol import Engine
+from frankenlab.engines.token_tree import TokenTree
 from frankenlab.evaluate.model_spec import DEFAULT_TOKEN_BUDGET, ModelSpec, scoring_fingerprint
-from frankenlab.evaluate.rows import Row
-from frankenlab.evaluate.scoring import batches, score_documents
 from frankenlab.evaluate.store import Store
+from frankenlab.evaluate.sweep import Row, batches, score_documents
 from frankenlab.io.directories import verify_file
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
-from frankenlab.io.parquet import write_parquet
 from frankenlab.io.progress import Progress
 from frankenlab.io.signals import Stopped, interruptible, shielded
 from frankenlab.plans.plan import Plan
@@ -36,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_task(
-    scorer: ModelSpec,
+    model: ModelSpec,
     plans: Sequence[Plan],
     settings: TaskSettings,
     stage: str | None,
@@ -45,19 +48,19 @@ def evaluate_task(
     seed: int = 0,
     calibration: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Scores of plans on a task's documents, stamped with what made them: see `evaluate`.
+    """Score plans on a task's documents; return `evaluate`'s table with what made each row.
 
     Without plans, as in a shard that a race has emptied, the table has no rows.
 
     Args:
         stage: "search", "select" or "confirm"; None takes all documents in lm-eval's order.
         limit: most documents.
-        seed: of the experiment, for the stamp; scoring draws nothing at random.
+        seed: the experiment's, which the table states; scoring draws nothing at random.
         calibration: texts that the weights were quantized with.
 
     Raises:
-        UserError: as `EvaluationTask` and `evaluate`; the stage has none of the task's documents,
-            or one with a calibration text in it.
+        UserError: as `EvaluationTask` and `evaluate`; or the stage has none of the task's
+            documents, or one with a calibration text in it.
     """
     if settings.data_file is not None:
         verify_file(settings.data_file)
@@ -70,16 +73,31 @@ def evaluate_task(
         )
     check_disjoint(calibration, [d.requests for d in documents], f'task "{settings.name}"')
     scores = evaluate(
-        scorer.load_engine,
-        encoder_of(scorer.directory),
+        model.load_engine,
+        encoder_of(model.directory),
         plans,
         task,
         documents,
-        Store(store_root, scorer.identity(settings.name)),
-        scorer.token_budget,
-        scorer.check_unchanged,
+        Store(store_root, model.identity(settings.name)),
+        model.token_budget,
+        model.check_unchanged,
     )
-    return _stamped(scores, scorer, settings, documents, stage or "all", seed)
+    made_with = {
+        "model": model.name,
+        "quantization": model.quantization,
+        "task": settings.name,
+        "stage": stage or "all",
+        "engine": model.engine,
+        "precision": model.precision,
+        "device": model.device_kind,
+        "weights": model.weights,
+        "data": content_hash(sorted({document.key for document in documents})),
+        "seed": seed,
+        "code": scoring_fingerprint(model.engine),
+    }
+    for name in reversed(made_with):
+        scores.insert(0, name, pd.Categorical([made_with[name]] * len(scores)))
+    return scores
 
 
 @dataclass(frozen=True)
@@ -100,11 +118,11 @@ def evaluate(
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     before_storing: Callable[[], None] = lambda: None,
 ) -> pd.DataFrame:
-    """Scores of every plan on every document; computes only what the store lacks.
+    """Score every plan on every document, computing only what the store lacks.
 
     Args:
         make_engine: loads the model; called only if something is missing.
-        before_storing: called before rows are written; it raises where they must not be.
+        before_storing: called before rows are written; raises where they must not be.
 
     Returns:
         A row per (plan, document): hardware, plan, document, key, cluster, loglikelihoods,
@@ -115,56 +133,57 @@ def evaluate(
             memory too small for one document, a full disk.
     """
     names = [requests_name(document) for document in documents]
-    unique = {name: document for name, document in zip(names, documents, strict=True)}
+    unique = dict(zip(names, documents, strict=True))
     texts = {plan.text: plan for plan in plans}
-    known = store.load(texts)
-    missing = _missing(known, texts, unique)
+    stored = store.load(texts)
+    missing = _missing(stored, texts, unique)
     if missing:
-        lacking = [unique[name] for names_of_group, _ in missing for name in names_of_group]
+        lacking = [unique[name] for work in missing for name in work.documents]
         trees = document_trees(encoder, lacking, task.rolling, task.settings.name)
         engine = make_engine()
         # The model may have been replaced while it was loaded.
         before_storing()
         buffer = _Buffer(store, before_storing)
         _score_missing(engine, missing, trees, buffer, token_budget, task.settings.name)
-        known = store.load(texts)
-    return _assemble(known, list(texts), task, documents, names)
+        stored = store.load(texts)
+    return _table(stored, list(texts), task, documents, names)
 
 
 def _missing(
-    known: pd.DataFrame, plans: Mapping[str, Plan], documents: Mapping[str, Document]
-) -> list[tuple[list[str], list[Plan]]]:
-    """Documents grouped by the plans that they lack, each group with those plans."""
+    stored: pd.DataFrame, plans: Mapping[str, Plan], documents: Mapping[str, Document]
+) -> list[_Work]:
+    """Group the documents by the plans that they lack."""
     have: dict[str, set[str]] = defaultdict(set)
-    for plan, requests in zip(known["plan"], known["requests"], strict=True):
+    for plan, requests in zip(stored["plan"], stored["requests"], strict=True):
         have[requests].add(plan)
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in documents:
         lacking = tuple(text for text in plans if text not in have[name])
         if lacking:
             groups[lacking].append(name)
-    return [(names, [plans[text] for text in lacking]) for lacking, names in groups.items()]
+    return [_Work(names, [plans[text] for text in lacking]) for lacking, names in groups.items()]
 
 
 def _score_missing(
     engine: Engine,
-    missing: list[tuple[list[str], list[Plan]]],
+    missing: list[_Work],
     trees: Mapping[str, TokenTree],
     buffer: "_Buffer",
     token_budget: int,
     title: str,
 ) -> None:
-    total = sum(len(names) * len(plans) for names, plans in missing)
+    """Score what is missing in batches, which are halved where memory is too small for them."""
+    total = sum(len(work.documents) * len(work.plans) for work in missing)
     progress = Progress(total, title, "plan-documents")
     try:
-        for names, plans in missing:
-            own = {name: trees[name] for name in names}
-            queue = deque(_Work(batch, plans) for batch in batches(engine, own, token_budget))
+        for group in missing:
+            own = {name: trees[name] for name in group.documents}
+            queue = deque(_Work(batch, group.plans) for batch in batches(engine, own, token_budget))
             done_documents = 0
             while queue:
                 work = queue.popleft()
                 last = done_documents + len(work.documents)
-                where = f"documents {done_documents + 1}-{last}/{len(names)}"
+                where = f"documents {done_documents + 1}-{last}/{len(own)}"
                 halves = _score_work(engine, work, trees, buffer, progress, where)
                 queue.extendleft(halves)
                 done_documents += 0 if halves else len(work.documents)
@@ -182,7 +201,7 @@ def _score_work(
     progress: Progress,
     where: str,
 ) -> list[_Work]:
-    """Scores the work and stores its rows; gives what is left of it if memory was too small."""
+    """Score one batch and store its rows; return what is left of it if memory was too small."""
     done: set[Plan] = set()
     own = {name: trees[name] for name in work.documents}
     with shielded():
@@ -195,7 +214,7 @@ def _score_work(
         except (MemoryError, RuntimeError) as error:
             return _halves(work, done, error)
         finally:
-            # Also on an error elsewhere: what is complete is kept.
+            # Also after any other error: the rows that are complete are kept.
             buffer.flush()
     return []
 
@@ -223,7 +242,7 @@ class _Buffer:
 
 
 def _halves(work: _Work, done: set[Plan], error: Exception) -> list[_Work]:
-    """The two halves of work that did not fit in memory, less the plans already scored."""
+    """Return the two halves of work that did not fit in memory, without the plans that are done."""
     if not _out_of_memory(error):
         raise error
     if len(work.documents) == 1:
@@ -239,21 +258,22 @@ def _halves(work: _Work, done: set[Plan], error: Exception) -> list[_Work]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """CUDA has a type for it; the CPU's allocator only a text."""
+    """Tell whether memory ran out: CUDA has a type for it, the CPU's allocator only a text."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or "allocate memory" in str(error)
 
 
-def _assemble(
-    known: pd.DataFrame,
+def _table(
+    stored: pd.DataFrame,
     plans: Sequence[str],
     task: EvaluationTask,
     documents: Sequence[Document],
     names: Sequence[str],
 ) -> pd.DataFrame:
+    """Return a row per (plan, document) with the task's metrics; see `evaluate`."""
     scores = {
         (plan, requests): (values, greedy, hardware)
-        for plan, requests, values, greedy, hardware in known.itertuples(index=False, name=None)
+        for plan, requests, values, greedy, hardware in stored.itertuples(index=False, name=None)
     }
     targets = [task.target(document) for document in documents]
     rows = []
@@ -275,35 +295,3 @@ def _assemble(
                 }
             )
     return pd.DataFrame(rows).astype({"hardware": "category"} if rows else {})
-
-
-def _stamped(
-    scores: pd.DataFrame,
-    scorer: ModelSpec,
-    settings: TaskSettings,
-    documents: Sequence[Document],
-    stage: str,
-    seed: int,
-) -> pd.DataFrame:
-    """The table with the columns that say what made each row."""
-    stamps = {
-        "model": scorer.model,
-        "quantization": scorer.quantization,
-        "task": settings.name,
-        "stage": stage,
-        "engine": scorer.engine,
-        "precision": scorer.precision,
-        "device": scorer.device_kind,
-        "weights": scorer.weights,
-        "data": content_hash(sorted({document.key for document in documents})),
-        "seed": seed,
-        "code": scoring_fingerprint(scorer.engine),
-    }
-    for name in reversed(stamps):
-        scores.insert(0, name, pd.Categorical([stamps[name]] * len(scores)))
-    return scores
-
-
-def write_scores(scores: pd.DataFrame, path: str | Path) -> None:
-    """Writes a table of scores as Parquet, whole or not at all."""
-    write_parquet(scores, path)

@@ -1,13 +1,13 @@
-"""Scored rows on disk: content-addressed, append-only, written whole or not at all.
+"""Scored rows on disk: content-addressed, append-only, written completely or not at all.
 
     <root>/<hash of what made the rows>/identity.json
     <root>/<hash of what made the rows>/part-<unique>.parquet
 
-A row is a (plan, requests of a document) pair with its log-likelihoods and the hardware that
-computed them; what made it (model, quantization, task, engine, device, precision, code) is the
-folder. Every part carries the full hash of that too, so that a part counts only where it belongs,
-and a hash of itself, so that a damaged one is noticed. Snakemake does not know these files, so it
-never deletes them: a job computes the rows that are missing and assembles its output.
+A row (`sweep.Row`) has the log-likelihoods of one plan on one document's requests. What made it
+(model, quantization, task, engine, device, precision, code) names its folder. Every part carries
+the full hash of that too, so that a part counts only where it belongs, and a hash of itself, so
+that a damaged one is noticed. Snakemake does not know these files, so it never deletes them: a job
+computes the rows that are missing and assembles its output.
 """
 
 import json
@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
-from frankenlab.evaluate.rows import Row
+from frankenlab.evaluate.sweep import Row
 from frankenlab.io.files import content_hash, write_if_changed
 from frankenlab.io.parquet import Damaged, read_table, write_parquet
 
@@ -59,14 +59,16 @@ class Store:
         self._damaged: set[Path] = set()
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Makes rows durable, in a part file of their own.
+        """Make rows durable, in a part file of their own.
 
-        Parts that `load` found damaged are removed: what they held is being computed again.
+        Parts that `load` found damaged are removed: their rows are computed again.
         """
         columns = [list(column) for column in zip(*map(astuple, rows), strict=True)]
         if not columns:
             return
-        write_if_changed(self.folder / "identity.json", _written(self._identity))
+        # For people to read: no program does.
+        text = json.dumps(self._identity, indent=1, ensure_ascii=False) + "\n"
+        write_if_changed(self.folder / "identity.json", text)
         table = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
         path = self.folder / f"part-{uuid.uuid4().hex}.parquet"
         write_parquet(table, path, {IDENTITY: self._hash})
@@ -76,9 +78,8 @@ class Store:
     def load(self, plans: Collection[str]) -> pd.DataFrame:
         """Return the rows of the given plans, one per (plan, requests).
 
-        Parts that are not what was written (a flipped byte, a copy cut short), or that were made
-        by something else, are left out with a warning: their rows count as missing, and are
-        computed again.
+        Parts that were damaged (a flipped byte, a copy cut short) or made by something else are
+        left out with a warning: their rows count as missing, and are computed again.
         """
         wanted = pa.array(sorted(plans), pa.string())
         tables = [SCHEMA.empty_table()]
@@ -91,7 +92,8 @@ class Store:
 
     def _part(self, path: Path) -> pa.Table | None:
         """Return a part's rows; None for one that does not count."""
-        # What cannot be opened now (too many open files, say) is not damaged: that error goes on.
+        # Where a part cannot be opened now (too many open files, say), the error goes on: it is
+        # not damaged.
         try:
             table, about = read_table(path)
         except FileNotFoundError:
@@ -104,8 +106,3 @@ class Store:
             logger.warning("%s: made by something else than its folder says; left out", path)
             return None
         return table.cast(SCHEMA)
-
-
-def _written(identity: Mapping[str, Any]) -> str:
-    """Return the text of identity.json, which is there for people: the parts prove themselves."""
-    return json.dumps(identity, indent=1, ensure_ascii=False) + "\n"

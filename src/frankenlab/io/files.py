@@ -38,14 +38,26 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         share(temporary)
         temporary.replace(target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(
-                f"{target}: cannot write, {os.strerror(error.errno).lower()}; "
-                "free some space and run again, finished parts are kept"
-            ) from error
+        if message := disk_full(error, target):
+            raise UserError(message) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def disk_full(error: BaseException, where: str | os.PathLike) -> str | None:
+    """Return one line about a full disk, or None for other errors.
+
+    Some libraries, such as safetensors, have the reason in their message only.
+    """
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        reason = os.strerror(number)
+        if getattr(error, "errno", None) == number or reason in str(error):
+            return (
+                f"{where}: cannot write, {reason.lower()}; "
+                "free some space and run again, finished parts are kept"
+            )
+    return None
 
 
 def flush(path: Path) -> None:

@@ -8,6 +8,7 @@ depends on it.
 
 import ast
 import hashlib
+import json
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,7 +44,7 @@ def code_fingerprint(*sources: str | Path, length: int = 16) -> str:
     """Return a hash of the sources and of every module of the package that they import.
 
     Args:
-        sources: names of modules (`frankenlab.evaluate.sweep`) or paths of Python files.
+        sources: names of modules (`frankenlab.io.files`), or paths of Python files or notebooks.
     """
     pending = [_locate(source) for source in sources]
     seen: dict[str, str] = {}
@@ -74,7 +75,11 @@ def _name(path: Path) -> str:
 @cache
 def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
     """Return the source without comments and docstrings, and the package's files it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    source = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = (cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code")
+        source = "\n".join("".join(cell["source"]) for cell in cells)
+    tree = ast.parse(source)
     imported = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

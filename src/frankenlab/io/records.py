@@ -24,7 +24,7 @@ def read_record(path: str | os.PathLike, shape: Any) -> Any:
         raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: damaged, not JSON ({_short(error)}); remove it and run again"
+            f"{path}: damaged, not JSON ({excerpt(one_line(error), 200)}); remove it and run again"
         ) from None
     check_record(path, value, shape)
     return value
@@ -44,7 +44,7 @@ def check_record(path: str | os.PathLike, value: Any, shape: Any) -> None:
     fault = _first_fault(value, shape)
     if fault is not None:
         raise UserError(
-            f"{path}: not what a job wrote there ({_short(fault)}); remove it and run again"
+            f"{path}: not what a job wrote there ({excerpt(fault, 200)}); remove it and run again"
         )
 
 
@@ -64,7 +64,3 @@ def _first_fault(value: Any, shape: Any) -> str | None:
     except RecursionError:
         return "nested too deeply"
     return None
-
-
-def _short(reason: object) -> str:
-    return excerpt(one_line(reason), 200)

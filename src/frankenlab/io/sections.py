@@ -31,7 +31,7 @@ class Section(BaseModel):
 
 def _refuse_null(value: Any) -> Any:
     if value is None:
-        raise PydanticCustomError("null_type", "null is no value; leave the key out")
+        raise PydanticCustomError("null", "null is not a value; leave the key out")
     return value
 
 

@@ -16,7 +16,7 @@ import yaml
 from frankenlab.io.errors import UserError, excerpt, one_line
 
 MAX_BYTES = 1 << 20
-# Nodes are counted as often as aliases repeat them.
+# Nodes count as often as aliases repeat them.
 MAX_NODES = 300_000
 MAX_DEPTH = 40
 MAX_INTEGER = 1 << 63

@@ -1,5 +1,25 @@
-"""Weights on disk: where they come from, what shape they have, and how they leave again.
+"""Weights on disk: where they come from, what shape they have, what a plan makes of them, and how
+they leave again.
 
-`sources` and `fetch` bring a model, `inspect` and `shape` describe it, `exl2` holds the format,
-`franken` says what a plan makes of a model, and `export` writes that as a checkpoint.
+`sources` and `fetch` bring models and data; `directory`, `files`, `tensor_files` and `tokenizer`
+read a model, and `shape` describes it; `exl2` and `gguf` are formats; `franken`, `footprint` and
+`memory` say what a plan or a quantization costs, and `export` writes a plan as a checkpoint.
 """
+
+__all__ = [
+    "directory",
+    "exl2",
+    "export",
+    "fetch",
+    "files",
+    "footprint",
+    "franken",
+    "gguf",
+    "memory",
+    "model_config",
+    "quantization",
+    "shape",
+    "sources",
+    "tensor_files",
+    "tokenizer",
+]

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -16,25 +15,22 @@ import torch
 from safetensors import SafetensorError
 
 from frankenlab.io.directories import has_manifest, verify_directory
-from frankenlab.io.errors import UserError
-from frankenlab.io.files import share
+from frankenlab.io.errors import UserError, one_line
+from frankenlab.io.files import share, write_json
+from frankenlab.models.directory import check_llama_shaped
 from frankenlab.models.exl2.reading import is_exl2
-from frankenlab.models.files import CONFIG, TOKENIZER_FILES, read_json
-from frankenlab.models.franken import layer_tensors, parts
-from frankenlab.models.inspect import check_llama_shaped
+from frankenlab.models.files import CONFIG, copy_companions, read_json
+from frankenlab.models.franken import layer_tensors
 from frankenlab.models.tensor_files import TensorFiles
-from frankenlab.models.weight_writing import SHARD_BYTES, write_weights
+from frankenlab.models.weight_writing import write_weights
 from frankenlab.plans.plan import Plan, Step
 
-# Files beside the weights that a checkpoint keeps from its base.
-COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", "chat_template.jinja")
-
-# What makes a part's residual update vanish when it is zero, and scales it when it is scaled.
+# Zero, it makes a part's residual update vanish; scaled, it scales the update.
 OUTPUTS = {"attn": "self_attn.o_proj", "mlp": "mlp.down_proj"}
 
 
 def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
-    """Writes the franken `plan` of the model in `source` as a Hugging Face directory `target`.
+    """Write the franken `plan` of the model in `source` as a Hugging Face directory `target`.
 
     Each occurrence becomes a layer with its own copy of the weights. A LLaMA layer is attention
     then MLP: an `attn` or `mlp` occurrence becomes a layer whose other part adds zero, and its
@@ -75,8 +71,7 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
             share(partial)
             _install(partial, target)
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{target}: cannot be written: {reason}") from error
+        raise UserError(f"{target}: cannot be written: {one_line(error)}") from error
 
 
 def _install(partial: Path, target: Path) -> None:
@@ -142,19 +137,16 @@ def _locked(directory: Path) -> Iterator[bool | None]:
 
 
 def _write_checkpoint(source: Path, plan: Plan, target: Path) -> None:
-    """Fills the empty directory `target`."""
-    tensors = _tensors(TensorFiles.of_model(source), plan)
-    write_weights(target, tensors, shard_bytes=SHARD_BYTES)
-    for name in COMPANIONS:
-        if (source / name).is_file():
-            shutil.copy(source / name, target / name)
-    config = _config(read_json(source / CONFIG), plan)
-    (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    """Fill the empty directory `target`."""
+    write_weights(target, _tensors(TensorFiles.of_model(source), plan))
+    copy_companions(source, target)
+    write_json(target / CONFIG, _config(read_json(source / CONFIG), plan))
     check_llama_shaped(target, len(plan.steps))
 
 
 def _config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    """The base's config with the franken's depth. Without it, a reload would drop the copies."""
+    """Return the base's config with the franken's depth, without which a reload would drop the
+    copies."""
     changed = config | {"num_hidden_layers": len(plan.steps)}
     if config.get("layer_types"):
         changed["layer_types"] = [config["layer_types"][step.layer] for step in plan.steps]
@@ -181,6 +173,6 @@ def _tensors(stored: TensorFiles, plan: Plan) -> Iterator[tuple[str, torch.Tenso
 def _scaled(tensor: torch.Tensor, is_output: bool, part: str, step: Step) -> torch.Tensor:
     if not is_output:
         return tensor
-    if part not in parts(step):
+    if part not in step.parts:
         return torch.zeros_like(tensor)
     return tensor * step.scale if step.scale != 1 else tensor

@@ -1,22 +1,22 @@
-"""Models from their source to a Hugging Face directory that loads without special arguments."""
+"""Models and data from their source to a directory with a manifest."""
 
 import glob
 import logging
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from frankenlab.io.directories import make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
-from frankenlab.models.files import MODEL_FILES, read_json, shards_to_fetch
-from frankenlab.models.gguf import SAMPLES, convert_gguf, read_gguf
-from frankenlab.models.inspect import check_depth, check_llama_shaped, load_tokenizer, model_info
-from frankenlab.models.sources import Source, fetch_files, source_key
-from frankenlab.models.tokenizer import check_vocabulary, warn_of_other_tokens
+from frankenlab.models.directory import check_depth, check_llama_shaped, model_shape
+from frankenlab.models.download import fetch_files
+from frankenlab.models.files import CONFIG, MODEL_FILES, read_json, shards_to_fetch
+from frankenlab.models.model_config import with_old_rope_keys
+from frankenlab.models.sources import DATA_FILES, Source, source_key
+from frankenlab.models.tokenizer import check_vocabulary, load_tokenizer, warn_of_other_tokens
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ def fetch_model(
     n_layers: int | None,
     description: str,
 ) -> dict[str, Any]:
-    """Makes `target_dir` a Hugging Face directory with the model of `source`.
+    """Make `target_dir` a Hugging Face directory with the model of `source`.
 
     A GGUF file is converted. Other files come as distributed (those of a local directory as
-    links), but that config.json says `rope_theta` also where older readers look for it. A
+    links), except that config.json says rotary parameters also where older readers look. A
     directory that is complete, by its hashes too, is kept.
 
     Args:
@@ -45,13 +45,12 @@ def fetch_model(
 
     Returns:
         The manifest (see `directories.make_directory`), with `made`: how the weights came about,
-        and `shape`: the fields of `models.ModelInfo`.
+        and `shape`: see `ModelShape.to_manifest`.
 
     Raises:
-        UserError: the source cannot be had, or is not a model that can be worked with.
+        UserError: the source is not available, or is not a model that can be worked with.
     """
-    facts = {"kind": "model", "key": source_key(source), "source": source.text}
-    facts["description"] = description
+    facts = _facts("model", source, description)
 
     def fill(directory: Path) -> Mapping[str, Any]:
         try:
@@ -68,14 +67,42 @@ def fetch_model(
     return manifest
 
 
+def fetch_data(source: Source, target: str | os.PathLike, description: str = "") -> dict[str, Any]:
+    """Fetch a data source into the directory `target`, files under their names in the source.
+
+    A directory that is complete, by its hashes too, is kept. A local source is linked, not copied;
+    it can change, so it is always looked at again.
+
+    Returns:
+        The manifest (see `directories.make_directory`).
+
+    Raises:
+        UserError: the source is not available, or is not what was expected.
+    """
+    facts = _facts("data", source, description) | {"made": "files as distributed"}
+
+    def fill(directory: Path) -> Mapping[str, Any]:
+        return fetch_files(source, directory, source.include or DATA_FILES, "data")
+
+    return make_directory(target, facts, fill, refresh=source.kind == "path")
+
+
+def _facts(kind: str, source: Source, description: str) -> dict[str, Any]:
+    key = source_key(source)
+    return {"kind": kind, "key": key, "source": source.text, "description": description}
+
+
 def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
     if source.kind == "path" and Path(source.location).expanduser().is_dir() and not source.file:
         # Named as the user knows it, and before its pickles and leftovers drop out of sight.
         check_llama_shaped(Path(source.location).expanduser())
     with tempfile.TemporaryDirectory(prefix=".source-", dir=directory) as folder:
-        facts = fetch_files(source, Path(folder), MODEL_FILES, "model")
+        facts: dict[str, Any] = dict(fetch_files(source, Path(folder), MODEL_FILES, "model"))
         gguf = next(filter(_is_gguf, sorted(Path(folder).rglob("*"))), None)
         if gguf is not None:
+            # Imported here: torch takes seconds, and data are fetched without.
+            from frankenlab.models.gguf.conversion import convert_gguf, read_gguf
+
             log.info("%s: converting to a Hugging Face directory", source.text)
             made = convert_gguf(read_gguf(gguf), directory)
             made = f"weights as distributed: {made}; not the original checkpoint"
@@ -85,14 +112,17 @@ def _fill_model(source: Source, directory: Path) -> dict[str, Any]:
             made = "files as distributed"
             for path in Path(folder).iterdir():
                 path.rename(directory / path.name)
-    if _add_rope_theta(directory):
-        made += "; rope_theta added to config.json"
+    config = read_json(directory / CONFIG)
+    if (repaired := with_old_rope_keys(config)) != config:
+        write_json(directory / CONFIG, repaired)
+        added = " and ".join(key for key in repaired if repaired[key] != config.get(key))
+        made += f"; {added} added to config.json"
     log.info("%s: checking the model", source.text)
-    info = model_info(directory)
+    shape = model_shape(directory)
     tokenizer = load_tokenizer(directory)
-    check_vocabulary(tokenizer, info.vocab_size, source.text)
-    warn_of_other_tokens(tokenizer, directory, SAMPLES, source.text)
-    return {"made": made, "n_layers": info.n_layers, "shape": asdict(info), **facts}
+    check_vocabulary(tokenizer, shape.vocab_size, source.text)
+    warn_of_other_tokens(tokenizer, directory, source.text)
+    return {"made": made, "n_layers": shape.n_layers, "shape": shape.to_manifest(), **facts}
 
 
 def _is_gguf(path: Path) -> bool:
@@ -107,18 +137,3 @@ def _fetch_shards(source: Source, folder: Path) -> None:
     hold those of an earlier upload too."""
     if names := shards_to_fetch(folder):
         fetch_files(source, folder, [glob.escape(name) for name in names], "model")
-
-
-def _add_rope_theta(directory: Path) -> bool:
-    """Copies what transformers 5 keeps in `rope_parameters` to the keys of transformers 4, where
-    alone other tools (exllamav2 for one) look, silently taking a default if there is nothing."""
-    path = directory / "config.json"
-    config = read_json(path)
-    rope = config.get("rope_parameters") or {}
-    if "rope_theta" not in rope or "rope_theta" in config:
-        return False
-    config["rope_theta"] = rope["rope_theta"]
-    if rope.get("rope_type", "default") != "default":
-        config["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-    write_json(path, config)
-    return True

@@ -3,12 +3,13 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from frankenlab.io.directories import is_safe_name
-from frankenlab.io.errors import UserError, excerpt
+from frankenlab.io.errors import UserError, excerpt, one_line
 
 # Unpickling runs code, and so does importing: such files are never taken from anywhere.
 NEVER = re.compile(r"\.(bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|h5|msgpack|py|pyc|so)$", re.I)
@@ -25,12 +26,13 @@ ALLOWED = (
     "allowed: a Llama, Mistral or Qwen2 model with full attention and unquantized or EXL2 weights "
     "in safetensors"
 )
+# Files of a model that change nothing about what it computes from a text.
+WITHOUT_EFFECT = ("LICENSE*", "NOTICE*", "generation_config.json", "chat_template.jinja")
+# What a model that is made of another one has from it.
+COMPANIONS = (*TOKENIZER_FILES, *WITHOUT_EFFECT)
 # A model's directory consists of these files and of the shards that its index names; whatever else
 # is in a repository stays there.
-MODEL_FILES = (
-    *(CONFIG, "generation_config.json", "chat_template.jinja", "LICENSE*", "NOTICE*"),
-    *(WEIGHTS, INDEX, EXL2_WEIGHTS, *TOKENIZER_FILES),
-)
+MODEL_FILES = (CONFIG, WEIGHTS, INDEX, EXL2_WEIGHTS, *COMPANIONS)
 # Where config.json says how the weights are quantized, and what it calls EXL2.
 QUANTIZATION, EXL2 = "quantization_config", "exl2"
 
@@ -115,8 +117,16 @@ def identity_files(directory: str | os.PathLike) -> dict[str, Path]:
     return {path.relative_to(directory).as_posix(): path for path in files}
 
 
+def copy_companions(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Copy the files of a model that one made of it keeps: tokenizer, chat template, license."""
+    for pattern in COMPANIONS:
+        for path in filter(Path.is_file, Path(source).glob(pattern)):
+            # Not its mode, which may be read-only.
+            shutil.copyfile(path, Path(target) / path.name)
+
+
 def declares_exl2(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json says that the weights are EXL2."""
+    """Tell whether a config.json says that the weights are EXL2."""
     declared = config.get(QUANTIZATION)
     return isinstance(declared, Mapping) and declared.get("quant_method") == EXL2
 
@@ -136,15 +146,21 @@ def read_json(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"{path}: not readable as JSON (it is nested too deeply)") from None
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{path}: not readable as JSON ({reason})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: it must hold a JSON object")
     return value
 
 
+def write_settings(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file as transformers does, with its keys in order."""
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Readers differ in which of two values of one key they take."""
+    """Return the pairs as a dict; raise where a key is there twice, of which readers differ in
+    which value they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

@@ -1,6 +1,6 @@
 """What a plan costs at a quantization: bytes of weights in memory, bytes read for a token, work.
 
-Weights alone: keys and values come on top, and a context's worth of them is read for each token.
+Only weights are counted. Keys and values come on top: a context's worth is read for each token.
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
-from frankenlab.models.inspect import read_json
-from frankenlab.models.shape import HEAD, ModelShapes
-from frankenlab.plans.plan import Plan, Step
+from frankenlab.models.files import CONFIG, read_json
+from frankenlab.models.franken import layer_tensors
+from frankenlab.models.shape import EMBEDDINGS, HEAD, NORM, PARTS, ModelShape
+from frankenlab.plans.plan import Plan
 
 PLAIN_BITS = 16.0
-LAYER_PARTS = {
-    "attn": ("self_attn.", "input_layernorm."),
-    "mlp": ("mlp.", "post_attention_layernorm."),
-}
 
 
 @dataclass(frozen=True)
@@ -31,77 +28,88 @@ class Footprint:
         parts: "attn" and "mlp" -> [layers] bytes of that part of each layer, with its norm.
         head: bytes of the head and the final norm, read for every token.
         embeddings: bytes in memory of which a token reads one row, 0 where the head is them.
-        part_weights: "attn" and "mlp" -> linear weights, the same in all layers.
-        head_weights: of the head.
     """
 
+    shape: ModelShape
     bits_per_weight: float
     head_bits: float
     parts: Mapping[str, tuple[int, ...]]
     head: int
     embeddings: int
-    part_weights: Mapping[str, int]
-    head_weights: int
 
     @classmethod
     def of_directory(cls, directory: str | Path) -> "Footprint":
-        """Of a model's directory: EXL2 as stored; plain weights at the 16 bits that they are run
-        with, whatever number format they are stored in.
+        """Return the footprint of a model's directory: EXL2 as stored; plain weights at the 16 bits
+        that they are run with, whatever number format they are stored in.
 
         Raises:
             UserError: an EXL2 directory that is damaged, a config.json that lacks a size.
         """
-        if is_exl2(directory):
-            return cls._of(*_exl2_sizes(Exl2Directory(directory)))
-        shapes = ModelShapes.from_config(read_json(Path(directory) / "config.json"))
-        return cls._of(shapes, {name: PLAIN_BITS for name in shapes.linears}, shapes.tied)
+        if not is_exl2(directory):
+            shape = ModelShape.from_config(read_json(Path(directory) / CONFIG))
+            bits = dict.fromkeys(shape.linears, PLAIN_BITS)
+            return cls._of(shape, bits, own_head=not shape.tied_embeddings)
+        exl2 = Exl2Directory(directory)
+        bits = {name: exl2.bits_of(name) for name in exl2.shape.linears if name != HEAD}
+        bits[HEAD] = exl2.head_bits or PLAIN_BITS
+        return cls._of(exl2.shape, bits, own_head=exl2.head_bits is not None)
 
     @classmethod
-    def _of(cls, shapes: ModelShapes, bits: Mapping[str, float], tied: bool) -> "Footprint":
-        weights = {name: prod(shape) for name, shape in shapes.linears.items()}
-        sizes = {name: round(weights[name] * bits[name] / 8) for name in weights}
+    def _of(cls, shape: ModelShape, bits: Mapping[str, float], own_head: bool) -> "Footprint":
+        weights = {name: prod(linear) for name, linear in shape.linears.items()}
         # Biases, norms and embeddings are 16 bits in either format.
-        sizes |= {f"{name}.bias": 2 * shapes.linears[name][0] for name in shapes.biased}
-        sizes |= {name: 2 * prod(shape) for name, shape in shapes.others.items()}
-        layers = range(shapes.n_layers)
-        linear = sum(weights[name] for name in weights if name != HEAD)
+        sizes = {name: 2 * prod(tensor) for name, tensor in shape.tensors().items()}
+        sizes |= {f"{name}.weight": round(weights[name] * bits[name] / 8) for name in weights}
+
+        def part_bytes(layer: int, part: str) -> int:
+            names = layer_tensors(layer, part)
+            return sum(sizes.get(f"{n}.{kind}", 0) for n in names for kind in ("weight", "bias"))
+
+        layers, in_layers = range(shape.n_layers), [name for name in weights if name != HEAD]
         return cls(
-            bits_per_weight=sum(bits[n] * weights[n] for n in weights if n != HEAD) / linear,
+            shape=shape,
+            bits_per_weight=sum(bits[name] * weights[name] for name in in_layers)
+            / sum(weights[name] for name in in_layers),
             head_bits=bits[HEAD],
-            parts={part: tuple(_in_part(sizes, i, part) for i in layers) for part in LAYER_PARTS},
-            head=sizes[HEAD] + sizes["model.norm.weight"],
-            embeddings=0 if tied else sizes["model.embed_tokens.weight"],
-            part_weights={part: _in_part(weights, 0, part) for part in LAYER_PARTS},
-            head_weights=weights[HEAD],
+            parts={part: tuple(part_bytes(layer, part) for layer in layers) for part in PARTS},
+            head=sizes[f"{HEAD}.weight"] + sizes[NORM],
+            embeddings=sizes[EMBEDDINGS] if own_head else 0,
         )
 
     @property
+    def layer_bytes(self) -> int:
+        """Bytes of all layers together."""
+        return sum(map(sum, self.parts.values()))
+
+    @property
     def weight_bytes(self) -> int:
-        """In memory, for the base and for every virtual franken of it."""
-        return sum(map(sum, self.parts.values())) + self.head + self.embeddings
+        """Bytes in memory, for the base and for every virtual franken of it."""
+        return self.layer_bytes + self.head + self.embeddings
 
     def materialized_bytes(self, plan: Plan) -> int:
-        """In memory, for a standalone checkpoint in which each occurrence has its own weights."""
+        """Return the bytes in memory of a standalone checkpoint, in which each occurrence has its
+        own weights."""
         return self._run(plan) + self.head + self.embeddings
 
     def read_bytes(self, plan: Plan) -> int:
-        """Read to decode one token: each occurrence's weights, and the head's."""
+        """Return the bytes read to decode one token: each occurrence's weights, and the head's."""
         return self._run(plan) + self.head
 
     def relative_compute(self, plan: Plan) -> float:
-        """Multiplications by weights for one token, relative to the base's."""
-        once = plan.n_layers * sum(self.part_weights.values()) + self.head_weights
-        work = sum(self.part_weights[part] for step in plan.steps for part in _parts(step))
-        return (work + self.head_weights) / once
+        """Return the multiplications by weights for one token, relative to the base's."""
+        shape = self.shape
+        work = sum(shape.part_weights(part) for step in plan.steps for part in step.parts)
+        once = shape.n_layers * shape.layer_weights
+        return (work + shape.head_weights) / (once + shape.head_weights)
 
     def _run(self, plan: Plan) -> int:
-        return sum(self.parts[part][s.layer] for s in plan.steps for part in _parts(s))
+        return sum(self.parts[part][step.layer] for step in plan.steps for part in step.parts)
 
 
 def weights_row(
     model: str, quantization: str, directory: str | Path, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Which weights a model has at a quantization: a row of the table `quantizations`.
+    """Return which weights a model has at a quantization: a row of the table `quantizations`.
 
     Args:
         manifest: of the directory; its keys are all optional.
@@ -123,27 +131,11 @@ def weights_row(
         "calibration": _words(calibration | dict(manifest.get("calibration") or {})),
         "calibration_perplexity": manifest.get("calibration_perplexity"),
         "weight_bytes": size.weight_bytes,
-        "read_bytes": size.head + sum(map(sum, size.parts.values())),
+        "read_bytes": size.head + size.layer_bytes,
     }
 
 
-def _exl2_sizes(directory: Exl2Directory) -> tuple[ModelShapes, dict[str, float], bool]:
-    shapes = directory.shapes
-    own_head = directory.head_bits is not None
-    bits = {name: directory.bits_of(name) for name in shapes.linears if name != HEAD}
-    return shapes, bits | {HEAD: directory.head_bits or PLAIN_BITS}, not own_head
-
-
-def _in_part(sizes: Mapping[str, int], layer: int, part: str) -> int:
-    prefixes = tuple(f"model.layers.{layer}.{name}" for name in LAYER_PARTS[part])
-    return sum(size for name, size in sizes.items() if name.startswith(prefixes))
-
-
-def _parts(step: Step) -> tuple[str, ...]:
-    return tuple(LAYER_PARTS) if step.part == "block" else (step.part,)
-
-
 def _words(values: Mapping[str, Any]) -> str | None:
-    """ "rows 64, length 256"; None for nothing."""
+    """Return values in words ("rows 64, length 256"), None for nothing."""
     known = {key: value for key, value in values.items() if value is not None}
     return ", ".join(f"{key} {value}" for key, value in known.items()) or None

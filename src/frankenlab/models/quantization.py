@@ -22,7 +22,7 @@ class Quantization(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, where: str = "quantization") -> "Quantization":
-        """Reads "none" or "exl2-<bits>".
+        """Read "none" or "exl2-<bits>".
 
         Raises:
             UserError: anything else; says what is allowed. `where` is the place, for the message.

@@ -1,5 +1,7 @@
-"""What a franken is, and how a config makes many of them: pure Python, without torch.
+"""What a franken is, and how a config makes many of them: Python without torch.
 
-`plan` has the grammar, `grid` the generators, `trie` what plans share, `shards` how a grid is
-divided among jobs.
+`plan` has the grammar, `generators` the kinds of entries that a config may list, `grid` the plans
+of all entries, `trie` what plans share, and `shards` how a grid is divided among jobs.
 """
+
+__all__ = ["generators", "grid", "plan", "shards", "trie"]

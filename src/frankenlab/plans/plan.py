@@ -7,12 +7,11 @@ mergekit's `layer_range`):
     segment := range ["x" times] ["@" part] ["*" scale]
     range   := layer | start ":" stop
 
-Digits are 0 to 9. A plan runs at most `MAX_STEPS` layers, and a scale is between `MIN_SCALE` and
-`MAX_SCALE` in size, so that a slip of a digit is told at once instead of filling the memory.
-
-`base` is the whole model in order. Two texts that mean the same list of steps are one plan:
-`Plan.text` is the canonical one. A step names a layer of one model; naming a second source
-model (stacking layers of two models) would be one more field of `Step`.
+`base` is the whole model in order. Two texts that mean the same list of steps are one plan, and
+`Plan.text` is the canonical one. A plan runs at most `MAX_STEPS` layers, and a scale is between
+`MIN_SCALE` and `MAX_SCALE` in size, so that a slip of a digit is refused instead of filling the
+memory. A step names a layer of one model; a second source model (stacking layers of two models)
+would be one more field of `Step`.
 """
 
 import re
@@ -24,8 +23,7 @@ from itertools import groupby
 from frankenlab.io.errors import UserError, excerpt, printable
 from frankenlab.io.files import content_hash
 
-# Far beyond what anybody means: the deepest published models have some 130 layers. The config's
-# schema has the first of them too.
+# Far beyond what anybody means: the deepest published models have some 130 layers.
 MAX_LAYERS = 1_000
 MAX_STEPS = 10_000
 MIN_SCALE, MAX_SCALE = 1e-9, 1e6
@@ -54,9 +52,19 @@ class Step:
     scale: float = 1.0
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Return "attn", "mlp" or both."""
+        return PARTS[1:] if self.part == "block" else (self.part,)
+
+    @property
     def attends(self) -> bool:
-        """Whether the occurrence needs a slot in the KV cache."""
+        """Tell whether the occurrence needs a slot in the KV cache."""
         return self.part != "mlp"
+
+    @property
+    def depth(self) -> float:
+        """Return 1 for a whole layer and one half for its attention or its MLP."""
+        return len(self.parts) / 2
 
 
 @dataclass(frozen=True)
@@ -72,26 +80,26 @@ class Plan:
 
     @cached_property
     def text(self) -> str:
-        """The canonical text: the plan's identity, `parse(text, n_layers)` gives the plan back."""
+        """Return the canonical text, of which `parse(text, n_layers)` makes the same plan."""
         if self.steps == base(self.n_layers).steps:
             return BASE
         return ",".join(_texts(self.steps))
 
     @cached_property
     def key(self) -> str:
-        """Eight hexadecimal digits for file names and other places too small for the text."""
+        """Return eight hexadecimal digits, for places that are too small for the text."""
         return content_hash([self.n_layers, self.text], 8)
 
     @property
     def depth(self) -> float:
-        """Layers run; an `attn` or `mlp` occurrence counts as one half."""
-        return sum(1.0 if step.part == "block" else 0.5 for step in self.steps)
+        """Return how many layers run; an `attn` or `mlp` occurrence counts as one half."""
+        return sum(step.depth for step in self.steps)
 
     @property
     def loop(self) -> tuple[int, int, int] | None:
-        """(start, stop, times) if the plan is the base with one block run `times` times in a row.
+        """Return (start, stop, times) of the block that the base runs `times` times in a row.
 
-        RYS's (i, j) is the loop (i, j, 2). None for the base and for every other plan.
+        RYS's (i, j) is the loop (i, j, 2). The base and every other plan have None.
         """
         if any(step.part != "block" or step.scale != 1.0 for step in self.steps):
             return None
@@ -115,8 +123,15 @@ def base(n_layers: int) -> Plan:
 
 
 def looped(start: int, stop: int, times: int, n_layers: int) -> Plan:
-    """Return the base with the block `start:stop` run `times` times in a row."""
+    """Return the base with the block `start:stop` run `times` times in a row.
+
+    Raises:
+        UserError: it would run more than `MAX_STEPS` layers.
+    """
     layers = _whole(n_layers)
+    count = n_layers + (stop - start) * (times - 1)
+    if count > MAX_STEPS:
+        raise UserError(f"a plan would run {count:,} layers, at most {MAX_STEPS:,} can be")
     return Plan(layers[:start] + layers[start:stop] * times + layers[stop:], n_layers)
 
 
@@ -127,7 +142,7 @@ def _whole(n_layers: int) -> tuple[Step, ...]:
 
 
 def from_steps(steps: Iterable[Step], n_layers: int) -> Plan:
-    """The canonical plan of a list of steps."""
+    """Return the canonical plan of a list of steps."""
     merged: list[Step] = []
     for step in steps:
         if step == Step(step.layer, "mlp") and merged and merged[-1] == Step(step.layer, "attn"):
@@ -138,7 +153,7 @@ def from_steps(steps: Iterable[Step], n_layers: int) -> Plan:
 
 
 def parse(text: str, n_layers: int) -> Plan:
-    """The plan that `text` means for a model of `n_layers` layers.
+    """Return the plan that `text` means for a model of `n_layers` layers.
 
     Raises:
         UserError: with the text, a caret under the fault and the model's number of layers.
@@ -158,7 +173,7 @@ def parse(text: str, n_layers: int) -> Plan:
 def _segment_steps(
     segment: str, text: str, offset: int, n_layers: int, room: int
 ) -> Iterator[Step]:
-    """Yields the steps of one segment, at most `room` of them."""
+    """Return the steps of one segment, at most `room` of them."""
     match = _SEGMENT.match(segment)
     if not match:
         raise _fault(text, offset, "a layer or start:stop is expected here", n_layers)
@@ -201,13 +216,14 @@ def number(digits: str) -> int:
 
 
 def _fault(text: str, position: int, what: str, n_layers: int) -> UserError:
-    """Return the one error that takes three lines: the text and a caret tell more than a column
-    number. Of a long text only the surroundings of the fault are shown."""
+    """Return the error whose second and third line are the text and a caret under its fault.
+
+    A long text is shown around the fault only.
+    """
     shown = printable(text)
-    before, after = 40, 40
-    start, stop = max(0, position - before), min(len(shown), position + after)
-    if len(shown) <= before + after:
-        start, stop = 0, len(shown)
+    start, stop = 0, len(shown)
+    if stop > 80:
+        start, stop = max(0, position - 40), min(stop, position + 40)
     head, tail = "..." if start else "", "..." if stop < len(shown) else ""
     part = f"{head}{shown[start:stop]}{tail}"
     return UserError(
@@ -217,12 +233,12 @@ def _fault(text: str, position: int, what: str, n_layers: int) -> UserError:
 
 
 def omissions(plan: Plan) -> str:
-    """Return in words what a plan leaves out of its model: layers or parts of layers that it never
-    runs, and an end before the last layer. "" if nothing.
+    """Return in words which layers or parts a plan never runs and whether it ends before the last
+    layer; "" if neither.
 
     Such a plan is legal and usually a slip: `0:20,10:30` was written for a model of 30 layers.
     """
-    run = {(step.layer, part) for step in plan.steps for part in _halves(step)}
+    run = {(step.layer, part) for step in plan.steps for part in step.parts}
     skipped: dict[str, list[int]] = {"": [], "attention of ": [], "MLP of ": []}
     for layer in range(plan.n_layers):
         attends, feeds = (layer, "attn") in run, (layer, "mlp") in run
@@ -242,17 +258,13 @@ def omissions(plan: Plan) -> str:
     return f"{' and '.join(found)} (the model has {plan.n_layers} layers, 0 to {plan.n_layers - 1})"
 
 
-def _halves(step: Step) -> tuple[str, ...]:
-    return PARTS[1:] if step.part == "block" else (step.part,)
-
-
 def _listed(layers: Sequence[int]) -> str:
     """Return the layers as the ranges of a plan, the first few of them."""
     return excerpt(",".join(_texts([Step(layer) for layer in layers])), 40)
 
 
 def _texts(steps: Sequence[Step]) -> Iterator[str]:
-    """Canonical segments: maximal ascending runs, equal neighbours folded into `x` times."""
+    """Yield canonical segments: maximal ascending runs, equal neighbours folded into `x` times."""
     for (start, stop, part, scale), group in groupby(_runs(steps)):
         times = len(list(group))
         yield (

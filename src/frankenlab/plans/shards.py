@@ -10,11 +10,11 @@ and the largest shard 1.23 times the mean; in 32 shards 1.08 and 1.53 times.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 from frankenlab.io.files import content_hash
 from frankenlab.plans.grid import GridPlan
-from frankenlab.plans.plan import Plan, Step, base
+from frankenlab.plans.plan import Plan, base
 from frankenlab.plans.trie import layer_passes, plan_trie
 
 
@@ -26,17 +26,17 @@ class Shard:
 
     @cached_property
     def passes(self) -> float:
-        """Layer passes for each token, common prefixes once."""
+        """Return the layer passes for each token, with common prefixes run once."""
         return layer_passes(plan_trie(item.plan for item in self.items))
 
     @cached_property
     def unshared(self) -> float:
-        """Layer passes for each token, plan by plan."""
+        """Return the layer passes for each token if every plan ran alone."""
         return sum(item.plan.depth for item in self.items)
 
 
 def divide(plans: Iterable[GridPlan], count: int) -> dict[int, Shard]:
-    """The plans in `count` shards by number; those without a plan are left out.
+    """Return the shards by number, at most `count` of them; those without a plan are left out.
 
     Every plan is in one of them, the base too.
     """
@@ -47,20 +47,15 @@ def divide(plans: Iterable[GridPlan], count: int) -> dict[int, Shard]:
 
 
 def shard_of(plan: Plan, count: int) -> int:
-    """By the place where the plan leaves the base and the first step off it: the plans that share
-    both are a subtree. The base leaves itself nowhere and is a subtree of its own."""
-    trunk = _trunk(plan.n_layers)
+    """Return the shard of a plan.
+
+    It follows from the place where the plan leaves the base and the first step off it: the plans
+    that share both are a subtree. The base leaves itself nowhere and is a subtree of its own.
+    """
+    trunk = base(plan.n_layers).steps
     place = next(
         (i for i, step in enumerate(plan.steps) if i >= len(trunk) or step != trunk[i]),
         len(plan.steps),
     )
-    return int(content_hash([place, _spelled(plan.steps[place : place + 1])]), 16) % count
-
-
-@cache
-def _trunk(n_layers: int) -> tuple[Step, ...]:
-    return base(n_layers).steps
-
-
-def _spelled(steps: tuple[Step, ...]) -> list[tuple[int, str, float]]:
-    return [(step.layer, step.part, step.scale) for step in steps]
+    left = [(step.layer, step.part, step.scale) for step in plan.steps[place : place + 1]]
+    return int(content_hash([place, left]), 16) % count

@@ -1,4 +1,4 @@
-"""The trie of the steps of many plans, and what its walk costs; imports no torch."""
+"""The trie of the steps of many plans, and what its walk costs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Node:
 
 
 def plan_trie(plans: Iterable[Plan]) -> Node:
-    """The trie of the plans' steps; equal plans end at one node."""
+    """Return the trie of the plans' steps; equal plans end at one node."""
     root = Node()
     for plan in plans:
         node = root
@@ -26,10 +26,10 @@ def plan_trie(plans: Iterable[Plan]) -> Node:
 
 
 def layer_passes(node: Node) -> float:
-    """Layer passes of a sweep with sharing, in whole layers (an `attn` or `mlp` step is half)."""
+    """Return how many layers a sweep over the trie runs; an `attn` or `mlp` step is half."""
     total, pending = 0.0, [node]
     while pending:
         current = pending.pop()
         pending += current.children.values()
-        total += sum(1.0 if step.part == "block" else 0.5 for step in current.children)
+        total += sum(step.depth for step in current.children)
     return total

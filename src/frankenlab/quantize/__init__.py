@@ -1,4 +1,7 @@
-"""A model as EXL2 at a bitrate, by the reference quantizer or by exllamav2's converter.
+"""Make EXL2 directories of models at a bitrate, with the reference quantizer or exllamav2's.
 
-`choose` is the way in, and `calibration` holds the text that a quantizer sees.
+Jobs use `choose`, evaluations use `calibration` (the text that no document may hold); `quantizer`
+says what a quantizer is.
 """
+
+__all__ = ["calibration", "choose", "quantizer"]

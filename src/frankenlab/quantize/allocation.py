@@ -1,17 +1,52 @@
-"""Which option each linear layer is stored with, so that a model meets its bits per weight."""
+"""Choose the option each linear layer is stored with, so that a model meets its bits per weight."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
 
 import torch
 
 from frankenlab.io.errors import UserError
+from frankenlab.models.exl2.options import OPTIONS, Option
+from frankenlab.models.shape import HEAD, ModelShape
 
-# How far below the bits that are asked for a model may stay, as a share.
+# The linear layers whose outputs are added to the hidden states.
+ADDED = ("o_proj", "down_proj")
+
+# How far a model may be from the bits that are asked for, as a share.
 TOLERANCE = 0.01
 # States of the search: what it keeps for each part of the budget. A hundredth of it, the
 # tolerance, is 20 states wide.
 BUCKETS = 2048
+
+
+def choose_options(
+    shape: ModelShape, measured: Mapping[str, Any], bits: float
+) -> dict[str, Option]:
+    """Return the option of each linear layer of the decoder that changes its hidden states least.
+
+    That change is known for the layers that are added to them (o_proj, down_proj). A relative
+    error before is taken to change what is added by as much.
+
+    Args:
+        measured: by name, `energy` and `errors` by option.
+        bits: bits per weight asked for.
+
+    Raises:
+        UserError: see `allocate`.
+    """
+    names = [name for name in shape.linears if name != HEAD]
+    sizes = [[option.size(*shape.linears[name]) for option in OPTIONS] for name in names]
+    errors = []
+    for name in names:
+        parent = name.rpartition(".")[0]
+        added = next(n for n in (f"{parent}.{last}" for last in ADDED) if n in measured)
+        share = measured[added]["energy"] / (measured[name]["energy"] or 1.0)
+        errors.append([error * share for error in measured[name]["errors"]])
+    weights = sum(prod(shape.linears[name]) for name in names)
+    chosen = allocate(sizes, errors, weights, bits)
+    return {name: OPTIONS[number] for name, number in zip(names, chosen, strict=True)}
 
 
 def allocate(
@@ -20,7 +55,7 @@ def allocate(
     weights: int,
     bits: float,
 ) -> list[int]:
-    """An option for each layer: the least sum of errors within 0.99 to 1.00 of `bits`.
+    """Choose an option for each layer: the least sum of errors within 0.99 to 1.00 of `bits`.
 
     A knapsack over exact sizes, solved by dynamic programming: of the choices whose sizes so far
     fall into one bucket, the one with the least error is kept. Choosing the least error below the
@@ -29,14 +64,14 @@ def allocate(
     Args:
         sizes: bits on disk, [layers][options].
         errors: what is to be small, [layers][options].
-        weights: of all the layers.
+        weights: number of weights in all layers.
         bits: bits per weight asked for.
 
     Returns:
         The number of the option of each layer.
 
     Raises:
-        UserError: no choice meets the bits; says what does.
+        UserError: no choice meets the bits; the message says which bits are attainable.
     """
     table = torch.tensor(sizes, dtype=torch.int64)
     cost = torch.tensor(errors, dtype=torch.float64)
@@ -67,7 +102,7 @@ def allocate(
 
 
 def _still_needed(sizes: torch.Tensor) -> torch.Tensor:
-    """[layers + 1]: the least that the layers from each on can take."""
+    """Return the least bits that each layer and those after it can take, [layers + 1]."""
     least = sizes.min(dim=1).values
     return torch.cat([least.flip(0).cumsum(0).flip(0), least.new_zeros(1)])
 
@@ -75,7 +110,7 @@ def _still_needed(sizes: torch.Tensor) -> torch.Tensor:
 def _extend(
     size: torch.Tensor, error: torch.Tensor, sizes: torch.Tensor, errors: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Every state with every option of a layer: size, error, the state before, the option."""
+    """Return size, error, state before and option of every state with every option of a layer."""
     states, options = len(size), len(sizes)
     parent = torch.arange(states).repeat(options)
     option = torch.arange(options).repeat_interleave(states)
@@ -85,7 +120,7 @@ def _extend(
 def _best_per_bucket(
     size: torch.Tensor, error: torch.Tensor, limit: int, budget: int
 ) -> torch.Tensor:
-    """Numbers of the states to keep: below the limit, and the least error of their bucket."""
+    """Return the numbers of the states below the limit with the least error of their bucket."""
     states = (size <= limit).nonzero().flatten()
     bucket = size[states] * BUCKETS // budget
     least = torch.full((BUCKETS + 1,), float("inf"), dtype=error.dtype)

@@ -1,4 +1,4 @@
-"""Calibration text of a quantizer, kept apart from every document that is evaluated."""
+"""Choose the text that a quantizer sees, and keep it apart from the documents of evaluations."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from frankenlab.config.experiment import Experiment
-from frankenlab.config.settings import CalibrationSettings
 from frankenlab.io.directories import verify_file
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
@@ -20,36 +19,38 @@ def evaluation_excludes(experiment: Experiment, quantization: str) -> list[str]:
     """Return the texts that the weights were calibrated on: no evaluated document may hold one.
 
     Raises:
-        UserError: as `calibration_texts`; the data file is not what its manifest says.
+        UserError: see `configured_texts`.
     """
-    settings = experiment.calibration
-    if settings is None or Quantization.parse(quantization).bits is None:
+    calibrated = experiment.calibration is not None
+    if not calibrated or Quantization.parse(quantization).bits is None:
         return []
-    return configured_texts(settings)
+    return configured_texts(experiment)
 
 
-def configured_texts(settings: CalibrationSettings) -> list[str]:
+def configured_texts(experiment: Experiment) -> list[str]:
     """Return the calibration texts that the config names.
 
     Raises:
-        UserError: as `evaluation_excludes`.
+        UserError: see `calibration_texts`; the data file is not what its manifest says.
     """
+    settings = experiment.calibration
+    assert settings is not None, "nothing is quantized in this experiment"
     file = Path(settings.file)
     verify_file(file)
     return calibration_texts(file, settings.field, settings.texts)
 
 
 def calibration_texts(file: Path, field: str, count: int) -> list[str]:
-    """Distinct texts of a data file's field, by falling hash of their content.
+    """Return distinct texts of a data file's field, by falling hash of their content.
 
-    Stages of tasks take documents by rising hash of their cluster: where the cluster is this field
+    Stages of tasks take documents by rising hash of their cluster. Where the cluster is this field,
     the two are disjoint as long as the limits leave room.
 
     Raises:
-        UserError: the file is unreadable, the field is missing or holds no text, or there are
-            fewer than `count` different texts.
+        UserError: the file is unreadable, the field is missing or holds something else than text,
+            or there are fewer than `count` different texts.
     """
-    data = read_data(Path(file))
+    data = read_data(file)
     if field not in data.column_names:
         fields = ", ".join(data.column_names)
         raise UserError(f'{file}: calibration field "{field}" is missing; it has {fields}')
@@ -68,8 +69,9 @@ def calibration_texts(file: Path, field: str, count: int) -> list[str]:
 def calibration_rows(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, rows: int, length: int
 ) -> torch.Tensor:
-    """Texts one after the other, with the tokens that the tokenizer puts around each, cut into
-    rows: int64 [rows, length]. What is left over is dropped.
+    """Return the tokens of the texts, one after the other, cut into rows: int64 [rows, length].
+
+    Each text has the tokens that the tokenizer puts around it. What is left over is dropped.
 
     Raises:
         UserError: the texts have too few tokens.
@@ -87,13 +89,14 @@ def calibration_rows(
 
 
 def check_disjoint(texts: Sequence[str], documents: Sequence[object], where: str) -> None:
-    """Sees that no document shares a calibration text: what the weights have seen proves nothing.
+    """Check that no document holds a calibration text: what the weights have seen proves nothing.
 
     Args:
-        documents: JSON-able; a text may stand anywhere in one.
+        documents: values that JSON can hold; a text may stand anywhere in one.
+        where: what the documents belong to, for the message.
 
     Raises:
-        UserError: one does.
+        UserError: a document holds one.
     """
     for document in documents:
         written = json.dumps(document, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""GPTQ (Frantar et al. 2023) into EXL2's groups and scales, many options at a time.
+"""Round weights by GPTQ (Frantar et al. 2023) into EXL2's groups, many options at a time.
 
 Layers that read the same inputs share a Hessian H = mean of x xᵀ and are rounded side by side, each
 option of them too. With H⁻¹ = Uᵀ U, U upper triangular, input i is rounded, its error e is divided
@@ -20,11 +20,12 @@ from frankenlab.quantize.scales import GroupScales, code_range, fit_scales
 # not to be invertible in the precision at hand.
 DAMPING = 0.01
 ATTEMPTS = 5
-# Inputs whose errors reach the rest of their block at once; all groups are multiples of it.
+# Inputs whose errors are passed on to the rest of their block together; all groups are multiples
+# of it.
 STRIP = 32
 # Weights, over all options, that are rounded at a time.
 AT_ONCE = 1 << 25
-# Outputs of a layer that its errors are measured on, at most.
+# The most outputs of a layer that its errors are measured on.
 MEASURED_OUTPUTS = 96
 
 
@@ -41,16 +42,16 @@ class Inputs:
     factor: torch.Tensor
 
     def nearest(self) -> "Inputs":
-        """The same order without any passing on of errors: rounding to nearest."""
+        """Return the same order with no errors passed on, which rounds to nearest."""
         same = torch.eye(len(self.order), dtype=self.factor.dtype, device=self.factor.device)
         return Inputs(self.order, same)
 
 
 def prepare_inputs(name: str, hessian: torch.Tensor) -> Inputs:
-    """Sorts and factorizes H [K, K]; `name` is of a layer, for errors.
+    """Sort and factorize H [K, K]; `name` is the layer's, for error messages.
 
     Raises:
-        UserError: the inputs are not finite.
+        UserError: the inputs are not finite, or H cannot be inverted.
     """
     diagonal = hessian.diagonal()
     mean = diagonal.mean()
@@ -75,10 +76,10 @@ def prepare_inputs(name: str, hessian: torch.Tensor) -> Inputs:
 
 
 def sample_outputs(weight: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Evenly spaced rows of a weight [out, in], and how many times as many there are in all.
+    """Return evenly spaced rows of a weight [out, in], and how many times as many there are in all.
 
-    No output's error depends on another's but through the largest scale of a group, so what is
-    measured on some of them, times that number, is close to what all would give.
+    An output's error depends on other outputs only through the largest scale of a group, so what
+    is measured on some of them, times that number, is close to what all would give.
     """
     step = -(-weight.shape[0] // MEASURED_OUTPUTS)
     sample = weight[::step]
@@ -88,10 +89,10 @@ def sample_outputs(weight: torch.Tensor) -> tuple[torch.Tensor, float]:
 def measure_errors(
     weights: Sequence[torch.Tensor], inputs: Inputs, options: Sequence[Option]
 ) -> torch.Tensor:
-    """tr(Δ H Δᵀ) of every layer with every option, [layers, options], float64.
+    """Return tr(Δ H Δᵀ) of every layer with every option, [layers, options], float64.
 
     Args:
-        weights: [out, in] of each layer that reads the inputs.
+        weights: [out, in], one of each layer that reads the inputs.
     """
     size = sum(weight.numel() for weight in weights)
     at_once = max(AT_ONCE // size, 1)
@@ -106,9 +107,9 @@ def measure_errors(
 def quantize_linears(
     weights: Sequence[torch.Tensor], inputs: Inputs, options: Sequence[Option]
 ) -> list[Codes]:
-    """The codes of layers that read the same inputs, each with its own option.
+    """Return the codes of layers that read the same inputs, each with its own option.
 
-    Layers with one option are rounded together; the others don't touch each other.
+    Layers with the same option are rounded together, without an effect on each other.
     """
     codes: dict[int, Codes] = {}
     for option in dict.fromkeys(options):
@@ -122,8 +123,8 @@ def quantize_linears(
 class _Rounding:
     """Rounds layers side by side, a copy of them for each option.
 
-    `weights` [K, options, N]: what is still to be rounded, errors passed on; rounded rows hold
-    their signed codes.
+    `weights` [K, options, N] holds the signed codes in the rows that are rounded, and in the
+    others what is still to be rounded, with the errors that were passed on.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class _Rounding:
         self.low, self.high = (like.new_empty((len(options), 1)) for _ in range(2))
 
     def run(self) -> None:
-        """Rounds everything, block by block: no group straddles two blocks."""
+        """Round everything, block by block: no group straddles two blocks."""
         errors = self.weights.new_empty((LARGEST_GROUP, *self.weights.shape[1:]))
         for start in range(0, self.inputs_count, LARGEST_GROUP):
             end = min(start + LARGEST_GROUP, self.inputs_count)
@@ -158,11 +159,11 @@ class _Rounding:
             self._pass_on(block, start, end, self.inputs_count)
 
     def errors(self) -> torch.Tensor:
-        """[layers, options]"""
+        """Return the squared errors of the outputs, [layers, options]."""
         return torch.stack([part.sum(-1) for part in self.squares.split(self.outputs, dim=-1)])
 
     def codes(self, option: int) -> list[Codes]:
-        """What is to be stored of each layer."""
+        """Return what is to be stored of each layer."""
         groups = self.groups[option]
         rows = torch.tensor([count for _, count in groups], device=self.weights.device)
         zeros = torch.tensor([1 << (bits - 1) for bits, _ in groups], device=self.weights.device)
@@ -178,7 +179,7 @@ class _Rounding:
         return [Codes(*part, groups, self.inputs.order) for part in parts]
 
     def _fit(self, first: int) -> None:
-        """Scales of the groups that start at this input."""
+        """Find the scales of the groups that start at this input."""
         for number, starts in enumerate(self.starts):
             if first not in starts:
                 continue
@@ -191,7 +192,7 @@ class _Rounding:
             self.low[number], self.high[number] = code_range(bits)
 
     def _strip(self, first: int, last: int, errors: torch.Tensor) -> None:
-        """Rounds the inputs of a strip one after the other; `errors` receives e / U[i, i]."""
+        """Round the inputs of a strip one after the other; `errors` receives e / U[i, i]."""
         factor = self.inputs.factor
         flat = errors.flatten(1)
         for i in range(first, last):
@@ -206,14 +207,14 @@ class _Rounding:
             row.copy_(codes)
 
     def _pass_on(self, errors: torch.Tensor, first: int, last: int, end: int) -> None:
-        """Takes the errors of inputs [first, last) from inputs [last, end)."""
+        """Take the errors of inputs [first, last) from inputs [last, end)."""
         if last < end:
             later = self.weights[last:end].flatten(1)
             later.addmm_(self.inputs.factor[first:last, last:end].T, errors.flatten(1), alpha=-1)
 
 
 def _starts(groups: Sequence[tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    """First input -> (bits, rows) of each group."""
+    """Return (bits, rows) of each group by its first input."""
     starts, row = {}, 0
     for bits, rows in groups:
         starts[row] = (bits, rows)

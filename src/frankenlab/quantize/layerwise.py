@@ -1,14 +1,15 @@
-"""A model run one decoder layer at a time, with what is known about its linear layers' inputs.
+"""Run a model one decoder layer at a time, and look at the inputs of its linear layers.
 
 The decoder layers are transformers' own, without weights; each gets its weights when it is its
 turn and loses them after. So memory is one layer in float32, the hidden states of the calibration
 rows and the widest inputs of that layer.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,18 +21,22 @@ from frankenlab.models.tensor_files import TensorFiles
 
 # Tokens that run through a layer at once.
 TOKENS = 4096
-# Hidden states as small as this are taken to be so large.
+# Hidden states smaller than this count as this large.
 TINY = 1e-6
 
 
 @dataclass(frozen=True)
-class Shared:
-    """Linear layers that read the same inputs: full names without `.weight`, the modules, and the
-    mean of x xᵀ over all tokens, [in, in]. Weights that are replaced here are run with.
+class SharedInput:
+    """Linear layers that read the same inputs x.
 
     Where the output is added to the hidden states (o_proj, down_proj), x is divided by the root
     mean square of that sum: the norms that read it do so, and without it a few tokens of huge
     activations would be all that counts.
+
+    Attributes:
+        names: full names without `.weight`.
+        modules: the layers; the model runs on with weights that are replaced here.
+        hessian: the mean of x xᵀ over all tokens, [in, in].
     """
 
     names: tuple[str, ...]
@@ -39,16 +44,17 @@ class Shared:
     hessian: torch.Tensor
 
 
-Visit = Callable[[Shared], None]
+Visit = Callable[[SharedInput], None]
+Batches = list[torch.Tensor]
 
 
 class LayerwiseModel:
-    """See the module. A LLaMA-shaped model directory with unquantized weights, in float32."""
+    """A LLaMA-shaped model directory with unquantized weights, run in float32."""
 
     def __init__(self, directory: str | Path, device: torch.device) -> None:
         config = AutoConfig.from_pretrained(directory)
         with torch.device("meta"):
-            self._model = AutoModelForCausalLM.from_config(
+            self._model: Any = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation="sdpa"
             ).eval()
         self.device = device
@@ -59,50 +65,53 @@ class LayerwiseModel:
         self._rotary = type(self._model.model.rotary_emb)(config=config).to(device)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A stored tensor on the device, in float32."""
+        """Return a stored tensor on the device, in float32."""
         return self.files.get(name).to(device=self.device, dtype=torch.float32)
 
     def embed(self, rows: torch.Tensor) -> torch.Tensor:
-        """Tokens int64 [rows, length] -> hidden states [rows, length, hidden size]."""
+        """Return the hidden states [rows, length, hidden size] of tokens int64 [rows, length]."""
         return F.embedding(rows.to(self.device), self.tensor("model.embed_tokens.weight"))
 
     @torch.inference_mode()
     def run_layer(self, index: int, hidden: torch.Tensor, visit: Visit) -> torch.Tensor:
-        """The hidden states after a layer; `visit` sees its linear layers in the order in which
-        they run, each after those before it have their final weights."""
-        prefix = f"model.layers.{index}"
+        """Return the hidden states after a layer.
+
+        `visit` sees its linear layers in the order in which they run, each after those before it
+        have their final weights.
+        """
+        name = f"model.layers.{index}"
         with self._loaded(index) as layer:
             attention, mlp = layer.self_attn, layer.mlp
-            batches = self._batches(hidden)
-            normed = _mapped(layer.input_layernorm, batches)
-            _visit(visit, f"{prefix}.self_attn", attention, ("q_proj", "k_proj", "v_proj"), normed)
-            mixed = _mapped(self._attending(attention), normed)
+            batches = _batches(hidden)
+            normed = [layer.input_layernorm(x) for x in batches]
+            visit(_shared(f"{name}.self_attn", attention, ("q_proj", "k_proj", "v_proj"), normed))
+            mixed = [self._attend(attention, x) for x in normed]
             relative = _relative(batches, mixed, attention.o_proj)
-            _visit(visit, f"{prefix}.self_attn", attention, ("o_proj",), relative)
+            visit(_shared(f"{name}.self_attn", attention, ("o_proj",), relative))
             batches = [x + attention.o_proj(y) for x, y in zip(batches, mixed, strict=True)]
             del mixed, relative
-            normed = _mapped(layer.post_attention_layernorm, batches)
-            _visit(visit, f"{prefix}.mlp", mlp, ("gate_proj", "up_proj"), normed)
-            gated = _mapped(lambda x: mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x), normed)
+            normed = [layer.post_attention_layernorm(x) for x in batches]
+            visit(_shared(f"{name}.mlp", mlp, ("gate_proj", "up_proj"), normed))
+            gated = [mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x) for x in normed]
             del normed
             relative = _relative(batches, gated, mlp.down_proj)
-            _visit(visit, f"{prefix}.mlp", mlp, ("down_proj",), relative)
+            visit(_shared(f"{name}.mlp", mlp, ("down_proj",), relative))
             return torch.cat([x + mlp.down_proj(y) for x, y in zip(batches, gated, strict=True)])
 
     @torch.inference_mode()
     def run_head(self, hidden: torch.Tensor, visit: Visit) -> None:
-        """`visit` sees the head, whose weights may be the embeddings'."""
-        weight = self.tensor("model.norm.weight")
+        """Show the head to `visit`; its weights may be the embeddings'."""
         norm = self._model.model.norm
-        norm.load_state_dict({"weight": weight}, assign=True)
+        norm.load_state_dict({"weight": self.tensor("model.norm.weight")}, assign=True)
         stored = "model.embed_tokens.weight" if self.tied else f"{HEAD}.weight"
-        head = nn.Linear(*self._model.lm_head.weight.shape[::-1], bias=False, device="meta")
+        outputs, inputs = self._model.lm_head.weight.shape
+        head = nn.Linear(inputs, outputs, bias=False, device="meta")
         head.load_state_dict({"weight": self.tensor(stored)}, assign=True)
-        inputs = _mapped(norm, self._batches(hidden))
-        visit(Shared((HEAD,), (head,), _second_moment(inputs)))
+        normed = [norm(x) for x in _batches(hidden)]
+        visit(SharedInput((HEAD,), (head,), _second_moment(normed)))
 
     @contextmanager
-    def _loaded(self, index: int) -> Iterator[nn.Module]:
+    def _loaded(self, index: int) -> Iterator[Any]:
         layer, prefix = self._model.model.layers[index], f"model.layers.{index}."
         names = layer.state_dict().keys()
         layer.load_state_dict({name: self.tensor(prefix + name) for name in names}, assign=True)
@@ -111,56 +120,38 @@ class LayerwiseModel:
         finally:
             layer.to("meta")
 
-    def _batches(self, hidden: torch.Tensor) -> list[torch.Tensor]:
-        return list(hidden.split(max(TOKENS // hidden.shape[1], 1)))
-
-    def _attending(self, attention: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Normed hidden states -> inputs of the attention's output layer; causal, as transformers
-        takes it where there is no mask."""
-
-        def attend(x: torch.Tensor) -> torch.Tensor:
-            positions = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
-            output, attention.o_proj = attention.o_proj, nn.Identity()
-            try:
-                return attention(
-                    x, position_embeddings=self._rotary(x, positions), attention_mask=None
-                )[0]
-            finally:
-                attention.o_proj = output
-
-        return attend
+    def _attend(self, attention: Any, normed: torch.Tensor) -> torch.Tensor:
+        """Return the inputs of the attention's output layer. Without a mask, transformers takes
+        the attention to be causal."""
+        positions = torch.arange(normed.shape[1], device=normed.device).unsqueeze(0)
+        output, attention.o_proj = attention.o_proj, nn.Identity()
+        try:
+            embeddings = self._rotary(normed, positions)
+            return attention(normed, position_embeddings=embeddings, attention_mask=None)[0]
+        finally:
+            attention.o_proj = output
 
 
-def _mapped(
-    function: Callable[[torch.Tensor], torch.Tensor], batches: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
-    return [function(batch) for batch in batches]
+def _batches(hidden: torch.Tensor) -> Batches:
+    return list(hidden.split(max(TOKENS // hidden.shape[1], 1)))
 
 
-def _relative(
-    hidden: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], output: nn.Module
-) -> list[torch.Tensor]:
-    """The inputs, each token's over the root mean square of its hidden + output(inputs)."""
+def _relative(hidden: Batches, inputs: Batches, output: nn.Module) -> Batches:
+    """Return the inputs, each token's over the root mean square of its hidden + output(inputs)."""
     return [
         y / (x + output(y)).square().mean(dim=-1, keepdim=True).sqrt().clamp(min=TINY)
         for x, y in zip(hidden, inputs, strict=True)
     ]
 
 
-def _visit(
-    visit: Visit,
-    prefix: str,
-    parent: nn.Module,
-    names: tuple[str, ...],
-    inputs: Sequence[torch.Tensor],
-) -> None:
+def _shared(prefix: str, parent: Any, names: tuple[str, ...], inputs: Batches) -> SharedInput:
     modules = tuple(getattr(parent, name) for name in names)
     full = tuple(f"{prefix}.{name}" for name in names)
-    visit(Shared(full, modules, _second_moment(inputs)))
+    return SharedInput(full, modules, _second_moment(inputs))
 
 
-def _second_moment(batches: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The mean of x xᵀ over all tokens of batches [rows, length, n]."""
+def _second_moment(batches: Batches) -> torch.Tensor:
+    """Return the mean of x xᵀ over all tokens of batches [rows, length, n]."""
     width = batches[0].shape[-1]
     total, count = batches[0].new_zeros((width, width)), 0
     for batch in batches:

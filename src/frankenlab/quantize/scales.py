@@ -1,4 +1,4 @@
-"""Scales of a group of weights: the 4-bit quadratic ones that EXL2 stores."""
+"""Find the scales of a group of weights: the 4-bit quadratic ones that EXL2 stores."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,8 +7,8 @@ import torch
 
 from frankenlab.models.exl2.format import group_scales
 
-# Shares of the scale at which the largest weight just fits: the fewer the bits, the more it pays
-# to clip it.
+# Shares that are tried of the scale at which the largest weight just fits: the fewer the bits, the
+# more it pays to clip it.
 SHRINKS = {
     2: (1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.52, 0.44),
     3: (1.0, 0.93, 0.86, 0.79, 0.72, 0.65, 0.58),
@@ -18,12 +18,13 @@ SHRINKS = {
     8: (1.0,),
 }
 LEVELS = 16
-# The least q_scale_max: divided by 256, anything less is zero in float16.
+# The least q_scale_max: anything less, divided by 256, is zero in float16.
 LEAST = 2.0**-16
 
 
 class GroupScales(NamedTuple):
-    """`nibbles` uint8 [n], `largest` float16 [linears], `values` [n]: what the kernels compute."""
+    """`nibbles` uint8 [n] and `largest` float16 [linears] are stored; `values` [n] are the scales
+    that the kernels compute of them."""
 
     nibbles: torch.Tensor
     largest: torch.Tensor
@@ -31,22 +32,22 @@ class GroupScales(NamedTuple):
 
 
 def code_range(bits: int) -> tuple[int, int]:
-    """The lowest and the highest signed code."""
+    """Return the lowest and the highest signed code."""
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
 
 
 def fit_scales(
     weights: torch.Tensor, importance: torch.Tensor, bits: int, outputs: Sequence[int]
 ) -> GroupScales:
-    """Scales of one group, of one or several layers side by side.
+    """Return scales of one group, of one or several layers side by side.
 
     For each output the clipping with the least weighted squared error is found, then the 4-bit
     scale among the three nearest that does best with the values that are really stored.
 
     Args:
         weights: [rows, n].
-        importance: [rows], of the squared error of each row.
-        bits: of the codes.
+        importance: [rows], weights of the squared errors.
+        bits: width of the codes.
         outputs: how many of the n belong to each layer; each layer has its own largest scale.
     """
     error = _Errors(weights, importance, bits)
@@ -62,30 +63,24 @@ def fit_scales(
     largest = torch.stack([part.amax() for part in parts]).clamp_(min=LEAST).to(torch.float16)
     spread = largest.repeat_interleave(torch.tensor(outputs, device=weights.device))
     middle = (ideal / spread).sqrt_().mul_(LEVELS).round_().clamp_(1, LEVELS) - 1
-    nibbles = values = least = None
-    for offset in (0, -1, 1):
-        candidate = (middle + offset).clamp_(0, LEVELS - 1).to(torch.uint8)
-        scale = _values(candidate, spread).to(weights.dtype)
+
+    def stored(offset: int) -> tuple[torch.Tensor, torch.Tensor]:
+        nibbles = (middle + offset).clamp_(0, LEVELS - 1).to(torch.uint8)
+        return nibbles, group_scales(nibbles.unsqueeze(-1), spread).squeeze(-1).to(weights.dtype)
+
+    nibbles, values = stored(0)
+    least = error(values)
+    for offset in (-1, 1):
+        other, scale = stored(offset)
         found = error(scale)
-        if nibbles is None:
-            nibbles, values, least = candidate, scale, found
-            continue
         better = found < least
-        nibbles, values = (
-            torch.where(better, candidate, nibbles),
-            torch.where(better, scale, values),
-        )
+        nibbles, values = torch.where(better, other, nibbles), torch.where(better, scale, values)
         least = torch.where(better, found, least)
     return GroupScales(nibbles, largest, values)
 
 
-def _values(nibbles: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-    """`group_scales` where each column has its own largest scale."""
-    return group_scales(nibbles.unsqueeze(-1), largest).squeeze(-1)
-
-
 class _Errors:
-    """scale [n] -> weighted squared error [n] of rounding a group's weights with it."""
+    """Gives the weighted squared error [n] of rounding a group's weights with scales [n]."""
 
     def __init__(self, weights: torch.Tensor, importance: torch.Tensor, bits: int) -> None:
         self.weights, self.range = weights, code_range(bits)

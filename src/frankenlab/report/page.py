@@ -1,4 +1,4 @@
-"""Running a notebook and turning the executed copy into one self-contained HTML page."""
+"""Run a notebook, and turn the executed copy into one self-contained HTML page."""
 
 import json
 import os
@@ -41,6 +41,7 @@ figure { margin: 1.2rem 0 2.2rem; }
 figure img { display: block; width: 100%; max-width: 54rem; height: auto; margin: 0 auto; }
 figcaption { color: var(--soft); font-size: 0.85rem; max-width: 48rem; margin: 0.6rem auto 0; }
 figcaption b { color: var(--ink); }
+figcaption p, div.note p { margin: 0.4rem 0; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.75rem; line-height: 1.35; width: 100%; }
 th { text-align: left; vertical-align: bottom; border-bottom: 1.5px solid var(--ink); }
@@ -94,7 +95,7 @@ PAGE = """<!DOCTYPE html>
 
 @contextmanager
 def _own_kernel() -> Iterator[None]:
-    """Makes `python3` the kernel of this interpreter, with nothing of the user's profile.
+    """Make `python3` the kernel of this interpreter, with nothing of the user's profile.
 
     A kernel of that name in the user's data directory would win over the environment's, and home
     directories are not always writable where jobs run.
@@ -119,7 +120,7 @@ def _own_kernel() -> Iterator[None]:
 
 
 def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping[str, Any]) -> None:
-    """Runs a notebook with papermill in this interpreter's environment; saves the executed copy.
+    """Run a notebook with papermill in this interpreter's environment; save the executed copy.
 
     The copy appears whole, also when a cell fails: then it shows where.
 
@@ -131,8 +132,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
     Raises:
         UserError: a parameter that the notebook does not have, or a cell that failed.
     """
-    # Slow to import, and not needed by the notebooks, which import this package.
-    import papermill
+    import papermill  # slow to import
 
     source = nbformat.read(notebook, as_version=4)
     # Whatever kernel the notebook was last edited with, it runs with ours.
@@ -167,7 +167,7 @@ def run_notebook(notebook: str | Path, executed: str | Path, parameters: Mapping
 
 
 def render_html(executed: str | Path, html: str | Path, title: str) -> None:
-    """Renders an executed notebook as one HTML page that loads nothing, without its code."""
+    """Render an executed notebook as one HTML page that loads nothing, without its code."""
     from nbconvert import HTMLExporter  # slow to import
 
     notebook = nbformat.read(executed, as_version=4)

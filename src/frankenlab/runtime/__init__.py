@@ -1,4 +1,4 @@
-"""What a job and a workflow do around their work: lock, logs, signals, orphans and clean-up.
+"""Code around the work of jobs and workflows: lock, logs, signals, orphans and clean-up.
 
 `job` surrounds every script; `lock`, `orphans`, `processes` and `stamps` serve the workflow, and
 `clean` serves the command that clears up after a kill.

@@ -1,7 +1,6 @@
-"""What surrounds the work of every job: its log, its signals, and errors on one line."""
+"""The surroundings of every job's work: its log, its signals, and errors on one line."""
 
 import ctypes
-import errno
 import logging
 import os
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 from frankenlab.config.experiment import Experiment, check
 from frankenlab.io.errors import UserError
+from frankenlab.io.files import disk_full
 from frankenlab.io.signals import Stopped, stopped_by_signals
 from frankenlab.runtime.processes import end_with_workflow
 
@@ -18,9 +18,6 @@ from frankenlab.runtime.processes import end_with_workflow
 # and the size from which a block gets pages of its own.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 1 << 30
-
-# The numbers of errors for a full file system, an exceeded quota, and a file that is too large.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -46,7 +43,8 @@ def job(snakemake: Any) -> Iterator[Experiment]:
         logging.warning("stopped by %s: %s", stop.signal.name, stop.kept)
         raise
     except Exception as error:
-        message = str(error) if isinstance(error, UserError) else _no_space(error)
+        where = getattr(error, "filename", None) or os.getcwd()
+        message = str(error) if isinstance(error, UserError) else disk_full(error, where)
         if message is None:
             logging.exception("unexpected error")
             raise
@@ -59,22 +57,6 @@ def _log_to(path: str) -> None:
     log = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 (open for the job's life)
     logging.basicConfig(stream=log, level=logging.INFO, format="%(asctime)s %(message)s")
     sys.stderr = log
-
-
-def _no_space(error: Exception) -> str | None:
-    """Return one line about a full disk, or None for other errors.
-
-    Some libraries, such as safetensors, have the reason in their message only.
-    """
-    for number in FULL:
-        reason = os.strerror(number)
-        if getattr(error, "errno", None) == number or reason in str(error):
-            where = getattr(error, "filename", None) or os.getcwd()
-            return (
-                f"{where}: cannot write, {reason.lower()}; "
-                "free some space and run again, finished parts are kept"
-            )
-    return None
 
 
 def _keep_freed_memory() -> None:

@@ -17,9 +17,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
+
+from pydantic import Field
 
 from frankenlab.io.errors import UserError, one_line
+from frankenlab.io.records import is_record
 from frankenlab.runtime.processes import is_alive
 
 NAME, EXCLUSIVE = ".lock", ".lock.exclusive"
@@ -28,6 +31,9 @@ NAME, EXCLUSIVE = ".lock", ".lock.exclusive"
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 CLEAR = "`make clear`"
+
+
+Line = Annotated[str, Field(pattern=r"^[^\n]*$")]
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,12 @@ class Holder:
             later process with the same number; None where the kernel does not say.
     """
 
-    host: str
-    pid: int
-    user: str
-    started: str
-    experiment: str
-    born: int | None = None
+    host: Line
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    user: Line
+    started: Line
+    experiment: Line
+    born: Annotated[int, Field(gt=0, lt=2**63)] | None = None
 
     @classmethod
     def here(cls, experiment: str) -> "Holder":
@@ -57,16 +63,6 @@ class Holder:
         return (
             f"experiment {self.experiment}, process {self.pid} of {self.user} on {self.host}, "
             f"since {self.started}"
-        )
-
-    def is_plausible(self) -> bool:
-        """Tell whether a workflow can have written it, or else the file is damaged."""
-        numbers = [self.pid, 1 if self.born is None else self.born]
-        texts = (self.host, self.user, self.started, self.experiment)
-        return (
-            all(type(number) is int and 0 < number < 2**63 for number in numbers)
-            and self.pid < 2**31
-            and all(isinstance(text, str) and "\n" not in text for text in texts)
         )
 
     def ended(self) -> bool | None:
@@ -173,10 +169,10 @@ def clear(folder: str | os.PathLike) -> Lock:
 def read(path: Path) -> Holder | None:
     """Return the holder that a lock file names, or None."""
     try:
-        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Holder(**found) if is_record(found, Holder) else None
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    return holder if holder.is_plausible() else None
 
 
 def _text(holder: Holder) -> str:

@@ -22,8 +22,7 @@ from frankenlab.estimate.work import planned_jobs
 from frankenlab.io import fingerprints
 from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import damaged
-from frankenlab.models.local_files import file_identity, source_identity
-from frankenlab.models.sources import Source, Use
+from frankenlab.models.sources import Source, Use, file_identity, source_identity
 from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, orphans
 from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
@@ -146,10 +145,19 @@ class WorkflowRun:
             lambda: {"code": fingerprints.code_fingerprint(script), "settings": settings},
         )
 
-    def notebook_stamp(self, notebook: Path) -> str:
-        """Return the stamp of a notebook, whatever the layout of its file."""
+    def page_stamp(self, notebook: Path, captions: Path) -> str:
+        """Return the stamp of what the page is made of beside the results: the notebook with its
+        code, whatever the layout of its file, and the captions."""
         return self.stamp(
-            f"notebooks/{notebook.stem}", lambda: json.loads(notebook.read_text(encoding="utf-8"))
+            f"notebooks/{notebook.stem}",
+            lambda: {
+                "notebook": json.loads(notebook.read_text(encoding="utf-8")),
+                "code": fingerprints.code_fingerprint(notebook),
+                "captions": {
+                    str(path.relative_to(captions)): path.read_text(encoding="utf-8")
+                    for path in captions.rglob("*.rst")
+                },
+            },
         )
 
     def source_stamp(self, folder: str, source: Source, use: Use) -> str | list[str]:

@@ -10,11 +10,11 @@ from lm_eval.models.utils import configure_pad_token, has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedTokenizerBase
 
-from frankenlab.engines.batches import TokenRequest, TokenTree, token_tree
+from frankenlab.engines.token_tree import TokenRequest, TokenTree, token_tree
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
-from frankenlab.models.inspect import load_tokenizer, model_info
-from frankenlab.models.tokenizer import check_vocabulary
+from frankenlab.models.directory import model_shape
+from frankenlab.models.tokenizer import check_vocabulary, load_tokenizer
 from frankenlab.tasks.task import Document
 
 # The most characters of a text that an error shows.
@@ -158,9 +158,9 @@ def encoder_of(directory: str | Path) -> Encoder:
     """Return the encoder for the model in a directory.
 
     Raises:
-        UserError: as `load_tokenizer`, `model_info`, `check_vocabulary` and `Encoder`.
+        UserError: as `load_tokenizer`, `model_shape`, `check_vocabulary` and `Encoder`.
     """
-    info, tokenizer = model_info(directory), load_tokenizer(directory)
+    info, tokenizer = model_shape(directory), load_tokenizer(directory)
     check_vocabulary(tokenizer, info.vocab_size, str(directory))
     return Encoder(tokenizer, info.max_position_embeddings, info.vocab_size)
 

@@ -1,4 +1,4 @@
-"""Which lm-evaluation-harness tasks exist, and what identifies one, without importing lm-eval.
+"""The index of lm-evaluation-harness tasks, and fingerprints of them, without importing lm-eval.
 
 Importing lm-eval takes seconds; the workflow asks these questions every time it is parsed.
 """

@@ -1,4 +1,6 @@
-"""EXL2, ExLlamaV2's format of quantized weights: reading, writing, and a quantizer in torch.
+"""EXL2, ExLlamaV2's format of quantized weights: what its tensors mean, reading and writing them.
 
-Import from the modules: what only reads the format does not depend on the quantizer's code.
+Engines use `reading`; quantizers use `format`, `options`, `declaration` and `writing`.
 """
+
+__all__ = ["declaration", "format", "options", "packing", "reading", "writing"]

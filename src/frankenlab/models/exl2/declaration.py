@@ -29,7 +29,7 @@ class Declaration:
     calibration: Mapping[str, Any] | None = None
 
     def to_config(self) -> dict[str, Any]:
-        """The value of `quantization_config`."""
+        """Return the value of `quantization_config`."""
         return {
             "quant_method": METHOD,
             "version": self.version,
@@ -41,7 +41,7 @@ class Declaration:
 
 
 def read_declaration(config: Mapping[str, Any]) -> Declaration:
-    """The declaration of a config.json; one without values where there is none.
+    """Return the declaration of a config.json; one without values where there is none.
 
     Raises:
         UserError: another method than EXL2 is declared.

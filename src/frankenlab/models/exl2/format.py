@@ -33,6 +33,7 @@ from frankenlab.models.exl2.packing import (
     unpack_columns,
     unpack_nibbles,
 )
+from frankenlab.models.shape import ATTENTION, ModelShape
 
 PARTS = ("q_weight", "q_scale", "q_scale_max", "q_groups", "q_invperm")
 DTYPES = {
@@ -44,6 +45,8 @@ DTYPES = {
 }
 # Outputs are padded to a multiple of this; inputs must be one, for the kernels read 32 rows.
 ALIGNMENT = 32
+# exllamav2's attention takes these outputs without their padding.
+UNPADDED = ATTENTION[:3]
 # Positions of inputs are 16-bit in memory, starts of groups on disk too.
 MOST_INPUTS = 65536
 # Weights that are unpacked at a time: few enough for a CPU's cache.
@@ -79,11 +82,11 @@ class QuantizedLinear:
 
     @property
     def groups(self) -> list[Group]:
-        """The groups, checked as `parse_groups` does."""
+        """The groups; raises as `parse_groups` does."""
         return parse_groups(self.q_groups, self.q_weight.shape[0], self.in_features)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Name of the part -> tensor; `bias` only where there is one."""
+        """Return the tensors by the names of their parts, a bias only where there is one."""
         parts = {part: getattr(self, part) for part in PARTS}
         return parts if self.bias is None else parts | {"bias": self.bias}
 
@@ -109,12 +112,12 @@ class Codes:
 
 
 def padded(out_features: int) -> int:
-    """Outputs as stored."""
+    """Return the number of outputs as stored."""
     return -(-out_features // ALIGNMENT) * ALIGNMENT
 
 
 def check_inputs(name: str, in_features: int) -> None:
-    """Whether the format can hold a layer of that many inputs.
+    """Check that the format can hold a layer of that many inputs.
 
     Raises:
         UserError: it cannot.
@@ -126,8 +129,22 @@ def check_inputs(name: str, in_features: int) -> None:
         )
 
 
+def check_outputs(shape: ModelShape, unpadded: tuple[str, ...] = UNPADDED) -> None:
+    """Check that exllamav2 can take the outputs of these linear layers without their padding.
+
+    Raises:
+        UserError: it cannot; names the tensor.
+    """
+    for name, (outputs, _) in shape.linears.items():
+        if name.endswith(unpadded) and outputs % ALIGNMENT:
+            raise UserError(
+                f"tensor '{name}.weight': {outputs} outputs; exllamav2 takes multiples of "
+                f"{ALIGNMENT}"
+            )
+
+
 def parse_groups(q_groups: torch.Tensor, words: int, in_features: int) -> list[Group]:
-    """The groups of a layer whose q_weight has `words` rows.
+    """Return the groups of a layer whose q_weight has `words` rows.
 
     Raises:
         UserError: bit widths or starts that no EXL2 file can have; the message says which.
@@ -166,8 +183,8 @@ def parse_groups(q_groups: torch.Tensor, words: int, in_features: int) -> list[G
 
 
 def check_linear(name: str, linear: QuantizedLinear, out_features: int, in_features: int) -> None:
-    """Checks shapes, types and values of everything but the codes and scales, which cannot be
-    wrong by themselves.
+    """Check shapes, types and values of a layer's tensors, but for the codes and scales, which
+    cannot be wrong by themselves.
 
     Raises:
         UserError: names the tensor and the reason.
@@ -178,8 +195,8 @@ def check_linear(name: str, linear: QuantizedLinear, out_features: int, in_featu
             raise UserError(f"tensor '{name}.{part}': {tensor.dtype}, expected {DTYPES[part]}")
     stored = padded(out_features)
     if linear.q_weight.ndim != 2:
-        found = list(linear.q_weight.shape)
-        raise UserError(f"tensor '{name}.q_weight': shape {found}, expected two dimensions")
+        dimensions = list(linear.q_weight.shape)
+        raise UserError(f"tensor '{name}.q_weight': shape {dimensions}, expected two dimensions")
     n_groups = linear.q_groups.numel() // 2
     expected = {
         "q_weight": (linear.q_weight.shape[0], stored),
@@ -211,7 +228,7 @@ def check_linear(name: str, linear: QuantizedLinear, out_features: int, in_featu
 
 
 def group_scales(scales: torch.Tensor, scale_max: torch.Tensor) -> torch.Tensor:
-    """Scales as the kernels compute them: uint8 [G, N] and float16 [G] -> float16 [G, N]."""
+    """Return scales as the kernels compute them: uint8 [G, N] and float16 [G] -> float16 [G, N]."""
     square = (scales.to(torch.float16) + 1).square_()
     return square * (scale_max / 256).unsqueeze(-1)
 
@@ -219,10 +236,10 @@ def group_scales(scales: torch.Tensor, scale_max: torch.Tensor) -> torch.Tensor:
 def dequantize(
     linear: QuantizedLinear, out_features: int, dtype: torch.dtype = torch.float16
 ) -> torch.Tensor:
-    """The weight [out, in] of a checked layer.
+    """Return the weight [out, in] of a checked layer: what ExLlamaV2's `reconstruct` gives in
+    float16, then cast.
 
-    The values are those that ExLlamaV2's `reconstruct` gives in float16, then cast. Beside the
-    result it needs memory for a few times `CHUNK` values, whatever the layer's size.
+    Beside the result it needs memory for a few times `CHUNK` values, whatever the layer's size.
     """
     groups, inputs = linear.groups, linear.in_features
     weight = torch.empty((out_features, inputs), dtype=dtype, device=linear.q_weight.device)
@@ -246,22 +263,8 @@ def dequantize(
     return weight
 
 
-def unpack(linear: QuantizedLinear, out_features: int) -> Codes:
-    """The codes and scales of a checked layer, without the padding."""
-    groups = linear.groups
-    values = torch.cat([unpack_columns(words, b) for b, words in _runs(linear.q_weight, groups)])
-    return Codes(
-        values=values[:, :out_features],
-        scales=unpack_nibbles(linear.q_scale)[:, :out_features],
-        scale_max=linear.q_scale_max,
-        groups=tuple((group.bits, group.rows) for group in groups),
-        order=torch.argsort(linear.q_invperm),
-        bias=None if linear.bias is None else linear.bias[:out_features],
-    )
-
-
 def pack(codes: Codes) -> QuantizedLinear:
-    """The tensors that exllamav2 0.3.2 would store for these codes, byte for byte.
+    """Return the tensors that exllamav2 0.3.2 would store for these codes, byte for byte.
 
     Padding has the code of zero and the scale 15, as there.
     """
@@ -286,8 +289,8 @@ def pack(codes: Codes) -> QuantizedLinear:
 
 
 def _runs(q_weight: torch.Tensor, groups: Sequence[Group]) -> list[tuple[int, torch.Tensor]]:
-    """(bits, rows of q_weight) of neighbouring groups of one width: groups fill whole words, so
-    their streams are one."""
+    """Return (bits, rows of q_weight) of neighbouring groups of one width: groups fill whole words,
+    so their streams are one."""
     runs: list[tuple[int, int, int]] = []
     for group in groups:
         end = group.first_word + group.words

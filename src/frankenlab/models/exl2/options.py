@@ -1,4 +1,4 @@
-"""The ways in which a linear layer can be stored, and what they take on disk.
+"""The ways in which EXL2 can store a linear layer, and the bits that they take on disk.
 
 As in exllamav2 (conversion/qparams.py), an option gives the most important inputs more bits; bits
 never rise from group to group, groups are of one size but for the last.
@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from math import prod
 
 from frankenlab.io.errors import UserError
-from frankenlab.models.exl2.format import ALIGNMENT, check_inputs, padded
+from frankenlab.models.exl2.format import check_inputs, check_outputs, padded
 from frankenlab.models.exl2.packing import BITS, WORD, packed_words
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.models.shape import HEAD, ModelShape
 
 # Groups of every option divide this number of inputs, so none straddles a multiple of it.
 LARGEST_GROUP = 128
-# exllamav2's attention takes these outputs without their padding.
-UNPADDED = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Option:
     widths: tuple[tuple[int, int], ...]
 
     def groups(self, in_features: int) -> tuple[tuple[int, int], ...]:
-        """(bits, rows) of each group; the last takes what is left."""
+        """Return (bits, rows) of each group; the last takes what is left."""
         groups: list[tuple[int, int]] = []
         left = in_features
         for bits, per_cent in self.widths:
@@ -38,7 +36,7 @@ class Option:
         return tuple(groups)
 
     def size(self, out_features: int, in_features: int) -> int:
-        """Bits on disk of a layer stored so: codes, scales, groups and the order of inputs."""
+        """Return the bits of a layer on disk: codes, scales, groups and the order of inputs."""
         groups, stored = self.groups(in_features), padded(out_features)
         words = sum(packed_words(rows, bits) for bits, rows in groups) * stored
         per_group = stored // 8 * WORD + 16 + 2 * 16
@@ -59,33 +57,29 @@ OPTIONS = (
 HEAD_OPTIONS = {bits: Option(LARGEST_GROUP, ((bits, 100),)) for bits in BITS}
 
 
-def check_shapes(shapes: ModelShapes, head_bits: int) -> None:
-    """Whether the model can be stored as EXL2 that exllamav2 runs, its head at `head_bits`.
+def check_shapes(shape: ModelShape, head_bits: int) -> None:
+    """Check that a model can be stored as EXL2 that exllamav2 runs, its head at `head_bits`.
 
     Raises:
         UserError: it cannot; names the tensor and the reason.
     """
     if head_bits not in HEAD_OPTIONS:
         raise UserError(f"head bits {head_bits}: EXL2 has {', '.join(map(str, HEAD_OPTIONS))}")
-    for name, (outputs, inputs) in shapes.linears.items():
+    for name, (_, inputs) in shape.linears.items():
         check_inputs(f"{name}.weight", inputs)
-        if name.endswith(UNPADDED) and outputs % ALIGNMENT:
-            raise UserError(
-                f"tensor '{name}.weight': {outputs} outputs; exllamav2's attention takes "
-                f"multiples of {ALIGNMENT}"
-            )
+    check_outputs(shape)
 
 
-def attainable_bits(shapes: ModelShapes, head_bits: int) -> tuple[float, float]:
-    """The lowest and the highest bits per weight of the decoder layers' linear layers.
+def attainable_bits(shape: ModelShape, head_bits: int) -> tuple[float, float]:
+    """Return the lowest and the highest bits per weight of the decoder layers' linear layers.
 
     The head is checked but does not count, as in `Exl2Directory.bits_per_weight`.
 
     Raises:
         UserError: as `check_shapes`.
     """
-    check_shapes(shapes, head_bits)
-    linears = {name: shape for name, shape in shapes.linears.items() if name != HEAD}
-    weights = sum(map(prod, linears.values()))
-    sizes = [[option.size(*shape) for option in OPTIONS] for shape in linears.values()]
+    check_shapes(shape, head_bits)
+    linears = [linear for name, linear in shape.linears.items() if name != HEAD]
+    weights = sum(map(prod, linears))
+    sizes = [[option.size(*linear) for option in OPTIONS] for linear in linears]
     return sum(map(min, sizes)) / weights, sum(map(max, sizes)) / weights

@@ -11,12 +11,13 @@ BITS = (2, 3, 4, 5, 6, 8)
 
 
 def packed_words(rows: int, bits: int) -> int:
-    """Words that a column of `rows` codes takes."""
+    """Return the number of words that a column of `rows` codes takes."""
     return -(-rows * bits // WORD)
 
 
 def unpack_columns(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes of columns that are least-significant-bit-first streams: code k is at bit k·bits.
+    """Return the codes of columns that are streams of bits, least significant first: code k is at
+    bit k·bits.
 
     Args:
         words: int32 [w, n].
@@ -42,7 +43,7 @@ def unpack_columns(words: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def pack_columns(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """The inverse of `unpack_columns`.
+    """Return the words that `unpack_columns` takes apart into these codes.
 
     Args:
         codes: integers [k, n] below 2^bits; k · bits must be a multiple of 32.
@@ -63,13 +64,14 @@ def pack_columns(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def unpack_nibbles(words: torch.Tensor) -> torch.Tensor:
-    """int32 [g, n / 8] -> uint8 [g, n]: nibble n % 8 of word n // 8, least significant first."""
+    """Return the nibbles of words, int32 [g, n / 8] -> uint8 [g, n]: nibble n % 8 of word n // 8,
+    least significant first."""
     shifts = torch.arange(0, WORD, 4, dtype=torch.int32, device=words.device)
     return ((words.unsqueeze(-1) >> shifts) & 15).to(torch.uint8).flatten(1)
 
 
 def pack_nibbles(nibbles: torch.Tensor) -> torch.Tensor:
-    """The inverse of `unpack_nibbles`; n must be a multiple of 8."""
+    """Return the words of which `unpack_nibbles` makes these nibbles; n must be a multiple of 8."""
     groups = nibbles.reshape(nibbles.shape[0], -1, 8).to(torch.int32)
     words = groups.new_zeros(groups.shape[:2])
     for k in range(8):
@@ -78,7 +80,7 @@ def pack_nibbles(nibbles: torch.Tensor) -> torch.Tensor:
 
 
 def _period(bits: int) -> tuple[int, int]:
-    """(words, codes) after which the stream meets a word's start again."""
+    """Return (words, codes) after which the stream meets a word's start again."""
     for words in (1, 3, 5):
         if words * WORD % bits == 0:
             return words, words * WORD // bits

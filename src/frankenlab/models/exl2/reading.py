@@ -7,31 +7,19 @@ import torch
 
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.declaration import KEY, declares_exl2, read_declaration
-from frankenlab.models.exl2.format import (
-    PARTS,
-    QuantizedLinear,
-    check_inputs,
-    check_linear,
-    dequantize,
-)
+from frankenlab.models.exl2.format import PARTS, QuantizedLinear, check_linear, dequantize
 from frankenlab.models.files import CONFIG, EXL2_WEIGHTS, read_json, weight_files
-from frankenlab.models.shape import HEAD, ModelShapes
-from frankenlab.models.tensor_files import TensorFiles, is_finite
+from frankenlab.models.shape import HEAD, ModelShape
+from frankenlab.models.tensor_files import TensorFiles, check_tensors, is_finite
 
-FLOATS = ("F16", "BF16", "F32")
-SAFETENSORS_DTYPES = {
-    **{"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64},
-    **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
-    **{"U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64},
-}
-# Tensors of old checkpoints that nobody reads.
-IGNORED = "rotary_emb.inv_freq"
+# Parts of a quantized layer of which the header is checked, not the values.
+LARGE = ("q_weight", "q_scale", "bias")
 
 
 def is_exl2(directory: str | Path) -> bool:
-    """Whether a model directory's weights are EXL2, or claim to be.
+    """Tell whether a model directory's weights are EXL2, or claim to be.
 
-    Early versions of exllamav2 declared nothing in config.json; their tensors tell.
+    Early versions of exllamav2 declared nothing in config.json; their tensors show it.
     """
     try:
         config = read_json(Path(directory) / CONFIG)
@@ -55,7 +43,9 @@ class Exl2Directory:
 
     Attributes:
         config: config.json.
+        shape: the sizes that it gives.
         declaration: what it says about the quantization.
+        linears: the quantized linear layers, without `.weight`.
         names: of the tensors that `get` gives.
         weight_files: the safetensors files that hold them.
 
@@ -68,20 +58,19 @@ class Exl2Directory:
         self.config = read_json(self.path / CONFIG)
         try:
             self.declaration = read_declaration(self.config)
-            self.shapes = ModelShapes.from_config(self.config)
+            self.shape = ModelShape.from_config(self.config)
             self.weight_files = weight_files(self.path)
             self._files = TensorFiles(self.weight_files)
-            self._linears = {
-                name for name in self.shapes.linears if f"{name}.q_weight" in self._files
-            }
+            found = (name for name in self.shape.linears if f"{name}.q_weight" in self._files)
+            self.linears = frozenset(found)
             self._check()
         except UserError as error:
             text = str(error)
             prefix = "" if text.startswith(str(self.path)) else f"{self.path}: "
             raise UserError(prefix + text) from None
-        plain = {name for name in self._expected_plain() if name in self._files}
-        biases = {f"{name}.bias" for name in self._linears if f"{name}.bias" in self._files}
-        self.names = frozenset(plain | biases | {f"{name}.weight" for name in self._linears})
+        quantized = {f"{name}.weight" for name in self.linears}
+        plain = {name for name in self.shape.tensors() if name in self._files}
+        self.names = frozenset(quantized | plain)
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
@@ -92,12 +81,14 @@ class Exl2Directory:
         dtype: torch.dtype = torch.float16,
         device: str | torch.device = "cpu",
     ) -> torch.Tensor:
-        """A tensor of `names`; a weight of a linear layer is [out, in]. Dequantizes on `device`,
-        with the packed tensor and a few megabytes beside the result."""
+        """Return a tensor of `names`; a weight of a linear layer is [out, in].
+
+        It is dequantized on `device`, with the packed tensor and a few megabytes beside the result.
+        """
         module, _, kind = name.rpartition(".")
-        if module not in self._linears:
+        if module not in self.linears:
             return self._files.get(name).to(device=device, dtype=dtype)
-        outputs, _ = self.shapes.linears[module]
+        outputs, _ = self.shape.linears[module]
         if kind == "bias":
             return self._files.get(name)[:outputs].to(device=device, dtype=dtype)
         linear = self.linear(module)
@@ -109,115 +100,48 @@ class Exl2Directory:
             )
         return weight
 
-    @property
-    def linears(self) -> frozenset[str]:
-        """Names of the quantized linear layers, without `.weight`."""
-        return frozenset(self._linears)
-
     def linear(self, name: str) -> QuantizedLinear:
-        """A quantized linear layer as it is stored."""
+        """Return a quantized linear layer as it is stored."""
         parts = {part: self._files.get(f"{name}.{part}") for part in PARTS}
         bias = f"{name}.bias"
         return QuantizedLinear(**parts, bias=self._files.get(bias) if bias in self._files else None)
 
     def bits_of(self, name: str) -> float:
-        """Bits that a linear layer takes on disk for each of its weights: codes, scales, groups
-        and the order of inputs; 16 or 32 where it is not quantized. Biases are left out."""
-        weights = prod(self.shapes.linears[name])
-        if name not in self._linears:
-            return _bits(self._files.dtype(f"{name}.weight"))
-        stored = (f"{name}.{part}" for part in PARTS)
-        size = sum(prod(self._files.shape(n)) * _bits(self._files.dtype(n)) for n in stored)
-        return size / weights
+        """Return the bits that a linear layer takes on disk for each of its weights: codes, scales,
+        groups and the order of inputs; 16 or 32 where it is not quantized. Biases are left out."""
+        parts = PARTS if name in self.linears else ("weight",)
+        stored = sum(self._files.header(f"{name}.{part}").nbytes for part in parts)
+        return 8 * stored / prod(self.shape.linears[name])
 
     @property
     def bits_per_weight(self) -> float:
-        """Mean of `bits_of` over the decoder layers' weights, which is what a bitrate means in
+        """The mean of `bits_of` over the decoder layers' weights, which is what a bitrate means in
         exllamav2."""
-        sizes = {n: prod(s) for n, s in self.shapes.linears.items() if n != HEAD}
+        sizes = {n: prod(s) for n, s in self.shape.linears.items() if n != HEAD}
         return sum(self.bits_of(name) * size for name, size in sizes.items()) / sum(sizes.values())
 
     @property
     def head_bits(self) -> float | None:
         """`bits_of` the head; None where the embeddings are the head."""
-        known = HEAD in self._linears or f"{HEAD}.weight" in self._files
-        return self.bits_of(HEAD) if known else None
-
-    def _expected_plain(self) -> dict[str, tuple[int, ...]]:
-        """Tensors that are stored as they are, with their shapes."""
-        return {
-            name: shape
-            for name, shape in self.shapes.plain().items()
-            if name.rpartition(".")[0] not in self._linears
-        }
+        return self.bits_of(HEAD) if f"{HEAD}.weight" in self else None
 
     def _check(self) -> None:
-        if not self._linears and declares_exl2(self.config):
-            some = next(iter(self.shapes.linears))
+        if not self.linears and declares_exl2(self.config):
+            some = next(iter(self.shape.linears))
             raise UserError(
                 f"config.json says that the weights are EXL2, but tensor '{some}.q_weight' is "
                 "missing, as those of all other linear layers are"
             )
-        plain = self._expected_plain()
-        for name, shape in plain.items():
-            self._check_plain(name, shape)
-        known = set(plain)
-        for name in self.shapes.linears:
-            if name in self._linears:
-                known |= self._check_quantized(name)
-        extra = sorted(n for n in self._files.names - known if not n.endswith(IGNORED))
-        if extra:
-            raise UserError(
-                f"tensor '{extra[0]}' does not belong to a model of this config.json "
-                f"({self.shapes.n_layers} layers)"
-            )
+        parts = {name: self._parts(name) for name in self.shape.linears if name in self.linears}
+        quantized = [f"{name}.{part}" for name, needed in parts.items() for part in needed]
+        check_tensors(self._files, self.shape, quantized)
+        if missing := [name for name in quantized if name not in self._files]:
+            raise UserError(f"tensor '{missing[0]}' is missing")
+        for name, needed in parts.items():
+            # Of a large part the header is enough.
+            read = {p: self._files.header if p in LARGE else self._files.get for p in needed}
+            linear = QuantizedLinear(**{p: read[p](f"{name}.{p}") for p in needed})
+            check_linear(name, linear, *self.shape.linears[name])
 
-    def _check_plain(self, name: str, shape: tuple[int, ...]) -> None:
-        if name not in self._files:
-            if name == f"{HEAD}.weight" and self.shapes.tied:
-                return
-            hint = ""
-            if name.removesuffix(".weight") in self.shapes.linears:
-                hint = f" (and so is '{name.removesuffix('.weight')}.q_weight')"
-            raise UserError(f"tensor '{name}' is missing{hint}")
-        if self._files.shape(name) != shape:
-            found = list(self._files.shape(name))
-            raise UserError(f"tensor '{name}': shape {found}, expected {list(shape)}")
-        if self._files.dtype(name) not in FLOATS:
-            raise UserError(f"tensor '{name}': stored as {self._files.dtype(name)}, not as floats")
-
-    def _check_quantized(self, name: str) -> set[str]:
-        """Checks all that is small; gives the names of the stored tensors."""
-        outputs, inputs = self.shapes.linears[name]
-        check_inputs(name, inputs)
-        needed = [*PARTS, "bias"] if name in self.shapes.biased else list(PARTS)
-        for part in needed:
-            if f"{name}.{part}" not in self._files:
-                raise UserError(f"tensor '{name}.{part}' is missing")
-        if f"{name}.bias" in self._files and name not in self.shapes.biased:
-            raise UserError(f"tensor '{name}.bias': this config.json has no bias there")
-        small = {part: self._files.get(f"{name}.{part}") for part in needed if not _large(part)}
-        # Of the large ones the header is enough: empty tensors of their shapes.
-        large = {
-            part: torch.empty(
-                self._files.shape(f"{name}.{part}"),
-                dtype=_dtype(self._files.dtype(f"{name}.{part}")),
-                device="meta",
-            )
-            for part in needed
-            if _large(part)
-        }
-        check_linear(name, QuantizedLinear(**small, **large), outputs, inputs)
-        return {f"{name}.{part}" for part in needed}
-
-
-def _large(part: str) -> bool:
-    return part in ("q_weight", "q_scale", "bias")
-
-
-def _dtype(stored: str) -> torch.dtype:
-    return SAFETENSORS_DTYPES.get(stored, torch.bool)
-
-
-def _bits(stored: str) -> int:
-    return int(stored.lstrip("BFIU"))
+    def _parts(self, name: str) -> tuple[str, ...]:
+        return (*PARTS, "bias") if self.shape.has_bias(name) else PARTS

@@ -10,11 +10,13 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.models.exl2.declaration import KEY, Declaration
 from frankenlab.models.exl2.format import QuantizedLinear
+from frankenlab.models.files import CONFIG
+from frankenlab.models.model_config import with_old_rope_keys
 from frankenlab.models.weight_writing import SHARD_BYTES, write_weights
 
 
 def stored_tensors(name: str, linear: QuantizedLinear) -> dict[str, torch.Tensor]:
-    """The tensors of a quantized layer (its name without `.weight`) by their stored names."""
+    """Return the tensors of a quantized layer (its name without `.weight`) by stored names."""
     return {f"{name}.{part}": tensor for part, tensor in linear.tensors().items()}
 
 
@@ -25,11 +27,8 @@ def write_exl2(
     tensors: Iterable[tuple[str, torch.Tensor]],
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes output.safetensors (or output-00001-of-0000N.safetensors) and then config.json.
-
-    config.json comes last: a directory without one is not a model to anybody. To be whole or
-    absent, let `io.directories.make_directory` make the directory; the tokenizer's files
-    are the caller's to copy.
+    """Write output.safetensors (or output-00001-of-0000N.safetensors) and then config.json, without
+    which a directory is not a model to anybody. The caller copies the model's other files.
 
     Args:
         config: config.json of the unquantized model.
@@ -42,7 +41,9 @@ def write_exl2(
     directory = Path(directory)
     stored = ((name, _as_stored(name, tensor)) for name, tensor in tensors)
     write_weights(directory, stored, "output", shard_bytes, index=False)
-    write_json(directory / "config.json", _config(config, declaration))
+    # exllamav2 silently takes 10000 for a rope_theta that only transformers 5's keys have.
+    declared = {**with_old_rope_keys(config), KEY: declaration.to_config()}
+    write_json(directory / CONFIG, declared)
 
 
 def _as_stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -52,11 +53,3 @@ def _as_stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
             raise UserError(f"tensor '{name}': values beyond float16, which EXL2 stores")
         tensor = half
     return tensor.cpu()
-
-
-def _config(config: Mapping[str, Any], declaration: Declaration) -> dict[str, Any]:
-    """exllamav2 reads rope_theta at the top and silently takes 10000 where only transformers 5's
-    rope_parameters have it."""
-    theta = (config.get("rope_parameters") or {}).get("rope_theta")
-    added = {} if theta is None or "rope_theta" in config else {"rope_theta": theta}
-    return {**config, **added, KEY: declaration.to_config()}

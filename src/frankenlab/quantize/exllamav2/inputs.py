@@ -1,40 +1,51 @@
-"""What exllamav2's converter is given: a model that it can convert, and texts, as it reads them."""
+"""Prepare what exllamav2's converter is given: a model that it can convert, and texts."""
 
 import importlib.util
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import pyarrow
+import torch
 
 from frankenlab.engines.exllamav2_loading import INSTALL, ROPE_TYPES, as_exllamav2_reads, rope_type
-from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
-from frankenlab.io.files import atomic_path, content_hash, write_json
-from frankenlab.models.exl2.format import ALIGNMENT, check_inputs
-from frankenlab.models.files import TOKENIZER_FILES, read_json, weight_files
-from frankenlab.models.inspect import check_llama_shaped, load_tokenizer, weights_hash
-from frankenlab.models.shape import HEAD, ModelShapes
+from frankenlab.io.files import content_hash, write_json
+from frankenlab.io.fingerprints import library_versions
+from frankenlab.io.parquet import write_parquet
+from frankenlab.models.exl2.format import check_outputs
+from frankenlab.models.files import copy_companions, read_json, weight_files
+from frankenlab.models.shape import ModelShape
+from frankenlab.models.tokenizer import load_tokenizer
 
 CONVERTER = (sys.executable, "-m", "exllamav2.conversion.convert_exl2")
 
 # Its tokenizer may split a text into a few tokens fewer than ours counts.
 TOKEN_MARGIN = 1.02
 
-# Files beside the weights that are as good for the quantized model.
-COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", "chat_template.jinja", "LICENSE")
+
+@dataclass(frozen=True)
+class CalibrationRows:
+    """The texts that fill `rows` rows of `length` tokens."""
+
+    texts: tuple[str, ...]
+    rows: int
+    length: int
+
+    @property
+    def name(self) -> str:
+        return f"texts of hash {content_hash(self.texts)}"
 
 
-def exllamav2_usable() -> str | None:
-    """Why exllamav2 cannot run here, in words that say what helps; None where it can.
+def why_unusable() -> str | None:
+    """Return why exllamav2 cannot run here, in words that say what helps; None where it can.
 
     Does not import it: that would compile its extension, which takes minutes the first time.
     """
     if importlib.util.find_spec("exllamav2") is None:
         return f"exllamav2 is not installed; {INSTALL} installs it"
-    import torch
-
     if not torch.cuda.is_available():
         return "exllamav2 runs on CUDA only, and torch finds no CUDA device here"
     if importlib.util.find_spec("exllamav2_ext") is None:
@@ -49,51 +60,34 @@ def exllamav2_usable() -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """The texts that fill `rows` rows of `length` tokens."""
+def check_convertible(model: Path) -> None:
+    """Check that the converter does not garble a model that EXL2 can store.
 
-    texts: tuple[str, ...]
-    rows: int
-    length: int
-
-    @property
-    def name(self) -> str:
-        return f"texts of hash {content_hash(self.texts)}"
-
-
-def check_job(model: Path, converter: Sequence[str]) -> dict[str, Any]:
-    """The model's config.json, once it is known that the job can be done."""
-    if tuple(converter) == CONVERTER and (why := exllamav2_usable()):
-        raise UserError(f"{model}: {why}; the reference quantizer works without")
-    check_llama_shaped(model)
+    Raises:
+        UserError: it would; the message names the key or the tensor.
+    """
     config = read_json(model / "config.json")
     if config.get("mlp_bias"):
         raise UserError(f"{model}: mlp_bias is true; exllamav2 does not keep the MLP's biases")
     if (kind := rope_type(config)) not in ROPE_TYPES:
         known = ", ".join(ROPE_TYPES)
         raise UserError(f'{model}: rope type "{kind}"; exllamav2 computes {known} as it should be')
-    linears = ModelShapes.from_config(config).linears
-    for name, (_, inputs) in linears.items():
-        try:
-            check_inputs(name, inputs)
-        except UserError as error:
-            raise UserError(f"{model}: {error}") from None
-    for name, (outputs, _) in linears.items():
-        # Of the head alone exllamav2 drops the columns that it pads with.
-        if outputs % ALIGNMENT and name != HEAD:
-            raise UserError(
-                f"{model}: tensor '{name}': {outputs} outputs; exllamav2 takes multiples of "
-                f"{ALIGNMENT}"
-            )
-    return config
+    shape = ModelShape.from_config(config)
+    try:
+        # Only of the head does the converter drop the columns that it pads with.
+        check_outputs(shape, tuple(shape.layer_linears))
+    except UserError as error:
+        raise UserError(f"{model}: {error}") from None
 
 
-def calibrate(
-    model: Path, config: Mapping[str, Any], texts: Sequence[str], rows: int, length: int
-) -> Calibration:
-    """As many texts as fill the rows; a row is never longer than the model's context."""
-    length = min(length, int(config.get("max_position_embeddings") or length))
+def fill_rows(model: Path, texts: Sequence[str], rows: int, length: int) -> CalibrationRows:
+    """Return as many texts as fill the rows; a row is never longer than the model's context.
+
+    Raises:
+        UserError: the texts do not fill one row.
+    """
+    context = read_json(model / "config.json").get("max_position_embeddings")
+    length = min(length, int(context or length))
     tokenizer = load_tokenizer(model)
     kept: list[str] = []
     tokens = 0
@@ -109,42 +103,20 @@ def calibrate(
             f"the calibration texts have {tokens} tokens for {model}; one row takes {length} "
             f"(and up to {rows} rows are used)"
         )
-    return Calibration(tuple(kept), filled, length)
+    return CalibrationRows(tuple(kept), filled, length)
 
 
-def write_parquet(calibration: Calibration, work: Path) -> str:
-    """exllamav2 joins the columns of a row, so there is one column."""
-    import pyarrow
-    from pyarrow import parquet
+def write_rows(rows: CalibrationRows, work: Path) -> str:
+    """Write the texts as the converter reads them, and return the file's path.
 
+    It joins the columns of a row, so there is one column.
+    """
     path = work / "calibration.parquet"
-    table = pyarrow.table({"text": pyarrow.array(calibration.texts, pyarrow.string())})
-    with atomic_path(path) as temporary:
-        parquet.write_table(table, temporary)
+    write_parquet(pyarrow.table({"text": pyarrow.array(rows.texts, pyarrow.string())}), path)
     return str(path)
 
 
-def identity(
-    model: Path, config: Mapping[str, Any], calibration: Calibration, converter: Sequence[str]
-) -> dict[str, Any]:
-    """What a job must have in common with one that was broken off, to go on from there."""
-    weights = [
-        [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in weight_files(model)
-    ]
-    return {
-        "model": content_hash([str(model.resolve()), config, weights]),
-        "calibration": [calibration.name, calibration.rows, calibration.length],
-        "converter": [*converter, installed_version()],
-    }
-
-
-def model_hash(model: Path, config: Mapping[str, Any]) -> str:
-    """Of the weights where the directory has a manifest, else of the config alone."""
-    manifest = complete_manifest(model)
-    return content_hash(config) if manifest is None else weights_hash(manifest)
-
-
-def stage(model: Path, config: Mapping[str, Any], work: Path) -> str:
+def stage(model: Path, work: Path) -> str:
     """Make a folder of what the converter may see of the model, and return its path.
 
     The converter copies every file that is no tensor, stale indices and read-only modes too, and
@@ -157,17 +129,11 @@ def stage(model: Path, config: Mapping[str, Any], work: Path) -> str:
         # It does not look into folders, where an index may have its shards.
         name = path.relative_to(model).as_posix().replace("/", "-")
         (folder / name).symlink_to(path.resolve())
-    for name in COMPANIONS:
-        if (model / name).is_file():
-            shutil.copyfile(model / name, folder / name)
-    write_json(folder / "config.json", as_exllamav2_reads(config))
+    copy_companions(model, folder)
+    write_json(folder / "config.json", as_exllamav2_reads(read_json(model / "config.json")))
     return str(folder)
 
 
 def installed_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("exllamav2")
-    except PackageNotFoundError:
-        return "not installed"
+    """Return exllamav2's version, "none" where it is not installed."""
+    return library_versions(("exllamav2",))["exllamav2"]

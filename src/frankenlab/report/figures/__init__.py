@@ -1,33 +1,7 @@
-"""Pictures of the analysis: pure functions from its tables to matplotlib figures, and `save`."""
+"""Figures: pure functions from the analysis' tables to matplotlib figures.
 
-from frankenlab.report.figures.bits import bits
-from frankenlab.report.figures.catalogue import Picture, bits_picture, pictures
-from frankenlab.report.figures.effects import layer_effects, repetition_effect
-from frankenlab.report.figures.forest import confirm_forest
-from frankenlab.report.figures.maps import block_map
-from frankenlab.report.figures.quality import (
-    mean_over_tasks,
-    pareto_front,
-    quality_cost,
-    quality_speed,
-)
-from frankenlab.report.figures.race import race
-from frankenlab.report.figures.style import Levels, save
+`catalogue` lists them: to add one, add its entry and its drawing there, and its caption to
+`workflow/report/figures/`. `style` has what they share, and `save`.
+"""
 
-__all__ = [
-    "Levels",
-    "Picture",
-    "bits",
-    "bits_picture",
-    "block_map",
-    "confirm_forest",
-    "layer_effects",
-    "mean_over_tasks",
-    "pareto_front",
-    "pictures",
-    "quality_cost",
-    "quality_speed",
-    "race",
-    "repetition_effect",
-    "save",
-]
+__all__ = ["bitrates", "catalogue", "effects", "forest", "maps", "quality", "race", "style"]

@@ -1,178 +1,132 @@
-"""Which pictures an experiment has: their names, titles and captions, and how to draw them."""
+"""Which figures an experiment has. Names only are needed to plan a run and to show the page."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from frankenlab.report.figures.bits import bits
-from frankenlab.report.figures.effects import layer_effects, repetition_effect
-from frankenlab.report.figures.forest import confirm_forest
-from frankenlab.report.figures.maps import block_map
-from frankenlab.report.figures.quality import quality_cost, quality_speed
-from frankenlab.report.figures.race import race
-from frankenlab.report.figures.style import DEFAULT_LEVELS, Levels, rows_of, survivors
+from frankenlab.analyse.settings import Statistics
+from frankenlab.report.results import Tables, rows_of
 
-# What the captions of a race say besides.
-RACED = (
-    " Plans that the race dropped were compared on fewer documents, and not tested: what dropped "
-    "them makes them look worse than they are."
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A kind of figure.
+
+    Attributes:
+        name: of the function that draws it, of its file, and of its caption
+            `workflow/report/figures/<name>.rst`.
+        title: stands before the caption on the page.
+        stage: whose tables it shows: the rule `plot_<stage>` draws it.
+        tables: it is drawn where all of these have rows.
+        each_task: whether there is one for each search task.
+    """
+
+    name: str
+    title: str
+    stage: str
+    tables: tuple[str, ...]
+    each_task: bool = False
+
+
+# In the order of the page.
+CATALOGUE = (
+    Entry("confirm_forest", "The verdict on fresh documents", "confirm", ("verdicts",)),
+    Entry("quality_speed", "Quality against measured speed", "confirm", ("verdicts", "costs")),
+    Entry("block_map", "Every block run twice", "search", ("comparisons",), each_task=True),
+    Entry("layer_effects", "Each single layer, repeated", "search", ("comparisons",)),
+    Entry("repetition_effect", "More repetitions of the same block", "search", ("comparisons",)),
+    Entry("quality_cost", "Quality against cost", "search", ("comparisons",)),
+    Entry("race", "Which plans were dropped when", "search", ("comparisons", "race")),
+    Entry("bits", "Quality against the bytes of weights", "bits", ("bits",)),
 )
+
+
+def draw(name: str, tables: Tables, where: Mapping[str, str], levels: Statistics) -> "Figure":
+    """Draw the figure `name` of a model, quantization and task, as far as it has them."""
+    # Matplotlib loads slowly, and the workflow and the page need the names only.
+    from frankenlab.report.figures.bitrates import bits
+    from frankenlab.report.figures.effects import layer_effects, repetition_effect
+    from frankenlab.report.figures.forest import confirm_forest
+    from frankenlab.report.figures.maps import block_map
+    from frankenlab.report.figures.quality import quality_cost, quality_speed
+    from frankenlab.report.figures.race import race
+
+    drawings = {
+        "confirm_forest": confirm_forest,
+        "quality_speed": quality_speed,
+        "block_map": block_map,
+        "layer_effects": layer_effects,
+        "repetition_effect": repetition_effect,
+        "quality_cost": quality_cost,
+        "race": race,
+        "bits": bits,
+    }
+    return drawings[name](tables, levels, **where)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure to be: `stem` is its path without suffix, `<model>/<quantization>/<name>`, or
-    `<model>/<name>` where it is about several quantizations."""
+    """A figure of one experiment: `where` has its model, and its quantization and task if any."""
 
-    stem: str
-    title: str
-    caption: str
-    draw: Callable[[], Figure]
+    entry: Entry
+    where: Mapping[str, str]
+
+    @property
+    def stem(self) -> str:
+        """Its path without suffix: `<model>[/<quantization>]/<name>[.<task>]`."""
+        *folders, name = [*self.where.values(), self.entry.name]
+        if self.entry.each_task:
+            name = f"{name}.{folders.pop()}"
+        return "/".join([*folders, name])
+
+    @property
+    def title(self) -> str:
+        """What it shows, with the task where each has one, or the model of all quantizations."""
+        more = self.where.get("task", "" if "quantization" in self.where else self.where["model"])
+        return f"{self.entry.title}: {more}" if more else self.entry.title
+
+    def draw(self, tables: Tables, levels: Statistics) -> "Figure":
+        """Draw it from the analysis' tables."""
+        return draw(self.entry.name, tables, self.where, levels)
 
 
-def _search_pictures(
-    tables: Mapping[str, pd.DataFrame], model: str, quantization: str, levels: Levels
-) -> list[Picture]:
-    table = tables["comparisons"]
-    rows = rows_of(table, stage="search", model=model, quantization=quantization)
-    where = f"{model}/{quantization}"
-    key = {"model": model, "quantization": quantization, "levels": levels}
-    raced = "" if survivors(rows).all() else RACED
-    paired = f"paired with the base on the same documents; {levels.interval}s"
-    maps = [
-        Picture(
-            f"{where}/block_map.{task}",
-            f"Every block run twice: {task}",
-            "Left, the change of the task's metric for each block of layers that runs twice; "
-            f"▲ better and ▼ worse mark q < {levels.fdr:g} (Benjamini–Hochberg over all plans of "
-            f"the task). Right, how wide the {levels.interval} of each is: a colour on the left "
-            "that is smaller than the width on the right is not evidence." + raced,
-            partial(block_map, table, task=task, **key),
-        )
-        for task in rows["task"].unique()
-    ]
+def names(stage: str, tables: Collection[str], tasks: Sequence[str] = ()) -> list[str]:
+    """Return the file names, without suffix, of the figures of a stage.
+
+    Args:
+        tables: the names of the tables that the experiment makes.
+        tasks: the search tasks.
+    """
     return [
-        *maps,
-        Picture(
-            f"{where}/layer_effects",
-            "Each single layer, repeated",
-            f"One layer at a time, {paired}. Filled markers: q < {levels.fdr:g}.{raced}",
-            partial(layer_effects, table, **key),
-        ),
-        Picture(
-            f"{where}/repetition_effect",
-            "More repetitions of the same block",
-            "Blocks that were run with several counts: those with the most counts, then those "
-            f"with the highest effect, {paired}. Filled markers: q < {levels.fdr:g}.{raced}",
-            partial(repetition_effect, table, **key),
-        ),
-        Picture(
-            f"{where}/quality_cost",
-            "Quality against cost",
-            "Every plan of the search against the layers it runs; the front joins the plans that "
-            f"no plan of the same or less depth beats, {paired}. The front is the best of many "
-            "on the documents that chose it, hence optimistic; the confirmation above is not."
-            + (" It leaves out plans that the race dropped." if raced else ""),
-            partial(quality_cost, table, **key),
-        ),
-        *_race_pictures(tables, model, quantization),
+        name
+        for entry in CATALOGUE
+        if entry.stage == stage and set(entry.tables) <= set(tables)
+        for name in ([f"{entry.name}.{t}" for t in tasks] if entry.each_task else [entry.name])
     ]
 
 
-def _race_pictures(
-    tables: Mapping[str, pd.DataFrame], model: str, quantization: str
-) -> list[Picture]:
-    rounds = tables.get("race")
-    if rounds is None or rows_of(rounds, model=model, quantization=quantization).empty:
-        return []
-    caption = "After each round the plans that could hardly end up ahead of the leader were "
-    caption += "dropped. Left, the plans that were left; right, the last round that each block ran "
-    caption += "in. Layer passes are counted by documents, common prefixes of plans once."
-    draw = partial(race, rounds, tables["comparisons"], model, quantization)
-    stem = f"{model}/{quantization}/race"
-    return [Picture(stem, "Which plans were dropped when", caption, draw)]
+def pictures(tables: Tables, model: str, quantization: str = "") -> list[Picture]:
+    """Return the pictures of a model at one quantization, or of all its quantizations together.
 
-
-def _confirm_pictures(
-    tables: Mapping[str, pd.DataFrame], model: str, quantization: str, levels: Levels
-) -> list[Picture]:
-    where = f"{model}/{quantization}"
-    key = {"model": model, "quantization": quantization, "levels": levels}
-    pictures = [
-        Picture(
-            f"{where}/confirm_forest",
-            "The verdict on fresh documents",
-            "The frozen franken and controls of the same depth on documents that nothing was "
-            f"chosen on. Thin bars: {levels.interval}; thick: 90 %. Equivalent means that the "
-            "thick bar lies within the shaded margin.",
-            partial(confirm_forest, tables["verdicts"], **key),
-        )
-    ]
-    costs = tables.get("costs")
-    if costs is not None:
-        pictures.append(
-            Picture(
-                f"{where}/quality_speed",
-                "Quality against measured speed",
-                f"The confirmed plans. Vertical bars: {levels.interval}; horizontal: the slowest "
-                "and the fastest repeat around the median.",
-                partial(quality_speed, tables["comparisons"], costs, **key),
-            )
-        )
-    return pictures
-
-
-def pictures(
-    tables: Mapping[str, pd.DataFrame],
-    model: str,
-    quantization: str,
-    levels: Levels = DEFAULT_LEVELS,
-) -> list[Picture]:
-    """The pictures of one model at one quantization, in the order of a report.
-
-    Takes the tables `comparisons`, `verdicts`, `costs` and `race` by name; an absent or empty one
-    only leaves its pictures out. Nothing is drawn until a picture's `draw` is called.
+    What has no rows in the tables has no picture.
     """
-    found: list[Picture] = []
-    for name, stage, make in (
-        ("verdicts", None, lambda table: _confirm_pictures(tables, model, quantization, levels)),
-        (
-            "comparisons",
-            "search",
-            lambda table: _search_pictures(tables, model, quantization, levels),
-        ),
-    ):
-        table = tables.get(name)
-        wanted = {"model": model, "quantization": quantization} | (
-            {"stage": stage} if stage else {}
-        )
-        if table is not None and len(rows_of(table, **wanted)):
-            found += make(table)
+    where = {"model": model} | ({"quantization": quantization} if quantization else {})
+    found = []
+    for entry in CATALOGUE:
+        if (entry.stage == "bits") == bool(quantization):
+            continue
+        parts = [rows_of(tables.get(name), **where) for name in entry.tables]
+        if entry.stage == "search":
+            parts[0] = rows_of(parts[0], stage="search")
+        # One quantization alone compares no bits.
+        several = entry.stage != "bits" or parts[0].get("quantization", pd.Series()).nunique() > 1
+        if several and all(len(part) for part in parts):
+            tasks = parts[0]["task"].unique()
+            each = [{"task": task} for task in tasks] if entry.each_task else [{}]
+            found += [Picture(entry, where | task) for task in each]
     return found
-
-
-def bits_picture(
-    tables: Mapping[str, pd.DataFrame], model: str, levels: Levels = DEFAULT_LEVELS
-) -> Picture | None:
-    """The picture of a model at all of its quantizations; None where it has but one.
-
-    Takes the table `bits` by name.
-    """
-    table = tables.get("bits")
-    if table is None or rows_of(table, model=model)["quantization"].nunique() < 2:
-        return None
-    return Picture(
-        f"{model}/bits",
-        f"Quality against the bytes of weights: {model}",
-        "Stars, joined: the base at each quantization. Arrows: from it to the franken and the "
-        "controls at the same quantization. A franken above the line is better than what the base "
-        "would be at as many bytes, as far as the line can be trusted between its stars; the "
-        "tests are in the table below. Left, what is read to decode a token; right, what a "
-        "standalone checkpoint holds in memory (a franken that shares its base's weights holds no "
-        "more than the base). Keys and values come on top. "
-        f"Bars: {levels.interval}s, of frankens against the base at the same quantization.",
-        partial(bits, table, model, levels=levels),
-    )

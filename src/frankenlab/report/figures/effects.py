@@ -1,39 +1,40 @@
 """What repeating does: layer by layer, and with the number of repetitions."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.style import (
     COLORS,
-    DEFAULT_LEVELS,
     MARKERS,
     WIDTH,
-    Levels,
     base_text,
     blank,
     corner_note,
     cut_below,
     effect_label,
     heading,
-    key,
+    legend,
     limits,
-    rows_of,
-    shorten,
+    mark,
     styled,
-    zero_line,
+    task_panels,
 )
+from frankenlab.report.results import Tables, rows_of
+from frankenlab.report.text import INTERVAL, shorten, signed
 
 MOST_BLOCKS = 6
 
 
-def _loops(comparisons: pd.DataFrame, model: str, quantization: str, stage: str) -> pd.DataFrame:
-    """Plans that loop one contiguous block, one row a task, with the block's length."""
-    rows = rows_of(comparisons, stage=stage, model=model, quantization=quantization)
-    rows = rows[rows["times"].notna() & rows["start"].notna()]
+def _loops(comparisons: pd.DataFrame, **where: str) -> pd.DataFrame:
+    """Return the plans that loop one contiguous block, one row a task, with the block's length."""
+    rows = rows_of(comparisons, stage="search", **where)
+    rows = rows[rows["times"].gt(1).fillna(False) & rows["start"].notna()]
     rows = rows.assign(
         start=rows["start"].astype(int),
         times=rows["times"].astype(int),
@@ -42,178 +43,129 @@ def _loops(comparisons: pd.DataFrame, model: str, quantization: str, stage: str)
     return rows.drop_duplicates(["task", "start", "length", "times"])
 
 
-def _task_axes(figure: Figure, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, Axes]]:
-    """One panel a task, under each other, titled with what the base reaches."""
-    tasks = list(rows.groupby("task", sort=False))
-    panels = figure.subplots(len(tasks), 1, sharex=True, squeeze=False)[:, 0]
-    for (task, part), axes in zip(tasks, panels, strict=True):
-        first = part.iloc[0]
-        axes.set_title(f"{shorten(task)}: {base_text(part)}")
-        axes.set_ylabel(effect_label(first["unit"]))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="0.9", linewidth=0.6)
-        zero_line(axes)
-    return [(task, part, axes) for (task, part), axes in zip(tasks, panels, strict=True)]
+def _task_panels(figure: Figure, rows: pd.DataFrame) -> list[tuple[pd.DataFrame, Axes]]:
+    """Make one panel a task, titled with what the base reaches."""
+    panels = [(part, line[0]) for part, line in task_panels(figure, rows)]
+    for part, axes in panels:
+        axes.set_title(f"{shorten(part['task'].iloc[0])}: {base_text(part)}")
+        axes.set_ylabel(effect_label(part["unit"].iloc[0]))
+    return panels
 
 
-def _points(axes: Axes, x: np.ndarray, rows: pd.DataFrame, color: str, marker: str) -> None:
-    """Effects with their intervals; filled where the corrected test says so, else hollow."""
-    axes.errorbar(
-        x, rows["effect"], yerr=limits(rows), fmt="none", ecolor=color, elinewidth=0.9, zorder=2
-    )
-    for significant, face in ((True, color), (False, "white")):
-        chosen = (rows["significant"].astype(bool) == significant).to_numpy()
-        axes.plot(
+def _points(axes: Axes, x: np.ndarray, rows: pd.DataFrame, place: int) -> None:
+    """Draw effects with their intervals: filled where significant, else hollow."""
+    color, significant = COLORS[place % 8], rows["significant"].to_numpy(bool)
+    for chosen, face in ((significant, color), (~significant, "white")):
+        axes.errorbar(
             x[chosen],
-            rows["effect"].to_numpy(float)[chosen],
-            linestyle="none",
-            marker=marker,
+            rows.loc[chosen, "effect"],
+            yerr=limits(rows[chosen]),
+            fmt=MARKERS[place % 8],
             markersize=4.2,
+            color=color,
             markerfacecolor=face,
-            markeredgecolor=color,
+            elinewidth=0.9,
             markeredgewidth=0.9,
             zorder=3,
         )
 
 
 def _cut(axes: Axes, x: np.ndarray, rows: pd.DataFrame) -> None:
-    """Cuts off ruinous effects, and says how many and how low."""
-    count = cut_below(axes, x, rows)
-    if count:
-        worst = f"{rows['effect'].min():.0f}".replace("-", "−")
-        corner_note(axes, f"▼ {count} below the axis, worst {worst}")
+    """Cut off ruinous effects, and say how many there are and how low the worst is."""
+    if cut := cut_below(axes, x, rows):
+        corner_note(axes, f"{cut}, worst {signed(rows['effect'].min(), 0)}")
 
 
-def _fillings(levels: Levels) -> list[Line2D]:
-    """The legend's part on filled and hollow markers."""
-    return [
-        Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker="o",
-            markersize=4.2,
-            color="0.2",
-            markerfacecolor=face,
-            label=label,
-        )
-        for face, label in (("0.2", f"filled: q < {levels.fdr:g}"), ("white", "hollow: not so"))
+def _legend(figure: Figure, labels: Sequence[str], units: pd.Series, levels: Statistics) -> None:
+    """Draw the legend: a line for each label, and what filled and hollow markers mean."""
+    handles = [
+        mark(label, color=COLORS[i % 8], marker=MARKERS[i % 8], linestyle="-", linewidth=0.9)
+        for i, label in enumerate(labels)
     ]
+    filled = mark(f"filled: significant, q < {levels.fdr:g}", marker="o", color="0.2")
+    hollow = mark("hollow: not significant", marker="o", color="0.2", markerfacecolor="white")
+    text = f"bars: {INTERVAL}, paired with the base"
+    legend(figure, [*handles, filled, hollow], 4, text, units)
 
 
 @styled
-def layer_effects(
-    comparisons: pd.DataFrame,
-    model: str,
-    quantization: str,
-    stage: str = "search",
-    levels: Levels = DEFAULT_LEVELS,
-) -> Figure:
-    """The effect of repeating each single layer, by how many times it runs.
+def layer_effects(tables: Tables, levels: Statistics, **where: str) -> Figure:
+    """Draw the effect of repeating each single layer, by how many times it runs.
 
-    Takes the table `comparisons`; one panel a task. Bars are the intervals.
+    One panel a task. Bars are the intervals.
     """
-    rows = _loops(comparisons, model, quantization, stage)
-    rows = rows[(rows["length"] == 1) & (rows["times"] > 1)]
+    rows = _loops(tables["comparisons"], **where)
+    rows = rows[rows["length"] == 1]
     if rows.empty:
-        return blank(f"{model}: no plan of the {stage} stage repeats a single layer.")
+        return blank(f"{where['model']}: no plan of the search stage repeats a single layer.")
     counts = sorted(rows["times"].unique())
     figure = Figure(figsize=(WIDTH, 0.9 + 2.1 * rows["task"].nunique()))
-    shift = 0.5 / len(counts)
-    for _, part, axes in _task_axes(figure, rows):
-        offset = part["times"].map(
-            {n: (i - (len(counts) - 1) / 2) * shift for i, n in enumerate(counts)}
-        )
-        x = (part["start"] + offset).to_numpy(float)
-        for place, times in enumerate(counts):
-            chosen = (part["times"] == times).to_numpy()
-            _points(axes, x[chosen], part[chosen], COLORS[place % 8], MARKERS[place % 8])
+    panels = _task_panels(figure, rows)
+    for part, axes in panels:
+        place = part["times"].map(counts.index).to_numpy(int)
+        x = part["start"].to_numpy(float) + (place - (len(counts) - 1) / 2) * 0.5 / len(counts)
+        for i in range(len(counts)):
+            _points(axes, x[place == i], part[place == i], i)
         _cut(axes, x, part)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16))
         axes.margins(x=0.02)
     axes.set_xlabel("layer that is repeated")
-    heading(figure, "Each single layer, repeated", model, quantization, f"{stage} stage")
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=COLORS[place % 8],
-            marker=MARKERS[place % 8],
-            markersize=4.2,
-            linewidth=0.9,
-            label=f"run {times} times",
-        )
-        for place, times in enumerate(counts)
-    ]
-    text = f"bars: {levels.interval}, paired with the base"
-    key(figure, [*handles, *_fillings(levels)], 4, text, rows["unit"])
+    heading(figure, "Each single layer, repeated", where, "search stage")
+    _legend(figure, [f"run {times} times" for times in counts], rows["unit"], levels)
     return figure
 
 
 def series_shown(rows: pd.DataFrame, most: int = MOST_BLOCKS) -> tuple[list[tuple[int, int]], int]:
-    """The blocks (start, length) whose repetitions are drawn, and how many there are to draw.
+    """Return the blocks (start, length) whose repetitions are drawn, and how many there are.
 
-    Those run with at least two counts; most counts first, then the highest effect, averaged
-    over tasks at their lowest count.
+    These are the blocks that ran with at least two counts: those with the most counts first, then
+    those with the highest effect, averaged over tasks at their lowest count.
     """
     blocks = rows.groupby(["start", "length"])
-    counts = blocks["times"].nunique()
-    several = counts[counts > 1]
     lowest = rows[rows["times"] == blocks["times"].transform("min")]
-    best = lowest.groupby(["start", "length"])["effect"].mean().reindex(several.index)
-    order = np.lexsort((-best.to_numpy(), -several.to_numpy()))
-    return [tuple(map(int, several.index[i])) for i in order[:most]], len(several)
+    table = pd.DataFrame(
+        {
+            "counts": blocks["times"].nunique(),
+            "best": lowest.groupby(["start", "length"])["effect"].mean(),
+        }
+    )
+    table = table[table["counts"] > 1]
+    ranked = table.sort_values(["counts", "best"], ascending=False, kind="stable")
+    return [(int(start), int(length)) for start, length in ranked.index[:most]], len(table)
 
 
 @styled
-def repetition_effect(
-    comparisons: pd.DataFrame,
-    model: str,
-    quantization: str,
-    stage: str = "search",
-    levels: Levels = DEFAULT_LEVELS,
-) -> Figure:
-    """How the effect changes with the number of times that a block runs.
+def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Figure:
+    """Draw how the effect changes with the number of times that a block runs.
 
-    Takes the table `comparisons`; one panel a task, one line a block (see `series_shown`); every
-    line starts at the base, which runs the block once. Bars are the intervals.
+    One panel a task, one line a block (see `series_shown`); every line starts at the base, which
+    runs the block once. Bars are the intervals.
     """
-    rows = _loops(comparisons, model, quantization, stage)
-    rows = rows[rows["times"] > 1]
+    rows = _loops(tables["comparisons"], **where)
     shown, several = series_shown(rows)
     if not shown:
-        return blank(f"{model}: no block of the {stage} stage was run with several counts.")
-    keys = pd.MultiIndex.from_frame(rows[["start", "length"]])
-    rows = rows[keys.isin(shown)]
+        text = "no block of the search stage was run with several counts."
+        return blank(f"{where['model']}: {text}")
+    block = pd.Series(list(zip(rows["start"], rows["length"], strict=True)), rows.index)
+    rows = rows.assign(place=block.map({key: i for i, key in enumerate(shown)}))
+    rows = rows[rows["place"].notna()]
     figure = Figure(figsize=(WIDTH, 1.3 + 2.1 * rows["task"].nunique()))
-    for _, part, axes in _task_axes(figure, rows):
-        places = []
-        for place, (start, length) in enumerate(shown):
-            line = part[(part["start"] == start) & (part["length"] == length)].sort_values("times")
-            x = line["times"].to_numpy(float) + (place - (len(shown) - 1) / 2) * 0.09
-            color, marker = COLORS[place % 8], MARKERS[place % 8]
-            axes.plot([1, *x], [0, *line["effect"]], color=color, linewidth=0.9, zorder=2)
-            _points(axes, x, line, color, marker)
-            places.append(pd.Series(x, index=line.index))
-        _cut(axes, pd.concat(places).loc[part.index].to_numpy(float), part)
+    for part, axes in _task_panels(figure, rows):
+        part = part.assign(x=part["times"] + (part["place"] - (len(shown) - 1) / 2) * 0.09)
+        for place, line in part.sort_values("times").groupby("place"):
+            color = COLORS[int(place) % 8]
+            axes.plot([1, *line["x"]], [0, *line["effect"]], color=color, linewidth=0.9, zorder=2)
+            _points(axes, line["x"].to_numpy(float), line, int(place))
+        _cut(axes, part["x"].to_numpy(float), part)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(0.9, rows["times"].max() + 0.4)
     axes.set_xlabel("times that the block runs (1: the base)")
     number = f"{len(shown)} of {several} blocks" if several > len(shown) else f"{several} blocks"
     title = f"More repetitions: {number} that were run with several counts"
-    heading(figure, title, model, quantization, f"{stage} stage")
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=COLORS[place % 8],
-            marker=MARKERS[place % 8],
-            markersize=4.2,
-            linewidth=0.9,
-            label=f"layer {start}" if length == 1 else f"layers {start}:{start + length}",
-        )
-        for place, (start, length) in enumerate(shown)
+    heading(figure, title, where, "search stage")
+    labels = [
+        f"layer {start}" if length == 1 else f"layers {start}:{start + length}"
+        for start, length in shown
     ]
-    text = f"bars: {levels.interval}, paired with the base"
-    key(figure, [*handles, *_fillings(levels)], 4, text, rows["unit"])
+    _legend(figure, labels, rows["unit"], levels)
     return figure

@@ -6,19 +6,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.maps import block_cells, grid_of, panel
-from frankenlab.report.figures.style import COLORS, WIDTH, blank, heading, rows_of, styled
+from frankenlab.report.figures.style import COLORS, WIDTH, blank, heading, styled
+from frankenlab.report.results import Tables, rows_of
 
 
 def _curve(axes: Axes, rounds: pd.DataFrame) -> None:
-    """Plans that ran in each round, over the documents that the round added."""
+    """Draw the plans that ran in each round, over the documents that the round added."""
     edges = np.concatenate([[0], rounds["documents"].to_numpy(float)])
     axes.stairs(rounds["plans"], edges, fill=True, color=COLORS[0], alpha=0.25)
     axes.stairs(rounds["plans"], edges, color=COLORS[0], linewidth=1.2)
-    for row, begin in zip(rounds.itertuples(), edges, strict=False):
+    for plans, begin, end in zip(rounds["plans"], edges[:-1], edges[1:], strict=True):
         axes.annotate(
-            f"{row.plans:,}",
-            ((begin + row.documents) / 2, row.plans),
+            f"{plans:,}",
+            ((begin + end) / 2, plans),
             xytext=(0, 2),
             textcoords="offset points",
             ha="center",
@@ -31,42 +33,34 @@ def _curve(axes: Axes, rounds: pd.DataFrame) -> None:
     axes.set_xlabel("documents that a plan has seen, all tasks")
     axes.set_ylabel("plans in the race")
     axes.set_title("plans left")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 @styled
-def race(
-    rounds: pd.DataFrame,
-    comparisons: pd.DataFrame,
-    model: str,
-    quantization: str,
-) -> Figure:
-    """Left: plans left against documents. Right: the last round of each block that runs twice.
+def race(tables: Tables, levels: Statistics, **where: str) -> Figure:
+    """Draw the plans left against documents, and the last round of each block that runs twice.
 
-    Takes the tables `race` and `comparisons`; blocks that fit but were not tried are hatched.
+    Blocks that fit but were not tried are hatched.
     """
-    rounds = rows_of(rounds, model=model, quantization=quantization)
-    rows = rows_of(comparisons, stage="search", model=model, quantization=quantization)
+    rounds = rows_of(tables["race"], **where)
+    rows = rows_of(tables["comparisons"], stage="search", **where)
     if rounds.empty:
-        return blank(f"{model}: its search was no race.")
+        return blank(f"{where['model']}: its search was no race.")
     last = int(rounds["round"].max())
     cells = block_cells(rows.drop_duplicates("plan"))
     figure = Figure(figsize=(WIDTH, 3.4))
-    share = 100 * rounds["share"].iloc[-1]
     if cells.empty:
         _curve(figure.subplots(), rounds)
     else:
         left, right = figure.subplots(1, 2)
         _curve(left, rounds)
         cells = cells.assign(last=cells["dropped"].fillna(last).astype(float))
-        first = cells.iloc[0]
-        depth = round(first["depth"] / first["relative_depth"])
-        drawn = panel(right, grid_of(cells, "last"), depth, cmap="viridis", clim=(1, last))
+        drawn = panel(right, grid_of(cells, "last"), cells, cmap="viridis", clim=(1, last))
         right.set_ylabel("layers in the block (length)")
         right.set_title("last round of each block, run twice")
         bar = figure.colorbar(drawn, ax=right, ticks=MaxNLocator(integer=True))
         bar.set_label(f"last round ({last}: never dropped)")
         bar.outline.set_linewidth(0.5)
+    share = 100 * rounds["share"].iloc[-1]
     title = f"The race: {share:.0f} % of the layer passes that all documents would have taken"
-    heading(figure, title, model, quantization, "search stage")
+    heading(figure, title, where, "search stage")
     return figure

@@ -1,0 +1,21 @@
+"""How comparisons are judged: the `statistics` section of a config."""
+
+from pydantic import Field
+
+from frankenlab.io.sections import Section
+from frankenlab.plans.generators import Seed
+
+
+class Statistics(Section):
+    """How the comparisons are judged."""
+
+    fdr: float = Field(default=0.05, gt=0, lt=1)
+    """False discovery rate of the marks on maps (Benjamini-Hochberg)."""
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    """Family-wise error over all confirm tests (Holm)."""
+    margin: float = Field(default=3.0, gt=0, le=1000)
+    """Largest change that still counts as equivalent (points; 100 x log-perplexity)."""
+    resamples: int = Field(default=10_000, ge=100, le=1_000_000)
+    """Bootstrap resamples."""
+    seed: Seed = 1
+    """Seed of resampling and of random controls."""

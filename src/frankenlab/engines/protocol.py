@@ -1,0 +1,94 @@
+"""What every engine can do. The sweep knows an engine by this protocol only."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from frankenlab.engines.batches import Batch
+from frankenlab.plans.plan import Plan, Step
+
+
+class Decoder(Protocol):
+    """A plan that decodes one sequence.
+
+    Two runs of one layer see different hidden states, so they must not share keys and values: a
+    decoder has a KV cache for every occurrence of a layer.
+    """
+
+    @property
+    def length(self) -> int:
+        """Number of tokens read so far."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens that the caches hold."""
+        ...
+
+    def feed(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Read tokens; return the logits [vocabulary] of the token that follows the last."""
+        ...
+
+
+class Engine(Protocol):
+    """A model that runs a step at a time.
+
+    `DeviceBatch` below is each engine's own type: a batch on the device, with what every step
+    needs (rotary tables, masks). Hidden states are tensors of `hidden size` numbers a token, in
+    the order of the batch.
+
+    Attributes:
+        token_trees: whether it takes batches of `make_batch`; else those of `make_causal_batch`.
+        vocabulary: number of token ids.
+    """
+
+    token_trees: bool
+    n_layers: int
+    vocabulary: int
+    device: torch.device
+
+    def place(self, batch: Batch) -> Any:
+        """Return the batch on the device, a `DeviceBatch`."""
+        ...
+
+    def embed(self, batch: Any) -> torch.Tensor:
+        """Return the hidden state before the first layer."""
+        ...
+
+    def run(self, step: Step, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
+        """Return the hidden state after one step, without changing `hidden`."""
+        ...
+
+    def finish(self, step: Step, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
+        """Run a plan's last step; return its result at the scored positions only.
+
+        Returns:
+            [scored positions, hidden size], the same numbers as of `run` there.
+        """
+        ...
+
+    def score(self, hidden: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score the targets, given what `finish` returns.
+
+        Returns:
+            float64 [targets] log-probabilities, and bool [targets] whether greedy decoding picks
+            the target.
+        """
+        ...
+
+    def decoder(self, plan: Plan, capacity: int) -> Decoder:
+        """Return a decoder for one sequence of at most `capacity` tokens."""
+        ...
+
+
+def check_capacity(decoder: Decoder, new: int) -> None:
+    """Check that `new` more tokens fit in the decoder's caches.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if decoder.length + new > decoder.capacity:
+        raise ValueError(
+            f"{decoder.length} tokens and {new} more; the caches hold {decoder.capacity}"
+        )

@@ -1,0 +1,148 @@
+"""What an experiment left for the report: its tables, frozen plans, provenance and figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+from docutils.core import publish_parts
+from jinja2 import ChainableUndefined, Environment
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from frankenlab.analyse.selection import Frozen
+from frankenlab.io.errors import UserError
+from frankenlab.io.parquet import read_parquet
+from frankenlab.io.records import read_record
+
+NAMES = (
+    *("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race"),
+    "resources",
+)
+# The analysis' tables by name.
+Tables = Mapping[str, pd.DataFrame]
+
+
+class Provenance(TypedDict, total=False):
+    """What the page shows of `provenance.json`, where it is there."""
+
+    models: dict[str, dict[str, Any]]
+    grid: dict[str, Any]
+    precisions: dict[str, Any]
+    machine: dict[str, Any]
+    data: dict[str, Any]
+    code: dict[str, Any]
+    versions: dict[str, Any]
+
+
+class Unrecorded(ChainableUndefined):
+    """A setting that a caption names and the provenance lacks."""
+
+    def __str__(self) -> str:
+        return "(not recorded)"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the page shows.
+
+    Attributes:
+        tables: the analysis' tables by name; those that were not made are absent.
+        frozen: the contents of `frozen/*.json`.
+        provenance: the contents of `provenance.json`, or {} when it was not written.
+        figures: the folder of the saved figures.
+        captions: the folder of the captions, which Snakemake's report shows too.
+    """
+
+    experiment: str = ""
+    tables: Tables = field(default_factory=dict)
+    frozen: Sequence[Mapping[str, Any]] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    figures: Path = Path("figures")
+    captions: Path = Path("captions")
+
+    @classmethod
+    def load(
+        cls,
+        experiment: str,
+        tables: str | Path,
+        figures: str | Path,
+        frozen: str | Path,
+        provenance: str | Path,
+        captions: str | Path,
+    ) -> "Results":
+        """Read the folders and files of an experiment.
+
+        Raises:
+            UserError: there are no tables, or a file is damaged.
+        """
+        return cls(
+            experiment,
+            load_tables(tables),
+            load_frozen(frozen),
+            load_provenance(provenance),
+            Path(figures),
+            Path(captions),
+        )
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table, empty where it was not made."""
+        return self.tables.get(name, pd.DataFrame())
+
+    def cases(self) -> list[tuple[str, str]]:
+        """Return each (model, quantization) that has results, in the tables' order."""
+        found = [
+            self.tables[name][["model", "quantization"]]
+            for name in ("comparisons", "verdicts")
+            if name in self.tables
+        ]
+        rows = pd.concat(found).drop_duplicates() if found else pd.DataFrame()
+        return list(rows.itertuples(index=False, name=None))
+
+    def caption(self, name: str, **wildcards: str) -> str:
+        """Return a caption as HTML: `<name>.rst` in the folder of captions.
+
+        A caption is reStructuredText with Jinja, and reads `snakemake.config` and
+        `snakemake.wildcards`, as in Snakemake's report.
+        """
+        source = (self.captions / f"{name}.rst").read_text(encoding="utf-8")
+        config = self.provenance.get("config", {})
+        snakemake = SimpleNamespace(config=config, wildcards=wildcards)
+        environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=Unrecorded)
+        text = environment.from_string(source).render(snakemake=snakemake)
+        body: str = publish_parts(text, writer="html")["body"]
+        return body.strip()
+
+
+def load_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
+    """Read the analysis' tables in a folder by name; those that are not there are left out.
+
+    Raises:
+        UserError: there is none at all.
+    """
+    paths = {name: Path(folder) / f"{name}.parquet" for name in NAMES}
+    tables = {name: read_parquet(path) for name, path in paths.items() if path.is_file()}
+    if not tables:
+        raise UserError(f"{folder}: no tables here; expected {', '.join(NAMES)} as .parquet")
+    return tables
+
+
+def load_frozen(folder: str | Path) -> list[dict[str, Any]]:
+    """Read the frozen plans in a folder, `<model>.json` each, in the order of their names."""
+    return [read_record(path, Frozen) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def load_provenance(path: str | Path) -> dict[str, Any]:
+    """Read an experiment's `provenance.json`; return {} when it was not written."""
+    return read_record(path, Provenance) if Path(path).is_file() else {}
+
+
+def rows_of(table: pd.DataFrame | None, **wanted: Any) -> pd.DataFrame:
+    """Return the rows whose columns have the wanted values: `rows_of(t, stage="search")`."""
+    if table is None or table.empty:
+        return pd.DataFrame() if table is None else table
+    mask = pd.Series(True, index=table.index)
+    for column, value in wanted.items():
+        mask &= (table[column] == value).fillna(False).astype(bool)
+    return table[mask]
