@@ -117,7 +117,7 @@ rule tables:
             f"{RESULTS}/comparisons/{stage}/{model}/{quantization}.parquet"
             for stage in ["search", "select", "confirm"]
             for model in EXPERIMENT.models
-            for quantization in EXPERIMENT.stage_quantizations(stage, model)
+            for quantization in EXPERIMENT.stage_quantizations(Stage(stage), model)
         ],
         scores=[
             path

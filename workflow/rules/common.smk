@@ -144,7 +144,7 @@ def scores(stages, model, quantization, task):
 def stage_scores(stage, model):
     return [
         path
-        for quantization in EXPERIMENT.stage_quantizations(stage, model)
+        for quantization in EXPERIMENT.stage_quantizations(Stage(stage), model)
         for task in stage_tasks(stage)
         for path in scores(EXPERIMENT.rounds(stage), model, quantization, task)
     ]

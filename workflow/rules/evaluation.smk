@@ -37,7 +37,8 @@ rule measure_cost:
             "measure_cost",
             cost=SETTINGS.cost.plain(),
             precisions=[
-                EXPERIMENT.precision("search", *cell) for cell in EXPERIMENT.cells
+                EXPERIMENT.precision(Stage("search"), *cell)
+                for cell in EXPERIMENT.cells
             ],
             engines=[EXPERIMENT.engine(*cell) for cell in EXPERIMENT.cells],
             device=SETTINGS.device,
