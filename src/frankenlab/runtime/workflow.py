@@ -70,7 +70,7 @@ class WorkflowRun:
 
     @property
     def running(self) -> bool:
-        """Whether jobs are going to run. Snakemake knows it when it begins to build its graph:
+        """True if jobs are going to run. Snakemake knows it when it begins to build its graph:
         before that, and for a summary or a report, it has no executor."""
         workflow = self.workflow
         executor = workflow.is_main_process and workflow.executor_plugin is not None
@@ -78,7 +78,8 @@ class WorkflowRun:
 
     @cached_property
     def refusal(self) -> str:
-        """Why this process may not change the results; "" once it holds their lock, to its end."""
+        """The reason why this process may not change the results; "" once it holds their lock,
+        which it keeps to its end."""
         try:
             lock.take("results", self.experiment.name)
         except UserError as error:
