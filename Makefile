@@ -27,16 +27,18 @@ fuzz: .venv/.dev
 	$(BIN)/python -m tests.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(PARTS),--parts $(PARTS))
 
-# What a grid costs, without running it. TOKENS_PER_SECOND is the base's, "4000" (of the first
-# model) or "llama-7b=4000,llama-13b=2200"; GPUS asks how long it takes on so many.
+# What a grid costs, and which jobs are left to do, without running any. TOKENS_PER_SECOND is the
+# base's, "4000" (of the first model) or "llama-7b=4000,llama-13b=2200"; GPUS="4" or "1,4,16" asks
+# how long it takes on so many; PROFILE=profiles/slurm checks it against the cluster's partitions.
 plan: .venv/.run
-	$(BIN)/frankenlab plans --summary --config $(CONFIG) $(if $(GPUS),--gpus $(GPUS)) \
-	  $(if $(TOKENS_PER_SECOND),--tokens-per-second $(TOKENS_PER_SECOND))
+	FRANKENLAB_GPUS=$(GPUS) FRANKENLAB_TOKENS_PER_SECOND=$(TOKENS_PER_SECOND) \
+	  $(BIN)/snakemake --dry-run --quiet rules progress reason host --profile $(PROFILE) \
+	  --configfile $(CONFIG)
 
 # How fast the models read prompts here, for predictions: on a cluster on one of its GPUs, as in
 # srun -p gpu --gpus=1 make speed CONFIG=config/experiments/llama.yaml
 speed: .venv/.run
-	$(BIN)/frankenlab speed --config $(CONFIG) $(if $(DEVICE),--device $(DEVICE))
+	$(BIN)/python -m benchmarks.model_speed --config $(CONFIG) $(if $(DEVICE),--device $(DEVICE))
 
 # After a kill -9 of a workflow: cancels the jobs that it left in SLURM's queue, removes a stale
 # lock and half-written files. What is finished stays.

@@ -23,7 +23,6 @@ include: "workflow/rules/quantization.smk"
 include: "workflow/rules/frankens.smk"
 include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/analysis.smk"
-include: "workflow/rules/resources.smk"
 include: "workflow/rules/report.smk"
 
 

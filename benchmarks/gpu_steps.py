@@ -18,8 +18,8 @@ from gpu_models import (
     tokenized,
     weights_of,
 )
+from random_models import random_exl2
 
-from frankenlab.estimate.random_models import random_exl2
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.files import read_json, weight_files

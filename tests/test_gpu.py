@@ -15,8 +15,8 @@ from gpu_models import (
     requests_from_tokens,
 )
 
+from benchmarks.random_models import random_exl2
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.estimate.random_models import random_exl2
 from frankenlab.plans.plan import parse
 from frankenlab.quantize.exllamav2.converter import Exllamav2Quantizer
 from frankenlab.quantize.exllamav2.inputs import why_unusable

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.random_models import LLAMA, random_model
 from benchmarks.speed.ours import Ours
 from benchmarks.speed.peak import Peaks
 from benchmarks.speed.setting import (
@@ -19,8 +20,7 @@ from benchmarks.speed.setting import (
 )
 from benchmarks.speed.spies import Spies
 from frankenlab.config.experiment import TASKS_FOLDER
-from frankenlab.estimate.capacity import sizes_of
-from frankenlab.estimate.random_models import LLAMA, random_model
+from frankenlab.estimate.memory import sizes_of
 from frankenlab.estimate.throughput import from_matrix_product
 from frankenlab.plans.generators import Rys
 from frankenlab.plans.grid import expand

@@ -56,21 +56,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--summary", action="store_true", help="leave out the list of plans")
     speed_help = (
         'speed of the base: "4000" (of the first model) or "llama-7b=4000,llama-13b=2200" '
-        "(default: what `frankenlab speed` measured)"
+        "(default: what `make speed` measured)"
     )
     add("--tokens-per-second", metavar="SPEED", help=speed_help)
-    gpus_help = "predict the time on this many GPUs; repeatable"
-    add("--gpus", type=_positive, action="append", default=[], help=gpus_help)
     plans.set_defaults(run=_plans)
-
-    speed = commands.add_parser("speed", help="measure how fast a config's models read prompts")
-    speed.add_argument("--device", choices=("cpu", "cuda"), help="default: the config's")
-    speed.set_defaults(run=_speed)
 
     fetch = commands.add_parser("fetch", help="download the models and data of a config")
     fetch.set_defaults(run=_fetch)
 
-    for command in (evaluate, plans, speed, fetch):
+    for command in (evaluate, plans, fetch):
         config_help = "the experiment (default: config/config.yaml)"
         command.add_argument("--config", type=Path, help=config_help)
 
@@ -146,14 +140,15 @@ def _notice_omissions(plans: "Sequence[Plan]") -> None:
 
 
 def _plans(options: argparse.Namespace) -> None:
-    from frankenlab.estimate.summary import summary
+    from frankenlab.estimate.resources import predict
+    from frankenlab.estimate.summary import grid_summary
     from frankenlab.estimate.throughput import given_speeds
-    from frankenlab.estimate.workload import Workload
     from frankenlab.plans.grid import notices
 
     experiment = _experiment(options)
+    prediction = predict(experiment)
     for model in experiment.models.values():
-        found = experiment.grid(model.name)
+        found = prediction.workload.grid(model.name).grid
         for line in notices(found):
             print(f"notice: {model.name}: {line}", file=sys.stderr)
         if not options.summary:
@@ -162,22 +157,7 @@ def _plans(options: argparse.Namespace) -> None:
                 print(f"  {item.group:<18}{item.plan}")
     given = options.tokens_per_second
     speeds = given_speeds(given, experiment) if given else None
-    print(summary(Workload(experiment, speeds, thorough=True), options.gpus))
-
-
-def _speed(options: argparse.Namespace) -> None:
-    from frankenlab.config.experiment import check
-    from frankenlab.estimate.speed_test import measure_speeds
-    from frankenlab.estimate.throughput import speeds_file, write_speeds
-
-    experiment = _experiment(options)
-    if options.device:
-        experiment = check({**experiment.settings.plain(), "device": options.device})
-    for measured, line in measure_speeds(experiment):
-        print(line, flush=True)
-        if measured:
-            write_speeds([measured])
-    print(f"written to {speeds_file()}: make plan, dry runs and requests go by it")
+    print(grid_summary(prediction.thorough(speeds)))
 
 
 def _fetch(options: argparse.Namespace) -> None:

@@ -21,9 +21,9 @@ from gpu_models import (
     tokenized,
 )
 
+from benchmarks.random_models import random_exl2
 from frankenlab.engines.token_tree import token_tree
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.estimate.random_models import random_exl2
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.plans.plan import parse

@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 from frankenlab.config import experiment as config
-from frankenlab.estimate.summary import summary
-from frankenlab.estimate.workload import Workload
+from frankenlab.estimate.resources import predict
+from frankenlab.estimate.summary import grid_summary
 from frankenlab.io.errors import UserError
 from frankenlab.plans.plan import MAX_STEPS, omissions, parse
 from tests.support.paths import ROOT
@@ -184,11 +184,12 @@ def check_config(draw: random.Random) -> str:
         path.write_bytes(random_config(draw))
         try:
             experiment = config.load(path)
-            workload = Workload(experiment)
-            count = sum(len(workload.grid(model).plans) for model in experiment.models)
+            prediction = predict(experiment)
+            grids = [prediction.workload.grid(model) for model in experiment.models]
+            count = sum(len(work.grid.plans) for work in grids)
             json.dumps(experiment.settings.plain(), allow_nan=False).encode()
             if count <= SUMMED_PLANS:
-                summary(workload).encode()
+                grid_summary(prediction).encode()
         except UserError as error:
             lines = str(error).split("\n")
             # A plan's text and a caret under its fault.

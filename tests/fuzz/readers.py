@@ -22,7 +22,6 @@ from frankenlab.analyse import ledger
 from frankenlab.analyse.race_rounds import Round, dropped
 from frankenlab.analyse.selection import Shortlist
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.estimate import accounting, usage
 from frankenlab.estimate import throughput as speeds
 from frankenlab.evaluate.store import Store
 from frankenlab.evaluate.sweep import Row
@@ -278,15 +277,6 @@ RECORDS: dict[str, Any] = {
     "frozen/llama.json": FREEZE,
     "shortlist.json": {"model": "llama", "plans": [{"plan": "0:3,1:4", "group": "rys"}]},
     "plans.json": [["0:3,1:4", "rys"], ["0:2,1:4", "rys"]],
-    "asked.json": {
-        "evaluate_task": {
-            "jobs": 3,
-            "predicted_hours": None,
-            "asked_hours": 1.5,
-            "asked_mem_mb": 4000,
-            "asked_gpu_hours": 0.0,
-        }
-    },
     "provenance.json": {
         "experiment": "e",
         "created": "2026-11-20",
@@ -325,7 +315,6 @@ def read_records(folder: Path) -> None:
         }
     )
     sum(race["documents"].values()), race["passes"] + 1, len(comparisons)
-    usage.table(read_record(folder / "asked.json", dict[str, usage.Expected]), {}, {})
     read_record(folder / "shortlist.json", Shortlist)
     read_record(folder / "plans.json", list[tuple[str, str]])
     frozen, made = load_frozen(folder / "frozen"), load_provenance(folder / "provenance.json")
@@ -333,7 +322,7 @@ def read_records(folder: Path) -> None:
 
 
 def notes(folder: Path) -> None:
-    """Write what is kept beside the results: ledger, speeds, lock, benchmarks, accounting."""
+    """Write what is kept beside the results: ledger, speeds, lock."""
     look = {"experiment": "e", "model": "m", "quantization": "none", "task": "t", "plan": "0:3"}
     for documents in (["a"], ["b"], ["c"]):
         ledger.record(folder / "ledger.jsonl", look, documents)
@@ -341,10 +330,6 @@ def notes(folder: Path) -> None:
     speed = speeds.Measured(*sizes, 1000.0, 200.0, True)
     write_json(folder / "speeds.json", [asdict(speed)])
     write_json(folder / ".lock", asdict(lock.Holder.here("e")))
-    head = "s\th:m:s\tmax_rss\tmax_vms\n"
-    (folder / "benchmark.tsv").write_text(head + "12.5\t0:00:12\t300.1\t400.2\n" * 2)
-    lines = ("7|COMPLETED|60||billing=1,gres/gpu=1", "7.batch|COMPLETED|60|120.5M|")
-    (folder / "sacct.txt").write_text("\n".join(lines * 3) + "\n")
 
 
 def read_notes(folder: Path) -> None:
@@ -354,8 +339,6 @@ def read_notes(folder: Path) -> None:
     holder = lock.read(folder / ".lock")
     if holder is not None:
         f"{holder} {holder.ended()}".encode()
-    usage._benchmark(folder / "benchmark.tsv")
-    accounting.parse_sacct((folder / "sacct.txt").read_text(errors="replace"))
     with MonkeyPatch.context() as patch:
         patch.setattr(speeds, "speeds_file", lambda: folder / "speeds.json")
         for row in speeds.read_speeds():

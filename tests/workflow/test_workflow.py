@@ -5,6 +5,7 @@ The tests share one finished run; each that changes something changes it back.
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from frankenlab.engines.devices import processor_name
 from frankenlab.io.files import sha256_file
-from tests.support.laboratory import Laboratory
+from tests.support.laboratory import Laboratory, left_of
 
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 
@@ -233,29 +234,46 @@ def test_a_changed_number_of_shards_recomputes_and_changes_nothing(lab: Laborato
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_as_many_jobs_are_planned_as_snakemake_would_run(lab: Laboratory, shards: int) -> None:
+def test_a_dry_run_counts_the_jobs_as_snakemake_does(lab: Laboratory, shards: int) -> None:
     lab.config["stages"]["search"]["shards"] = shards
-    assert lab.planned() == lab.jobs("--forceall")
+    text = lab.snakemake("--dry-run", "--forceall", "--quiet", "reason", "rules").stdout
     del lab.config["stages"]["search"]["shards"]
+    total = int(re.search(r"^total +(\d+)$", text, re.MULTILINE)[1])
+    # The target `all` does nothing.
+    assert left_of(text).total() == total - 1
+    assert f"jobs: {total - 1}, {total - 1} left to do" in text
 
 
-def test_what_jobs_took_stands_beside_what_was_predicted_and_asked(lab: Laboratory) -> None:
-    rows = pd.read_csv(lab.results / "tables" / "resources.csv").set_index("rule")
-    assert rows["jobs"].to_dict() == {"evaluate_task": 7, "measure_cost": 1}
-    assert (rows["runs"] == rows["jobs"]).all() and (rows["source"] == "benchmark").all()
-    assert (rows["used_hours"] > 0).all() and (rows["used_mem_mb"] > 100).all()
-    assert (rows["asked_hours"] > rows["used_hours"]).all()
-    assert (rows[["asked_gpu_hours", "used_gpu_hours"]] == 0).all(axis=None)
-    page = (lab.results / "report" / "index.html").read_text()
-    assert "What it took" in page and "evaluate_task" in page
-
-
-def test_a_dry_run_ends_with_the_summary_of_the_grid(lab: Laboratory) -> None:
+def test_a_dry_run_ends_with_the_grid_and_what_is_left_of_the_jobs(lab: Laboratory) -> None:
     text = lab.snakemake("--dry-run", "--forceall").stdout
-    assert "evaluate_task" in text
     summary = text[text.index("experiment tiny") :]
     assert "layer passes" in summary and "duplicates folded" in summary
-    assert "predicted" in summary
+    assert "predicted" in summary and "longest path of what is left" in summary
+
+    text = lab.snakemake("--dry-run", "--quiet", "all").stdout
+    assert "none left to do" in text and left_of(text) == Counter()
+    # What the jobs took stands beside what was predicted for them.
+    assert re.search(r"evaluate_task: 7 in all, 0 left; 7 took \d.*, predicted \d", text)
+
+
+def test_after_part_of_a_run_the_rest_is_left(lab: Laboratory) -> None:
+    table = lab.results / "scores/confirm/tiny/none/passages.0.parquet"
+    aside = table.rename(lab.folder / "aside")
+    text = lab.snakemake("--dry-run", "--quiet", "all").stdout
+    assert re.search(r"evaluate_task: 7 in all, 1 left \(\d+ \w+\); 6 took \d", text)
+    assert left_of(text)["tables"] == 1 and "aggregate: 3 in all, 1 left" in text
+    assert left_of(text) == lab.jobs()
+    aside.rename(table)
+    assert lab.jobs() == Counter()
+
+
+def test_a_wrong_variable_of_a_plan_ends_in_one_line(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRANKENLAB_GPUS", "four")
+    done = lab.snakemake("--dry-run", check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert 'FRANKENLAB_GPUS "four": a number of 1 or more' in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -41,15 +41,6 @@ def test_a_run_quantizes_once_and_searches_the_reference_only(lab: Laboratory) -
     }
 
 
-def test_as_many_jobs_are_planned_as_snakemake_would_run(lab: Laboratory) -> None:
-    assert lab.planned() == lab.jobs("--forceall")
-
-
-def test_what_quantizing_took_is_told_too(lab: Laboratory) -> None:
-    rows = pd.read_csv(lab.results / "tables" / "resources.csv").set_index("rule")
-    assert rows.loc["measure_exl2", "runs"] == rows.loc["quantize_exl2", "runs"] == 1
-
-
 def test_scores_differ_by_quantization_and_by_plan(lab: Laboratory) -> None:
     tables = [
         pd.read_parquet(lab.results / f"scores/confirm/tiny/{q}/animals.0.parquet")

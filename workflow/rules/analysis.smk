@@ -29,7 +29,7 @@ rule race:
             path
             for task in EXPERIMENT.search_tasks
             for path in scores(
-                rounds.named(w.round),
+                [Stage("search", int(w.round))],
                 w.model,
                 EXPERIMENT.models[w.model].reference,
                 task,
@@ -38,8 +38,8 @@ rule race:
         earlier=earlier_race,
         stamp=script_stamp(
             "race",
-            search=SETTINGS["stages"]["search"],
-            shortlist=SETTINGS["stages"]["select"]["shortlist"],
+            search=SETTINGS.stages.search.plain(),
+            shortlist=SETTINGS.stages.select.shortlist,
         ),
     output:
         f"{RESULTS}/races/{{model}}.{{round}}.json",
@@ -58,11 +58,13 @@ rule aggregate:
         scores=lambda w: [
             path
             for task in stage_tasks(w.stage)
-            for path in scores(w.stage, w.model, w.quantization, task)
+            for path in scores(
+                EXPERIMENT.rounds(w.stage), w.model, w.quantization, task
+            )
         ],
         frankens=lambda w: stage_frankens(w.stage, w.model),
         races=lambda w: race_files(w.model) if w.stage == "search" else [],
-        stamp=script_stamp("aggregate", statistics=SETTINGS["statistics"]),
+        stamp=script_stamp("aggregate", statistics=SETTINGS.statistics.plain()),
     output:
         f"{RESULTS}/comparisons/{{stage}}/{{model}}/{{quantization}}.parquet",
     log:
@@ -77,7 +79,7 @@ rule aggregate:
 rule shortlist:
     input:
         lambda w: reference_comparisons("search", w.model),
-        stamp=script_stamp("shortlist", count=SETTINGS["stages"]["select"]["shortlist"]),
+        stamp=script_stamp("shortlist", count=SETTINGS.stages.select.shortlist),
     output:
         f"{RESULTS}/shortlist/{{model}}.json",
     log:
@@ -94,8 +96,8 @@ rule freeze:
         lambda w: reference_comparisons("select", w.model),
         stamp=script_stamp(
             "freeze",
-            controls=SETTINGS["stages"]["confirm"]["controls"],
-            seed=SETTINGS["statistics"]["seed"],
+            controls=SETTINGS.stages.confirm.controls,
+            seed=SETTINGS.statistics.seed,
         ),
     output:
         f"{RESULTS}/frozen/{{model}}.json",
@@ -115,7 +117,7 @@ rule tables:
             f"{RESULTS}/comparisons/{stage}/{model}/{quantization}.parquet"
             for stage in ["search", "select", "confirm"]
             for model in EXPERIMENT.models
-            for quantization in EXPERIMENT.stage_quantizations(stage, model)
+            for quantization in EXPERIMENT.stage_quantizations(Stage(stage), model)
         ],
         scores=[
             path
@@ -129,7 +131,7 @@ rule tables:
         ],
         weights=[weights_manifest(*cell) for cell in EXPERIMENT.cells if QUANTIZED],
         races=[path for model in EXPERIMENT.models for path in race_files(model)],
-        stamp=script_stamp("tables", statistics=SETTINGS["statistics"]),
+        stamp=script_stamp("tables", statistics=SETTINGS.statistics.plain()),
     output:
         **{
             name: report(

@@ -2,10 +2,14 @@ rule evaluate_task:
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
-        data=lambda w: task_data(w.task),
+        data=lambda w: data_input(SETTINGS.tasks[w.task].data),
         # Its text must be in no document.
-        calibration=lambda w: calibration_data() if w.quantization != "none" else [],
-        task=lambda w: task_stamp(w.stage, w.task, w.model, w.quantization),
+        calibration=lambda w: (
+            data_input(CALIBRATION) if w.quantization != "none" else []
+        ),
+        task=lambda w: RUN.task_stamp(
+            Stage.parse(w.stage), w.task, w.model, w.quantization
+        ),
         stamp=script_stamp("evaluate_task"),
     output:
         f"{RESULTS}/scores/{{stage}}/{{model}}/{{quantization}}/{{task}}.{{shard}}.parquet",
@@ -15,9 +19,9 @@ rule evaluate_task:
         f"{RESULTS}/benchmarks/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.tsv"
     threads: CORES
     resources:
-        mem_mb=asked("evaluate_task", "mem_mb"),
-        runtime=asked("evaluate_task", "runtime"),
-        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+        mem_mb=predicted("evaluate_task", "mem_mb"),
+        runtime=predicted("evaluate_task", "runtime"),
+        gpu=1 if SETTINGS.device == "cuda" else 0,
     params:
         store=STORE,
         ledger=LEDGER,
@@ -31,12 +35,13 @@ rule measure_cost:
         model=lambda w: weights_manifest(w.model, w.quantization),
         stamp=script_stamp(
             "measure_cost",
-            cost=SETTINGS["cost"],
+            cost=SETTINGS.cost.plain(),
             precisions=[
-                EXPERIMENT.precision("search", *cell) for cell in EXPERIMENT.cells
+                EXPERIMENT.precision(Stage("search"), *cell)
+                for cell in EXPERIMENT.cells
             ],
             engines=[EXPERIMENT.engine(*cell) for cell in EXPERIMENT.cells],
-            device=SETTINGS["device"],
+            device=SETTINGS.device,
             libraries=[
                 fingerprints.engine_libraries(EXPERIMENT.engine(*cell))
                 for cell in EXPERIMENT.cells
@@ -51,8 +56,8 @@ rule measure_cost:
     # All cores: another job beside it would be measured too.
     threads: CORES
     resources:
-        mem_mb=asked("measure_cost", "mem_mb"),
-        runtime=asked("measure_cost", "runtime"),
-        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+        mem_mb=predicted("measure_cost", "mem_mb"),
+        runtime=predicted("measure_cost", "runtime"),
+        gpu=1 if SETTINGS.device == "cuda" else 0,
     script:
         "../scripts/measure_cost.py"

@@ -9,7 +9,7 @@ for _rule in ("download_model", "download_data"):
 
 rule download_model:
     input:
-        lambda w: source_stamp(
+        lambda w: RUN.source_stamp(
             w.folder, EXPERIMENT.models[model_in(w.folder)].source, "model"
         ),
     output:
@@ -27,7 +27,7 @@ rule download_model:
 
 rule download_data:
     input:
-        lambda w: source_stamp(w.folder, EXPERIMENT.data[data_in(w.folder)], "data"),
+        lambda w: RUN.source_stamp(w.folder, EXPERIMENT.data[data_in(w.folder)], "data"),
     output:
         manifest="resources/data/{folder}/manifest.json",
     log:

@@ -2,9 +2,9 @@ rule measure_exl2:
     """What every bit width costs every layer: once a model, for all its bitrates."""
     input:
         model=lambda w: model_manifest(model_in(w.folder)),
-        data=calibration_data(),
+        data=data_input(CALIBRATION),
         stamp=script_stamp(
-            "measure_exl2", device=SETTINGS["device"], data=calibration_text()
+            "measure_exl2", device=SETTINGS.device, data=local_data(CALIBRATION)
         ),
     output:
         f"{EXL2}/measurement.json",
@@ -14,9 +14,9 @@ rule measure_exl2:
         f"{RESULTS}/benchmarks/measure_exl2/{{folder}}.{{key}}.tsv"
     threads: CORES
     resources:
-        mem_mb=asked("measure_exl2", "mem_mb"),
-        runtime=asked("measure_exl2", "runtime"),
-        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+        mem_mb=predicted("measure_exl2", "mem_mb"),
+        runtime=predicted("measure_exl2", "runtime"),
+        gpu=1 if SETTINGS.device == "cuda" else 0,
     params:
         model=lambda w: model_in(w.folder),
     script:
@@ -27,10 +27,10 @@ rule quantize_exl2:
     """An EXL2 directory at one bitrate, shared by all experiments."""
     input:
         model=lambda w: model_manifest(model_in(w.folder)),
-        data=calibration_data(),
+        data=data_input(CALIBRATION),
         measurement=f"{EXL2}/measurement.json",
         stamp=script_stamp(
-            "quantize_exl2", device=SETTINGS["device"], data=calibration_text()
+            "quantize_exl2", device=SETTINGS.device, data=local_data(CALIBRATION)
         ),
     output:
         manifest=f"{EXL2}/{{quantization}}/manifest.json",
@@ -40,9 +40,9 @@ rule quantize_exl2:
         f"{RESULTS}/benchmarks/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.tsv"
     threads: CORES
     resources:
-        mem_mb=asked("quantize_exl2", "mem_mb"),
-        runtime=asked("quantize_exl2", "runtime"),
-        gpu=1 if SETTINGS["device"] == "cuda" else 0,
+        mem_mb=predicted("quantize_exl2", "mem_mb"),
+        runtime=predicted("quantize_exl2", "runtime"),
+        gpu=1 if SETTINGS.device == "cuda" else 0,
     params:
         model=lambda w: model_in(w.folder),
     script:

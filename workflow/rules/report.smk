@@ -1,19 +1,7 @@
 SEARCH_FIGURES = catalogue.names("search", TABLES, EXPERIMENT.search_tasks)
 CONFIRM_FIGURES = catalogue.names("confirm", TABLES)
 CAPTIONS = Path(workflow.basedir) / "workflow" / "report"
-
-
-def page_content():
-    """What the page is made of beside the results: the notebook with its code, and the captions."""
-    notebook = Path(workflow.basedir, "notebooks/report.ipynb")
-    return {
-        "notebook": json.loads(notebook.read_text(encoding="utf-8")),
-        "code": fingerprints.code_fingerprint(notebook),
-        "captions": {
-            str(path.relative_to(CAPTIONS)): path.read_text(encoding="utf-8")
-            for path in CAPTIONS.rglob("*.rst")
-        },
-    }
+NOTEBOOK = Path(workflow.basedir) / "notebooks" / "report.ipynb"
 
 
 rule plot_search:
@@ -22,7 +10,7 @@ rule plot_search:
             f"{RESULTS}/tables/{{name}}.parquet",
             name=["comparisons", *(["race"] if "race" in TABLES else [])],
         ),
-        stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
+        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
         [figure(name, "Search") for name in SEARCH_FIGURES],
     log:
@@ -40,7 +28,7 @@ rule plot_confirm:
             f"{RESULTS}/tables/{{name}}.parquet",
             name=["comparisons", "verdicts", "costs"],
         ),
-        stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
+        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
         [figure(name, "Confirmation") for name in CONFIRM_FIGURES],
     log:
@@ -56,7 +44,7 @@ rule plot_bits:
     """Figures of a model at all of its quantizations."""
     input:
         f"{RESULTS}/tables/bits.parquet",
-        stamp=script_stamp("plot", statistics=SETTINGS["statistics"]),
+        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
         report(
             f"{RESULTS}/figures/{{model}}/bits.png",
@@ -80,7 +68,7 @@ rule provenance:
         [model_manifest(model) for model in EXPERIMENT.models],
         [data_manifest(name) for name in EXPERIMENT.data],
         expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
-        stamp=script_stamp("provenance", config=SETTINGS),
+        stamp=script_stamp("provenance", config=SETTINGS.plain()),
     output:
         f"{RESULTS}/provenance.json",
     log:
@@ -94,7 +82,7 @@ rule provenance:
 
 rule render_notebook:
     input:
-        notebook=lambda w: stamp("notebooks/report", page_content),
+        notebook=lambda w: RUN.page_stamp(NOTEBOOK, CAPTIONS),
         tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
         search=[
@@ -109,7 +97,6 @@ rule render_notebook:
         ],
         bits=expand(f"{RESULTS}/figures/{{model}}/bits.png", model=BITS_MODELS),
         provenance=f"{RESULTS}/provenance.json",
-        resources=f"{RESULTS}/tables/resources.parquet",
         stamp=script_stamp("render_notebook"),
     output:
         html=report(
@@ -125,6 +112,6 @@ rule render_notebook:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(20),
     params:
-        notebook=str(Path(workflow.basedir, "notebooks/report.ipynb")),
+        notebook=str(NOTEBOOK),
     script:
         "../scripts/render_notebook.py"

@@ -98,14 +98,13 @@ class Experiment:
             return [Stage(name)]
         return [Stage(SEARCH, number + 1) for number in range(len(racing.rounds) + 1)]
 
-    def stage_quantizations(self, stage: Stage | str, model: str) -> tuple[str, ...]:
+    def stage_quantizations(self, stage: Stage, model: str) -> tuple[str, ...]:
         """Return where a stage runs: the reference in the search, every quantization later."""
         settings = self.models[model]
-        return (settings.reference,) if _stage(stage).searches else settings.quantizations
+        return (settings.reference,) if stage.searches else settings.quantizations
 
-    def limit(self, stage: Stage | str, task: str) -> int | None:
+    def limit(self, stage: Stage, task: str) -> int | None:
         """Return how many documents of a task a stage, or a round of it, has at most."""
-        stage = _stage(stage)
         own = self.settings.tasks[task].limit
         if stage.name == CONFIRM and own:
             return own
@@ -114,11 +113,11 @@ class Experiment:
             return racing.rounds[stage.round - 1]
         return self.settings.stages[stage.name].limit
 
-    def precision(self, stage: Stage | str, model: str, quantization: str) -> str:
+    def precision(self, stage: Stage, model: str, quantization: str) -> str:
         """Return the number format of a stage's arithmetic; exllamav2 has float16 only."""
         if self.engine(model, quantization) == "exllamav2":
             return "float16"
-        return self.settings.stages[_stage(stage).name].precision
+        return self.settings.stages[stage.name].precision
 
     def engine(self, model: str, quantization: str) -> str:
         """Return "torch" or "exllamav2": what `auto` means for these weights."""
@@ -148,22 +147,6 @@ class Experiment:
         calibration = self.calibration and self.calibration.plain()
         made = [self.quantizer, self.settings.exl2.head_bits, calibration]
         return RESOURCES / "exl2" / self.models[model].folder / content_hash(made)
-
-    @property
-    def raw(self) -> dict[str, Any]:
-        """The config as plain data; `settings` has it typed."""
-        plain = self.settings.plain()
-        for stage in plain["stages"].values():
-            stage.setdefault("limit", None)
-        return plain
-
-    def evaluations(self, stage: str) -> list[str]:
-        """Return the names of `rounds`."""
-        return [str(run) for run in self.rounds(stage)]
-
-
-def _stage(stage: Stage | str) -> Stage:
-    return stage if isinstance(stage, Stage) else Stage.parse(stage)
 
 
 def default_file() -> Path:

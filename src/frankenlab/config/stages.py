@@ -47,17 +47,3 @@ class Stage:
         if self.round is None or self.round == 1:
             return None
         return replace(self, round=self.round - 1)
-
-
-def named(number: int | str) -> str:
-    return f"{SEARCH}-{number}"
-
-
-def split(name: str) -> tuple[str, int | None]:
-    stage = Stage.parse(name)
-    return stage.name, stage.round
-
-
-def before(name: str) -> str | None:
-    earlier = Stage.parse(name).before
-    return str(earlier) if earlier else None

@@ -1,17 +1,30 @@
-"""What a job asks the scheduler for: time and host memory, from what it has to compute."""
+"""The time and memory that a job is predicted to take, and what it asks the scheduler for."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from frankenlab.estimate.capacity import sizes_of
-from frankenlab.estimate.schedule import on_gpu
-from frankenlab.estimate.workload import Job, Workload
+from frankenlab.config.experiment import DECODED_TOKENS, PROMPT_TOKENS, Experiment
+from frankenlab.config.stages import CONFIRM, SEARCH, Stage
+from frankenlab.estimate.memory import requirements, sizes_of
+from frankenlab.estimate.throughput import Speeds, quantizing_seconds
+from frankenlab.estimate.work import Job, Workload
 from frankenlab.io.errors import UserError
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
+
+# Start of a job: imports, lm-eval's task; and loading the model, from a file system that many
+# nodes share.
+JOB_SECONDS = 10.0
+LOAD_BYTES_PER_SECOND = 1e9
+
+# A decoded token reads all weights, as a batch does: in that time a prompt of so many is read.
+DECODED_AS_PROMPT = 100
+
+# From a hub or a registry.
+DOWNLOAD_BYTES_PER_SECOND = 50e6
 
 # A prediction is right within a factor of two; a limit that is too high costs a place in the
 # queue, one that is too low a second start.
@@ -40,6 +53,112 @@ ROW_BYTES = 2000
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What the jobs of an experiment will take: their work, at the speeds of its models."""
+
+    workload: Workload
+    speeds: Speeds
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.workload.experiment
+
+    def thorough(self, given: Mapping[str, float] | None = None) -> "Prediction":
+        """Return the same with everything counted and measured that can be.
+
+        Args:
+            given: tokens a second by model, which count more than what is measured.
+        """
+        workload = replace(self.workload, counting=True)
+        return Prediction(workload, Speeds(self.experiment, given, measuring=True))
+
+    def seconds(self, job: Job) -> float | None:
+        """Return the time of a job in a run from nothing; None where it cannot be known."""
+        if job.rule == "evaluate_task":
+            return self._evaluating(job)
+        if job.rule == "measure_cost":
+            return self._timing(job)
+        if job.rule == "download_model":
+            needed = requirements(self.workload, job.model).get(NONE.text)
+            return JOB_SECONDS + needed.disk / DOWNLOAD_BYTES_PER_SECOND if needed else None
+        if job.rule in ("measure_exl2", "quantize_exl2"):
+            times = quantizing_seconds(self.experiment, self.workload.model(job.model))
+            if times is None:
+                return None
+            return JOB_SECONDS + (times.measure if job.rule == "measure_exl2" else times.quantize)
+        return JOB_SECONDS
+
+    def _evaluating(self, job: Job) -> float | None:
+        assert job.stage is not None
+        speed = self.speeds.of(job.model, job.quantization, job.stage)
+        if speed is None:
+            return None
+        documents = self.workload.unseen(job.model, job.task, job.stage)
+        plans = self.workload.plans(job.model, job.stage, job.shard)
+        tokens = documents.tokens
+        if self.experiment.engine(job.model, job.quantization) == "torch":
+            tokens = documents.computed(self.experiment.settings.token_budget)
+        layers = tokens * plans.passes / self._n_layers(job) / speed.tokens
+        return self.start(job) + layers + documents.scored * plans.count / speed.scored
+
+    def _timing(self, job: Job) -> float | None:
+        """Return the time of `latency.measure`: every confirmed plan alone, once to warm up and
+        `repeats` times."""
+        speed = self.speeds.of(job.model, job.quantization, Stage(SEARCH))
+        if speed is None:
+            return None
+        plans = self.workload.plans(job.model, Stage(CONFIRM))
+        tokens = PROMPT_TOKENS + DECODED_AS_PROMPT * DECODED_TOKENS
+        turns = 1 + self.experiment.settings.cost.repeats
+        layers = tokens * plans.unshared / self._n_layers(job) / speed.tokens
+        return self.start(job) + turns * layers
+
+    def start(self, job: Job) -> float:
+        """Return the seconds until a job has loaded its model."""
+        needed = requirements(self.workload, job.model).get(job.quantization)
+        return JOB_SECONDS + (needed.disk / LOAD_BYTES_PER_SECOND if needed else 0.0)
+
+    def _n_layers(self, job: Job) -> int:
+        return self.workload.model(job.model).n_layers
+
+    def memory_bytes(self, job: Job) -> float:
+        """Return the host memory of a job that runs a model."""
+        device = self.experiment.settings.device
+        found = requirements(self.workload, job.model)
+        if not found:
+            return UNKNOWN_BYTES
+        if job.rule in ("measure_exl2", "quantize_exl2"):
+            stored = min(found[NONE.text].disk, LARGEST_FILE)
+            return PROCESS_BYTES[device] + stored + self._calibrating(job.model)
+        needed = found[job.quantization]
+        if device == "cuda":
+            size = PROCESS_BYTES["cuda"] + min(needed.disk, LARGEST_FILE)
+        else:
+            size = PROCESS_BYTES["cpu"] + needed.memory.total - needed.memory.overhead
+        if job.stage is not None:
+            documents = self.workload.documents(job.model, job.task, job.stage)
+            plans = self.workload.plans(job.model, job.stage, job.shard)
+            size += ROW_BYTES * documents.count * plans.count
+        return size
+
+    def _calibrating(self, model: str) -> int:
+        """Return the bytes of the calibration rows' hidden states before and after a layer, a layer
+        in float32 with its quantized copy, and the widest inputs' second moments and factor."""
+        sizes, calibration = sizes_of(self.workload.model(model)), self.experiment.calibration
+        assert sizes is not None and calibration is not None
+        states = 2 * 4 * calibration.rows * calibration.length * sizes.hidden_size
+        layer = 2 * 4 * max(sizes.layer_weights, sizes.head_weights)
+        moments = 3 * 4 * max(max(shape) for shape in sizes.layer_linears.values()) ** 2
+        return states + layer + moments
+
+
+def predict(experiment: Experiment) -> Prediction:
+    """Return the prediction that costs little: what was counted or measured before, else
+    assumptions."""
+    return Prediction(Workload(experiment), Speeds(experiment))
+
+
+@dataclass(frozen=True)
 class Limit:
     """What a partition of the cluster allows: minutes, MB and GPUs of one job."""
 
@@ -50,73 +169,46 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Request:
-    """`runtime` in minutes, `mem_mb` in 10^6 bytes; `capped`: the partitions allow less than was
-    to be asked for."""
+class Resources:
+    """What a job asks the scheduler for.
+
+    Attributes:
+        runtime: minutes.
+        mem_mb: 10^6 bytes.
+        capped: whether the partitions allow less than the job should have.
+    """
 
     runtime: int
     mem_mb: int
     capped: bool
 
 
-def request(
-    workload: Workload, job: Job, attempt: int = 1, limits: Sequence[Limit] = ()
-) -> Request:
-    """What a job asks for at its `attempt`-th time.
+def resources(
+    prediction: Prediction, job: Job, attempt: int = 1, limits: Sequence[Limit] = ()
+) -> Resources:
+    """Return what a job that runs a model asks for at its `attempt`-th time.
 
-    A job that the cap cuts off goes on from the store when it is tried again.
+    A job that the limits cut off goes on from the store when it is tried again.
     """
-    seconds = workload.seconds(job)
+    seconds = prediction.seconds(job)
     minutes = (UNKNOWN_SECONDS if seconds is None else seconds) * TIME_MARGIN / 60
-    megabytes = memory_bytes(workload, job) * MEMORY_MARGIN / 1e6
+    megabytes = prediction.memory_bytes(job) * MEMORY_MARGIN / 1e6
     runtime = max(LEAST_MINUTES, math.ceil(minutes)) * attempt
     mem_mb = max(LEAST_MB, math.ceil(megabytes)) * attempt
-    gpu = on_gpu(workload, job)
-    # Other jobs may run on a GPU's partition as well, and must not.
+    # A job without a GPU may run on a GPU's partition as well, and must not.
+    gpu = prediction.experiment.settings.device == "cuda"
     usable = [limit for limit in limits if (limit.gpus > 0) == gpu]
     if not usable:
-        return Request(runtime, mem_mb, False)
+        return Resources(runtime, mem_mb, False)
     allowed = min(runtime, max(limit.runtime for limit in usable))
     most = max(limit.mem_mb for limit in usable if limit.runtime >= allowed)
-    given = Request(math.floor(allowed), math.floor(min(mem_mb, most)), False)
-    return Request(given.runtime, given.mem_mb, (given.runtime, given.mem_mb) != (runtime, mem_mb))
-
-
-def memory_bytes(workload: Workload, job: Job) -> float:
-    """Predicted host memory of a job."""
-    device = workload.experiment.raw["device"]
-    sizes = sizes_of(workload.model(job.model)) if job.model else None
-    if sizes is None:
-        return UNKNOWN_BYTES if job.model else 0.0
-    if job.rule in ("measure_exl2", "quantize_exl2"):
-        return PROCESS_BYTES[device] + _quantizing(workload, job)
-    cell = workload.cells(job.model)[job.quantization]
-    if device == "cuda":
-        need = PROCESS_BYTES["cuda"] + min(cell.disk, LARGEST_FILE)
-    else:
-        need = PROCESS_BYTES["cpu"] + cell.memory.total - cell.memory.overhead
-    if job.rule == "evaluate_task":
-        documents = workload.documents(job.model, job.task, job.stage)
-        plans = workload.plans(job.model, job.stage, job.shard)
-        need += ROW_BYTES * documents.count * plans.count
-    return need
-
-
-def _quantizing(workload: Workload, job: Job) -> float:
-    """The hidden states of the calibration rows before and after a layer; a layer in float32 with
-    its quantized copy; the widest inputs' second moments and their factor; a file of weights."""
-    sizes, calibration = sizes_of(workload.model(job.model)), workload.experiment.calibration
-    assert sizes is not None and calibration is not None
-    states = 2 * 4 * calibration.rows * calibration.length * sizes.hidden_size
-    layer = 2 * 4 * max(sizes.layer_weights, sizes.head_weights)
-    moments = 3 * 4 * max(max(shape) for shape in sizes.layer_linears.values()) ** 2
-    stored = workload.cells(job.model)[NONE.text].disk
-    return states + layer + moments + min(stored, LARGEST_FILE)
+    given = math.floor(allowed), math.floor(min(mem_mb, most))
+    return Resources(*given, capped=given != (runtime, mem_mb))
 
 
 @cache
 def read_limits(path: Path) -> tuple[Limit, ...]:
-    """The partitions of the SLURM executor's `partition-config`, read as it reads them.
+    """Return the partitions of the SLURM executor's `partition-config`, read as it reads them.
 
     Raises:
         UserError: it cannot be read.

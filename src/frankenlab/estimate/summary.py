@@ -1,13 +1,14 @@
-"""The grid and what it will cost, in words: what `make plan` and a dry run print."""
+"""The grid, what it will cost and what is left of it to do, in words."""
 
+import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from frankenlab.config import stages as rounds
-from frankenlab.estimate.capacity import Cell, quantizing_seconds
-from frankenlab.estimate.resources import Limit, request
-from frankenlab.estimate.schedule import GPU_RULES, jobs, length, on_gpu
-from frankenlab.estimate.workload import STAGES, Job, Workload
+from frankenlab.config.stages import SEARCH, Stage
+from frankenlab.estimate.memory import Requirements, requirements
+from frankenlab.estimate.resources import Limit, Prediction, resources
+from frankenlab.estimate.throughput import quantizing_seconds
+from frankenlab.estimate.work import STAGES, Job, PlannedJob
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
 
@@ -15,216 +16,288 @@ from frankenlab.models.quantization import NONE
 BYTES_PER_ROW = 60
 
 
-def summary(workload: Workload, gpus: Sequence[int] = (), limits: Sequence[Limit] = ()) -> str:
-    """The grid in numbers, with predicted jobs, time, memory and disk.
+def grid_summary(prediction: Prediction) -> str:
+    """Return the grid in numbers, with the memory, time and disk of a run from nothing: what can be
+    said without the workflow."""
+    lines = [f"experiment {prediction.experiment.name}"]
+    for model in prediction.experiment.models:
+        lines += _grid_lines(prediction, model)
+        lines += _requirement_lines(prediction, model)
+        lines += [_stage_line(prediction, model, stage) for stage in STAGES]
+    return "\n".join([*lines, _total_line(prediction)])
+
+
+def jobs_summary(
+    prediction: Prediction,
+    jobs: Sequence[PlannedJob],
+    gpus: Sequence[int] = (),
+    limits: Sequence[Limit] = (),
+) -> str:
+    """Return which of the workflow's jobs are left to do, and how long these take.
 
     Args:
         gpus: numbers of GPUs for which the run's length is wanted.
         limits: of the cluster's partitions, where it is known.
     """
-    needs = jobs(workload)
-    lines = [f"experiment {workload.experiment.name}"]
-    for model in workload.experiment.models:
-        lines += _grid_lines(workload, model)
-        lines += _cell_lines(workload, model)
-        lines += [_stage_line(workload, model, stage) for stage in STAGES]
-    lines.append(_jobs_line(needs))
-    lines += _time_lines(workload, needs, gpus)
-    lines += _cap_lines(workload, needs, limits)
-    return "\n".join([*lines, _total_line(workload, needs)])
+    seconds = [prediction.seconds(each.job) for each in jobs]
+    left = [place for place, each in enumerate(jobs) if each.left]
+    lines = [f"jobs: {len(jobs)}, {len(left) or 'none'} left to do"]
+    for rule, count in Counter(each.job.rule for each in jobs).most_common():
+        own = [place for place, each in enumerate(jobs) if each.job.rule == rule]
+        lines.append(_rule_line(jobs, seconds, own, f"  {rule}: {count} in all"))
+    if any(seconds[place] is None for place in left):
+        lines.append("time of what is left: unknown")
+    elif left:
+        lines += _time_lines(prediction, jobs, [value or 0.0 for value in seconds], gpus)
+    return "\n".join([*lines, *_cap_lines(prediction, jobs, limits)])
 
 
-def _grid_lines(workload: Workload, model: str) -> list[str]:
-    grid, shards = workload.grid(model), workload.shards(model).values()
-    unshared, passes = (sum(getattr(s, x) for s in shards) for x in ("unshared", "passes"))
-    groups = Counter(item.group for item in grid.plans)
+def _grid_lines(prediction: Prediction, model: str) -> list[str]:
+    work, n_layers = prediction.workload.grid(model), prediction.workload.model(model).n_layers
+    unshared, passes = work.whole.unshared, work.whole.passes
+    groups = Counter(item.group for item in work.grid.plans)
     made = ", ".join(f"{count} {group}" for group, count in groups.items())
     lines = [
-        f"model {model}: {len(grid.plans)} plans ({made}), {len(grid.folded)} duplicates folded",
+        f"model {model}: {work.whole.count} plans ({made}), {len(work.grid.folded)} duplicates "
+        "folded",
         f"  layer passes a token: {unshared:.0f} without sharing, {passes:.0f} with "
-        f"({unshared / passes:.1f} times fewer), {passes / workload.model(model).n_layers:.1f} "
-        "times the base",
+        f"({unshared / passes:.1f} times fewer), {passes / n_layers:.1f} times the base",
     ]
-    if len(shards) > 1:
-        largest = max(shard.passes for shard in shards) * len(shards) / passes
-        lines.append(f"  {len(shards)} shards, the largest {largest:.2f} times their mean")
+    if len(work.shards) > 1:
+        largest = max(s.passes for s in work.shards.values()) * len(work.shards) / passes
+        lines.append(f"  {len(work.shards)} shards, the largest {largest:.2f} times their mean")
     return lines
 
 
-def _cell_lines(workload: Workload, model: str) -> list[str]:
-    """Size, memory and making of each quantization."""
-    rows, settings = workload.cells(model).values(), workload.model(model)
-    seconds = quantizing_seconds(workload.experiment, settings)
-    if not rows or seconds is None:
+def _requirement_lines(prediction: Prediction, model: str) -> list[str]:
+    """Return size, memory and making of each quantization."""
+    found, settings = requirements(prediction.workload, model), prediction.workload.model(model)
+    seconds = quantizing_seconds(prediction.experiment, settings)
+    if seconds is None:
         return ["  size and memory: unknown before the download (models.*.shapes would tell)"]
-    measure, quantize = seconds
     lines = []
     if settings.to_quantize:
-        quantizer = workload.experiment.quantizer
-        lines.append(f"  measured once for EXL2 by {quantizer}: about {duration(measure)}")
-    for row in rows:
-        making = row.evaluated and row.quantization in settings.to_quantize
-        made = f", about {duration(quantize)} to make" if making else ""
-        lines.append(_cell_line(workload, row) + made)
+        quantizer = prediction.experiment.quantizer
+        lines.append(f"  measured once for EXL2 by {quantizer}: about {duration(seconds.measure)}")
+    for each in found.values():
+        making = each.quantization in settings.to_quantize
+        made = f", about {duration(seconds.quantize)} to make" if making else ""
+        lines.append(_requirement_line(prediction, each) + made)
     return lines
 
 
-def _cell_line(workload: Workload, cell: Cell) -> str:
-    fits = {True: ": fits", False: ": DOES NOT FIT", None: ""}[cell.fits]
-    limit = f" of {workload.experiment.raw['gpu_memory_gb']:g} GB" if fits else ""
-    aside = "" if cell.evaluated else " (not evaluated)"
+def _requirement_line(prediction: Prediction, needed: Requirements) -> str:
+    fits = {True: ": fits", False: ": DOES NOT FIT", None: ""}[needed.fits]
+    limit = f" of {prediction.experiment.settings.gpu_memory_gb:g} GB" if fits else ""
+    aside = "" if needed.evaluated else " (not evaluated)"
     return (
-        f"  {cell.quantization}{aside}: {cell.disk / GB:.1f} GB on disk, {cell.engine} needs at "
-        f"most {cell.memory}{limit}{fits}"
+        f"  {needed.quantization}{aside}: {needed.disk / GB:.1f} GB on disk, {needed.engine} needs "
+        f"at most {needed.memory}{limit}{fits}"
     )
 
 
-def _stage_line(workload: Workload, model: str, stage: str) -> str:
-    quantizations = workload.experiment.stage_quantizations(stage, model)
+def _stage_line(prediction: Prediction, model: str, stage: Stage) -> str:
+    workload, experiment = prediction.workload, prediction.experiment
+    quantizations = experiment.stage_quantizations(stage, model)
     documents = [workload.documents(model, t.name, stage) for t in workload.tasks(stage)]
-    names = workload.experiment.evaluations(stage)
-    seconds = [
-        workload.seconds(Job("evaluate_task", model, quantizations[0], name, task.name, shard))
-        for name in names
-        for shard in workload.stage_shards(model, name)
-        for task in workload.tasks(name)
-    ]
+    seconds = _scoring_seconds(prediction, model, stage, quantizations[0])
     note = " (assumed: data not downloaded yet)" if any(d.assumed for d in documents) else ""
     each = " each" if len(quantizations) > 1 else ""
-    about = "at most" if len(names) > 1 else "about"
-    took = "time unknown" if None in seconds else f"{about} {duration(_sum(seconds))}{each}"
+    about = "at most" if len(experiment.rounds(stage.name)) > 1 else "about"
+    took = "time unknown" if seconds is None else f"{about} {duration(seconds)}{each}"
     return (
-        f"  {stage} at {', '.join(quantizations)}: {_plans(workload, model, stage)} plans x "
+        f"  {stage} at {', '.join(quantizations)}: {_plans(prediction, model, stage)} plans x "
         f"{sum(d.count for d in documents)} documents, {sum(d.tokens for d in documents)} "
         f"tokens{note}, {took}"
     )
 
 
-def _jobs_line(needs: Mapping[Job, Iterable[Job]]) -> str:
-    counts = Counter(job.rule for job in needs)
-    each = ", ".join(f"{rule} {count}" for rule, count in counts.most_common())
-    return f"jobs: {len(needs)} from nothing ({each})"
+def _scoring_seconds(
+    prediction: Prediction, model: str, stage: Stage, quantization: str
+) -> float | None:
+    """Return the seconds of a stage's evaluations one after the other; None if they are unknown."""
+    workload = prediction.workload
+    return _sum(
+        prediction.seconds(Job("evaluate_task", model, quantization, each, task.name, shard))
+        for each in prediction.experiment.rounds(stage.name)
+        for shard in workload.shards(model, each)
+        for task in workload.tasks(each)
+    )
 
 
-def _time_lines(
-    workload: Workload, needs: Mapping[Job, Iterable[Job]], gpus: Sequence[int]
-) -> list[str]:
-    """GPU hours, and when the last job ends."""
-    if any(workload.seconds(job) is None for job in needs):
-        return []
-
-    def seconds(job: Job) -> float:
-        return workload.seconds(job) or 0.0
-
-    def takes_gpu(job: Job) -> bool:
-        return on_gpu(workload, job)
-
-    at_most = _at_most(workload)
-    lines = []
-    hours: Counter[str] = Counter()
-    for job in filter(takes_gpu, needs):
-        hours[job.model] += seconds(job) / 3600
-    if hours:
-        each = ", ".join(f"{model} {value:.1f}" for model, value in hours.items())
-        lines.append(f"GPU hours: {at_most}{sum(hours.values()):.1f} ({each})")
-    whole = "on as many GPUs as there are jobs" if hours else "with all jobs side by side"
-    longest = [f"{at_most}{duration(length(needs, seconds, takes_gpu))} {whole}"]
-    for count in gpus:
-        took = duration(length(needs, seconds, takes_gpu, count))
-        longest.append(f"{took} on {count} GPU{'s' * (count > 1)}")
-    lines.append(f"longest path, waiting in queues aside: {', '.join(longest)}")
-    return lines
-
-
-def _cap_lines(workload: Workload, needs: Iterable[Job], limits: Sequence[Limit]) -> list[str]:
-    capped = [
-        job for job in needs if job.rule in GPU_RULES and request(workload, job, 1, limits).capped
-    ]
-    if not capped:
-        return []
-    counts = Counter(job.rule for job in capped)
-    each = ", ".join(f"{count} of {rule}" for rule, count in counts.items())
-    advice = ""
-    if any(rounds.split(job.stage)[0] == rounds.SEARCH for job in capped):
-        advice = "; raise stages.search.shards"
-    return [f"more than the cluster's partitions allow: {each}: they get the limit{advice}"]
-
-
-def _total_line(workload: Workload, needs: Iterable[Job]) -> str:
-    seconds = {
-        rules: _total(workload, (job for job in needs if job.rule in rules))
-        for rules in (("evaluate_task",), ("measure_exl2", "quantize_exl2"))
-    }
-    scoring, quantizing = seconds.values()
+def _total_line(prediction: Prediction) -> str:
+    experiment = prediction.experiment
+    scoring = _sum(
+        _scoring_seconds(prediction, model, stage, quantization)
+        for model in experiment.models
+        for stage in STAGES
+        for quantization in experiment.stage_quantizations(stage, model)
+    )
     if scoring is None:
         first = (
-            "predicted time: unknown (give --tokens-per-second, planning.gpu_tflops and "
+            "predicted time: unknown (give tokens per second, planning.gpu_tflops and "
             "models.*.shapes, or download)"
         )
     else:
-        took = f"{_at_most(workload)}{duration(scoring)}"
-        first = f"predicted: {took} of scoring ({_sources(workload)})"
+        took = f"{_at_most(prediction)}{duration(scoring)}"
+        first = f"predicted: {took} of scoring from nothing ({_sources(prediction)})"
     parts = [first]
-    if quantizing:
+    if quantizing := sum(_quantizing_seconds(prediction, model) for model in experiment.models):
         parts.append(f"{duration(quantizing)} of quantizing")
-    parts.append(f"{_rows(workload) * BYTES_PER_ROW / 1e6:.1f} MB of scores")
-    if models := sum(_disk(workload, model) for model in workload.experiment.models):
+    parts.append(f"{_rows(prediction) * BYTES_PER_ROW / 1e6:.1f} MB of scores")
+    if models := sum(_disk(prediction, model) for model in experiment.models):
         parts.append(f"{models / GB:.1f} GB of models")
     return ", ".join(parts)
 
 
-def _total(workload: Workload, chosen: Iterable[Job]) -> float | None:
-    seconds = [workload.seconds(job) for job in chosen]
-    return None if None in seconds else _sum(seconds)
+def _quantizing_seconds(prediction: Prediction, model: str) -> float:
+    bitrates = prediction.workload.model(model).to_quantize
+    seconds = [prediction.seconds(Job("quantize_exl2", model, each)) or 0.0 for each in bitrates]
+    return sum(seconds) + (prediction.seconds(Job("measure_exl2", model)) or 0.0) * bool(bitrates)
 
 
-def _sum(seconds: Iterable[float | None]) -> float:
-    return sum(value or 0.0 for value in seconds)
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Return a sum, or None where a part of it is unknown."""
+    found = list(values)
+    return None if None in found else sum(value or 0.0 for value in found)
 
 
-def _at_most(workload: Workload) -> str:
-    """What a race drops, and when, is not known before it is run."""
-    return "at most " if workload.experiment.raced else ""
+def _at_most(prediction: Prediction) -> str:
+    """Return "at most " where a race may drop plans: how many is not known before it is run."""
+    return "at most " if prediction.experiment.raced else ""
 
 
-def _sources(workload: Workload) -> str:
-    """Where the speeds are from."""
-    found = (
-        workload.speed(model, quantization, "search")
-        for model, quantization in workload.experiment.cells
-    )
+def _sources(prediction: Prediction) -> str:
+    """Return where the speeds are from."""
+    cells = prediction.experiment.cells
+    found = [
+        prediction.speeds.of(model, quantization, Stage(SEARCH)) for model, quantization in cells
+    ]
     return "; ".join(dict.fromkeys(f"speed {speed.source}" for speed in found if speed))
 
 
-def _rows(workload: Workload) -> int:
-    """Of scores, at all stages."""
+def _rows(prediction: Prediction) -> int:
+    """Return the number of rows of scores that the stages make."""
+    workload, experiment = prediction.workload, prediction.experiment
     return sum(
-        _plans(workload, model, stage)
+        _plans(prediction, model, stage)
         * sum(workload.documents(model, t.name, stage).count for t in workload.tasks(stage))
-        * len(workload.experiment.stage_quantizations(stage, model))
-        for model in workload.experiment.models
+        * len(experiment.stage_quantizations(stage, model))
+        for model in experiment.models
         for stage in STAGES
     )
 
 
-def _plans(workload: Workload, model: str, stage: str) -> int:
+def _plans(prediction: Prediction, model: str, stage: Stage) -> int:
+    workload = prediction.workload
+    return sum(workload.plans(model, stage, n).count for n in workload.shards(model, stage))
+
+
+def _disk(prediction: Prediction, model: str) -> int:
+    """Return the bytes of the weights that are evaluated, and of those that they are made from."""
+    made = prediction.workload.model(model).to_quantize
     return sum(
-        workload.plans(model, stage, shard).count for shard in workload.stage_shards(model, stage)
+        each.disk
+        for each in requirements(prediction.workload, model).values()
+        if each.evaluated or (made and each.quantization == NONE.text)
     )
 
 
-def _disk(workload: Workload, model: str) -> int:
-    """Bytes of the weights that are evaluated, and of those that they are made from."""
-    settings = workload.model(model)
-    return sum(
-        row.disk
-        for row in workload.cells(model).values()
-        if row.evaluated or (settings.to_quantize and row.quantization == NONE.text)
-    )
+def _rule_line(
+    jobs: Sequence[PlannedJob], seconds: Sequence[float | None], own: Sequence[int], start: str
+) -> str:
+    """Return how many jobs of a rule are left with their seconds, and what the others took."""
+    left = [seconds[place] for place in own if jobs[place].left]
+    measured = [place for place in own if jobs[place].took is not None]
+    line = f"{start}, {len(left)} left"
+    if (whole := _sum(left)) is not None and left:
+        longest = f", the longest {duration(max(each or 0.0 for each in left))}"
+        line += f" ({duration(whole)}{longest if len(left) > 1 else ''})"
+    predicted = _sum(seconds[place] for place in measured)
+    if measured and predicted is not None:
+        took = sum(jobs[place].took or 0.0 for place in measured)
+        line += f"; {len(measured)} took {duration(took)}, predicted {duration(predicted)}"
+    return line
+
+
+def _time_lines(
+    prediction: Prediction,
+    jobs: Sequence[PlannedJob],
+    seconds: Sequence[float],
+    gpus: Sequence[int],
+) -> list[str]:
+    """Return the GPU hours of what is left, and when its last job ends."""
+    at_most, on_gpu = _at_most(prediction), prediction.experiment.settings.device == "cuda"
+    hours = dict.fromkeys(prediction.experiment.models, 0.0)
+    for place, each in enumerate(jobs):
+        if on_gpu and each.left and each.runs_model:
+            hours[each.job.model] += seconds[place] / 3600
+    hours = {model: value for model, value in hours.items() if value}
+    lines = []
+    if hours:
+        models = ", ".join(f"{model} {value:.1f}" for model, value in hours.items())
+        lines.append(f"GPU hours of what is left: {at_most}{sum(hours.values()):.1f} ({models})")
+    whole = "on as many GPUs as there are jobs" if hours else "with all jobs side by side"
+    longest = [f"{at_most}{duration(length(jobs, seconds))} {whole}"]
+    for count in gpus if hours else ():
+        took = duration(length(jobs, seconds, count))
+        longest.append(f"{took} on {count} GPU{'s' * (count > 1)}")
+    lines.append(f"longest path of what is left, waiting in queues aside: {', '.join(longest)}")
+    return lines
+
+
+def length(jobs: Sequence[PlannedJob], seconds: Sequence[float], gpus: int | None = None) -> float:
+    """Return the seconds until the last job that is left ends, if each starts as soon as it can.
+
+    Args:
+        seconds: of each job.
+        gpus: how many there are for the jobs that run a model, first come first served; None for
+            as many as are wanted.
+    """
+    after: list[list[int]] = [[] for _ in jobs]
+    waits = [0] * len(jobs)
+    for place, job in enumerate(jobs):
+        for other in job.needs:
+            if job.left and jobs[other].left:
+                after[other].append(place)
+                waits[place] += 1
+    queue = [(0.0, place) for place, job in enumerate(jobs) if job.left and not waits[place]]
+    ready, free, last = [0.0] * len(jobs), [0.0] * (gpus or 0), 0.0
+    while queue:
+        start, place = heapq.heappop(queue)
+        end = start + seconds[place]
+        if gpus is not None and jobs[place].runs_model:
+            end = max(start, free[0]) + seconds[place]
+            heapq.heapreplace(free, end)
+        last = max(last, end)
+        for other in after[place]:
+            ready[other] = max(ready[other], end)
+            waits[other] -= 1
+            if not waits[other]:
+                heapq.heappush(queue, (ready[other], other))
+    return last
+
+
+def _cap_lines(
+    prediction: Prediction, jobs: Iterable[PlannedJob], limits: Sequence[Limit]
+) -> list[str]:
+    capped = [
+        each.job
+        for each in jobs
+        if each.left and each.runs_model and resources(prediction, each.job, 1, limits).capped
+    ]
+    if not capped:
+        return []
+    counts = Counter(job.rule for job in capped)
+    listed = ", ".join(f"{count} of {rule}" for rule, count in counts.items())
+    advice = ""
+    if any(job.stage is not None and job.stage.searches for job in capped):
+        advice = "; raise stages.search.shards"
+    return [f"more than the cluster's partitions allow: {listed}: they get the limit{advice}"]
 
 
 def duration(seconds: float) -> str:
-    """In a fitting unit: "80 s", "12 min", "3.4 h"."""
+    """Return a time in a fitting unit: "80 s", "12 min", "3.4 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -11,7 +11,7 @@ from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
 from frankenlab.engines.exllamav2 import make_engine as make_exllamav2_engine
 from frankenlab.engines.protocol import Engine
 from frankenlab.engines.torch import make_engine as make_torch_engine
-from frankenlab.estimate.capacity import check_fits
+from frankenlab.estimate.memory import check_fits
 from frankenlab.io.directories import file_states, has_manifest, verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file

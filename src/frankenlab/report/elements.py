@@ -19,7 +19,6 @@ WORDS = {
     *("task", "role", "plan", "frozen", "control", "unit", "metric", "metric: base → plan"),
     *("verdict", "the change is", "first", "last", "made by", "calibration", "quantization"),
     *("base, by read", "by read", "base, by memory", "by memory", "unit of changes"),
-    *("rule", "runs", "from"),
 }
 # Plans and descriptions can be long: these columns wrap, all others keep their line.
 LONG = {"plan", "frozen", "control", "made by", "calibration"}

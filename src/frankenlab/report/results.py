@@ -16,10 +16,7 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import read_parquet
 from frankenlab.io.records import read_record
 
-NAMES = (
-    *("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race"),
-    "resources",
-)
+NAMES = ("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race")
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]
 

@@ -6,11 +6,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from frankenlab.config.experiment import Experiment, check
-from frankenlab.estimate.accounting import record
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import disk_full
 from frankenlab.io.signals import Stopped, stopped_by_signals
@@ -40,9 +38,7 @@ def job(snakemake: Any) -> Iterator[Experiment]:
             _log_to(snakemake.log[0])
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
-            experiment = check(snakemake.config)
-            record(Path("results", experiment.name), snakemake.rule)
-            yield experiment
+            yield check(snakemake.config)
     except Stopped as stop:
         logging.warning("stopped by %s: %s", stop.signal.name, stop.kept)
         raise

@@ -1,13 +1,23 @@
-"""Measures how fast the models of an experiment read prompts on this machine."""
+"""How fast the models of an experiment read prompts here, for the predictions of `make plan`.
 
+The downloaded or quantized model is measured where it is there, else a random one of its shapes, so
+that a prediction is good before anything is downloaded. Writes resources/speeds.json.
+
+    python -m benchmarks.model_speed --config config/experiments/llama.yaml
+"""
+
+import argparse
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.random_models import config_of, random_exl2, random_model
+from frankenlab.config import experiment as config
 from frankenlab.config.experiment import Experiment, ModelSettings
 from frankenlab.engines.batches import Batch, make_batch, make_causal_batch
 from frankenlab.engines.devices import hardware_name, usable_device
@@ -15,10 +25,16 @@ from frankenlab.engines.exllamav2 import Exllamav2Engine
 from frankenlab.engines.protocol import Engine
 from frankenlab.engines.token_tree import TokenRequest, TokenTree, causal_length, token_tree
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.estimate.capacity import sizes_of
-from frankenlab.estimate.random_models import config_of, random_exl2, random_model
-from frankenlab.estimate.throughput import Measured, shapes_of, weights_kind
-from frankenlab.estimate.workload import STAGES
+from frankenlab.estimate.memory import sizes_of
+from frankenlab.estimate.throughput import (
+    Measured,
+    shapes_of,
+    speeds_file,
+    weights_kind,
+    write_speeds,
+)
+from frankenlab.estimate.work import STAGES
+from frankenlab.io.errors import UserError
 from frankenlab.models.memory import pass_tokens
 from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import Step
@@ -35,18 +51,17 @@ LEAST_SECONDS, LEAST_RUNS = 2.0, 3
 
 
 def measure_speeds(experiment: Experiment) -> Iterator[tuple[Measured | None, str]]:
-    """Speed of every model at each engine and precision that the experiment uses it with.
+    """Measure every model at each engine and precision that the experiment uses it with.
 
-    The downloaded or quantized model is used where it is there, else a random one of its shapes
-    with a few of its layers.
+    A random model has a few of the real one's layers.
 
     Yields:
-        What was measured and a line that tells it; None for a model whose shapes are not known.
+        What was measured and a line that says it; None for a model whose shapes are not known.
 
     Raises:
         UserError: the experiment's device is not here.
     """
-    usable_device(experiment.raw["device"])
+    usable_device(experiment.settings.device)
     for model in experiment.models.values():
         sizes = sizes_of(model)
         if sizes is None:
@@ -80,8 +95,8 @@ def _measure(
     precision: str,
     sizes: ModelShape,
 ) -> Measured:
-    name, device = experiment.engine(model.name, quantization), experiment.raw["device"]
-    budget = experiment.raw["token_budget"]
+    name, device = experiment.engine(model.name, quantization), experiment.settings.device
+    budget = experiment.settings.token_budget
     folder = experiment.weights_folder(model.name, quantization)
     real = (folder / "manifest.json").is_file()
     with tempfile.TemporaryDirectory() as scratch:
@@ -175,3 +190,27 @@ def device_name(device: torch.device) -> str:
     """Return the hardware's name, of a CPU with the threads that torch uses."""
     name = hardware_name(device)
     return name if device.type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, default=config.default_file())
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the config's")
+    options = parser.parse_args(arguments)
+    try:
+        experiment = config.load(options.config)
+        if options.device:
+            experiment = config.check({**experiment.settings.plain(), "device": options.device})
+        for measured, line in measure_speeds(experiment):
+            print(line, flush=True)
+            if measured:
+                write_speeds([measured])
+    except UserError as error:
+        print(f"model_speed: {error}", file=sys.stderr)
+        return 2
+    print(f"written to {speeds_file()}: make plan, dry runs and what jobs ask for go by it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

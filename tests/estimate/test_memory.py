@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from frankenlab.config import experiment as config
-from frankenlab.estimate import capacity
-from frankenlab.estimate.summary import summary
-from frankenlab.estimate.workload import Workload
+from frankenlab.estimate import memory
+from frankenlab.estimate.resources import predict
+from frankenlab.estimate.summary import grid_summary
+from frankenlab.estimate.throughput import quantizing_seconds
+from frankenlab.estimate.work import Workload
 from frankenlab.io.errors import UserError
 from frankenlab.models.fetch import fetch_model
 from frankenlab.models.memory import GB, disk_bytes
@@ -43,7 +45,7 @@ def small(tmp_path: Path, **keys) -> dict:
 
 def test_what_fits_is_told_for_each_quantization(tmp_path):
     experiment = config.check(small(tmp_path))
-    rows = capacity.cells(experiment, experiment.models["seven"])
+    rows = [*memory.requirements(Workload(experiment), "seven").values()]
     told = [(row.quantization, row.engine, row.fits, row.evaluated) for row in rows]
     assert told == [
         ("exl2-4.0", "exllamav2", True, True),
@@ -55,13 +57,14 @@ def test_what_fits_is_told_for_each_quantization(tmp_path):
 
 def test_what_does_not_fit_is_refused_in_one_line_that_says_what_does(tmp_path):
     experiment = config.check(small(tmp_path))
-    capacity.check_fits(experiment, "seven", "exl2-4.0")
+    memory.check_fits(experiment, "seven", "exl2-4.0")
     with pytest.raises(UserError) as error:
-        capacity.check_fits(experiment, "seven", "exl2-8.0")
+        memory.check_fits(experiment, "seven", "exl2-8.0")
     line = one_line(error)
     for part in ("seven at exl2-8.0", "gpu_memory_gb is 9", "these fit: exl2-4.0", "weights 6"):
         assert part in line
-    assert capacity.too_large(experiment)[0] == line and len(capacity.too_large(experiment)) == 2
+    assert memory.too_large(Workload(experiment))[0] == line
+    assert len(memory.too_large(Workload(experiment))) == 2
 
 
 @pytest.mark.parametrize("change", [{"device": "cpu"}, {"gpu_memory_gb": None}, {"models": None}])
@@ -75,14 +78,14 @@ def test_nothing_is_refused_without_a_gpu_its_memory_or_the_models_shapes(tmp_pa
         raw |= change
     experiment = config.check(raw)
     for quantization in experiment.quantizations:
-        capacity.check_fits(experiment, "seven", quantization)
-    assert capacity.too_large(experiment) == []
+        memory.check_fits(experiment, "seven", quantization)
+    assert memory.too_large(Workload(experiment)) == []
 
 
 def test_a_gpu_too_small_for_all_says_so(tmp_path):
     experiment = config.check(small(tmp_path, gpu_memory_gb=2))
     with pytest.raises(UserError, match="no quantization of the config fits"):
-        capacity.check_fits(experiment, "seven", "exl2-4.0")
+        memory.check_fits(experiment, "seven", "exl2-4.0")
 
 
 def test_a_model_that_is_there_is_measured_by_its_own_config(tiny, tmp_path, monkeypatch):
@@ -90,15 +93,15 @@ def test_a_model_that_is_there_is_measured_by_its_own_config(tiny, tmp_path, mon
     raw = small(tmp_path, quantizations=["none"])
     raw["models"]["seven"] |= {"source": {"path": str(tiny())}, "n_layers": 4}
     model = config.check(raw).models["seven"]
-    assert capacity.sizes_of(model) == model.sizes
+    assert memory.sizes_of(model) == model.sizes
     fetch_model(model.source, config.RESOURCES / "models" / model.folder, 4, "")
-    assert capacity.sizes_of(model).hidden_size == 32 != model.sizes.hidden_size
+    assert memory.sizes_of(model).hidden_size == 32 != model.sizes.hidden_size
 
 
 def test_texts_and_larger_grids_need_more(tmp_path):
     def need(**keys) -> int:
         experiment = config.check(small(tmp_path, **keys))
-        return capacity.cells(experiment, experiment.models["seven"])[0].memory.total
+        return next(iter(memory.requirements(Workload(experiment), "seven").values())).memory.total
 
     plain = need(token_budget=2048)
     text = {"wikitext": {"role": "guard", "metric": "word_perplexity"}}
@@ -108,24 +111,22 @@ def test_texts_and_larger_grids_need_more(tmp_path):
 
 
 def test_a_timed_run_is_within_what_is_counted_for_it():
-    assert config.PROMPT_TOKENS + config.DECODED_TOKENS <= capacity.TIMED_TOKENS
+    assert config.PROMPT_TOKENS + config.DECODED_TOKENS <= memory.TIMED_TOKENS
 
 
 def test_quantizing_takes_time_with_the_weights(llama):
     seven, thirteen = (llama.models[name] for name in ("llama-7b", "llama-13b"))
-    measure, quantize = capacity.quantizing_seconds(llama, seven)
-    assert 60 < quantize < measure < 7200
-    assert capacity.quantizing_seconds(llama, thirteen)[0] / measure == pytest.approx(
-        1.96, rel=0.01
-    )
+    small, large = (quantizing_seconds(llama, model) for model in (seven, thirteen))
+    assert 60 < small.quantize < small.measure < 7200
+    assert large.measure / small.measure == pytest.approx(1.96, rel=0.01)
 
 
 def test_the_llama_experiment_evaluates_only_what_fits_its_gpu(llama):
-    assert capacity.too_large(llama) == []
+    assert memory.too_large(Workload(llama)) == []
     fits = {
         (row.model, row.quantization): row.fits
-        for model in llama.models.values()
-        for row in capacity.cells(llama, model)
+        for model in llama.models
+        for row in memory.requirements(Workload(llama), model).values()
     }
     assert fits["llama-7b", "none"] and fits["llama-30b", "exl2-4.0"]
     assert not fits["llama-30b", "exl2-6.0"] and not fits["llama-13b", "none"]
@@ -147,11 +148,10 @@ def test_the_llama_experiments_shapes_give_the_published_numbers_of_parameters(l
 
 def test_the_llama_experiments_summary_has_sizes_times_and_what_fits(llama, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    text = summary(Workload(llama, thorough=True), gpus=[4])
+    text = grid_summary(predict(llama).thorough())
     assert "unknown" not in text
     line = next(x for x in text.splitlines() if x.startswith("  exl2-6.0 (not evaluated): 24.7 GB"))
     assert line.endswith("of 24 GB: DOES NOT FIT")
     assert "measured once for EXL2 by exllamav2: about" in text
     assert "35% of 165 TFLOP/s assumed" in text and "of quantizing" in text
     assert "GB of models" in text.splitlines()[-1]
-    assert "GPU hours:" in text and "llama-30b" in text and "on 4 GPUs" in text

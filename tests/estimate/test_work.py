@@ -8,18 +8,18 @@ import torch
 
 from frankenlab import cli
 from frankenlab.config import experiment as config
+from frankenlab.config.stages import Stage
 from frankenlab.engines.batches import make_batch
 from frankenlab.engines.packing import group_by_length
 from frankenlab.engines.token_tree import TokenRequest, shared_prefix, token_tree
-from frankenlab.estimate import capacity
 from frankenlab.estimate import throughput as speeds
-from frankenlab.estimate import workload as planning
-from frankenlab.estimate.summary import BYTES_PER_ROW, duration, summary
-from frankenlab.estimate.workload import Job, Workload
+from frankenlab.estimate import work
+from frankenlab.estimate.resources import Prediction, predict
+from frankenlab.estimate.summary import BYTES_PER_ROW, duration, grid_summary
+from frankenlab.estimate.work import Job, PlanWork, Workload, job_of
 from frankenlab.evaluate.store import Store
 from frankenlab.io.errors import UserError
 from frankenlab.models.fetch import fetch_model
-from frankenlab.plans.grid import expand
 from frankenlab.plans.plan import looped
 from frankenlab.plans.shards import Shard
 from frankenlab.plans.trie import layer_passes, plan_trie
@@ -63,29 +63,45 @@ def fetched(experiment) -> config.Experiment:
     return experiment
 
 
-def documents(experiment, task, stage) -> planning.Documents:
-    return Workload(experiment, thorough=True).documents("tiny", task, stage)
+SEARCH, SELECT, CONFIRM = (Stage(name) for name in ("search", "select", "confirm"))
 
 
-def seconds(experiment, *, given=None, stage="search", thorough=True) -> float | None:
-    """Of the one evaluation in a stage, without the start of the job."""
-    workload = Workload(experiment, given, thorough)
-    name = experiment.models["tiny"].reference
-    job = Job("evaluate_task", "tiny", name, stage, "arc_easy")
-    found = workload.seconds(job)
-    return found and found - workload._start(job)
+def documents(experiment, task, stage) -> work.Documents:
+    return Workload(experiment, counting=True).documents("tiny", task, stage)
 
 
-def text_of(experiment, **keys) -> str:
-    given = {"tiny": keys.pop("speed")} if "speed" in keys else None
-    return summary(Workload(experiment, given, thorough=True), **keys)
+def predicted(experiment, given=None, thorough=True) -> Prediction:
+    given = {"tiny": given} if given else None
+    return predict(experiment).thorough(given) if thorough else predict(experiment)
+
+
+def evaluation(stage: Stage = SEARCH, shard: int = 0) -> Job:
+    return Job("evaluate_task", "tiny", "none", stage, "arc_easy", shard)
+
+
+def seconds(experiment, given=None, thorough=True) -> float | None:
+    """Return the time of the one evaluation in the search, without the start of the job."""
+    prediction = predicted(experiment, given, thorough)
+    found = prediction.seconds(evaluation())
+    return found and found - prediction.start(evaluation())
+
+
+def text_of(experiment, speed=None) -> str:
+    return grid_summary(predicted(experiment, speed))
+
+
+def changed(experiment, stage="search", **keys) -> config.Experiment:
+    """Return the experiment with other settings of a stage."""
+    raw = experiment.settings.plain()
+    raw["stages"][stage] |= keys
+    if keys.get("limit", 0) is None:
+        del raw["stages"][stage]["limit"]
+    return config.check(raw)
 
 
 def raced(experiment, **search) -> config.Experiment:
-    """The experiment with a race of three rounds."""
-    raw = experiment.raw | {"stages": dict(experiment.raw["stages"])}
-    raw["stages"]["search"] |= {"racing": {"rounds": [10, 16]}} | search
-    return config.check(raw)
+    """Return the experiment with a race of three rounds."""
+    return changed(experiment, racing={"rounds": [10, 16]}, **search)
 
 
 def test_a_race_is_predicted_at_most(fetched):
@@ -93,49 +109,48 @@ def test_a_race_is_predicted_at_most(fetched):
     took = {line.split()[0]: line for line in lines if " plans x " in line}
     assert "at most" in took["search"] and "at most" not in took["select"]
     assert lines[-1].startswith("predicted: at most ")
-    assert any(line.endswith(" with all jobs side by side") and "at most" in line for line in lines)
 
 
 @pytest.mark.parametrize("limit", [30, None])
 def test_the_rounds_of_a_race_score_together_what_the_search_scores(experiment, limit):
     race = raced(experiment, limit=limit)
     workload = Workload(race)
-    found = [workload.unseen("tiny", "arc_easy", name) for name in race.evaluations("search")]
-    whole = workload.documents("tiny", "arc_easy", "search")
+    found = [workload.unseen("tiny", "arc_easy", stage) for stage in race.rounds("search")]
+    whole = workload.documents("tiny", "arc_easy", SEARCH)
     assert [part.count for part in found] == [10, 6, whole.count - 16]
     assert sum(part.tokens for part in found) == whole.tokens
     assert sum(part.scored for part in found) == whole.scored
-    assert workload.documents("tiny", "arc_easy", "search-3") == whole
+    assert workload.documents("tiny", "arc_easy", Stage("search", 3)) == whole
 
 
 def test_a_round_is_predicted_as_if_no_plan_were_dropped(experiment):
     race = raced(experiment, shards=3)
-    workload = Workload(race, {"tiny": 10.0})
+    prediction = predicted(race, 10.0, thorough=True)
     jobs = [
         [
-            Job("evaluate_task", "tiny", "none", name, "arc_easy", shard)
-            for name in names
-            for shard in workload.stage_shards("tiny", name)
+            evaluation(stage, shard)
+            for stage in stages
+            for shard in prediction.workload.shards("tiny", stage)
         ]
-        for names in (["search"], race.evaluations("search"))
+        for stages in ([SEARCH], race.rounds("search"))
     ]
     whole, rounds = (
-        sum(workload.seconds(job) - workload._start(job) for job in group) for group in jobs
+        sum(prediction.seconds(job) - prediction.start(job) for job in group) for group in jobs
     )
     assert len(jobs[1]) == 3 * len(jobs[0]) and whole == pytest.approx(rounds)
 
 
 def test_before_anything_is_there_the_limits_are_assumed(experiment):
-    choices, texts = (documents(experiment, t, "confirm") for t in ("arc_easy", "boolq_passages"))
-    assert choices == planning.Documents(
-        25, 25 * planning.ASSUMED_TOKENS, 25 * planning.ASSUMED_SCORED, 0, True
+    choices, texts = (documents(experiment, t, CONFIRM) for t in ("arc_easy", "boolq_passages"))
+    assert choices == work.Documents(
+        25, 25 * work.ASSUMED_TOKENS, 25 * work.ASSUMED_SCORED, 0, True
     )
-    assert texts.tokens == texts.scored == 25 * planning.ASSUMED_TEXT_TOKENS and texts.assumed
+    assert texts.tokens == texts.scored == 25 * work.ASSUMED_TEXT_TOKENS and texts.assumed
     assert "assumed" in text_of(experiment) and not Path("resources/counts").exists()
 
 
 def test_afterwards_tokens_are_those_that_a_sweep_runs(fetched):
-    found = documents(fetched, "arc_easy", "search")
+    found = documents(fetched, "arc_easy", SEARCH)
     task = load_task(fetched.tasks["arc_easy"])
     encoder = encoder_of(Path("resources/models") / fetched.models["tiny"].folder)
     trees = [
@@ -153,47 +168,47 @@ def test_what_all_documents_begin_with_counts_once_a_batch():
     prefix, tokens = shared_prefix(trees), sum(map(len, trees))
     own = [len(tree) - prefix for tree in trees]
     batches = [make_batch([trees[i] for i in g], g) for g in group_by_length(own, 15)]
-    found = planning.Documents(len(trees), tokens, 20, prefix, False).computed(15)
+    found = work.Documents(len(trees), tokens, 20, prefix, False).computed(15)
     assert len(batches) > 1 and found == sum(batch.n_tokens for batch in batches) < tokens
 
 
 def test_a_workflow_that_is_built_counts_nothing_and_uses_what_was_counted(fetched, monkeypatch):
-    assert Workload(fetched).documents("tiny", "arc_easy", "search").assumed
-    counted = documents(fetched, "arc_easy", "search")
-    monkeypatch.setattr(planning, "_count", None)
-    assert Workload(fetched).documents("tiny", "arc_easy", "search") == counted
+    assert Workload(fetched).documents("tiny", "arc_easy", SEARCH).assumed
+    counted = documents(fetched, "arc_easy", SEARCH)
+    monkeypatch.setattr(work, "_count", None)
+    assert Workload(fetched).documents("tiny", "arc_easy", SEARCH) == counted
 
 
 def test_passes_are_those_of_the_shared_sweep(experiment):
-    work = Workload(experiment).plans("tiny", "search", 0)
-    plans = [item.plan for item in expand(experiment.settings.plans, 4).plans]
-    assert work.count == len(plans) == 11
-    assert work.passes == layer_passes(plan_trie(plans)) < work.unshared
-    assert work.unshared == sum(plan.depth for plan in plans)
+    found = Workload(experiment).plans("tiny", SEARCH, 0)
+    plans = [item.plan for item in experiment.grid("tiny").plans]
+    assert found.count == len(plans) == 11
+    assert found.passes == layer_passes(plan_trie(plans)) < found.unshared
+    assert found.unshared == sum(plan.depth for plan in plans)
 
 
 def test_later_stages_run_as_many_plans_as_they_may(experiment):
-    work = [Workload(experiment).plans("tiny", stage) for stage in ("select", "confirm")]
-    assert [plans.count for plans in work] == [4, 4]
-    assert all(4 < plans.passes < plans.unshared for plans in work)
+    found = [Workload(experiment).plans("tiny", stage) for stage in (SELECT, CONFIRM)]
+    assert [plans.count for plans in found] == [4, 4]
+    assert all(4 < plans.passes < plans.unshared for plans in found)
 
 
 def test_a_count_is_made_once_and_again_when_the_data_or_the_limit_change(fetched, monkeypatch):
     counted = []
-    count = planning._count
+    count = work._count
 
     def noted(*arguments):
         counted.append(arguments)
         return count(*arguments)
 
-    monkeypatch.setattr(planning, "_count", noted)
-    first = documents(fetched, "boolq_passages", "confirm")
-    assert documents(fetched, "boolq_passages", "confirm") == first and len(counted) == 1
+    monkeypatch.setattr(work, "_count", noted)
+    first = documents(fetched, "boolq_passages", CONFIRM)
+    assert documents(fetched, "boolq_passages", CONFIRM) == first and len(counted) == 1
     write_rows(Path("boolq.jsonl"), [boolq_row(i) for i in range(10)])
-    fewer = documents(fetched, "boolq_passages", "confirm")
+    fewer = documents(fetched, "boolq_passages", CONFIRM)
     assert (first.count, fewer.count) == (20, 5) and len(counted) == 2
-    fetched.raw["stages"]["confirm"]["limit"] = 10
-    assert documents(fetched, "boolq_passages", "confirm").count == 5 and len(counted) == 3
+    other = changed(fetched, "confirm", limit=10)
+    assert documents(other, "boolq_passages", CONFIRM).count == 5 and len(counted) == 3
 
 
 def test_too_few_documents_are_refused_before_anything_runs(fetched):
@@ -203,30 +218,29 @@ def test_too_few_documents_are_refused_before_anything_runs(fetched):
 
 
 def test_time_is_tokens_times_passes_over_speed(experiment):
-    tokens = documents(experiment, "arc_easy", "search").tokens
-    passes = Workload(experiment).plans("tiny", "search", 0).passes
-    assert seconds(experiment, given={"tiny": 10.0}) == pytest.approx(tokens * passes / 4 / 10)
+    tokens = documents(experiment, "arc_easy", SEARCH).tokens
+    passes = Workload(experiment).plans("tiny", SEARCH, 0).passes
+    assert seconds(experiment, 10.0) == pytest.approx(tokens * passes / 4 / 10)
 
 
 def test_shards_divide_the_time_and_repeat_the_trunk(experiment):
-    experiment.raw["stages"]["search"]["shards"] = 3
-    workload = Workload(experiment, {"tiny": 10.0})
-    whole = Shard(workload.grid("tiny").plans)
-    shards = workload.shards("tiny")
-    jobs = [Job("evaluate_task", "tiny", "none", "search", "arc_easy", n) for n in shards]
-    total = sum(workload.seconds(job) - workload._start(job) for job in jobs)
-    assert len(shards) > 1 and total == pytest.approx(
-        30 * 60 * sum(s.passes for s in shards.values()) / 4 / 10
-    )
-    assert whole.passes < sum(shard.passes for shard in shards.values())
+    experiment = changed(experiment, shards=3)
+    prediction = predicted(experiment, 10.0)
+    grid = prediction.workload.grid("tiny")
+    whole, shards = Shard(grid.grid.plans), grid.shards
+    jobs = [evaluation(shard=number) for number in shards]
+    total = sum(prediction.seconds(job) - prediction.start(job) for job in jobs)
+    passes = sum(shard.passes for shard in shards.values())
+    assert len(shards) > 1 and total == pytest.approx(30 * 60 * passes / 4 / 10)
+    assert grid.whole == PlanWork(11, passes, whole.unshared) and whole.passes < passes
     assert "search at none: 11 plans x 30 documents" in text_of(experiment, speed=10.0)
     assert f"  {len(shards)} shards, the largest" in text_of(experiment, speed=10.0)
 
 
 def test_time_is_unknown_where_neither_speed_nor_model_is(experiment):
     assert "predicted time: unknown" in text_of(experiment)
-    assert "--tokens-per-second" in text_of(experiment)
-    assert "time unknown" in text_of(experiment) and "longest path" not in text_of(experiment)
+    assert "give tokens per second" in text_of(experiment)
+    assert "time unknown" in text_of(experiment)
     assert "time unknown" not in text_of(experiment, speed=1000.0)
     assert "size and memory: unknown" in text_of(experiment, speed=1000.0)
 
@@ -240,20 +254,38 @@ def test_time_of_a_model_that_is_there_follows_from_its_size_and_the_machine(fet
 
 
 def test_what_is_not_known_before_a_download_is_known_after_it(experiment):
-    workload = Workload(experiment)
-    job = Job("evaluate_task", "tiny", "none", "search", "arc_easy")
-    assert workload.seconds(job) is None
+    prediction = predict(experiment)
+    assert prediction.seconds(evaluation()) is None
+    assert prediction.seconds(Job("download_model", "tiny")) is None
     directory = Path("resources/models") / experiment.models["tiny"].folder
     fetch_model(experiment.models["tiny"].source, directory, 4, "")
-    assert workload.seconds(job) > 0 and workload.cells("tiny")
+    assert prediction.seconds(evaluation()) > 0
+    assert prediction.seconds(Job("download_model", "tiny")) > 0
 
 
 def test_while_a_workflow_is_built_nothing_is_measured(fetched, monkeypatch):
     monkeypatch.setattr(speeds, "matrix_speed", None)
-    monkeypatch.setattr(planning, "FALLBACK_FLOPS", {"cpu": 1e9})
+    monkeypatch.setattr(speeds, "FALLBACK_FLOPS", {"cpu": 1e9})
     slow = seconds(fetched, thorough=False)
-    monkeypatch.setattr(planning, "FALLBACK_FLOPS", {"cpu": 1e10})
+    monkeypatch.setattr(speeds, "FALLBACK_FLOPS", {"cpu": 1e10})
     assert slow > 5 * seconds(fetched, thorough=False) > 0
+
+
+def test_models_of_one_depth_share_their_grid(experiment):
+    raw = experiment.settings.plain()
+    raw["models"] |= {"deep": {"source": {"path": "x"}, "n_layers": 6}}
+    raw["models"] |= {"other": {"source": {"path": "x"}, "n_layers": 4}}
+    workload = Workload(config.check(raw))
+    assert workload.grid("tiny") is workload.grid("other") is not workload.grid("deep")
+
+
+def test_a_job_is_known_by_its_rule_and_its_wildcards(experiment):
+    wildcards = {"stage": "search-2", "model": "tiny", "quantization": "none", "shard": "3"}
+    found = job_of(experiment, "construct_frankens", wildcards)
+    assert found == Job("construct_frankens", "tiny", "none", Stage("search", 2), shard=3)
+    folder = {"folder": experiment.models["tiny"].folder, "key": "1"}
+    assert job_of(experiment, "measure_exl2", folder) == Job("measure_exl2", "tiny")
+    assert job_of(experiment, "download_data", {"folder": "arc-1"}) == Job("download_data")
 
 
 SHAPES = {"hidden_size": 256, "intermediate_size": 768, "n_heads": 4, "vocab_size": 512}
@@ -261,8 +293,8 @@ SHAPES = {"hidden_size": 256, "intermediate_size": 768, "n_heads": 4, "vocab_siz
 
 def quantized(experiment, quantizations, **keys) -> config.Experiment:
     """The experiment with known shapes, quantized on the passages of its guard task."""
-    raw = {**experiment.raw, "quantizations": quantizations, **keys}
-    raw["models"] = {"tiny": {**experiment.raw["models"]["tiny"], "shapes": SHAPES}}
+    raw = {**experiment.settings.plain(), "quantizations": quantizations, **keys}
+    raw["models"]["tiny"]["shapes"] = SHAPES
     return config.check({**raw, "exl2": {"calibration": {"file": "boolq.jsonl"}}})
 
 
@@ -279,8 +311,8 @@ def test_the_grid_is_searched_at_the_first_quantization_only(experiment):
 
 def test_each_bitrate_is_listed_with_its_size_and_the_time_to_make_it(experiment, monkeypatch):
     billions = 4 * (4 * 256 * 256 + 3 * 256 * 768) / 1e9
-    rates = {"reference": capacity.QuantizerRate(600 / billions, 300 / billions)}
-    monkeypatch.setattr(capacity, "RATES", rates)
+    rates = {"reference": speeds.QuantizingSeconds(600 / billions, 300 / billions)}
+    monkeypatch.setattr(speeds, "RATES", rates)
     text = text_of(quantized(experiment, ["none", "exl2-4.0", "exl2-3.0"]), speed=1000.0)
     assert "measured once for EXL2 by reference: about 10 min" in text
     assert text.count("about 5 min to make") == 2 and "20 min of quantizing" in text
@@ -302,7 +334,7 @@ def test_a_gpu_that_is_not_here_has_the_speed_that_the_config_says(experiment):
 
 
 def test_the_machines_speed_is_measured_once(monkeypatch):
-    monkeypatch.setattr(speeds, "_matrix_speeds", {})
+    speeds.matrix_speed.cache_clear()
     speed = speeds.matrix_speed("float32", "cpu")
     assert 1e8 < speed < 1e15
     assert speeds.matrix_speed("float32", "cpu") == speed
@@ -334,5 +366,5 @@ def test_the_default_experiment_is_predicted_within_the_limits_it_names(real_con
     assert cli.main(["plans", "--summary"]) == 0
     text = capsys.readouterr().out
     assert "assumed" not in text and "unknown" not in text
-    limit = real_config.raw["stages"]["search"]["limit"]
+    limit = real_config.settings.stages.search.limit
     assert f"x {limit * len(real_config.search_tasks)} documents" in text

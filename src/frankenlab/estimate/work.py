@@ -1,0 +1,333 @@
+"""What the jobs of an experiment have to compute: plans, layer passes, documents and tokens."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt
+
+from frankenlab.config.experiment import RESOURCES, TASKS_FOLDER, Experiment, ModelSettings
+from frankenlab.config.stages import CONFIRM, SEARCH, SELECT, Stage
+from frankenlab.io.errors import UserError
+from frankenlab.io.files import cache_folder, content_hash, write_json
+from frankenlab.io.fingerprints import code_fingerprint
+from frankenlab.io.records import read_record
+from frankenlab.models.memory import live_states
+from frankenlab.plans.grid import Grid
+from frankenlab.plans.shards import divide
+from frankenlab.plans.trie import plan_trie
+from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
+
+STAGES = (Stage(SEARCH), Stage(SELECT), Stage(CONFIRM))
+
+# Metrics of tasks that score whole texts, in windows as long as the model's context.
+TEXT_METRICS = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+
+# Tokens of a document before its data is there to be counted.
+ASSUMED_TOKENS = 60
+
+# Scored positions of such a document: four answers of a few tokens.
+ASSUMED_SCORED = 15
+
+# Tokens of a text that is scored whole: between a paragraph and an article.
+ASSUMED_TEXT_TOKENS = 1000
+
+# Documents of a task in a stage without a limit, before its data is there.
+ASSUMED_DOCUMENTS = 1000
+
+# What is cached of a task in a stage: documents, tokens, scored positions, common prefix.
+Counts = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
+
+# What a count depends on.
+COUNTING_MODULES = (
+    "frankenlab.engines.token_tree",
+    "frankenlab.tasks.encoding",
+    "frankenlab.tasks.task",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of the workflow, by its rule and as many of these wildcards as it has."""
+
+    rule: str
+    model: str = ""
+    quantization: str = ""
+    stage: Stage | None = None
+    task: str = ""
+    shard: int = 0
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job in the graph of a workflow.
+
+    Attributes:
+        needs: the places in the graph of the jobs that it waits for, all before its own.
+        runs_model: whether it takes a GPU where the experiment's device is one.
+        left: whether it has yet to run.
+        took: seconds of its last run if it is done, as Snakemake measured them.
+    """
+
+    job: Job
+    needs: tuple[int, ...]
+    runs_model: bool
+    left: bool
+    took: float | None = None
+
+
+def job_of(experiment: Experiment, rule: str, wildcards: Mapping[str, str]) -> Job:
+    """Return a job of a rule with these wildcards; `folder` is a model's below resources/."""
+    model, quantization, task = (wildcards.get(x, "") for x in ("model", "quantization", "task"))
+    for settings in experiment.models.values():
+        if settings.folder == wildcards.get("folder"):
+            model = settings.name
+    text = wildcards.get("stage")
+    stage = Stage.parse(text) if text else None
+    return Job(rule, model, quantization, stage, task, int(wildcards.get("shard", 0)))
+
+
+def planned_jobs(experiment: Experiment, dag: Any) -> list[PlannedJob]:
+    """Return the jobs of the graph that Snakemake has built, each after those that it waits for.
+
+    Args:
+        dag: Snakemake's `workflow.dag`.
+    """
+    found: list[PlannedJob] = []
+    places: dict[Any, int] = {}
+    for level in dag.toposorted():
+        # A job without output is a target, which does nothing.
+        jobs = [job for job in level if job.output]
+        for job in sorted(jobs, key=lambda job: (job.rule.name, *job.wildcards)):
+            left = dag.needrun(job)
+            places[job] = len(found)
+            found.append(
+                PlannedJob(
+                    job_of(experiment, job.rule.name, job.wildcards),
+                    tuple(places[other] for other in dag.dependencies[job]),
+                    "gpu" in job.rule.resources,
+                    left,
+                    None if left or not job.benchmark else _benchmark(Path(job.benchmark)),
+                )
+            )
+    return found
+
+
+def _benchmark(path: Path) -> float | None:
+    """Return the seconds in a benchmark file of Snakemake; None if it is missing or damaged."""
+    with suppress(OSError, ValueError, IndexError):
+        seconds = float(path.read_text(encoding="utf-8").splitlines()[-1].split("\t")[0])
+        return seconds if math.isfinite(seconds) else None
+    return None
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A task's documents in a stage.
+
+    `tokens` counts each document once, its requests merged; `scored` the positions of them whose
+    next token is scored; `prefix` is what all of them begin with (few-shot examples), in tokens;
+    `assumed`: not counted, because model and data are not there yet.
+    """
+
+    count: int
+    tokens: int
+    scored: int
+    prefix: int
+    assumed: bool
+
+    def computed(self, token_budget: int) -> int:
+        """Return the tokens in batches of token trees, which hold the prefix once each."""
+        own = self.tokens - self.prefix * self.count
+        return own + self.prefix * math.ceil(own / token_budget)
+
+    def first(self, count: int | None) -> "Documents":
+        """Return at most so many of them, None for all; their order is random, so that these are
+        of average length."""
+        if count is None or count >= self.count:
+            return self
+        tokens, scored = (round(x * count / self.count) for x in (self.tokens, self.scored))
+        return replace(self, count=count, tokens=tokens, scored=scored)
+
+    def without(self, seen: "Documents") -> "Documents":
+        """Return those that are not among the first ones, `seen`."""
+        return replace(
+            self,
+            count=self.count - seen.count,
+            tokens=self.tokens - seen.tokens,
+            scored=self.scored - seen.scored,
+        )
+
+
+@dataclass(frozen=True)
+class PlanWork:
+    """Plans that a job runs, and the layer passes that they take for each token, common prefixes
+    once and plan by plan."""
+
+    count: int
+    passes: float
+    unshared: float
+
+
+class GridWork:
+    """The plans for models of one depth in their shards, and what running them takes."""
+
+    def __init__(self, grid: Grid, shards: int) -> None:
+        self.grid = grid
+        self.shards = divide(grid.plans, shards)
+
+    @cached_property
+    def whole(self) -> PlanWork:
+        """The work of all shards together."""
+        shards = self.shards.values()
+        passes, unshared = (sum(getattr(s, x) for s in shards) for x in ("passes", "unshared"))
+        return PlanWork(len(self.grid.plans), passes, unshared)
+
+    @cached_property
+    def live_states(self) -> int:
+        """Hidden states that are alive at once in a sweep of all plans."""
+        return live_states(plan_trie(item.plan for item in self.grid.plans))
+
+    @cached_property
+    def occurrences(self) -> int:
+        """Most occurrences of a plan that attend, and so have a KV cache."""
+        plans = (item.plan for item in self.grid.plans)
+        return max(sum(step.attends for step in plan.steps) for plan in plans)
+
+
+@dataclass
+class Workload:
+    """What the jobs of an experiment have to compute.
+
+    Attributes:
+        counting: whether to count tokens once model and data are there, which imports lm-eval the
+            first time; else what was counted before and assumptions must do.
+        grids: a model's depth -> its plans; filled when they are asked for.
+    """
+
+    experiment: Experiment
+    counting: bool = False
+    grids: dict[int, GridWork] = field(default_factory=dict)
+    _documents: dict[tuple[str, str, Stage], Documents] = field(default_factory=dict, init=False)
+
+    def model(self, name: str) -> ModelSettings:
+        return self.experiment.models[name]
+
+    def grid(self, model: str) -> GridWork:
+        depth = self.model(model).n_layers
+        if depth not in self.grids:
+            shards = self.experiment.settings.stages.search.shards
+            self.grids[depth] = GridWork(self.experiment.grid(model), shards)
+        return self.grids[depth]
+
+    def shards(self, model: str, stage: Stage) -> Collection[int]:
+        """Return the numbers of a stage's shards that have a plan; only the search is divided."""
+        return self.grid(model).shards.keys() if stage.searches else [0]
+
+    def tasks(self, stage: Stage) -> list[TaskSettings]:
+        """Return the tasks of a stage: guard tasks are for the confirmation alone."""
+        tasks = self.experiment.tasks.values()
+        return [task for task in tasks if stage.name == CONFIRM or task.role == SEARCH]
+
+    def plans(self, model: str, stage: Stage, shard: int = 0) -> PlanWork:
+        """Return what a job runs at most: which plans a race drops is not known yet. After the
+        search these are as many as allowed, of the grid's mean depth and with half of it shared."""
+        grid = self.grid(model)
+        if stage.searches:
+            found = grid.shards[shard]
+            return PlanWork(len(found.items), found.passes, found.unshared)
+        stages, n = self.experiment.settings.stages, self.model(model).n_layers
+        extra = stages.select.shortlist if stage.name == SELECT else stages.confirm.controls + 1
+        mean = grid.whole.unshared / grid.whole.count
+        return PlanWork(1 + extra, n + extra * mean / 2, n + extra * mean)
+
+    def documents(self, model: str, task: str, stage: Stage) -> Documents:
+        """Return a task's documents in a stage; in a round of a race all that its plans have seen
+        after it."""
+        key = (model, task, stage)
+        if key not in self._documents:
+            settings = self.experiment.tasks[task]
+            limit = self.experiment.limit(Stage(stage.name), task)
+            whole = document_tokens(self.model(model), settings, stage.name, limit, self.counting)
+            self._documents[key] = whole.first(self.experiment.limit(stage, task))
+        return self._documents[key]
+
+    def unseen(self, model: str, task: str, stage: Stage) -> Documents:
+        """Return what a run from nothing has to score in a stage or a round: the rows of the
+        rounds before are in the store."""
+        found = self.documents(model, task, stage)
+        return found.without(self.documents(model, task, stage.before)) if stage.before else found
+
+
+def document_tokens(
+    model: ModelSettings, task: TaskSettings, stage: str, limit: int | None, counting: bool = True
+) -> Documents:
+    """Return the documents, tokens and scored positions of a task in a stage.
+
+    If `counting`, they are counted once model and data are there, and cached; before that they are
+    as many documents as the limit allows, with as many tokens each as the assumptions above say.
+    """
+    # Not in the project: a dry run or `frankenlab plans` counts, and changes nothing there.
+    cache = cache_folder() / "counts" / f"{_count_key(model, task, stage, limit)}.json"
+    counts = _cached(cache)
+    if counts is None:
+        directory = RESOURCES / "models" / model.folder
+        if not (counting and _there(directory, task)):
+            count = limit or ASSUMED_DOCUMENTS
+            if task.metric in TEXT_METRICS:
+                tokens = count * ASSUMED_TEXT_TOKENS
+                return Documents(count, tokens, tokens, 0, True)
+            return Documents(count, count * ASSUMED_TOKENS, count * ASSUMED_SCORED, 0, True)
+        counts = _count(directory, task, stage, limit)
+        with suppress(OSError, UserError):  # a home that cannot be written to
+            write_json(cache, counts)
+    count, tokens, scored, prefix = counts
+    return Documents(count, tokens, scored, prefix, False)
+
+
+def _cached(path: Path) -> Sequence[int] | None:
+    """Return the counts that were written down; None where there are none, or damaged ones."""
+    try:
+        found: Sequence[int] = read_record(path, Counts)
+    except UserError:
+        return None
+    return found
+
+
+def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int | None) -> str:
+    """Return a hash of everything that a count depends on: also the data file's state and the
+    code."""
+    file = task.data_file
+    state = file.stat() if file is not None and file.is_file() else None
+    return content_hash(
+        [
+            *(str(Path.cwd()), model.folder, str(task), stage, limit),
+            state and [state.st_size, state.st_mtime_ns],
+            task_fingerprint(task_file(task.task, TASKS_FOLDER)),
+            code_fingerprint(*COUNTING_MODULES),
+            [field.name for field in fields(Documents)],
+        ]
+    )
+
+
+def _there(directory: Path, task: TaskSettings) -> bool:
+    has_model = (directory / "manifest.json").is_file()
+    return has_model and task.data_file is not None and task.data_file.is_file()
+
+
+def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -> Sequence[int]:
+    # Imported here: lm-eval and transformers take seconds, and a count is made only once.
+    from frankenlab.engines.token_tree import shared_prefix
+    from frankenlab.tasks.encoding import document_trees, encoder_of, requests_name
+    from frankenlab.tasks.task import EvaluationTask
+
+    loaded = EvaluationTask(task, TASKS_FOLDER)
+    documents = loaded.documents(loaded.indices(stage, limit))
+    found = document_trees(encoder_of(directory), documents, loaded.rolling, task.name)
+    trees = [found[requests_name(document)] for document in documents]
+    scored = sum(len({node for node, _ in tree.scored}) for tree in trees)
+    return [len(documents), sum(map(len, trees)), scored, shared_prefix(trees)]

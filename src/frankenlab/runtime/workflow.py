@@ -1,0 +1,246 @@
+"""What the process that runs Snakemake does around its jobs: lock, stamps, warnings, summary."""
+
+import atexit
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from snakemake.cli import parse_args
+
+from frankenlab.config.experiment import TASKS_FOLDER, Experiment
+from frankenlab.config.settings import CalibrationSettings, DataEntry
+from frankenlab.config.stages import Stage
+from frankenlab.estimate.memory import too_large
+from frankenlab.estimate.resources import Limit, predict, read_limits
+from frankenlab.estimate.summary import grid_summary, jobs_summary
+from frankenlab.estimate.throughput import given_speeds
+from frankenlab.estimate.work import planned_jobs
+from frankenlab.io import fingerprints
+from frankenlab.io.errors import UserError
+from frankenlab.io.parquet import damaged
+from frankenlab.models.sources import Source, Use, file_identity, source_identity
+from frankenlab.plans.grid import notices
+from frankenlab.runtime import lock, orphans
+from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
+from frankenlab.runtime.stamps import Stamps
+from frankenlab.tasks.index import task_file, task_fingerprint
+
+# Settings of the summary of a dry run: tokens a second of the models as `given_speeds` takes them,
+# and numbers of GPUs ("4" or "1,4,16") on which the run's length is wanted.
+SPEED_VARIABLE, GPUS_VARIABLE = "FRANKENLAB_TOKENS_PER_SECOND", "FRANKENLAB_GPUS"
+
+
+class WorkflowRun:
+    """Snakemake at work on an experiment: a run, or a dry run, a summary or a report, which change
+    nothing, or the process of a single job.
+
+    Args:
+        workflow: Snakemake's own.
+
+    Raises:
+        UserError: a plan or a variable of the environment is wrong.
+    """
+
+    def __init__(self, workflow: Any, experiment: Experiment, results: str) -> None:
+        self.workflow, self.experiment, self.results = workflow, experiment, results
+        self.prediction = predict(experiment)
+        self.workload = self.prediction.workload
+        self._stamps = Stamps(f"{results}/stamps")
+        # Models and data are shared by all experiments, and so is what says that they are stale.
+        self._source_stamps = Stamps("resources/stamps")
+        self._made_damaged_again = False
+        grids = {model: self.workload.grid(model).grid for model in experiment.models}
+        # Jobs end with the process that started them, however it ends.
+        os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
+        if workflow.is_main_process:
+            text = os.environ.get(SPEED_VARIABLE)
+            self._given = given_speeds(text, experiment) if text else None
+            self._gpus = _numbers_of_gpus(os.environ.get(GPUS_VARIABLE, ""))
+            # Only at the end is it known whether this was a dry run.
+            atexit.register(self._print_summary)
+            for line in too_large(self.workload):
+                print(f"warning: {line}; it will be refused", file=sys.stderr)
+            for model, grid in grids.items():
+                for line in notices(grid):
+                    print(f"notice: {model}: {line}", file=sys.stderr)
+
+    @property
+    def running(self) -> bool:
+        """True if jobs are going to run. Snakemake knows it when it begins to build its graph:
+        before that, and for a summary or a report, it has no executor."""
+        workflow = self.workflow
+        executor = workflow.is_main_process and workflow.executor_plugin is not None
+        return executor and not workflow.dryrun
+
+    @cached_property
+    def refusal(self) -> str:
+        """The reason why this process may not change the results; "" once it holds their lock,
+        which it keeps to its end."""
+        try:
+            lock.take("results", self.experiment.name)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def start(self) -> None:
+        """Take the results for this run, before its first job starts.
+
+        Raises:
+            SystemExit: another workflow has them, or jobs of an earlier one are still there.
+        """
+        # From here on a signal ends the jobs first. Snakemake's own lock outlives a kill; ours ends
+        # with this process, so that jobs found now are those of a workflow that was killed.
+        stop_jobs_first()
+        if self.refusal:
+            raise SystemExit(self.refusal)
+        try:
+            orphans.check_none(".")
+        except UserError as error:
+            # A workflow that runs here can do without a cluster that is down.
+            if self.workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
+                raise SystemExit(str(error)) from None
+
+    def fail(self) -> None:
+        """Cancel what a workflow that ends early leaves in SLURM's queue.
+
+        At Ctrl-C the executor cancels the jobs that it knows of, and not those that it was
+        submitting or asking about in that moment. We have the lock, so what is left is ours.
+        """
+        if self.workflow.non_local_exec:
+            try:
+                orphans.cancel(".", orphans.orphans("."))
+            except UserError as error:
+                print(error, file=sys.stderr)
+
+    def stamp(self, name: str, content: Callable[[], Any], stamps: Stamps | None = None) -> str:
+        """Return a small file that changes when, and only when, what `content` returns does.
+
+        As an input it makes a job stale exactly then: a comment or a fresh checkout changes
+        nothing, and results that were copied without Snakemake's own metadata still carry it. To be
+        called by input functions, for only then it is known whether it may be written.
+        """
+        stamps = stamps or self._stamps
+        # Jobs need the path only: the content takes seconds to work out.
+        if not self.workflow.is_main_process:
+            return str(stamps.place(name))
+        self._make_damaged_again()
+        try:
+            found = stamps.known(name) or stamps.file(
+                name,
+                json.dumps(content(), indent=1, sort_keys=True) + "\n",
+                write=self.running and not self.refusal,
+            )
+        except UserError as error:
+            raise SystemExit(str(error)) from None
+        return str(found)
+
+    def script_stamp(self, script: Path, settings: Mapping[str, Any]) -> str:
+        """Return the stamp of a script with all of the package that it reaches, and the settings
+        that it reads."""
+        return self.stamp(
+            f"scripts/{script.stem}",
+            lambda: {"code": fingerprints.code_fingerprint(script), "settings": settings},
+        )
+
+    def page_stamp(self, notebook: Path, captions: Path) -> str:
+        """Return the stamp of what the page is made of beside the results: the notebook with its
+        code, whatever the layout of its file, and the captions."""
+        return self.stamp(
+            f"notebooks/{notebook.stem}",
+            lambda: {
+                "notebook": json.loads(notebook.read_text(encoding="utf-8")),
+                "code": fingerprints.code_fingerprint(notebook),
+                "captions": {
+                    str(path.relative_to(captions)): path.read_text(encoding="utf-8")
+                    for path in captions.rglob("*.rst")
+                },
+            },
+        )
+
+    def source_stamp(self, folder: str, source: Source, use: Use) -> str | list[str]:
+        """Return the stamp of a source on this machine, which can change; others need none."""
+        if source.kind != "path":
+            return []
+        name = f"{use}.{folder}"
+        return self.stamp(name, lambda: source_identity(source, use), self._source_stamps)
+
+    def task_stamp(self, stage: Stage, task: str, model: str, quantization: str) -> str:
+        """Return the stamp of a task in a stage: prompt, data, documents, and the arithmetic of
+        these weights."""
+        experiment, settings = self.experiment, self.experiment.tasks[task]
+        entry, engine = experiment.settings.tasks[task], experiment.engine(model, quantization)
+        return self.stamp(
+            f"tasks/{stage}.{task}.{model}.{quantization}",
+            lambda: {
+                "config": entry.plain(),
+                "yaml": task_fingerprint(task_file(settings.task, TASKS_FOLDER)),
+                "data": local_data(entry.data),
+                "limit": experiment.limit(stage, task),
+                "precision": experiment.precision(stage, model, quantization),
+                "device": experiment.settings.device,
+                "engine": engine,
+                "libraries": fingerprints.engine_libraries(engine),
+            },
+        )
+
+    def shard_stamp(self, model: str, shard: int) -> str:
+        """Return the stamp of the plans in one shard of a model's grid."""
+        return self.stamp(
+            f"shards/{model}.{shard}",
+            lambda: [
+                [item.plan.text, item.group]
+                for item in self.workload.grid(model).shards[shard].items
+            ],
+        )
+
+    @cached_property
+    def limits(self) -> tuple[Limit, ...]:
+        """The limits of the SLURM executor's partitions; none with another executor."""
+        if self.workflow.dryrun:
+            # It has no executor; which one it stands for is on the command line or in a profile.
+            path = getattr(parse_args(sys.argv[1:])[1], "slurm_partition_config", None)
+        else:
+            path = getattr(self.workflow.executor_settings, "partition_config", None)
+        # The command line has a mark of its own for what is not given.
+        return read_limits(Path(path)) if isinstance(path, str | Path) else ()
+
+    def _make_damaged_again(self) -> None:
+        """Have Snakemake make damaged tables again; files that no rule makes are left alone."""
+        if self._made_damaged_again:
+            return
+        self._made_damaged_again = True
+        for path in damaged(self.results):
+            self.workflow.dag.forcefiles.add(str(path))
+            print(
+                f"warning: {path} is damaged: made again, if it is an output of this workflow",
+                file=sys.stderr,
+            )
+
+    def _print_summary(self) -> None:
+        # Without a scheduler Snakemake ended before its graph was whole, and has said why.
+        if not self.workflow.dryrun or self.workflow.scheduler is None:
+            return
+        try:
+            prediction = self.prediction.thorough(self._given)
+            jobs = planned_jobs(self.experiment, self.workflow.dag)
+            print(grid_summary(prediction))
+            print(jobs_summary(prediction, jobs, self._gpus, self.limits))
+        except UserError as error:
+            print(error, file=sys.stderr)
+
+
+def _numbers_of_gpus(text: str) -> Sequence[int]:
+    parts = text.split(",") if text else []
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise UserError(f'{GPUS_VARIABLE} "{text}": a number of 1 or more, or several: 1,4,16')
+    return [int(part) for part in parts]
+
+
+def local_data(given: CalibrationSettings | DataEntry | None) -> Any:
+    """Return what identifies a file of this machine that a config names; None for one of a
+    package."""
+    return None if given is None or given.source else file_identity(given.file)

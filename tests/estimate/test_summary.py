@@ -1,0 +1,159 @@
+"""What is said of the jobs of a workflow: which are left, how long they take, on so many GPUs."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from frankenlab.config import experiment as config
+from frankenlab.config.stages import Stage
+from frankenlab.estimate.resources import Limit, Prediction, predict
+from frankenlab.estimate.summary import jobs_summary, length
+from frankenlab.estimate.work import Job, PlannedJob, planned_jobs
+from tests.support.paths import ROOT
+
+LLAMA = ROOT / "config" / "experiments" / "llama.yaml"
+GPU, CPU = Limit("gpu", 15, 64_000, 4), Limit("cpu", 2880, 16_000, 0)
+
+
+@pytest.fixture
+def llama(tmp_path, monkeypatch) -> Prediction:
+    monkeypatch.chdir(tmp_path)
+    return predict(config.load(LLAMA))
+
+
+def graph(done: int = 0, took: float | None = None) -> list[PlannedJob]:
+    """A model that is quantized and evaluated; the first jobs are done."""
+    jobs = [Job("download_model", "llama-30b"), Job("measure_exl2", "llama-30b")]
+    jobs.append(Job("quantize_exl2", "llama-30b", "exl2-4.0"))
+    search = ("evaluate_task", "llama-30b", "exl2-4.0", Stage("search"), "piqa")
+    jobs += [Job(*search, 0), Job(*search, 1), Job("aggregate", *search[1:4])]
+    needs = ((), (0,), (1,), (2,), (2,), (3, 4))
+    return [
+        PlannedJob(job, needed, job.rule in GPU_RULES, number >= done, took)
+        for number, (job, needed) in enumerate(zip(jobs, needs, strict=True))
+    ]
+
+
+GPU_RULES = ("measure_exl2", "quantize_exl2", "evaluate_task")
+
+
+def test_jobs_are_counted_by_their_rule_in_all_and_left(llama):
+    lines = jobs_summary(llama, graph(done=4)).splitlines()
+    assert lines[0] == "jobs: 6, 2 left to do"
+    assert lines[1].startswith("  evaluate_task: 2 in all, 1 left (")
+    assert "  quantize_exl2: 1 in all, 0 left" in lines
+
+
+def test_nothing_left_takes_no_time(llama):
+    text = jobs_summary(llama, graph(done=6), gpus=[4])
+    assert text.startswith("jobs: 6, none left to do") and "longest path" not in text
+
+
+def test_what_jobs_took_stands_beside_what_was_predicted_for_them(llama):
+    jobs = graph(done=3, took=60.0)
+    line = next(x for x in jobs_summary(llama, jobs).splitlines() if "quantize_exl2" in x)
+    assert line == "  quantize_exl2: 1 in all, 0 left; 1 took 60 s, predicted 30 min"
+
+
+def test_gpu_hours_and_the_longest_path_are_of_what_is_left(llama):
+    def hours(jobs) -> float:
+        line = next(x for x in jobs_summary(llama, jobs).splitlines() if "GPU hours" in x)
+        return float(line.split("left: ")[1].split(" ")[0])
+
+    seconds = [llama.seconds(each.job) / 3600 for each in graph()]
+    assert hours(graph()) == pytest.approx(sum(seconds[1:5]), abs=0.06)
+    assert hours(graph(done=3)) == pytest.approx(sum(seconds[3:5]), abs=0.06)
+    text = jobs_summary(llama, graph(), gpus=[1, 4])
+    assert "on as many GPUs as there are jobs" in text and "on 1 GPU," in text
+    assert text.splitlines()[-1].endswith("on 4 GPUs")
+
+
+def test_a_time_that_is_not_known_is_called_unknown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = config.load(LLAMA).settings.plain()
+    raw["models"] = {"llama-30b": {"source": {"path": "x"}, "n_layers": 60}}
+    text = jobs_summary(predict(config.check(raw)), graph(), gpus=[4])
+    assert text.splitlines()[-1] == "time of what is left: unknown"
+
+
+def test_a_summary_says_what_the_cluster_will_cut_off(llama):
+    text = jobs_summary(llama, graph(), limits=[GPU, CPU])
+    assert "more than the cluster's partitions allow:" in text
+    assert "raise stages.search.shards" in text and "2 of evaluate_task" in text
+    assert "partitions allow" not in jobs_summary(llama, graph())
+    assert "partitions allow" not in jobs_summary(llama, graph(done=5), limits=[GPU, CPU])
+
+
+def diamond(done: str = "") -> list[PlannedJob]:
+    """a before b, c and d, which run a model, and these before e."""
+    needs = {"a": (), "b": (0,), "c": (0,), "d": (0,), "e": (1, 2, 3)}
+    return [
+        PlannedJob(Job(name), needed, name in "bcd", name not in done)
+        for name, needed in needs.items()
+    ]
+
+
+SECONDS = (1.0, 10.0, 20.0, 30.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "taken"),
+    [
+        (None, 1 + 30 + 5),
+        (3, 1 + 30 + 5),
+        # b and c start together, d after b.
+        (2, 1 + 10 + 30 + 5),
+        (1, 1 + 60 + 5),
+    ],
+)
+def test_jobs_wait_for_each_other_and_for_a_gpu(gpus, taken):
+    assert length(diamond(), SECONDS, gpus) == taken
+
+
+def test_jobs_that_are_done_are_not_waited_for():
+    assert length(diamond("ad"), SECONDS) == 20 + 5
+    assert length(diamond("ad"), SECONDS, 1) == 30 + 5
+    assert length(diamond("abcde"), SECONDS) == 0
+
+
+def snakemakes(rule: str, wildcards: dict, output=("x",), benchmark=None, gpu=False):
+    """A job as Snakemake has it."""
+    resources = {"gpu": 1} if gpu else {}
+    wildcards = Wildcards(wildcards)
+    rule_ = SimpleNamespace(name=rule, resources=resources)
+    return Hashable(rule=rule_, wildcards=wildcards, output=output, benchmark=benchmark)
+
+
+class Hashable(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+class Wildcards(dict):
+    def __iter__(self):
+        return iter(self.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "took"),
+    [
+        ("s\th:m:s\n12.5\t0:00:12\n13.5\t0:00:13\n", 13.5),
+        *((text, None) for text in ("", "s\tmax_rss\n", "s\nnan\t1\n", "x\n\0\n")),
+        (None, None),
+    ],
+)
+def test_the_graph_is_snakemakes_with_what_finished_jobs_took(llama, tmp_path, text, took):
+    if text is not None:
+        (tmp_path / "b.tsv").write_text(text)
+    cell = {"model": "llama-7b", "quantization": "exl2-4.0"}
+    first = snakemakes("measure_cost", cell, benchmark="b.tsv", gpu=True)
+    second = snakemakes("plot_confirm", cell, benchmark="b.tsv")
+    target = snakemakes("all", {}, output=())
+    dag = SimpleNamespace(
+        toposorted=lambda: [{first}, {second}, {target}],
+        dependencies={first: {}, second: {first: "file"}, target: {second: "file"}},
+        needrun=lambda job: job is second,
+    )
+    assert planned_jobs(llama.experiment, dag) == [
+        PlannedJob(Job("measure_cost", "llama-7b", "exl2-4.0"), (), True, False, took),
+        PlannedJob(Job("plot_confirm", "llama-7b", "exl2-4.0"), (0,), False, True, None),
+    ]
