@@ -19,11 +19,12 @@ class FirstBatchError(BaseException):
 
 def main(result: str, *given: str) -> None:
     from frankenlab import cli
+    from frankenlab.config import experiment
     from frankenlab.evaluate import runner as evaluation
     from frankenlab.evaluate import sweep
 
     stamps["imports"] = time.time()
-    _stamp(cli.config, "load", "config")
+    _stamp(experiment, "load", "config")
     _stamp(evaluation.ModelSpec, "for_directory", "model's hash")
     _stamp(evaluation, "EvaluationTask", "task")
     _stamp(evaluation, "encoder_of", "documents and tokenizer")
@@ -48,7 +49,7 @@ def main(result: str, *given: str) -> None:
 
 
 def _stamp(owner: Any, name: str, stamp: str) -> None:
-    """Notes the time at which a function of a module or class has returned."""
+    """Note the time at which a function of a module or class has returned."""
     function: Callable[..., Any] = getattr(owner, name)
 
     def call(*given: Any, **named: Any) -> Any:

@@ -33,6 +33,7 @@ from frankenlab.evaluate import runner as evaluation
 from frankenlab.evaluate import sweep
 from frankenlab.models.tokenizer import load_tokenizer
 from frankenlab.plans.plan import parse
+from tests.support.paths import ROOT
 from tests.support.task_rows import arc_row, passage, write_rows
 
 # FLOPs of the tiny model, hidden 32: of a layer and token (q and o 32 x 32, k and v 32 x 16, MLP
@@ -330,4 +331,4 @@ def test_measurements_run_this_checkout_with_so_many_threads(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     found = SimpleNamespace(**__main__.environment(3))
     assert found.OMP_NUM_THREADS == found.MKL_NUM_THREADS == "3"
-    assert found.PYTHONPATH.startswith(f"{config.ROOT}:{config.ROOT / 'src'}:")
+    assert found.PYTHONPATH.startswith(f"{ROOT}:{ROOT / 'src'}:")
