@@ -23,7 +23,7 @@ localrules:
 
 
 rule race:
-    """Which plans of a search go on after a round, by the results on all of its tasks."""
+    """Decide which plans of a search go on after a round, by the results on all tasks."""
     input:
         scores=lambda w: [
             path
@@ -53,7 +53,7 @@ rule race:
 
 
 rule aggregate:
-    """Every plan of a stage against the base, document by document."""
+    """Compare every plan of a stage with the base, document by document."""
     input:
         scores=lambda w: [
             path
@@ -111,7 +111,7 @@ rule freeze:
 
 
 rule tables:
-    """The tables that people open: Parquet, and the same as CSV."""
+    """Write the tables that people open, as Parquet and as CSV."""
     input:
         comparisons=[
             f"{RESULTS}/comparisons/{stage}/{model}/{quantization}.parquet"

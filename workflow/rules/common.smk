@@ -54,12 +54,12 @@ onerror:
 
 
 def by_attempt(amount):
-    """An amount that grows when a job is tried again: it may have died of too little."""
+    """Return an amount that grows when a job is tried again, as it may have died of too little."""
     return lambda wildcards, attempt: amount * attempt
 
 
 def predicted(rule, resource):
-    """What a job that runs a model asks for: follows from its work, grows with each attempt."""
+    """Return what a job that runs a model asks for, which grows with its work and each attempt."""
 
     def ask(wildcards, attempt):
         job = job_of(EXPERIMENT, rule, wildcards)
@@ -69,7 +69,7 @@ def predicted(rule, resource):
 
 
 def script_stamp(name, **settings):
-    """A small file that changes with what a script does, and with the settings that it reads."""
+    """Return a small file that changes with what a script does, and with its settings."""
     return lambda wildcards: RUN.script_stamp(SCRIPTS / f"{name}.py", settings)
 
 
@@ -78,18 +78,18 @@ def stage_tasks(stage):
 
 
 def race_file(model, number):
-    """Which plans go on after a round of a search."""
+    """Return the file that says which plans go on after a round of a search."""
     return f"{RESULTS}/races/{model}.{number}.json"
 
 
 def race_files(model):
-    """Of every round but the last, which drops nothing; none where the search is no race."""
+    """Return these files of all rounds but the last, which drops nothing; none without a race."""
     rounds = EXPERIMENT.rounds("search")
     return [race_file(model, stage.round) for stage in rounds[:-1]]
 
 
 def earlier_race(wildcards):
-    """What the round before this one decided; nothing before the first."""
+    """Return the file of the round before this one; nothing before the first round."""
     number = wildcards.get("round")
     stage = Stage("search", int(number)) if number else Stage.parse(wildcards.stage)
     return race_file(wildcards.model, stage.before.round) if stage.before else []
@@ -100,7 +100,7 @@ def model_manifest(model):
 
 
 def weights_manifest(model, quantization):
-    """Of a model as distributed ("none") or quantized."""
+    """Return the manifest of a model as distributed ("none") or quantized."""
     return f"{EXPERIMENT.weights_folder(model, quantization)}/manifest.json"
 
 
@@ -121,8 +121,8 @@ def data_manifest(name):
 
 
 def data_input(given):
-    """What holds data that a config names: a package's manifest, a local file, or nothing (the
-    hub)."""
+    """Return what holds data that a config names: a package's manifest, a local file, or nothing
+    for data on the hub."""
     if given is None:
         return []
     return data_manifest(given.source) if given.source else given.file
@@ -133,7 +133,7 @@ CALIBRATION = EXPERIMENT.calibration and SETTINGS.exl2.calibration
 
 
 def scores(stages, model, quantization, task):
-    """All shards of a task in a stage, or in the rounds of it."""
+    """Return the scores of all shards of a task, in a stage or in its rounds."""
     return expand(
         f"{RESULTS}/scores/{{stage}}/{model}/{quantization}/{task}.{{shard}}.parquet",
         stage=stages,
@@ -151,7 +151,7 @@ def stage_scores(stage, model):
 
 
 def stage_frankens(stage, model):
-    """All of them: a race begins with every plan."""
+    """Return the manifests of all plans of a stage; a race begins with every plan."""
     first = EXPERIMENT.rounds(stage)[0]
     return expand(
         f"{RESULTS}/frankens/{model}/{EXPERIMENT.models[model].reference}/{first}.{{shard}}.json",
@@ -160,12 +160,12 @@ def stage_frankens(stage, model):
 
 
 def reference_comparisons(stage, model):
-    """What the franken is chosen by: another bitrate changes nothing in it."""
+    """Return the comparisons that the franken is chosen by, at the reference bitrate alone."""
     return f"{RESULTS}/comparisons/{stage}/{model}/{EXPERIMENT.models[model].reference}.parquet"
 
 
 def plans_file(wildcards):
-    """Where a stage's plans are written down."""
+    """Return the file in which a stage's plans are written down."""
     if Stage.parse(wildcards.stage).searches:
         return RUN.shard_stamp(wildcards.model, int(wildcards.shard))
     folder = "shortlist" if wildcards.stage == "select" else "frozen"
@@ -173,7 +173,7 @@ def plans_file(wildcards):
 
 
 def frozen_file(wildcards):
-    """What the plan of a checkpoint follows from: a plan that is written out needs no search."""
+    """Return what the plan of a checkpoint follows from: nothing, if the plan is written out."""
     if wildcards.plan == "frozen":
         return f"{RESULTS}/frozen/{wildcards.model}.json"
     try:
@@ -184,7 +184,7 @@ def frozen_file(wildcards):
 
 
 def figure(name, category):
-    """A figure as PNG in Snakemake's report; its SVG lies beside it."""
+    """Return a figure as PNG in Snakemake's report; its SVG lies beside it."""
     kind, _, task = name.partition(".")
     return report(
         f"{RESULTS}/figures/{{model}}/{{quantization}}/{name}.png",

@@ -1,5 +1,5 @@
 rule measure_exl2:
-    """What every bit width costs every layer: once a model, for all its bitrates."""
+    """Measure what every bit width costs every layer, once per model for all bitrates."""
     input:
         model=lambda w: model_manifest(model_in(w.folder)),
         data=data_input(CALIBRATION),
@@ -24,7 +24,7 @@ rule measure_exl2:
 
 
 rule quantize_exl2:
-    """An EXL2 directory at one bitrate, shared by all experiments."""
+    """Quantize a model to EXL2 at one bitrate; all experiments share the directory."""
     input:
         model=lambda w: model_manifest(model_in(w.folder)),
         data=data_input(CALIBRATION),

@@ -41,7 +41,7 @@ rule plot_confirm:
 
 
 rule plot_bits:
-    """Figures of a model at all of its quantizations."""
+    """Draw the figures of a model at all of its quantizations."""
     input:
         f"{RESULTS}/tables/bits.parquet",
         stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
@@ -63,7 +63,7 @@ rule plot_bits:
 
 
 rule provenance:
-    """Versions, hashes and settings of all that the page shows."""
+    """Record versions, hashes and settings of all that the page shows."""
     input:
         [model_manifest(model) for model in EXPERIMENT.models],
         [data_manifest(name) for name in EXPERIMENT.data],

@@ -102,8 +102,8 @@ class Prediction:
         return self.start(job) + layers + documents.scored * plans.count / speed.scored
 
     def _timing(self, job: Job) -> float | None:
-        """Return the time of `latency.measure`: every confirmed plan alone, once to warm up and
-        `repeats` times."""
+        """Return the time of `evaluate.cost.measure`: every confirmed plan runs alone, once to warm
+        up and `repeats` times."""
         speed = self.speeds.of(job.model, job.quantization, Stage(SEARCH))
         if speed is None:
             return None
