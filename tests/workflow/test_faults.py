@@ -27,12 +27,12 @@ FRANKENS = "results/tiny/frankens/tiny/none/search.0.json"
 SCORES = "results/tiny/scores/search/tiny/none/animals.0.parquet"
 LOG = "results/tiny/logs/evaluate_task/search.tiny.none.animals.0.log"
 
-YIELD = "                yield node.plan, _request_scores(batch, logprobs, greedy)\n"
-NOTED = """                import os, time
-                with open("computed", "a") as computed:
-                    computed.write(f"{len(batch.requests)}\\n")
-                while os.path.exists("pause") and len(open("computed").readlines()) >= 4:
-                    time.sleep(0.05)
+YIELD = "            yield node.plan, _request_scores(batch, logprobs, greedy)\n"
+NOTED = """            import os, time
+            with open("computed", "a") as computed:
+                computed.write(f"{len(batch.requests)}\\n")
+            while os.path.exists("pause") and len(open("computed").readlines()) >= 4:
+                time.sleep(0.05)
 """
 IN_FLIGHT = 4
 PLANS, DOCUMENTS = 11, 20
