@@ -14,10 +14,10 @@ run: .venv/.run
 test: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# Everything that needs neither the real model nor a workflow, in under a minute.
+# The tests that take less than half a second each: all of them in under a minute.
 test-fast: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-	  -m "not slow and not real and not gpu"
+	  -m "not slow and not real and not gpu" --ignore tests/workflow --ignore tests/benchmarks
 
 # Random models, tokenizers, tasks, plans, configs and damaged files: docs/fuzzing.md. SEED=7 draws
 # the same cases again, PARTS=parity runs one part.

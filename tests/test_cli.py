@@ -77,6 +77,7 @@ def test_evaluate_writes_a_row_per_plan_and_document(tiny, experiment, capsys):
     assert "notice" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_takes_the_documents_of_a_stage(tiny, experiment):
     documents = []
     for stage in ("search", "select", "confirm"):
@@ -225,6 +226,7 @@ def test_a_plan_that_leaves_layers_out_is_noticed_by_every_command(tiny, experim
     assert noticed == [text.replace("plan 0:3", "tiny: plan 0:3 (explicit)") + ", 0 to 3)"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["plans", "--config", "config.yaml"]])
 def test_the_package_runs_as_the_command(experiment, arguments):
     done = subprocess.run(
@@ -233,6 +235,7 @@ def test_the_package_runs_as_the_command(experiment, arguments):
     assert done.returncode == 0 and ("usage: frankenlab" in done.stdout or "tiny (4" in done.stdout)
 
 
+@pytest.mark.slow
 def test_the_command_is_installed(experiment):
     command = Path(sys.executable).with_name("frankenlab")
     arguments = ["plans", "--config", "config.yaml", "--summary", "--tokens-per-second", "1000"]

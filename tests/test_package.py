@@ -7,7 +7,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "config", "src")
 

@@ -13,6 +13,8 @@ from frankenlab.models.footprint import Footprint
 from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import parse
 
+pytestmark = pytest.mark.slow
+
 RULES = Statistics(fdr=0.05, alpha=0.05, margin=3.0, resamples=400, seed=1)
 FRANKEN, CONTROL = "0:3,1:4", "0:2,0:4"
 NONE, SIX, FOUR = "none", "exl2-6.0", "exl2-4.0"

@@ -94,6 +94,7 @@ def test_bootstrap_depends_on_the_seed_only(monkeypatch):
     assert np.allclose(whole, limits(d), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plans, clusters", [(60, 5_000), (3_000, 40)])
 def test_bootstrap_memory_is_bounded(plans, clusters):
     d = np.random.default_rng(0).normal(size=(plans, clusters))

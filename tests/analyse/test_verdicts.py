@@ -136,6 +136,7 @@ def confirmed(outcome: dict[str, tuple[list[int], list[int]]]) -> pd.DataFrame:
     return with_shapes(pd.concat(tables, ignore_index=True), {"m": 4})
 
 
+@pytest.mark.slow
 def test_every_verdict_can_be_given():
     half = [1, 0] * 300
     table = confirmed(
@@ -157,6 +158,7 @@ def test_every_verdict_can_be_given():
     assert made.loc["unclear", "documents_needed"] > 40
 
 
+@pytest.mark.slow
 def test_holm_corrects_over_all_confirm_tests():
     """One test at p = 0.031 is significant alone, and not among ten."""
     one = {"t0": ([0] * 100, [1] * 6 + [0] * 94)}

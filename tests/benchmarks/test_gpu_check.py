@@ -29,6 +29,8 @@ from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.plans.plan import parse
 from tests.support.processes import one_line
 
+pytestmark = pytest.mark.slow
+
 CONFIG = json.loads((TINY_HF / "config.json").read_text()) | {"hidden_act": "silu"}
 installed = pytest.mark.skipif(find_spec("exllamav2") is None, reason="exllamav2 is not installed")
 

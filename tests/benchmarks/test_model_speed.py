@@ -15,6 +15,8 @@ from frankenlab.estimate.throughput import Speeds, read_speeds
 from frankenlab.models.fetch import fetch_model
 from tests.support.tiny import make_tiny_model
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "n_heads": 4, "vocab_size": 300}
 LARGE = {**SMALL, "intermediate_size": 640}
 

@@ -36,6 +36,8 @@ from frankenlab.plans.plan import parse
 from tests.support.paths import ROOT
 from tests.support.task_rows import arc_row, passage, write_rows
 
+pytestmark = pytest.mark.slow
+
 # FLOPs of the tiny model, hidden 32: of a layer and token (q and o 32 x 32, k and v 32 x 16, MLP
 # 3 x 32 x 96), of the head and position; a multiplication and an addition each.
 LAYER = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 96)

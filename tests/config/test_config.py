@@ -44,6 +44,7 @@ def without(path: str) -> dict:
     return raw
 
 
+@pytest.mark.slow
 def test_the_default_config_is_valid_and_its_grid_fits_its_models():
     experiment = config.load(ROOT / config.DEFAULT)
     assert experiment.search_tasks

@@ -32,6 +32,7 @@ def test_pieces_give_the_same_logits_as_the_whole(tiny, variant, text):
     assert_close(chunks, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("text", PLANS)
 def test_generated_tokens_are_those_of_the_exported_model(tiny, tmp_path, variant, text):

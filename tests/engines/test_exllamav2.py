@@ -20,7 +20,7 @@ from tests.support.models import ROUNDING, parse_all
 from tests.support.processes import one_line
 from tests.support.tiny import make_tiny_exl2
 
-pytestmark = pytest.mark.usefixtures("exllamav2_on_cpu")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("exllamav2_on_cpu")]
 
 TOLERANCE = 5e-3  # nats of one token's log-probability: float16 beside float32
 TOKENS = torch.randint(2, 384, (40,), generator=torch.Generator().manual_seed(7)).tolist()

@@ -49,6 +49,7 @@ def scores(engine: TorchEngine, documents: list[list[TokenRequest]], make=make_b
     return [s.loglikelihood for plan in found for document in plan for s in document]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_batch, make_causal_batch])
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_a_few_tokens_at_a_time_see_what_all_at_once_do(tiny, monkeypatch, kind, make):
@@ -105,6 +106,7 @@ def largest(engine: TorchEngine, documents: list[list[TokenRequest]], make) -> i
     return noted.bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "beside"), [(make_batch, 0), (make_batch, 40), (make_causal_batch, 0)]
 )

@@ -49,6 +49,7 @@ def moved_by_rounding(engine: TorchEngine, plan: Plan, seed: int) -> torch.Tenso
     return engine.logits(hidden[: len(TOKENS)]).log_softmax(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_rounding_moves_no_plan_near_the_tolerance(tiny, variant):
     engine = TorchEngine(tiny(variant), "float32")
@@ -117,6 +118,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_fault_moves_every_plan_beyond_the_tolerance(tiny, variant):
     """The last is the finest: of a model whose norms hardly need their epsilon."""

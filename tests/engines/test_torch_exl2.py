@@ -52,6 +52,7 @@ def as_hugging_face(directory: Path, folder: Path) -> torch.nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_torch_engine_is_the_dequantized_model(tmp_path, variant):
     directory = make_tiny_exl2(tmp_path / "exl2", **VARIANTS[variant])
@@ -102,6 +103,7 @@ def test_the_shape_of_an_exl2_model_is_that_of_its_original():
         assert name == "dtype" or getattr(found, name) == getattr(expected, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_are_those_of_the_dequantized_tensors(tmp_path, variant):
     directory = make_tiny_exl2(tmp_path / "exl2", **VARIANTS[variant])

@@ -121,6 +121,7 @@ def test_quantizing_takes_time_with_the_weights(llama):
     assert large.measure / small.measure == pytest.approx(1.96, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_llama_experiment_evaluates_only_what_fits_its_gpu(llama):
     assert memory.too_large(Workload(llama)) == []
     fits = {
@@ -146,6 +147,7 @@ def test_the_llama_experiments_shapes_give_the_published_numbers_of_parameters(l
     assert found == published
 
 
+@pytest.mark.slow
 def test_the_llama_experiments_summary_has_sizes_times_and_what_fits(llama, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     text = grid_summary(predict(llama).thorough())

@@ -41,6 +41,7 @@ def searching(prediction: Prediction, model: str, task: str = "hellaswag", shard
     return Job("evaluate_task", model, reference, Stage("search"), task, shard)
 
 
+@pytest.mark.slow
 def test_time_is_the_predicted_time_with_a_margin(prediction):
     job = searching(prediction, "llama-30b")
     asked = resources(prediction, job)
@@ -48,6 +49,7 @@ def test_time_is_the_predicted_time_with_a_margin(prediction):
     assert asked.runtime > LEAST_MINUTES and not asked.capped
 
 
+@pytest.mark.slow
 def test_larger_shards_ask_for_more_time(prediction):
     shards = prediction.workload.grid("llama-30b").shards
     jobs = [searching(prediction, "llama-30b", shard=n) for n in shards]
@@ -79,6 +81,7 @@ def test_what_a_gpu_needs_of_the_host_is_a_file_of_weights_at_a_time(prediction)
     assert 8_000 < four.mem_mb < small
 
 
+@pytest.mark.slow
 def test_on_a_cpu_the_model_itself_is_in_host_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = config.load(LLAMA).settings.plain()
@@ -100,6 +103,7 @@ def test_rows_of_many_plans_and_documents_need_memory(prediction):
     assert many - few == pytest.approx(MEMORY_MARGIN * rows / 1e6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_quantizing_asks_for_what_a_model_takes(prediction):
     seven, thirty = (
         resources(prediction, Job("measure_exl2", model)) for model in ("llama-7b", "llama-30b")
@@ -128,6 +132,7 @@ def test_a_cluster_caps_what_is_asked_for_by_the_partitions_for_its_kind(predict
     assert within == resources(prediction, job)
 
 
+@pytest.mark.slow
 def test_memory_is_capped_by_a_partition_that_allows_the_time(prediction):
     job = searching(prediction, "llama-30b")
     short, long = Limit("short", 1, 500_000, 4), Limit("long", 10_000, 9_000, 4)
@@ -135,6 +140,7 @@ def test_memory_is_capped_by_a_partition_that_allows_the_time(prediction):
     assert asked.mem_mb == 9_000 and asked.runtime == resources(prediction, job).runtime
 
 
+@pytest.mark.slow
 def test_jobs_without_a_gpu_keep_to_partitions_without_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = config.load(LLAMA).settings.plain() | {"device": "cpu", "engine": "torch"}

@@ -37,6 +37,7 @@ def graph(done: int = 0, took: float | None = None) -> list[PlannedJob]:
 GPU_RULES = ("measure_exl2", "quantize_exl2", "evaluate_task")
 
 
+@pytest.mark.slow
 def test_jobs_are_counted_by_their_rule_in_all_and_left(llama):
     lines = jobs_summary(llama, graph(done=4)).splitlines()
     assert lines[0] == "jobs: 6, 2 left to do"
@@ -49,12 +50,14 @@ def test_nothing_left_takes_no_time(llama):
     assert text.startswith("jobs: 6, none left to do") and "longest path" not in text
 
 
+@pytest.mark.slow
 def test_what_jobs_took_stands_beside_what_was_predicted_for_them(llama):
     jobs = graph(done=3, took=60.0)
     line = next(x for x in jobs_summary(llama, jobs).splitlines() if "quantize_exl2" in x)
     assert line == "  quantize_exl2: 1 in all, 0 left; 1 took 60 s, predicted 30 min"
 
 
+@pytest.mark.slow
 def test_gpu_hours_and_the_longest_path_are_of_what_is_left(llama):
     def hours(jobs) -> float:
         line = next(x for x in jobs_summary(llama, jobs).splitlines() if "GPU hours" in x)

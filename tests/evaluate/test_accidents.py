@@ -35,6 +35,8 @@ from tests.support.models import parse_all
 from tests.support.processes import fork, one_line, with_file_limit
 from tests.support.task_rows import load_task, task_settings
 
+pytestmark = pytest.mark.slow
+
 
 class Cramped(Wrapped):
     """Has memory for so many documents a batch, or for so many plans before it is full once."""

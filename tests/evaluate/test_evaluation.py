@@ -21,6 +21,7 @@ from tests.support.processes import one_line
 from tests.support.task_rows import TASKS, arc_row, load_task, passage, task_settings, write_rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("text", ["base", "0:3,1:3@attn,3"])
 def test_scores_and_metrics_are_lm_evals_on_the_exported_model(tiny, tmp_path, variant, text):
@@ -39,6 +40,7 @@ def test_scores_and_metrics_are_lm_evals_on_the_exported_model(tiny, tmp_path, v
             assert aggregate(table, metric, kind) == pytest.approx(metrics[metric], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_long_text_is_scored_in_windows_as_in_lm_eval(tiny, tmp_path):
     """Of 512 tokens each, this model's context."""
     rows = [{"passage": passage(i, 450), "question": "", "answer": True} for i in range(3)]

@@ -46,6 +46,7 @@ def test_without_memory_evaluation_halves_its_batches(exl2, tmp_path, caplog, mo
         assert one.loglikelihoods == pytest.approx(other.loglikelihoods, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_both_engines_score_a_task_alike(exl2, tmp_path):
     """The whole way: documents, batches, sweep, store, metrics."""
     plans = parse_all(["base", "0:2,1:3", "0:2,1@mlp,2"], 3)

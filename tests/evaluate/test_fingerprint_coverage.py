@@ -127,6 +127,7 @@ def runs(model: ModelSpec, folder: Path) -> set[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_torch_engine_runs_nothing_outside_the_fingerprint(tiny, tmp_path):
     found = runs(ModelSpec.for_directory(tiny(), "float32"), tmp_path)
     assert outside(found, "torch") == []
@@ -135,12 +136,14 @@ def test_the_torch_engine_runs_nothing_outside_the_fingerprint(tiny, tmp_path):
     assert {"TorchEngine.score", "make_batch", "_request_scores", "Encoder._windows"} <= names
 
 
+@pytest.mark.slow
 def test_the_torch_engine_on_exl2_runs_nothing_outside_the_fingerprint(exl2, tmp_path):
     found = runs(ModelSpec.for_directory(exl2, "float32"), tmp_path)
     assert outside(found, "torch") == []
     assert ("models/exl2/format.py", "dequantize") in found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("exllamav2_on_cpu")
 def test_exllamav2_runs_nothing_outside_the_fingerprint(exl2, tmp_path):
     scored = ModelSpec.for_directory(exl2, device="cuda:0", engine="exllamav2")
@@ -149,6 +152,7 @@ def test_exllamav2_runs_nothing_outside_the_fingerprint(exl2, tmp_path):
     assert "Exllamav2Engine.score" in {function for _, function in found}
 
 
+@pytest.mark.slow
 def test_a_function_elsewhere_would_be_found(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(model_spec, "SCORING_MODULES", ("frankenlab.tasks.task",))
     monkeypatch.setattr(sys.modules[__name__], "SCORING_MODULES", ("frankenlab.tasks.task",))

@@ -114,6 +114,7 @@ def test_a_damaged_part_costs_its_own_rows_and_goes_when_they_are_there_again(
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_gives_other_numbers(tmp_path):
     """Neither in the pages nor in the footer: the part counts not at all."""
     a_store = Store(tmp_path, IDENTITY)
@@ -206,6 +207,7 @@ def test_a_full_disk_leaves_no_part(tmp_path, monkeypatch):
     assert parts(a_store) == before
 
 
+@pytest.mark.slow
 def test_many_writers_at_a_time_lose_nothing(tmp_path):
     """Shards of one task append to one folder; each opens the store by itself."""
 

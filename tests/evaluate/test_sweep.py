@@ -39,6 +39,7 @@ def assert_same(found, expected, tolerance=1e-3):
             assert score[1] == expected_score[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_score_is_that_of_the_request_alone_on_the_exported_model(tiny, tmp_path, variant):
     """Trees, packing, masks and positions against one request at a time in transformers."""

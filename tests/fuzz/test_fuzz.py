@@ -24,6 +24,8 @@ from tests.fuzz.models_of import write_model
 from tests.fuzz.specs import Case, from_json, to_json
 from tests.support.models import load_hf
 
+pytestmark = pytest.mark.slow
+
 SEED, CASES = 20261126, 250
 
 # Small cases that were wrong, with the outcomes that are right.

@@ -9,6 +9,8 @@ import pytest
 from frankenlab.io.errors import UserError
 from tests.fuzz import children, files, readers
 
+pytestmark = pytest.mark.slow
+
 SEED, CASES = 20261126, 300
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from tests.fuzz.plans_and_configs import check_config, check_plan, fuzz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("what", "check", "cases"), [("plans", check_plan, 1000), ("configs", check_config, 30)]

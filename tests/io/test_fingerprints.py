@@ -116,6 +116,7 @@ def real_package(tmp_path, monkeypatch) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "stale"),
     [
@@ -148,6 +149,7 @@ def test_scores_are_stale_when_code_that_makes_them_changes(real_package, file, 
     assert (scoring_fingerprint() != before) is stale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["engines/torch.py", "engines/exllamav2.py", "evaluate/sweep.py"])
 def test_jobs_that_score_are_stale_with_the_code_of_both_engines(real_package, tmp_path, file):
     scripts = ROOT / "workflow" / "scripts"

@@ -52,6 +52,7 @@ def test_tables_without_rows_or_columns_and_arrows_own_can_be_written(tmp_path, 
     assert found.num_rows == len(table) and about["made by"] == "tests"
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_and_every_cut_is_noticed(tmp_path):
     """Pages, headers of pages, footer, the hash itself, the lengths at the end."""
     path = tmp_path / "t.parquet"

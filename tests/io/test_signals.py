@@ -129,6 +129,7 @@ def test_an_exception_that_is_swallowed_ends_the_process_all_the_same(tmp_path, 
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_a_long_write_is_not_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(signals, "LEAVE_SECONDS", 0.3)
 

@@ -502,6 +502,7 @@ def test_one_tensor_in_two_files_is_refused(tmp_path):
         Exl2Directory(target)
 
 
+@pytest.mark.slow
 def test_a_model_of_135_million_weights_loads_within_5_seconds_of_2_cores(tmp_path):
     """SmolLM2-135M's shape, random codes: the time of reading does not depend on the values."""
     config = {

@@ -58,6 +58,7 @@ def tensors(directory) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("text", [*PLANS, *SCALED_EXPORTS])
 def test_the_exported_franken_is_the_virtual_one(tiny, tmp_path, variant, text):

@@ -254,6 +254,7 @@ AS_LLAMA_CPP_READS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 @pytest.mark.parametrize("case", AS_LLAMA_CPP_READS)
 def test_what_a_header_leaves_out_is_as_llama_cpp_has_it(tmp_path, architecture, case):

@@ -108,6 +108,7 @@ def fetch_from_hub(endpoint: str, target: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_the_hub_is_asked_for_data_files_only_and_sees_the_token(tmp_path):
     class Handler(Hub):
         requests = []
@@ -125,6 +126,7 @@ def test_the_hub_is_asked_for_data_files_only_and_sees_the_token(tmp_path):
     assert found == [".manifest.json", ".states.json", "info.json", "manifest.json", "train"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["info.json", "train/data.parquet"])
 def test_a_file_that_is_not_what_the_hub_lists_is_refused(tmp_path, changed):
     class Handler(Hub):

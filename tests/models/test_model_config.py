@@ -77,6 +77,7 @@ ATTENDING_FULLY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "changes"), ATTENDING_FULLY)
 def test_layers_that_attend_fully_are_run_and_exported(tmp_path, architecture, changes):
     directory = edit(make_tiny_model(tmp_path / "m", architecture), changes)
@@ -171,6 +172,7 @@ def test_what_transformers_ignores_is_ignored(tmp_path, architecture):
     assert difference(directory, "base", directory) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     "changes",
@@ -277,6 +279,7 @@ def test_more_layers_than_any_model_has_are_never_listed():
         ModelShape.from_config({**sizes, "num_hidden_layers": 10_001})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [*SIZES, *HEADS])
 def test_sizes_that_no_model_has_are_one_line_without_memory_or_minutes(tmp_path, key):
     plain, exl2 = make_tiny_model(tmp_path / "m"), make_tiny_exl2(tmp_path / "e")

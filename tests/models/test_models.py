@@ -276,6 +276,7 @@ print(*(name for name in ("torch.distributed.tensor", "torch._dynamo") if name i
 """
 
 
+@pytest.mark.slow
 def test_a_fetched_model_is_loaded_without_the_configurations_of_transformers(tmp_path, model):
     target = tmp_path / "fetched"
     fetch_model(source(path=str(model)), target, 4, "")

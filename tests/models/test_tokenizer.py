@@ -53,6 +53,7 @@ def split_digits(directory: Path, name: str | None) -> None:
     path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2"])
 def test_a_tokenizer_is_that_of_auto_tokenizer_whatever_class_is_named(tmp_path, architecture):
     texts = [*SAMPLES, "1 20", "<|begin|>a", "<|end|> <|endoftext|>"]

@@ -144,6 +144,7 @@ def test_a_plan_that_no_block_costs_as_much_as_has_no_controls(text):
     assert equal_cost_controls(parse(text, 8), count=3, seed=1) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "generator",
     [

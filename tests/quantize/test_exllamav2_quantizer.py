@@ -26,6 +26,8 @@ from tests.support.converter import FIXTURE_BITS, MODEL, SMALL, TEXTS, fake, mak
 from tests.support.paths import ROOT, SUPPORT
 from tests.support.processes import one_line
 
+pytestmark = pytest.mark.slow
+
 installed = pytest.mark.skipif(find_spec("exllamav2") is None, reason="exllamav2 is not installed")
 
 

@@ -29,6 +29,8 @@ from frankenlab.quantize.gptq import (
 from frankenlab.quantize.scales import code_range, fit_scales
 from tests.support.processes import one_line
 
+pytestmark = pytest.mark.slow
+
 ALL_OPTIONS = (*OPTIONS, *HEAD_OPTIONS.values())
 
 

@@ -136,6 +136,7 @@ def test_a_layer_runs_on_with_the_weights_that_it_is_given(models, rows):
     assert layers.run_layer(0, hidden, lambda _: None).ne(hidden).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["two", "tied", "qwen2"])
 def test_the_directory_reads_back_and_answers_like_the_model(models, rows, name, tmp_path):
     target = tmp_path / "exl2"
@@ -198,6 +199,7 @@ def test_every_layer_is_quantized_on_what_the_stored_layers_before_it_give(
     assert (entered[0] - unquantized).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_targets_are_met_and_a_measurement_serves_them_all(models, rows, tmp_path, monkeypatch):
     """2 and 30 layers, several bitrates; the model is measured once."""
     for name in ("two", "thirty"):
@@ -284,6 +286,7 @@ class Killed(BaseException):
     """As a signal, no `except Exception` catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before-saving", "after-saving"])
 def test_a_run_killed_anywhere_ends_with_the_same_bytes(models, rows, after, tmp_path, monkeypatch):
     """Killed at each thing that is saved, one after the other, in both passes."""
@@ -324,6 +327,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(models, rows, after, tmp
     assert not list(work.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", ["layer-0000", "hidden-0001"])
 def test_what_was_damaged_after_a_kill_is_computed_again(
     models, rows, damaged, tmp_path, monkeypatch

@@ -195,6 +195,7 @@ def test_confirm_forest_says_every_verdict_with_its_interval(tables):
         assert words.split("\n").count(verdict) == count
 
 
+@pytest.mark.slow
 def test_quality_speed_shows_the_range_of_repeats(tables):
     figure = draw("quality_speed", tables)
     frozen = tables["costs"].set_index("group").loc["block"]
@@ -211,6 +212,7 @@ def bits_tables():
     return synthetic_bits.make_bits()
 
 
+@pytest.mark.slow
 def test_bits_draws_the_base_through_its_bitrates_and_frankens_beside_it(bits_tables):
     figure = catalogue.draw("bits", bits_tables, {"model": MODEL}, LEVELS)
     table = bits_tables["bits"][bits_tables["bits"]["task"] == "arc_easy"]
@@ -263,6 +265,7 @@ def test_pictures_are_named_by_model_quantization_and_task(tables):
     assert pictures(tables, "another", "none") == []
 
 
+@pytest.mark.slow
 def test_levels_reach_the_figures(tables):
     words = texts(draw("block_map", tables, Statistics(fdr=0.1), task="sciq"))
     assert "q < 0.1" in words and "q < 0.05" not in words
@@ -279,6 +282,7 @@ def test_a_grid_without_such_plans_gives_a_figure_that_says_so(tables, name):
     assert MODEL in texts(figure) and "no " in texts(figure)
 
 
+@pytest.mark.slow
 def test_save_writes_both_formats_reproducibly(tables, tmp_path):
     for name in ("one", "two"):
         figure = draw("layer_effects", tables)

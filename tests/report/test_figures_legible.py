@@ -10,6 +10,8 @@ from frankenlab.report.figures.catalogue import Picture, pictures
 from tests.support import synthetic_bits
 from tests.support import synthetic_tables as synthetic
 
+pytestmark = pytest.mark.slow
+
 MODEL = synthetic.MODEL
 LEVELS = Statistics()
 

@@ -18,6 +18,8 @@ from tests.support import synthetic_bits
 from tests.support import synthetic_tables as synthetic
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = ROOT / "notebooks" / "report.ipynb"
 
 

@@ -5,11 +5,14 @@ import signal
 import sys
 import time
 
+import pytest
+
 from frankenlab.io.signals import Stopped, stopped_by_signals
 from frankenlab.runtime.processes import WORKFLOW_VARIABLE, end_with_workflow
 from tests.support.processes import fork, gone, number_in
 
 
+@pytest.mark.slow
 def test_a_job_ends_with_its_workflow_also_behind_a_shell(tmp_path):
     """workflow -> shell (that does not end with it) -> job."""
 

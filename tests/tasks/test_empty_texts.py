@@ -18,6 +18,8 @@ from tests.support.models import load_hf, parse_all
 from tests.support.task_rows import load_task, task_settings, write_rows
 from tests.support.tiny import make_tiny_model
 
+pytestmark = pytest.mark.slow
+
 SPECIAL = [("<|begin|>", 0), ("<|end|>", 1)]
 TEMPLATES = {
     "none": None,

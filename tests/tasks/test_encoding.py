@@ -199,6 +199,7 @@ def flat(requests: list[list[TokenRequest]]) -> list[TokenRequest]:
     return [part for request in requests for part in request]
 
 
+@pytest.mark.slow
 def test_every_pair_is_split_as_in_lm_eval_or_refused_by_both(both, make_tokenizer):
     encoder, reference = both("untied", make_tokenizer)
     refused = 0

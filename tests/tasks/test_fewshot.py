@@ -15,6 +15,8 @@ from frankenlab.tasks.task import EvaluationTask, content_key
 from tests.support.processes import one_line
 from tests.support.task_rows import write_rows
 
+pytestmark = pytest.mark.slow
+
 FIRST_N = {"fewshot_config": {"sampler": "first_n"}}
 CHOICES = ["cat", "dog", "red barn"]
 ROWS = [{"q": f"word {i} is", "c": CHOICES, "a": i % 3} for i in range(12)]

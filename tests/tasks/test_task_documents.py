@@ -82,6 +82,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "index"), list(product(WRONG, [0, 2])))
 def test_a_wrong_document_is_refused_by_its_number_and_field(tmp_path, case, index):
     """Also the first, at which lm-eval looks when it builds the task."""

@@ -68,6 +68,7 @@ BROKEN = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_task_ends_in_one_line(tmp_path, case):
     content, parts = BROKEN[case]

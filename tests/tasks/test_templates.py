@@ -71,6 +71,7 @@ def rendered(environment: Environment, template: str, field) -> str | None:
         return None
 
 
+@pytest.mark.slow
 def test_the_harnesss_templates_give_the_same_texts():
     templates = shipped_templates()
     assert len(templates) > 150
@@ -129,6 +130,7 @@ LARGE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", UNSAFE + LARGE, ids=lambda text: text[:50])
 def test_what_is_unsafe_or_without_an_end_is_refused_soon(template):
     started, most = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

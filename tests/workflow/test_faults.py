@@ -23,6 +23,8 @@ from tests.support.converter import MODEL, fake, make
 from tests.support.laboratory import Laboratory
 from tests.workflow.test_workflow import edit
 
+pytestmark = pytest.mark.slow
+
 FRANKENS = "results/tiny/frankens/tiny/none/search.0.json"
 SCORES = "results/tiny/scores/search/tiny/none/animals.0.parquet"
 LOG = "results/tiny/logs/evaluate_task/search.tiny.none.animals.0.log"

@@ -22,6 +22,8 @@ from tests.support.laboratory import ROOT, Laboratory
 from tests.support.paths import SUPPORT
 from tests.support.slurm_cluster import Cluster, Job, Unavailable, slurm_cluster, wait_until
 
+pytestmark = pytest.mark.slow
+
 HOOKS = SUPPORT / "slurm_jobs"
 
 PROFILE = ("--profile", "profiles/slurm")

@@ -17,6 +17,8 @@ from frankenlab.engines.devices import processor_name
 from frankenlab.io.files import sha256_file
 from tests.support.laboratory import Laboratory, left_of
 
+pytestmark = pytest.mark.slow
+
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.laboratory import Laboratory
 
+pytestmark = pytest.mark.slow
+
 CALIBRATION = {"file": "calibration.jsonl", "texts": 30, "rows": 4, "length": 64}
 
 

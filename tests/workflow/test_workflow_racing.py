@@ -12,6 +12,8 @@ import pytest
 from frankenlab.plans.plan import BASE
 from tests.support.laboratory import Laboratory
 
+pytestmark = pytest.mark.slow
+
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 RACING = {"rounds": [10, 16], "error": 0.4, "margin": 5.0}
 SHARDS = 2
