@@ -58,6 +58,7 @@ def _parsed(text: str) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
+            assert event.start_mark is not None, "the parser marks every event"
             line = event.start_mark.line + 1
             raise UserError(f"line {line}: nested more than {MAX_DEPTH} levels deep")
         if count > MAX_NODES:

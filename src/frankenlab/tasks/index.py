@@ -369,6 +369,8 @@ class _FunctionNames(yaml.SafeLoader):
     """
 
 
-_FunctionNames.add_constructor(
-    "!function", lambda loader, node: f"!function {loader.construct_scalar(node)}"
-)
+def _function_name(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return f"!function {loader.construct_scalar(node)}"
+
+
+_FunctionNames.add_constructor("!function", _function_name)
