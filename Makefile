@@ -14,7 +14,7 @@ run: .venv/.run
 test: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# The tests that take less than half a second each: all of them in under a minute.
+# The tests that take less than a quarter of a second each: all of them in under a minute.
 test-fast: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
 	  -m "not slow and not real and not gpu" --ignore tests/workflow --ignore tests/benchmarks

@@ -83,6 +83,7 @@ def test_the_map_of_the_house_names_every_room() -> None:
     assert [name for name in ROOMS if f"`{name}/`" not in text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_point_down(path: Path) -> None:
     own = path.relative_to(SOURCE).parts[0].removesuffix(".py")

@@ -223,6 +223,7 @@ def test_only_the_documents_that_a_dropped_plan_saw_count_as_mixed():
     assert (table.at[plan, "n"], table.at[plan, "mixed"]) == (35, 2)
 
 
+@pytest.mark.slow
 def test_verdicts_and_pairs_say_it_too():
     plan = "0:2,1:4"
     scores = on_two_cards(plan, 33).assign(stage="confirm")

@@ -105,6 +105,7 @@ def test_bootstrap_memory_is_bounded(plans, clusters):
     assert peak < 200e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n, gain, loss", [(100, 0.06, 0.03), (300, 0.05, 0.05), (300, 0.15, 0.1)])
 def test_intervals_of_accuracies_cover(n, gain, loss):
     d = flips(1500, n, gain, loss, seed=11)
@@ -123,6 +124,7 @@ def test_intervals_of_accuracies_cover_where_flips_are_rare_and_a_bare_bootstrap
     assert covered(bare.low, bare.high, truth) < 0.65
 
 
+@pytest.mark.slow
 def test_intervals_of_skewed_weighted_ratios_cover_the_ratio_of_expectations():
     random = np.random.default_rng(13)
     # Long passages gain more, so a mean of ratios would aim beside the ratio of sums:
@@ -314,6 +316,7 @@ def test_sign_flips_hold_their_level_on_heavy_tails_and_see_a_shift():
 # Corrections
 
 
+@pytest.mark.slow
 def test_corrections_leave_nan_out():
     p = [0.01, NAN, 0.04, 0.03]
     assert benjamini_hochberg(p) == pytest.approx([0.03, NAN, 0.04, 0.04], nan_ok=True)

@@ -81,6 +81,7 @@ def chosen_loss(scores: np.ndarray, rounds: list[int], error: float, margin: flo
     return means.max() - means[left].max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "margin"), [(0.05, 1.0), (0.2, 0.0)])
 def test_the_error_is_held_in_random_orders_of_fixed_documents(error: float, margin: float):
     """Two dozen plans, half of them within a few points of the best: the hard case."""

@@ -49,6 +49,7 @@ def test_no_flip_at_all_is_equivalence_from_99_documents_on(n, expected):
     assert verdict(0.0, 1.0, effects.low90[0], effects.high90[0], RULES) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "n, gain, loss", [(100, 0.03, 0.0), (300, 0.035, 0.005), (900, 0.06, 0.03)]
 )

@@ -301,6 +301,7 @@ def test_an_unknown_key_is_named_with_its_place_and_the_nearest(raw, message):
     assert message in one_line(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raw", "parts"),
     [
@@ -529,6 +530,7 @@ def test_what_no_json_can_say_is_refused_by_its_place(overrides, fault):
     assert line.startswith("config: tasks.arc_easy.overrides") and fault in line
 
 
+@pytest.mark.slow
 def test_a_value_that_explodes_is_refused_in_no_time():
     value: list = ["x"] * 10
     for _ in range(20):

@@ -53,6 +53,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_models_that_exllamav2_gets_wrong_are_refused(tmp_path, case):
     arguments, message = REFUSED[case]

@@ -121,6 +121,7 @@ def test_memory_grows_with_the_length_and_not_with_its_square(tiny, monkeypatch,
     assert long < 2000**2, "not even as many bytes as there are pairs of tokens"
 
 
+@pytest.mark.slow
 def test_memory_of_a_long_prompt_grows_with_its_length(tiny, monkeypatch):
     monkeypatch.setattr(masks, "MASK_ELEMENTS", 1 << 14)
     engine = TorchEngine(tiny(), "float32")

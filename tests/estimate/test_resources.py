@@ -92,6 +92,7 @@ def test_on_a_cpu_the_model_itself_is_in_host_memory(tmp_path, monkeypatch):
     assert asked.mem_mb * 1e6 > MEMORY_MARGIN * needed.memory.weights > 15e9
 
 
+@pytest.mark.slow
 def test_rows_of_many_plans_and_documents_need_memory(prediction):
     job = searching(prediction, "llama-7b")
     few = resources(prediction, job).mem_mb
@@ -112,6 +113,7 @@ def test_quantizing_asks_for_what_a_model_takes(prediction):
     assert 10 < seven.runtime < thirty.runtime
 
 
+@pytest.mark.slow
 def test_the_unknown_asks_for_a_stated_amount(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = config.load(LLAMA).settings.plain()

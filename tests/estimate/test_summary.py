@@ -71,6 +71,7 @@ def test_gpu_hours_and_the_longest_path_are_of_what_is_left(llama):
     assert text.splitlines()[-1].endswith("on 4 GPUs")
 
 
+@pytest.mark.slow
 def test_a_time_that_is_not_known_is_called_unknown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = config.load(LLAMA).settings.plain()

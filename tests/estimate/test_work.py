@@ -104,6 +104,7 @@ def raced(experiment, **search) -> config.Experiment:
     return changed(experiment, racing={"rounds": [10, 16]}, **search)
 
 
+@pytest.mark.slow
 def test_a_race_is_predicted_at_most(fetched):
     lines = text_of(raced(fetched), speed=1000.0).splitlines()
     took = {line.split()[0]: line for line in lines if " plans x " in line}
@@ -333,6 +334,7 @@ def test_a_gpu_that_is_not_here_has_the_speed_that_the_config_says(experiment):
         assert on_gpu() is None
 
 
+@pytest.mark.slow
 def test_the_machines_speed_is_measured_once(monkeypatch):
     speeds.matrix_speed.cache_clear()
     speed = speeds.matrix_speed("float32", "cpu")
@@ -352,6 +354,7 @@ def test_durations_are_told_in_a_fitting_unit(seconds, text):
     assert duration(seconds) == text
 
 
+@pytest.mark.slow
 def test_rows_take_about_the_predicted_space(tiny, tmp_path):
     task = load_task(task_settings(tmp_path, n=60))
     plans = [looped(i, j, 2, 4) for i in range(4) for j in range(i + 1, 5)]

@@ -142,6 +142,7 @@ def test_a_truncated_part_is_computed_again_with_a_warning(tiny, tmp_path, noted
     assert_same_table(again, first)
 
 
+@pytest.mark.slow
 def test_batches_change_nothing(tiny, tmp_path):
     task = load_task(task_settings(tmp_path, n=20))
     tables = [
@@ -168,6 +169,7 @@ def test_a_choice_without_a_token_of_its_own_is_refused_before_a_model_is_loaded
         harness_results(tiny(), [settings], tmp_path, 2)
 
 
+@pytest.mark.slow
 def test_a_token_beyond_the_embeddings_is_refused_before_a_model_is_loaded(tiny, tmp_path, caplog):
     """Texts without it are scored as in lm-eval, after a warning."""
     directory = shutil.copytree(tiny(), tmp_path / "padded")

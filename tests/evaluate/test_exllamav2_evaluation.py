@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("exllamav2_on_cpu")
 TOLERANCE = 5e-3  # nats of one token's log-probability: float16 beside float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "message", ["CUDA out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"]
 )

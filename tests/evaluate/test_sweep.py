@@ -89,6 +89,7 @@ def random_plans(seed: int) -> list[Plan]:
     return plans
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_sweep_is_each_plan_alone(tiny, seed):
     engine, plans, batch = TorchEngine(tiny(), "float32"), random_plans(seed), batch_of()

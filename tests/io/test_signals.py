@@ -111,6 +111,7 @@ def test_without_a_signal_all_items_come(tmp_path):
     assert outcome(work, tmp_path / "log") == (0, "[0, 1, 2]\n")
 
 
+@pytest.mark.slow
 def test_an_exception_that_is_swallowed_ends_the_process_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(signals, "LEAVE_SECONDS", 0.3)
 

@@ -134,6 +134,7 @@ def tiny_gguf(tmp_path: Path, **changes) -> Gguf:
 # --- weights ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_float_gguf_comes_back_as_the_model_that_it_was_made_from(tmp_path, architecture, tied):

@@ -140,6 +140,7 @@ def test_a_file_that_is_not_what_the_hub_lists_is_refused(tmp_path, changed):
     assert not (tmp_path / "out/data").exists()
 
 
+@pytest.mark.slow
 def test_without_a_network_one_line_says_what_is_missing_and_what_works(tmp_path):
     # Port 9 (discard) refuses connections.
     done = fetch_from_hub("http://127.0.0.1:9", tmp_path / "out/data")

@@ -101,6 +101,7 @@ def model(request, tmp_path) -> tuple[Path, Path]:
     return alone, beside
 
 
+@pytest.mark.slow
 def test_everything_reads_the_weights_that_transformers_reads(model, tmp_path, monkeypatch):
     alone, beside = model
     right = expected_logits(beside)

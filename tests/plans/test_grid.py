@@ -162,6 +162,7 @@ def test_a_grid_of_a_size_that_nobody_means_is_refused_before_it_takes_long(gene
         expand([generator], 900)
 
 
+@pytest.mark.slow
 def test_all_blocks_of_the_deepest_published_model_are_made():
     assert len(expand([Rys()], 126).plans) == 1 + 126 * 127 // 2
 

@@ -208,6 +208,7 @@ def test_what_is_large_but_allowed_is_taken(text):
     assert len(plan.steps) in (1, MAX_STEPS) and parse(plan.text, 4) == plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

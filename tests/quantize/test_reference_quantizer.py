@@ -169,6 +169,7 @@ def test_the_directory_reads_back_and_answers_like_the_model(models, rows, name,
     assert not list((tmp_path / "work").iterdir())
 
 
+@pytest.mark.slow
 def test_every_layer_is_quantized_on_what_the_stored_layers_before_it_give(
     models, rows, tmp_path, monkeypatch
 ):
@@ -255,6 +256,7 @@ def test_bits_go_where_the_hidden_states_change_most(models):
     assert abs(sum(values) - sum(keys)) <= 15
 
 
+@pytest.mark.slow
 def test_rounding_to_nearest_has_the_same_options_and_larger_errors(models, rows, tmp_path):
     found, work = {}, tmp_path / "work"
     for method in ("gptq", "rtn"):

@@ -52,6 +52,7 @@ def polygons(axes, hatched):
     }
 
 
+@pytest.mark.slow
 def test_block_map_draws_what_was_tried_and_hatches_the_rest_that_fits(tables):
     rows = search_rows(tables)
     tried = rows[(rows["times"] == 2).fillna(False)]
@@ -72,6 +73,7 @@ def test_block_map_draws_what_was_tried_and_hatches_the_rest_that_fits(tables):
         assert polygons(axes, hatched=True) == fitting - cells != set()
 
 
+@pytest.mark.slow
 def test_block_map_marks_significant_cells_by_their_sign(tables):
     comparisons = tables["comparisons"].copy()
     better = (comparisons["stage"] == "search") & (comparisons["start"] == 18)
@@ -92,6 +94,7 @@ def test_block_map_colours_are_symmetric_and_never_clip_a_gain():
     assert color_limit(worse) == 2.0
 
 
+@pytest.mark.slow
 def test_block_map_colour_range_is_centred_at_the_base(tables):
     figure = draw("block_map", tables, task="arc_easy")
     drawn = [c for c in figure.axes[0].collections if c.get_array() is not None]
@@ -152,6 +155,7 @@ def test_mean_over_tasks_adds_independent_errors_in_quadrature():
     assert row["high"] == pytest.approx(3.0 + np.hypot(2, 8) / 2)
 
 
+@pytest.mark.slow
 def test_quality_cost_has_no_mean_over_different_units(tables):
     comparisons = tables["comparisons"]
     both = draw("quality_cost", {"comparisons": comparisons})
@@ -186,6 +190,7 @@ def test_ruinous_plans_are_named_in_the_figure(tables):
     assert figure.axes[0].get_ylim()[0] > -900
 
 
+@pytest.mark.slow
 def test_confirm_forest_says_every_verdict_with_its_interval(tables):
     verdicts = tables["verdicts"]
     words = texts(draw("confirm_forest", tables))
@@ -307,6 +312,7 @@ def raced(tables):
     return synthetic.as_race(tables)
 
 
+@pytest.mark.slow
 def test_block_map_dots_what_the_race_dropped(raced):
     task = "arc_easy"
     left, *_ = draw("block_map", raced, task=task).axes
@@ -318,6 +324,7 @@ def test_block_map_dots_what_the_race_dropped(raced):
     assert dotted == [len(rows.drop_duplicates(["start", "stop"]))]
 
 
+@pytest.mark.slow
 def test_no_dropped_plan_is_on_the_front(raced):
     table = raced["comparisons"].copy()
     dropped = table["dropped"].notna()
@@ -329,6 +336,7 @@ def test_no_dropped_plan_is_on_the_front(raced):
     assert front.get_drawstyle() == "steps-post" and max(front.get_ydata()) < 99.0
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_race_shows_plans_left_and_last_rounds(raced):
     figure = draw("race", raced)
     words = texts(figure)

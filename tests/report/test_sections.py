@@ -10,6 +10,7 @@ from frankenlab.report.sections import ledger_html, race_html, top_plans
 from tests.support import synthetic_tables as synthetic
 
 
+@pytest.mark.slow
 def test_top_plans_are_ranked_by_the_mean_over_search_tasks():
     tables, _ = synthetic.make_tables(step=5)
     comparisons = tables["comparisons"]

@@ -161,6 +161,7 @@ def test_slurm_without_a_cluster_has_no_jobs(slurm, project):
     assert orphans.orphans(project) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", ["CLUSTER: alpha", "", "squeue: notice: maintenance on Monday", "JOBID NAME ST"]
 )

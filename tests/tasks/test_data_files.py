@@ -132,6 +132,7 @@ def damaged(content: bytes, generator: random.Random) -> bytes:
     return bytes(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".arrow", ".parquet"])
 def test_no_damage_ends_the_process(tmp_path, ending):
     """Arrow on a memory map kills one process in sixteen here. Reads in a process of its own."""

@@ -41,6 +41,7 @@ def test_an_own_task_wins_over_the_harnesss(folder):
     assert task_file("arc_easy", folder) == folder / "arc.yaml"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "nearest"), [("arc_esy", "arc_easy"), ("min", "mine"), ("lambada_opnai", "lambada")]
 )

@@ -212,6 +212,7 @@ def test_documents_never_move_between_stages(searched, tmp_path):
         assert all(stage_of[text] == stage for text in contents(half, stage))
 
 
+@pytest.mark.slow
 def test_shares_are_25_15_60(tmp_path):
     file = write_rows(tmp_path / "rows.jsonl", [arc_row(i) for i in range(2000)])
     task = load_task(task_settings(tmp_path, n=1, role="search", data_file=file))
