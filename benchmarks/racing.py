@@ -96,7 +96,7 @@ def exhaustive(
 
 @dataclass(frozen=True)
 class Replay:
-    """What one search of one resample chose, and what it cost.
+    """The choice of one search on one resample, and its cost.
 
     Attributes:
         behind: points by which its choice is behind the best of all plans.

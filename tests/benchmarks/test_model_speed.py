@@ -14,27 +14,9 @@ from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate.throughput import Speeds, read_speeds
 from frankenlab.models.fetch import fetch_model
 from tests.support.tiny import make_tiny_model
+from tests.support.two_models import settings
 
 pytestmark = pytest.mark.slow
-
-SMALL = {"hidden_size": 64, "intermediate_size": 128, "n_heads": 4, "vocab_size": 300}
-LARGE = {**SMALL, "intermediate_size": 640}
-
-
-def settings(**keys) -> dict:
-    models = {
-        name: {"source": {"path": "x"}, "n_layers": 6, "shapes": shapes}
-        for name, shapes in (("small", SMALL), ("large", LARGE))
-    }
-    return {
-        "experiment": "e",
-        "models": models,
-        "tasks": {"arc_easy": {"metric": "acc"}},
-        "plans": [{"generator": "layer"}],
-        "stages": {stage: {"precision": "float32"} for stage in ("search", "select", "confirm")},
-        "token_budget": 256,
-        **keys,
-    }
 
 
 @pytest.fixture

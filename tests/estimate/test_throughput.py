@@ -18,25 +18,7 @@ from frankenlab.estimate.throughput import (
 from frankenlab.estimate.work import Job
 from frankenlab.io.errors import UserError
 from tests.support.processes import one_line
-
-SMALL = {"hidden_size": 64, "intermediate_size": 128, "n_heads": 4, "vocab_size": 300}
-LARGE = {**SMALL, "intermediate_size": 640}
-
-
-def settings(**keys) -> dict:
-    models = {
-        name: {"source": {"path": "x"}, "n_layers": 6, "shapes": shapes}
-        for name, shapes in (("small", SMALL), ("large", LARGE))
-    }
-    return {
-        "experiment": "e",
-        "models": models,
-        "tasks": {"arc_easy": {"metric": "acc"}},
-        "plans": [{"generator": "layer"}],
-        "stages": {stage: {"precision": "float32"} for stage in ("search", "select", "confirm")},
-        "token_budget": 256,
-        **keys,
-    }
+from tests.support.two_models import settings
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What scores mean: comparisons with the base, selection, racing, verdicts, bitrates, the ledger.
+"""This room turns scores into comparisons, selections, races, verdicts and the ledger of looks.
 
 `comparisons` is where scores come in; `paired_tests` has the statistics that all of it rests on,
 and docs/statistics.md says why they were chosen.
