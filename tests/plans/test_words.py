@@ -1,0 +1,40 @@
+"""Plans in words."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frankenlab.plans.plan import Step, from_steps, parse
+from frankenlab.plans.words import layer_counts, words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("base", "the unmodified model"),
+        ("0:24,23:30", "layer 23 twice"),
+        ("0:20,10:30", "layers 10–19 twice"),
+        ("0:12,12:15x3,15:30", "layers 12–14 three times"),
+        ("0x12,1:30", "layer 0 12 times"),
+        ("0:3,3x2,4:9,9x2,10:30", "each of layers 3 and 9 twice"),
+        ("0:10,8:10@attn,10:30", "the attention of layers 8–9 twice"),
+        ("0:5,4@mlp,5:30", "the MLP of layer 4 twice"),
+        ("0:24,6:20", "layers 6–19 twice, without layers 24–29"),
+        ("0:5,7:30", "without layers 5–6"),
+        ("0:5,5@mlp,6:30", "without the attention of layer 5"),
+        ("0:20,10:20*0.5,20:30", "layers 10–19 twice, with updates scaled by 0.5 where it repeats"),
+        ("15:30,0:15", "30 layers in another order"),
+    ],
+)
+def test_a_plan_is_said_in_words(text, expected):
+    assert words(parse(text, 30)) == expected
+
+
+steps = st.builds(Step, st.integers(0, 7), st.sampled_from(["block", "attn", "mlp"]))
+
+
+@given(st.lists(steps, min_size=1, max_size=30))
+def test_every_plan_has_words_and_its_counts_add_up_to_its_depth(steps):
+    plan = from_steps(steps, 8)
+    assert words(plan)
+    assert sum(layer_counts(plan)) == plan.depth
