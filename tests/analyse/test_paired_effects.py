@@ -124,16 +124,21 @@ def test_a_wild_passage_widens_the_interval_on_its_own_side():
     arrays(float, (3, 40), elements=st.floats(-1, 1).map(lambda x: round(x, 3))),
     st.sampled_from([0.9, 0.95, 0.992, 0.999]),
     st.sampled_from([-1.0, 0.5, 8.0]),
+    st.sampled_from([-3.0, 0.0, 3.0]),
 )
-def test_p_of_a_perplexity_is_where_its_interval_ends(d, confidence, stretch):
-    d = np.sign(d) * np.exp(stretch * np.abs(d)) + 0.2
-    found = effects(d, np.linspace(1, 3, 40), kind="perplexity")
-    low, high = found.interval(confidence)
-    near = np.abs(found.p - (1 - confidence)) < 1e-9
-    assert (((low > 0) | (high < 0)) == (found.p <= 1 - confidence))[~near].all()
-    assert (low <= found.effect).all() and (found.effect <= high).all()
+def test_p_of_a_perplexity_is_where_its_interval_ends(d, confidence, stretch, drift):
+    w = np.linspace(1, 3, 40)
+    d = np.sign(d) * np.exp(stretch * np.abs(d)) + 0.2 + drift * (w - 2) ** 2
+    found = effects(d, w, kind="perplexity")
+    limits = found.interval(confidence)
+    assert (limits[0] <= found.effect).all() and (found.effect <= limits[1]).all()
+    spread = found.standard_error > 1e-6
+    for limit in limits:
+        # Moved so that 0 is at the limit, the difference has just this p.
+        moved = effects(d - np.outer(limit / 100, w), w, kind="perplexity")
+        assert moved.p[spread] == pytest.approx(1 - confidence)
     wider = found.interval(1 - (1 - confidence) / 2)
-    assert (wider[0] <= low).all() and (high <= wider[1]).all()
+    assert (wider[0] <= limits[0]).all() and (limits[1] <= wider[1]).all()
 
 
 @pytest.mark.parametrize("n", [8, 20, 150, 570])

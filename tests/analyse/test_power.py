@@ -104,8 +104,10 @@ def test_more_documents_detect_less_and_too_few_nothing():
     assert smallest_detectable(1, 20.0, kind="perplexity", level=0.05) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "n, share, reached", [(150, 0.1, False), (500, 0.04, False), (800, 0.04, True)]
+    "n, share, reached",
+    [(150, 0.1, False), (800, 0.04, True), (2500, 0.2, False), (3600, 0.2, True)],
 )
 def test_a_dry_run_knows_whether_equivalence_can_be_shown(n, share, reached):
     deviation = deviation_of_flips(share)
