@@ -31,13 +31,14 @@ KeyItem = tuple[str, str, str, str]
 def key(items: Sequence[KeyItem], width: int = PLOT) -> Any:
     """Return a key of marks that no scale explains, as lines under a figure."""
     line, step, mark = 18, 18, 22
-    placed, x, y = [], 0.0, 0
+    placed: list[dict[str, Any]] = []
+    x, y = 0.0, 0
     for kind, color, shape, meaning in items:
         wide = mark + text_width(meaning) + step
         if x and x + wide - step > width:
             x, y = 0.0, y + line
-        spot = {"x": round(x), "end": round(x + mark - 6), "y": y + line / 2}
-        placed.append(spot | {"kind": kind, "color": color, "shape": shape, "meaning": meaning})
+        what = {"kind": kind, "color": color, "shape": shape, "meaning": meaning}
+        placed.append(what | {"x": round(x), "end": round(x + mark - 6), "y": y + line / 2})
         x += wide
     height = y + line
     across = alt.X("x:Q", scale=alt.Scale(domain=[0, width]), axis=None)
