@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import pandas as pd
@@ -37,7 +36,10 @@ class Entry:
     def function(self, suffix: str = "") -> Callable[..., Any]:
         """Return the function that draws it, or with the suffix "_finding" describes it."""
         # Altair loads slowly, and the workflow needs the names only.
-        module = import_module(f"{__package__}.{self.module}")
+        from frankenlab.report.figures import bitrates, effects, forest, maps, quality, race
+
+        modules = (bitrates, effects, forest, maps, quality, race)
+        module = next(m for m in modules if m.__name__.endswith(f".{self.module}"))
         found: Callable[..., Any] = getattr(module, f"{self.name}{suffix}")
         return found
 
