@@ -1,17 +1,18 @@
 """Elements of the page as HTML: sections, folded parts, figures, tables and plans in words.
 
 What these functions return, and what they take as parts, is HTML. Titles, findings, summaries,
-captions and cells are text and are escaped, unless they are `Markup` (as `plan_cell` returns it).
+captions and cells are text and are escaped, unless they are `Html` (as `plan_cell` returns it).
 """
 
 import base64
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape as escape_text
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup, escape
 
 from frankenlab.io.errors import UserError
 from frankenlab.plans.plan import parse
@@ -30,6 +31,22 @@ NOTHING = "–"
 NUMBER = re.compile(r"(?:< ?)?([+−-]?\d[\d,]*(?:\.\d+)?)(?=$|[\s%×\[(])")
 # What such a column is sorted by where it has no number.
 LEAST = "-1e99"
+
+
+@dataclass(frozen=True)
+class Html:
+    """A text that is HTML already. It is no `str`, as tables of pandas make others of those."""
+
+    html: str
+
+    def __str__(self) -> str:
+        """Return the HTML."""
+        return self.html
+
+
+def escape(value: Any) -> str:
+    """Return a text as HTML; what is HTML already stays as it is."""
+    return value.html if isinstance(value, Html) else escape_text(str(value))
 
 
 def section(id: str, title: str, finding: str, *parts: str) -> str:
@@ -65,17 +82,22 @@ def _lines(parts: Iterable[str]) -> str:
     return "\n".join(filter(None, parts))
 
 
-def plan_cell(text: str, n_layers: int | None) -> Markup:
+def plan_cell(text: str, n_layers: int | None) -> Html:
     """Return a plan in words and then its text; the words are left out where none are known.
 
-    The page draws a strip of the model's layers where a pointer or the keyboard reaches it.
+    The page draws a strip of the model's layers where a pointer or the keyboard reaches it. Several
+    plans are separated by "; ".
     """
-    code = Markup('<code class="plan" data-plan="{0}">{0}</code>').format(text)
+    return Html("; ".join(_plan(part, n_layers) for part in text.split("; ")))
+
+
+def _plan(text: str, n_layers: int | None) -> str:
+    code = f'<code class="plan" data-plan="{escape(text)}">{escape(text)}</code>'
     try:
         said = words(parse(text, n_layers)) if n_layers else ""
     except UserError:
-        return code
-    return Markup('<span class="words">{}</span> {}').format(said, code) if said else code
+        said = ""
+    return f'<span class="words">{said}</span> {code}' if said else code
 
 
 def cells(rows: pd.DataFrame, columns: Columns) -> pd.DataFrame:
@@ -154,7 +176,7 @@ def sort_keys(texts: Iterable[Any]) -> list[str]:
     """
     keys = []
     for text in texts:
-        found = None if isinstance(text, Markup) else NUMBER.match(str(text))
+        found = None if isinstance(text, Html) else NUMBER.match(str(text))
         if found:
             keys.append(found[1].replace(",", "").replace("−", "-").lstrip("+"))
         elif str(text) in (NOTHING, ""):
@@ -176,13 +198,14 @@ def figure(results: Results, picture: Picture) -> str:
     finding = picture.finding(results.tables, results.levels)
     id = "figure-" + re.sub(r"[^A-Za-z0-9]+", "-", picture.stem)
     caption = results.caption(f"figures/{picture.entry.name}", **picture.where)
+    spec = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     title, model = escape(picture.title), escape(picture.where["model"])
     return (
         f'<figure id="{id}" data-model="{model}">\n'
         f"<figcaption><b>{title}.</b> {escape(finding)}</figcaption>\n"
         f'<div class="picture" role="region" tabindex="0" aria-label="{title}">'
         f"{inline_svg(path.read_text(encoding='utf-8'), id, finding)}</div>\n"
-        f"{json_script('spec', json.loads(path.with_suffix('.json').read_text(encoding='utf-8')))}\n"
+        f"{json_script('spec', spec)}\n"
         f"{details('How to read this picture', caption)}\n</figure>"
     )
 
@@ -212,8 +235,7 @@ def json_script(name: str, value: Any) -> str:
 def definitions(values: Mapping[str, Any]) -> str:
     """Return names and what they stand for, side by side."""
     rows = "".join(
-        f"<dt>{escape(str(key))}</dt><dd>{escape(flat(value))}</dd>"
-        for key, value in values.items()
+        f"<dt>{escape(key)}</dt><dd>{escape(flat(value))}</dd>" for key, value in values.items()
     )
     return f"<dl>{rows}</dl>"
 
