@@ -66,7 +66,7 @@ def _reasons(row: Mapping[str, Any]) -> list[str]:
         lines += ["95 % interval excludes 0,", "the corrected one does not"]
     if row["dominance"] >= DOMINANT:
         one = "passage" if row["kind"] == "perplexity" else "document"
-        lines.append(f"one {one} makes up {100 * row['dominance']:.0f} % of the spread")
+        lines.append(f"one {one} makes up {100 * row['dominance']:.0f} % of the variance")
     return lines
 
 
@@ -185,7 +185,12 @@ def _panel(rows: pd.DataFrame, looks: Mapping[str, Look]) -> Any:
         same = [mark for mark in controls if mark["plan"] == plan]
         look = looks[plan]
         layers.append(bars(same, "", color=look.color, strokeWidth=1.2, opacity=0.6))
-        layers += _points(same, down, across, look.shape, size=42, fill="white", stroke=look.color)
+        hollow: dict[str, Any] = {"size": 42, "fill": "white", "stroke": look.color}
+        layers += _points(same, down, across, look.shape, **hollow)
+        beside = alt.Chart(alt.InlineData(values=same)).mark_point(
+            shape=look.shape, opacity=1, **hollow
+        )
+        layers.append(beside.encode(x=alt.value(6), y=down))
     layers += _words(texts, down)
     return alt.layer(*layers).properties(width=INNER, height=height)
 
