@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from frankenlab.analyse.settings import Statistics
+from frankenlab.analyse.verdicts import DOMINANT
 from frankenlab.report.figures.key import KeyItem, key
 from frankenlab.report.figures.style import (
     BAND,
@@ -34,8 +35,6 @@ from frankenlab.report.text import (
     unit_name,
 )
 
-# From this share of the spread on, one passage or document decides alone.
-DOMINANT = 0.25
 # Of the panel, in pixels: where the plot begins and ends, the two columns of words at its right.
 INNER, LEFT, RIGHT, CHANGE, VERDICT = WIDTH - 10, 196, 436, 450, 590
 LINE, GAP = 15, 3

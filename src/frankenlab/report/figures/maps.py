@@ -103,6 +103,8 @@ class Grid:
             return list(numbers[:: max(step, 1)])
 
         across, down = self.cell
+        # The longest has no label where it would stand above the map and push its title up.
+        labelled_lengths = self.lengths if down > 13 else self.lengths[:-1]
         x = alt.Axis(
             title="first layer of the block",
             values=thinned(self.starts, 21 / across / len(self.starts)),
@@ -113,7 +115,7 @@ class Grid:
         )
         y = alt.Axis(
             title="layers in the block",
-            values=thinned(self.lengths, 15 / down / len(self.lengths)),
+            values=thinned(labelled_lengths, 15 / down / len(self.lengths)),
             labelOverlap=False,
             grid=False,
             domain=False,
