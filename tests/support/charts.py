@@ -80,7 +80,7 @@ def _box(node: Any, text: str, x: float, y: float, turned: bool) -> Box:
 
 def faults(svg: str) -> list[str]:
     """What is wrong with the words of an SVG: outside of it, or over each other."""
-    found = [box for box in boxes(svg) if box.text.strip()]
+    found = [box for box in boxes(svg) if box.text.strip(" ▲▼•")]
     width, height = size_of(svg)
     outside = [f"{box.text!r} is cut off" for box in found if not box.inside(width, height)]
     over = [

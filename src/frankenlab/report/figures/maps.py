@@ -302,8 +302,9 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     worst = cells.loc[cells["effect"].idxmin()]
     return (
         f"Of {plural(len(cells), 'block')} run twice, {better or 'none'} made {where['task']} "
-        f"significantly better and {worse or 'none'} significantly worse. The best, "
-        f"{_said(best)}, changed it by {interval(best, unit=unit)}, the worst, {_said(worst)}, by {interval(worst, unit=unit)}; "
+        f"significantly better and {worse or 'none'} significantly worse. "
+        f"The best, {_said(best)}, changed it by {interval(best, unit=unit)}, "
+        f"the worst, {_said(worst)}, by {interval(worst, unit=unit)}; "
         f"a change below {cells['half'].median():.1f} {unit} is no evidence on a typical block."
     )
 
