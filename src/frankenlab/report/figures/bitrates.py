@@ -42,6 +42,11 @@ COSTS = {
     "materialized_bytes": "weights in memory, standalone",
 }
 BYTE_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+# From this ratio of its ends on, an axis has the numbers of a logarithmic one.
+WIDE, MANTISSAS = 2.2, (1, 1.5, 2, 3, 4, 5, 6, 8)
+MOST_TICKS = 12
+# Pixels that a number on the axis of bytes takes.
+LABEL = 42
 # Pixels between marks at one cost: controls cost what the frozen plan does.
 APART = 7
 
@@ -81,7 +86,7 @@ def bits(tables: Tables, levels: Statistics, **where: str) -> Any:
     looks = {plan: found[plan] for plan in shown}
     size = _byte_unit(rows)
     columns = compared_costs(rows)
-    width = (PLOT - 36 * (len(columns) - 1)) // len(columns)
+    width = (PLOT - 20 * (len(columns) - 1)) // len(columns)
     tasks = [part for _, part in rows.groupby("task", sort=False)]
     lines = []
     for part in tasks:
@@ -91,7 +96,9 @@ def bits(tables: Tables, levels: Statistics, **where: str) -> Any:
             _panel(data, column, looks, size, width, place, column == columns[0])
             for column in columns
         ]
-        lines.append(alt.hconcat(*panels, spacing=14).properties(title=_title(part)))
+        lines.append(
+            alt.hconcat(*panels, spacing=20, bounds="flush").properties(title=_title(part))
+        )
     items: list[KeyItem] = [
         ("point" if look.group != "control" else "hollow", look.color, look.shape, look.label)
         for look in looks.values()
@@ -152,16 +159,20 @@ def _byte_unit(rows: pd.DataFrame) -> tuple[str, float]:
     return next((unit for unit in BYTE_UNITS if least >= unit[1]), BYTE_UNITS[-1])
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Return round numbers on a logarithmic axis, none closer to another than its label is wide."""
-    step = 10 ** np.floor(np.log10(high - low))
-    for finer in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0):
-        numbers = np.arange(np.ceil(low / (finer * step)), high / (finer * step)) * finer * step
-        if len(numbers) <= 12:
-            break
+def round_ticks(low: float, high: float, apart: float) -> list[float]:
+    """Return round numbers on a logarithmic axis, each `apart` of its length from the next."""
+    if high / low > WIDE:
+        decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)))
+        numbers = np.outer(decades, MANTISSAS).ravel()
+    else:
+        step = 10 ** np.floor(np.log10(high - low))
+        steps = (0.1, 0.2, 0.25, 0.5, 1.0, 2.0)
+        finest = next(part for part in steps if (high - low) / (part * step) <= MOST_TICKS) * step
+        numbers = np.arange(np.ceil(low / finest), high / finest) * finest
+    numbers = numbers[(numbers >= low) & (numbers <= high)]
     kept: list[float] = []
     for number in numbers:
-        if not kept or np.log(number / kept[-1]) > 0.07 * np.log(high / low):
+        if not kept or np.log(number / kept[-1]) > apart * np.log(high / low):
             kept.append(round(float(number), 6))
     return kept
 
@@ -177,15 +188,16 @@ def _panel(
 ) -> Any:
     """Draw one task against one cost; `place` says whether it is in the highest, lowest line."""
     highest, lowest = place
-    room = float(data[column].max() / data[column].min()) ** 0.05
-    domain = [float(data[column].min()) / room, float(data[column].max()) * room]
+    least, most = float(data[column].min()), float(data[column].max())
+    room, aside = (most / least) ** 0.05, APART * (len(looks) - 1) / width
+    domain = [least / room, most * room * (most / least) ** aside]
     ends = data[["at_low", "at_high"]].to_numpy(float)
     low, high = min(ends.min(), 0.0), max(ends.max(), 0.0)
     pad = 0.06 * (high - low) or 1.0
     along = alt.Scale(type="log", domain=domain, nice=False)
     below = alt.Axis(
         title=f"{COSTS[column]}, {unit[0]} (logarithmic)" if lowest else "",
-        values=_ticks(*domain),
+        values=round_ticks(*domain, LABEL / width),
         labels=lowest,
         grid=False,
         format="~g",

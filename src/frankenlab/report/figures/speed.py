@@ -74,7 +74,7 @@ def quality_speed(tables: Tables, levels: Statistics, **where: str) -> Any:
         ]
         first = part.iloc[0]
         title = panel_title(f"{shorten(first['task'])} ({first['role']}): {base_text(part)}")
-        lines.append(alt.hconcat(*panels, spacing=14).properties(title=title))
+        lines.append(alt.hconcat(*panels, spacing=20, bounds="flush").properties(title=title))
     items: list[KeyItem] = [
         ("point", look.color, look.shape, look.label) for look in shown.values()
     ]
