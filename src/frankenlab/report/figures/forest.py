@@ -47,16 +47,17 @@ ENDS = ("low", "high", "verdict_low", "verdict_high", "equivalence_low", "equiva
 
 def _shown(value: float, unit: str) -> float:
     """Return an effect as it is drawn: of a perplexity, its change in per cent."""
-    return 100 * math.expm1(-value / 100) if unit == "log-percent" else value
+    # A perplexity may end up beyond all bounds, and beyond what a number holds.
+    return 100 * math.expm1(min(-value / 100, 30)) if unit == "log-percent" else value
 
 
-def _written(row: Mapping[str, Any], low: str = "low", high: str = "high") -> str:
+def _written(row: Mapping[str, Any], low: str = "low", high: str = "high", unit: str = "") -> str:
     """Return the change with the interval between two columns: "+4.1 [−0.4, +8.6]"."""
     drawn = [_shown(row[end], row["unit"]) for end in ("effect", low, high)]
     value, *ends = (signed(each, 0 if abs(each) >= 99.5 else 1) for each in drawn)
     percent = row["unit"] == "log-percent"
     ends = ends[::-1] if percent else ends
-    return f"{value}{' %' * percent} [{', '.join(ends)}]"
+    return f"{value}{' %' if percent else unit} [{', '.join(ends)}]"
 
 
 def _reasons(row: Mapping[str, Any]) -> list[str]:
@@ -138,34 +139,40 @@ def _place(rows: pd.DataFrame) -> tuple[list[dict], list[dict], list[dict], floa
     return own, controls, texts, y - GAP
 
 
-def _axis(unit: str) -> tuple[alt.Axis, bool]:
-    """Return a unit's axis, and whether its numbers fall from left to right."""
+def _axis(unit: str, low: float, high: float) -> alt.Axis:
+    """Return the axis of a unit from `low` to `high`, with few enough round numbers to stand."""
     percent = unit == "log-percent"
     minus = "replace(format(datum.value, '+~g'), '-', '−')"
     label = f"datum.value == 0 ? '0' : {minus} + '{' %' * percent}'"
     what = "change of perplexity" if percent else f"change in {unit_name(unit)}"
     # Plain spaces in a row become one in an SVG.
     space = 4 * "\N{NO-BREAK SPACE}"
-    axis = alt.Axis(
-        title=f"← worse{space}{what}{space}better →", labelExpr=label, labelFlush=False, tickCount=6
+    steps = (digit * 10.0**power for power in range(-4, 16) for digit in (1, 2, 5))
+    step = next(step for step in steps if high // step + -low // step < (5 if percent else 7))
+    ticks = [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return alt.Axis(
+        title=f"← worse{space}{what}{space}better →",
+        labelExpr=label,
+        labelFlush=False,
+        labelOverlap=False,
+        values=ticks,
     )
-    return axis, percent
 
 
 def _panel(rows: pd.DataFrame, looks: Mapping[str, Look]) -> Any:
     """Draw the tasks of one unit over an axis of their own, with words at both sides."""
     unit, margin = rows["unit"].iloc[0], rows["margin"].iloc[0]
     own, controls, texts, height = _place(rows)
-    axis, falls = _axis(unit)
     ends = [mark[end] for mark in own for end in ENDS]
     ends += [mark[end] for mark in controls for end in ("low", "high")]
     band = sorted(_shown(side, unit) for side in (-margin, margin))
     low, high = min(*ends, band[0]), max(*ends, band[1])
     room = 0.03 * (high - low)
     domain = [low - room, high + room]
-    scale = alt.Scale(
-        domain=domain[::-1] if falls else domain, range=[LEFT, RIGHT], nice=False, zero=False
-    )
+    axis = _axis(unit, *domain)
+    # A falling perplexity is better.
+    sides = domain[::-1] if unit == "log-percent" else domain
+    scale = alt.Scale(domain=sides, range=[LEFT, RIGHT], nice=False, zero=False)
     down = alt.Y("y:Q", scale=alt.Scale(domain=[height, 0]), axis=None)
 
     def across(end: str) -> alt.X:
@@ -294,7 +301,7 @@ def confirm_forest_finding(tables: Tables, levels: Statistics, **where: str) -> 
     for verdict in ("improved", "harmed"):
         found = [
             f"{row['task']} {SAID[verdict]} ({metric_name(row['metric'])} "
-            f"{_written(row, 'verdict_low', 'verdict_high')})"
+            f"{_written(row, 'verdict_low', 'verdict_high', ' ' + row['unit'])})"
             for row in records
             if row["verdict"] == verdict
         ]
