@@ -19,8 +19,10 @@ from frankenlab.report.figures.style import (
     WIDTH,
     Look,
     blank,
+    change_text,
     finish,
     plan_looks,
+    shown_effect,
     tooltip,
 )
 from frankenlab.report.results import Tables, rows_of
@@ -31,7 +33,6 @@ from frankenlab.report.text import (
     metric_value,
     plan_words,
     shorten,
-    signed,
     unit_name,
 )
 
@@ -43,21 +44,6 @@ SAID = {"improved": "improved", "harmed": "got worse"}
 # Green and red as in `style`, but dark enough for letters.
 COLORS = {"improved": "#00734f", "harmed": "#b04a00", "equivalent": BLUE, "inconclusive": GREY}
 ENDS = ("low", "high", "verdict_low", "verdict_high", "equivalence_low", "equivalence_high")
-
-
-def _shown(value: float, unit: str) -> float:
-    """Return an effect as it is drawn: of a perplexity, its change in per cent."""
-    # A perplexity may end up beyond all bounds, and beyond what a number holds.
-    return 100 * math.expm1(min(-value / 100, 30)) if unit == "log-percent" else value
-
-
-def _written(row: Mapping[str, Any], low: str = "low", high: str = "high", unit: str = "") -> str:
-    """Return the change with the interval between two columns: "+4.1 [−0.4, +8.6]"."""
-    drawn = [_shown(row[end], row["unit"]) for end in ("effect", low, high)]
-    value, *ends = (signed(each, 0 if abs(each) >= 99.5 else 1) for each in drawn)
-    percent = row["unit"] == "log-percent"
-    ends = ends[::-1] if percent else ends
-    return f"{value}{' %' if percent else unit} [{', '.join(ends)}]"
 
 
 def _reasons(row: Mapping[str, Any]) -> list[str]:
@@ -77,7 +63,7 @@ def _own_text(row: Mapping[str, Any], y: float) -> list[dict[str, Any]]:
     texts = [
         _text(0, y, shorten(row["task"], 27), "bold"),
         _text(0, y + LINE, f"{row['role']} task, n = {row['n']:,}", "small"),
-        _text(CHANGE, y, _written(row, "verdict_low", "verdict_high"), "normal"),
+        _text(CHANGE, y, change_text(row, "verdict_low", "verdict_high"), "normal"),
         _verdict_text(row, y),
         _text(CHANGE, y + LINE, f"{row['metric']} {base} → {value}", "note"),
     ]
@@ -94,7 +80,7 @@ def _verdict_text(row: Mapping[str, Any], y: float) -> dict[str, Any]:
 
 def _control_text(row: Mapping[str, Any], y: float) -> list[dict[str, Any]]:
     said = plan_words(row["plan"], layers_of(row))
-    return [_text(14, y, said, "small"), _text(CHANGE, y, _written(row), "note")]
+    return [_text(14, y, said, "small"), _text(CHANGE, y, change_text(row), "note")]
 
 
 def _text(x: float, y: float, words: str, kind: str) -> dict[str, Any]:
@@ -103,7 +89,7 @@ def _text(x: float, y: float, words: str, kind: str) -> dict[str, Any]:
 
 def _mark(row: Mapping[str, Any], y: float) -> dict[str, Any]:
     """Return the datum of a plan's mark: its place, its tooltip and what the script needs."""
-    ends = {end: round(_shown(row[end], row["unit"]), 3) for end in ("effect", *ENDS)}
+    ends = {end: round(shown_effect(row[end], row["unit"]), 3) for end in ("effect", *ENDS)}
     own = row["group"] == "frozen"
     more = {"verdict": SAID.get(row["verdict"], row["verdict"])} if own else {}
     return more | {
@@ -112,7 +98,7 @@ def _mark(row: Mapping[str, Any], y: float) -> dict[str, Any]:
         "plan": row["plan"],
         "words": plan_words(row["plan"], layers_of(row)),
         "task": row["task"],
-        "effect_text": f"{_written(row)}, 95 % interval",
+        "effect_text": f"{change_text(row)}, 95 % interval",
         "n": row["n"],
     }
 
@@ -165,7 +151,7 @@ def _panel(rows: pd.DataFrame, looks: Mapping[str, Look]) -> Any:
     own, controls, texts, height = _place(rows)
     ends = [mark[end] for mark in own for end in ENDS]
     ends += [mark[end] for mark in controls for end in ("low", "high")]
-    band = sorted(_shown(side, unit) for side in (-margin, margin))
+    band = sorted(shown_effect(side, unit) for side in (-margin, margin))
     low, high = min(*ends, band[0]), max(*ends, band[1])
     room = 0.03 * (high - low)
     domain = [low - room, high + room]
@@ -301,7 +287,7 @@ def confirm_forest_finding(tables: Tables, levels: Statistics, **where: str) -> 
     for verdict in ("improved", "harmed"):
         found = [
             f"{row['task']} {SAID[verdict]} ({metric_name(row['metric'])} "
-            f"{_written(row, 'verdict_low', 'verdict_high', ' ' + row['unit'])})"
+            f"{change_text(row, 'verdict_low', 'verdict_high', ' ' + row['unit'])})"
             for row in records
             if row["verdict"] == verdict
         ]
