@@ -94,7 +94,7 @@ def test_the_finding_counts_marks_and_names_best_and_worst(tables):
     better = altered(tables, 18, 19, effect=30.0, low=25.0, high=35.0, significant=True)
     said = block_map_finding(better, LEVELS, **WHERE)
     assert "1 made arc_easy significantly better" in said
-    assert "The best, layer 18 twice, changed it by +30.0 points [+25.0, +35.0]" in said
+    assert "The best, layer 18 twice, changed its accuracy by +30.0 points [+25.0, +35.0]" in said
     assert "points is no evidence on a typical block." in said
 
 

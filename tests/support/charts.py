@@ -59,7 +59,7 @@ def _walk(node: Any, x: float, y: float, found: list[Box]) -> None:
             x, y = x + values[1], y - values[0]
         else:
             x, y = x + values[0], y + values[1]
-    if node.tag.endswith("}text"):
+    if node.tag.endswith("}text") and node.get("opacity") != "0":
         lines = ["".join(span.itertext()) for span in node] or ["".join(node.itertext())]
         for number, line in enumerate(lines):
             found.append(_box(node, line, x, y + number * 14, turned))

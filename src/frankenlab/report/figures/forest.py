@@ -19,8 +19,10 @@ from frankenlab.report.figures.style import (
     WIDTH,
     Look,
     blank,
+    change_text,
     finish,
     plan_looks,
+    shown_effect,
     tooltip,
 )
 from frankenlab.report.results import Tables, rows_of
@@ -31,7 +33,6 @@ from frankenlab.report.text import (
     metric_value,
     plan_words,
     shorten,
-    signed,
     unit_name,
 )
 
@@ -43,20 +44,6 @@ SAID = {"improved": "improved", "harmed": "got worse"}
 # Green and red as in `style`, but dark enough for letters.
 COLORS = {"improved": "#00734f", "harmed": "#b04a00", "equivalent": BLUE, "inconclusive": GREY}
 ENDS = ("low", "high", "verdict_low", "verdict_high", "equivalence_low", "equivalence_high")
-
-
-def _shown(value: float, unit: str) -> float:
-    """Return an effect as it is drawn: of a perplexity, its change in per cent."""
-    return 100 * math.expm1(-value / 100) if unit == "log-percent" else value
-
-
-def _written(row: Mapping[str, Any], low: str = "low", high: str = "high") -> str:
-    """Return the change with the interval between two columns: "+4.1 [−0.4, +8.6]"."""
-    drawn = [_shown(row[end], row["unit"]) for end in ("effect", low, high)]
-    value, *ends = (signed(each, 0 if abs(each) >= 99.5 else 1) for each in drawn)
-    percent = row["unit"] == "log-percent"
-    ends = ends[::-1] if percent else ends
-    return f"{value}{' %' * percent} [{', '.join(ends)}]"
 
 
 def _reasons(row: Mapping[str, Any]) -> list[str]:
@@ -76,7 +63,7 @@ def _own_text(row: Mapping[str, Any], y: float) -> list[dict[str, Any]]:
     texts = [
         _text(0, y, shorten(row["task"], 27), "bold"),
         _text(0, y + LINE, f"{row['role']} task, n = {row['n']:,}", "small"),
-        _text(CHANGE, y, _written(row, "verdict_low", "verdict_high"), "normal"),
+        _text(CHANGE, y, change_text(row, "verdict_low", "verdict_high"), "normal"),
         _verdict_text(row, y),
         _text(CHANGE, y + LINE, f"{row['metric']} {base} → {value}", "note"),
     ]
@@ -93,7 +80,7 @@ def _verdict_text(row: Mapping[str, Any], y: float) -> dict[str, Any]:
 
 def _control_text(row: Mapping[str, Any], y: float) -> list[dict[str, Any]]:
     said = plan_words(row["plan"], layers_of(row))
-    return [_text(14, y, said, "small"), _text(CHANGE, y, _written(row), "note")]
+    return [_text(14, y, said, "small"), _text(CHANGE, y, change_text(row), "note")]
 
 
 def _text(x: float, y: float, words: str, kind: str) -> dict[str, Any]:
@@ -102,7 +89,7 @@ def _text(x: float, y: float, words: str, kind: str) -> dict[str, Any]:
 
 def _mark(row: Mapping[str, Any], y: float) -> dict[str, Any]:
     """Return the datum of a plan's mark: its place, its tooltip and what the script needs."""
-    ends = {end: round(_shown(row[end], row["unit"]), 3) for end in ("effect", *ENDS)}
+    ends = {end: round(shown_effect(row[end], row["unit"]), 3) for end in ("effect", *ENDS)}
     own = row["group"] == "frozen"
     more = {"verdict": SAID.get(row["verdict"], row["verdict"])} if own else {}
     return more | {
@@ -111,7 +98,7 @@ def _mark(row: Mapping[str, Any], y: float) -> dict[str, Any]:
         "plan": row["plan"],
         "words": plan_words(row["plan"], layers_of(row)),
         "task": row["task"],
-        "effect_text": f"{_written(row)}, 95 % interval",
+        "effect_text": f"{change_text(row)}, 95 % interval",
         "n": row["n"],
     }
 
@@ -138,34 +125,40 @@ def _place(rows: pd.DataFrame) -> tuple[list[dict], list[dict], list[dict], floa
     return own, controls, texts, y - GAP
 
 
-def _axis(unit: str) -> tuple[alt.Axis, bool]:
-    """Return a unit's axis, and whether its numbers fall from left to right."""
+def _axis(unit: str, low: float, high: float) -> alt.Axis:
+    """Return the axis of a unit from `low` to `high`, with few enough round numbers to stand."""
     percent = unit == "log-percent"
     minus = "replace(format(datum.value, '+~g'), '-', '−')"
     label = f"datum.value == 0 ? '0' : {minus} + '{' %' * percent}'"
     what = "change of perplexity" if percent else f"change in {unit_name(unit)}"
     # Plain spaces in a row become one in an SVG.
     space = 4 * "\N{NO-BREAK SPACE}"
-    axis = alt.Axis(
-        title=f"← worse{space}{what}{space}better →", labelExpr=label, labelFlush=False, tickCount=6
+    steps = (digit * 10.0**power for power in range(-4, 16) for digit in (1, 2, 5))
+    step = next(step for step in steps if high // step + -low // step < (5 if percent else 7))
+    ticks = [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return alt.Axis(
+        title=f"← worse{space}{what}{space}better →",
+        labelExpr=label,
+        labelFlush=False,
+        labelOverlap=False,
+        values=ticks,
     )
-    return axis, percent
 
 
 def _panel(rows: pd.DataFrame, looks: Mapping[str, Look]) -> Any:
     """Draw the tasks of one unit over an axis of their own, with words at both sides."""
     unit, margin = rows["unit"].iloc[0], rows["margin"].iloc[0]
     own, controls, texts, height = _place(rows)
-    axis, falls = _axis(unit)
     ends = [mark[end] for mark in own for end in ENDS]
     ends += [mark[end] for mark in controls for end in ("low", "high")]
-    band = sorted(_shown(side, unit) for side in (-margin, margin))
+    band = sorted(shown_effect(side, unit) for side in (-margin, margin))
     low, high = min(*ends, band[0]), max(*ends, band[1])
     room = 0.03 * (high - low)
     domain = [low - room, high + room]
-    scale = alt.Scale(
-        domain=domain[::-1] if falls else domain, range=[LEFT, RIGHT], nice=False, zero=False
-    )
+    axis = _axis(unit, *domain)
+    # A falling perplexity is better.
+    sides = domain[::-1] if unit == "log-percent" else domain
+    scale = alt.Scale(domain=sides, range=[LEFT, RIGHT], nice=False, zero=False)
     down = alt.Y("y:Q", scale=alt.Scale(domain=[height, 0]), axis=None)
 
     def across(end: str) -> alt.X:
@@ -294,7 +287,7 @@ def confirm_forest_finding(tables: Tables, levels: Statistics, **where: str) -> 
     for verdict in ("improved", "harmed"):
         found = [
             f"{row['task']} {SAID[verdict]} ({metric_name(row['metric'])} "
-            f"{_written(row, 'verdict_low', 'verdict_high')})"
+            f"{change_text(row, 'verdict_low', 'verdict_high', ' ' + row['unit'])})"
             for row in records
             if row["verdict"] == verdict
         ]

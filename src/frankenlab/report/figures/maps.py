@@ -16,6 +16,7 @@ from frankenlab.report.figures.style import (
     WIDTH,
     base_text,
     blank,
+    change_text,
     finish,
     panel_title,
     point_data,
@@ -25,11 +26,12 @@ from frankenlab.report.figures.style import (
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
     INTERVAL,
-    interval,
     layers_of,
+    metric_name,
     plan_words,
     plural,
     signed,
+    spoken_size,
     unit_name,
 )
 
@@ -303,9 +305,10 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     return (
         f"Of {plural(len(cells), 'block')} run twice, {better or 'none'} made {where['task']} "
         f"significantly better and {worse or 'none'} significantly worse. "
-        f"The best, {_said(best)}, changed it by {interval(best, unit=unit)}, "
-        f"the worst, {_said(worst)}, by {interval(worst, unit=unit)}; "
-        f"a change below {cells['half'].median():.1f} {unit} is no evidence on a typical block."
+        f"The best, {_said(best)}, changed its {metric_name(best['metric'])} by "
+        f"{change_text(best, unit=' ' + unit)}, the worst, {_said(worst)}, by "
+        f"{change_text(worst, unit=' ' + unit)}; a change below "
+        f"{spoken_size(cells['half'].median(), unit)} is no evidence on a typical block."
     )
 
 

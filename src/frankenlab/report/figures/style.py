@@ -5,6 +5,7 @@ panels into a width, so each panel sets its own width and its axes' `minExtent` 
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -187,6 +188,23 @@ def tooltip(*more: str | alt.Tooltip) -> list[Any]:
 def short_unit(unit: str) -> str:
     """Return a unit as it stands after a number: "+1.2 points"."""
     return {"log-percent": "log-%"}.get(unit, unit)
+
+
+def shown_effect(value: float, unit: str) -> float:
+    """Return an effect as it is drawn: of a perplexity, its change in per cent."""
+    # A perplexity may end up beyond all bounds, and beyond what a number holds.
+    return 100 * math.expm1(min(-value / 100, 30)) if unit == "log-percent" else value
+
+
+def change_text(
+    row: Mapping[str, Any], low: str = "low", high: str = "high", unit: str = ""
+) -> str:
+    """Return the change with the interval between two columns: "+4.1 [−0.4, +8.6]"."""
+    drawn = [shown_effect(row[end], row["unit"]) for end in ("effect", low, high)]
+    value, *ends = (signed(each, 0 if abs(each) >= 99.5 else 1) for each in drawn)
+    percent = row["unit"] == "log-percent"
+    ends = ends[::-1] if percent else ends
+    return f"{value}{' %' if percent else unit} [{', '.join(ends)}]"
 
 
 def effect_title(unit: str) -> str:
