@@ -121,7 +121,15 @@ def test_the_finding_on_layers_calls_better_only_what_is_significant(
     finding = layer_effects_finding(changed, LEVELS, **WHERE)
     assert finding.endswith(end)
     assert ("Layer 15 does best (+9.0 points" in finding) == (effect > 0)
-    assert ("layer 15 worst (−60.0)" in finding) == (effect < 0)
+    assert ("layer 15 worst (−60.0 points)" in finding) == (effect < 0)
+
+
+def test_perplexities_are_in_per_cent_and_rise_where_a_plan_is_worse():
+    table = repetitions(("a", 2, -8.0, -12.0, -4.0), ("a", 3, -20.0, -25.0, -15.0))
+    table["repetitions"]["unit"] = "log-percent"
+    finding = repetition_effect_finding(table, LEVELS, **WHERE)
+    assert "a (perplexity) changes by +8.3 % [+4.1, +12.7] run twice" in finding
+    assert finding.startswith("More repetitions measure worse: ")
 
 
 def test_a_grid_without_single_layers_or_repetitions_has_no_finding(tables):

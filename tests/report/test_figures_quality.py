@@ -139,7 +139,7 @@ def test_the_finding_names_the_best_plan_and_counts_what_was_better(tables, effe
     table.loc[best, ["effect", "low", "high"]] = [effect, effect - half, effect + half]
     finding = quality_cost_finding({"comparisons": table}, LEVELS, **WHERE)
     assert f"the best on the mean of 2 tasks is layer 19 twice {said} than the base." in finding
-    assert "the median change is −9.0 points, among deeper ones −9.0." in finding
+    assert "the median change is −9.0 points, among deeper ones −9.0 points." in finding
 
 
 def test_without_plans_there_is_no_finding(tables):

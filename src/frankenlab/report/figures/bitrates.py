@@ -190,11 +190,11 @@ def _panel(
     highest, lowest = place
     least, most = float(data[column].min()), float(data[column].max())
     room, aside = (most / least) ** 0.05, APART * (len(looks) - 1) / width
-    domain = [least / room, most * room * (most / least) ** aside]
+    domain = (least / room, most * room * (most / least) ** aside)
     ends = data[["at_low", "at_high"]].to_numpy(float)
     low, high = min(ends.min(), 0.0), max(ends.max(), 0.0)
     pad = 0.06 * (high - low) or 1.0
-    along = alt.Scale(type="log", domain=domain, nice=False)
+    along = alt.Scale(type="log", domain=list(domain), nice=False)
     below = alt.Axis(
         title=f"{COSTS[column]}, {unit[0]} (logarithmic)" if lowest else "",
         values=round_ticks(*domain, LABEL / width),
@@ -262,7 +262,7 @@ def _franken(
 
 
 def _names(
-    bases: pd.DataFrame, column: str, domain: list[float], width: int, x: alt.X
+    bases: pd.DataFrame, column: str, domain: tuple[float, float], width: int, x: alt.X
 ) -> alt.Chart:
     """Name the base's quantizations over a panel; names that would collide are left out."""
     kept, end = [], -np.inf

@@ -17,7 +17,9 @@ from frankenlab.report.figures.style import (
     PLOT,
     base_text,
     blank,
+    change_text,
     cut_axis,
+    effect_said,
     effect_title,
     finish,
     interval_rules,
@@ -32,7 +34,7 @@ from frankenlab.report.figures.style import (
     zero_rule,
 )
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import INTERVAL, interval, layers_of, listed, plural, shorten, signed
+from frankenlab.report.text import INTERVAL, interval, layers_of, listed, plural, shorten
 
 # Of the numbers of times that a layer runs: darker for more.
 COUNTS = (("#938bc9", "circle"), ("#5b4aa0", "square"), ("#2b1b60", "triangle-up"))
@@ -175,7 +177,7 @@ def layer_effects_finding(tables: Tables, levels: Statistics, **where: str) -> s
     n_layers = layers_of(rows.iloc[0])
     layer = rows.drop_duplicates("plan").set_index("plan")["start"]
     shown = shown.assign(start=shown["plan"].map(layer))
-    unit = short_unit(shown["unit"].iloc[0])
+    unit = shown["unit"].iloc[0]
     thirds = pd.cut(
         shown["start"],
         np.array([0, 1, 2, 3]) * n_layers / 3,
@@ -189,14 +191,14 @@ def layer_effects_finding(tables: Tables, levels: Statistics, **where: str) -> s
         verb = "gains most" if means.max() > 0 else "costs least"
         low, high = means.idxmin(), means.idxmax()
         first = (
-            f"Running {high} layer {_times(count)} {verb}: {signed(means[high])} {unit} on average "
-            f"{over}, against {signed(means[low])} for {low} one. "
+            f"Running {high} layer {_times(count)} {verb}: {effect_said(means[high], unit)} on "
+            f"average {over}, against {effect_said(means[low], unit)} for {low} one. "
         )
     found = rows[rows["significant"].astype(bool)].drop_duplicates("plan")
     better = found[found["effect"] > 0]
     number = rows["plan"].nunique()
-    text = f"Layer {best['start']} does best ({interval(best, unit=unit)}), "
-    text += f"layer {worst['start']} worst ({signed(worst['effect'])}); "
+    text = f"Layer {best['start']} does best ({change_text(best, unit=f' {unit}')}), "
+    text += f"layer {worst['start']} worst ({effect_said(worst['effect'], unit)}); "
     if better.empty:
         return f"{first}{text}none of the {number} is significantly better than the base."
     named = listed([f"layer {start}" for start in better["start"].astype(int)[:3]])
@@ -212,7 +214,7 @@ def _over_tasks(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         means = mean_over_tasks(rows)
         if len(means):
             return means, f"over {plural(len(tasks), 'task')}"
-    return rows[rows["task"] == tasks[0]], f"on {tasks[0]}"
+    return rows[rows["task"] == tasks[0]], f"on {tasks[0]}{_measure(rows['unit'].iloc[0])}"
 
 
 def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
@@ -338,8 +340,9 @@ def repetition_effect_finding(tables: Tables, levels: Statistics, **where: str) 
         if first["low"] <= last["high"] and last["low"] <= first["high"]:
             overlap.append(str(task))
         said.append(
-            f"{task} changes by {interval(first, unit=short_unit(first['unit']))} "
-            f"{_run(first['times'])} and by {interval(last)} {_run(last['times'])}"
+            f"{task}{_measure(first['unit'])} changes by "
+            f"{change_text(first, unit=' ' + first['unit'])} {_run(first['times'])} "
+            f"and by {change_text(last)} {_run(last['times'])}"
         )
     opening = "More repetitions do not measure alike on all tasks"
     if len(turns) == 1:
@@ -351,6 +354,11 @@ def repetition_effect_finding(tables: Tables, levels: Statistics, **where: str) 
         opening += f", but the intervals overlap on {listed(overlap)}"
     blocks = int(means["blocks"].max())
     return f"{opening}: on average over {plural(blocks, 'block')}, {'; '.join(said)}."
+
+
+def _measure(unit: str) -> str:
+    """Return what changes, where it is not the share of right answers."""
+    return " (perplexity)" if unit == "log-percent" else ""
 
 
 def _run(times: float) -> str:

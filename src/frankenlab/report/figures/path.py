@@ -13,6 +13,7 @@ from frankenlab.report.figures.style import (
     RUNNER_UP,
     Look,
     blank,
+    change_text,
     effect_title,
     finish,
     interval_rules,
@@ -173,7 +174,7 @@ def path_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     if rows.empty:
         return ""
     own = rows[rows["group"] == "frozen"]
-    unit = short_unit(_unit(tables, **where))
+    unit = _unit(tables, **where)
     said = plan_words(own["plan"].iloc[0], model_layers(tables, where["model"]))
     stages = {row["stage"]: row for row in own.to_dict("records")}
     where_seen = {
@@ -182,7 +183,8 @@ def path_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         "confirm": "on the fresh documents of confirm",
     }
     measured = [
-        f"{interval(row, unit=unit if number == 0 else '')} {where_seen[stage]}"
+        f"{change_text(row | {'unit': unit}, unit='' if number else f' {unit}'.rstrip())} "
+        f"{where_seen[stage]}"
         for number, (stage, row) in enumerate(stages.items())
     ]
     text = (
@@ -193,7 +195,8 @@ def path_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         return text
     last = chosen[-1]
     if pd.notna(last["shrunken"]):
-        kept = interval(last, "shrunken")
+        ends = {"effect": last["shrunken"], "unit": unit}
+        kept = change_text(last | ends, "shrunken_low", "shrunken_high")
         text += f" Once the luck of the choice is taken off, {kept} was to be expected."
     if "confirm" not in stages:
         return f"{text} It is not confirmed on fresh documents yet."
@@ -201,6 +204,6 @@ def path_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     if not end["low"] <= last["effect"] <= end["high"]:
         lost = last["effect"] - end["effect"]
         turn = "overstated" if lost > 0 else "understated"
-        size = f"{abs(lost):.1f} {unit}".rstrip()
+        size = f"{abs(lost):.1f} {short_unit(unit)}".rstrip()
         text += f" {last['stage'].capitalize()} {turn} it by {size}."
     return text

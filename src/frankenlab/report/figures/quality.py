@@ -17,7 +17,9 @@ from frankenlab.report.figures.style import (
     Cut,
     base_text,
     blank,
+    change_text,
     cut_axis,
+    effect_said,
     effect_title,
     finish,
     interval_rules,
@@ -25,7 +27,6 @@ from frankenlab.report.figures.style import (
     panel_title,
     plan_looks,
     point_data,
-    short_unit,
     survivors,
     tooltip,
     value_axis,
@@ -34,12 +35,10 @@ from frankenlab.report.figures.style import (
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
     INTERVAL,
-    interval,
     layers_of,
     plan_words,
     plural,
     shorten,
-    signed,
 )
 
 # Group of a plan -> shape and words. Colours are those of the plans that were frozen or controls.
@@ -251,10 +250,12 @@ def quality_cost_finding(tables: Tables, levels: Statistics, **where: str) -> st
     if rows.empty:
         return ""
     _, shown = _panels(rows)[0]
+    unit = shown["unit"].iloc[0]
     several = "task" in shown and shown["task"].iloc[0] not in set(rows["task"])
     over = f"on the mean of {plural(rows['task'].nunique(), 'task')}"
-    over = over if several else f"on {shown['task'].iloc[0]}"
-    unit = short_unit(shown["unit"].iloc[0])
+    if not several:
+        perplexity = " (perplexity)" if unit == "log-percent" else ""
+        over = f"on {shown['task'].iloc[0]}{perplexity}"
     plans = shown[shown["plan"] != "base"]
     whole = plans[survivors(plans)] if survivors(plans).any() else plans
     best = whole.loc[whole["effect"].idxmax()]
@@ -262,7 +263,7 @@ def quality_cost_finding(tables: Tables, levels: Statistics, **where: str) -> st
     better = int((whole["effect"] > 0).sum())
     first = (
         f"Of {plural(len(plans), 'plan')}, the best {over} is {said} with "
-        f"{interval(best, unit=unit)} at {best['relative_depth']:.2f} times the layers; "
+        f"{change_text(best, unit=f' {unit}')} at {best['relative_depth']:.2f} times the layers; "
     )
     first += f"{better or 'none'} measured better than the base"
     raced = len(plans) - len(whole)
@@ -274,6 +275,6 @@ def quality_cost_finding(tables: Tables, levels: Statistics, **where: str) -> st
     limit = plans["relative_depth"].median()
     second = (
         f"Among plans of up to {limit:.2f} times the layers the median change is "
-        f"{signed(medians[0])} {unit}, among deeper ones {signed(medians[1])}."
+        f"{effect_said(medians[0], unit)}, among deeper ones {effect_said(medians[1], unit)}."
     )
     return f"{first} {second}"

@@ -207,6 +207,13 @@ def change_text(
     return f"{value}{' %' if percent else unit} [{', '.join(ends)}]"
 
 
+def effect_said(value: float, unit: str) -> str:
+    """Return a change without its interval: "−2.1 points", or of a perplexity "+8.0 %"."""
+    shown = shown_effect(value, unit)
+    sign = signed(shown, 0 if abs(shown) >= 99.5 and unit == "log-percent" else 1)
+    return f"{sign} {'%' if unit == 'log-percent' else unit}".rstrip()
+
+
 def effect_title(unit: str) -> str:
     """Return the title of an axis of effects."""
     return f"change, {unit_name(unit)}"
