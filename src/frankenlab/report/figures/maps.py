@@ -297,10 +297,9 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         return ""
     data, unit = _data(cells), cells["unit"].iloc[0]
     better, worse = ((data["mark"] == mark).sum() for mark in ("▲", "▼"))
-    whole = cells[survivors(cells)]
-    best = (
-        whole.loc[whole["effect"].idxmax()] if len(whole) else cells.loc[cells["effect"].idxmax()]
-    )
+    # What a race dropped was seen on fewer documents, where the best looks better by chance.
+    whole = cells[survivors(cells)] if survivors(cells).any() else cells
+    best = whole.loc[whole["effect"].idxmax()]
     worst = cells.loc[cells["effect"].idxmin()]
     return (
         f"Of {plural(len(cells), 'block')} run twice, {better or 'none'} made {where['task']} "
