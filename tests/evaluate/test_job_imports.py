@@ -30,7 +30,7 @@ def test_an_evaluation_imports_no_quantizer(files):
 
 def test_an_evaluation_imports_no_figures(files):
     assert not {file for file in files if file.startswith("report/")}
-    heavy = {"matplotlib", "papermill", "nbconvert", "seaborn"}
+    heavy = {"altair", "vl_convert", "papermill", "nbconvert"}
     assert not {path for path in reached([SCRIPT]) if libraries(path) & heavy}
 
 

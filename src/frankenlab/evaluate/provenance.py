@@ -19,7 +19,7 @@ from frankenlab.models.directory import weights_hash
 
 LIBRARIES = (
     *("torch", "transformers", "tokenizers", "datasets", "lm-eval", "snakemake", "numpy"),
-    *("scipy", "statsmodels", "pandas", "matplotlib", "papermill"),
+    *("scipy", "statsmodels", "pandas", "altair", "vl-convert-python", "papermill"),
 )
 
 

@@ -1,12 +1,22 @@
-"""Elements of the page as HTML: tables, notes, figures with their captions."""
+"""Elements of the page as HTML: sections, folded parts, figures, tables and plans in words.
+
+What these functions return, and what they take as parts, is HTML. Titles, findings, summaries,
+captions and cells are text and are escaped, unless they are `Html` (as `plan_cell` returns it).
+"""
 
 import base64
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from html import escape as escape_text
 from typing import Any
 
 import pandas as pd
 
+from frankenlab.io.errors import UserError
+from frankenlab.plans.plan import parse
+from frankenlab.plans.words import words
 from frankenlab.report.figures.catalogue import Picture
 from frankenlab.report.results import Results
 
@@ -14,19 +24,80 @@ Row = Mapping[str, Any]
 # A cell's text: a template that the row fills, or a function of the row.
 Columns = Mapping[str, str | Callable[[Row], str]]
 
-# Columns of words align left, those of numbers right.
-WORDS = {
-    *("task", "role", "plan", "frozen", "control", "unit", "metric", "metric: base → plan"),
-    *("verdict", "the change is", "first", "last", "made by", "calibration", "quantization"),
-    *("base, by read", "by read", "base, by memory", "by memory", "unit of changes"),
-}
-# Plans and descriptions can be long: these columns wrap, all others keep their line.
-LONG = {"plan", "frozen", "control", "made by", "calibration"}
+# A longer table shows its first rows, and the link to its file.
+MOST_ROWS = 2_000
+NOTHING = "–"
+# A number that begins a cell, and not a plan as in "0:24,23:30".
+NUMBER = re.compile(r"(?:< ?)?([+−-]?\d[\d,]*(?:\.\d+)?)(?=$|[\s%×\[(])")
+# What such a column is sorted by where it has no number.
+LEAST = "-1e99"
+
+
+@dataclass(frozen=True)
+class Html:
+    """A text that is HTML already. It is no `str`, as tables of pandas make others of those."""
+
+    html: str
+
+    def __str__(self) -> str:
+        """Return the HTML."""
+        return self.html
+
+
+def escape(value: Any) -> str:
+    """Return a text as HTML; what is HTML already stays as it is."""
+    return value.html if isinstance(value, Html) else escape_text(str(value))
+
+
+def section(id: str, title: str, finding: str, *parts: str) -> str:
+    """Return a section of the page: its title, what was found, and then the parts.
+
+    Args:
+        id: an anchor, which the contents of the page link to.
+        finding: one or two sentences; may be empty.
+    """
+    return (
+        f'<section id="{escape(id)}" aria-labelledby="{escape(id)}-title">\n'
+        f'<h2 id="{escape(id)}-title">{escape(title)}</h2>\n'
+        f"{_paragraph('finding', finding)}\n{_lines(parts)}\n</section>"
+    )
+
+
+def details(summary: str, *parts: str) -> str:
+    """Return parts that are folded away behind a summary; nothing where all parts are empty."""
+    inside = _lines(parts)
+    return f"<details><summary>{escape(summary)}</summary>\n{inside}\n</details>" if inside else ""
 
 
 def note_html(text: str) -> str:
     """Return small print; nothing for nothing."""
-    return f'<p class="note">{escape(text)}</p>' if text else ""
+    return _paragraph("note", text)
+
+
+def _paragraph(name: str, text: str) -> str:
+    return f'<p class="{name}">{escape(text)}</p>' if text else ""
+
+
+def _lines(parts: Iterable[str]) -> str:
+    return "\n".join(filter(None, parts))
+
+
+def plan_cell(text: str, n_layers: int | None) -> Html:
+    """Return a plan in words and then its text; the words are left out where none are known.
+
+    The page draws a strip of the model's layers where a pointer or the keyboard reaches it. Several
+    plans are separated by "; ".
+    """
+    return Html("; ".join(_plan(part, n_layers) for part in text.split("; ")))
+
+
+def _plan(text: str, n_layers: int | None) -> str:
+    code = f'<code class="plan" data-plan="{escape(text)}">{escape(text)}</code>'
+    try:
+        said = words(parse(text, n_layers)) if n_layers else ""
+    except UserError:
+        said = ""
+    return f'<span class="words">{said}</span> {code}' if said else code
 
 
 def cells(rows: pd.DataFrame, columns: Columns) -> pd.DataFrame:
@@ -40,6 +111,154 @@ def cells(rows: pd.DataFrame, columns: Columns) -> pd.DataFrame:
     )
 
 
+def table(
+    frame: pd.DataFrame,
+    caption: str,
+    csv: str = "",
+    first: str = "",
+    frozen: Iterable[bool] = (),
+) -> str:
+    """Return a table of texts; nothing where it has no rows.
+
+    Args:
+        frame: the texts.
+        caption: says what it shows, in one sentence.
+        csv: the name of the analysis' table behind it, which is linked to.
+        first: the column to move to the front, where it stays in sight when the others scroll.
+        frozen: tells for each row whether it is of a frozen plan: these come first, highlighted.
+    """
+    if frame.empty:
+        return ""
+    marks = list(frozen) or [False] * len(frame)
+    order = sorted(range(len(frame)), key=lambda place: not marks[place])[:MOST_ROWS]
+    names = sorted(frame.columns, key=lambda name: name != first) if first else list(frame.columns)
+    columns = [[frame[name].iloc[place] for place in order] for name in names]
+    keys = [sort_keys(column) for column in columns]
+    head = "".join(
+        f'<th scope="col"{_class("n" if key else "")}>{escape(name)}</th>'
+        for name, key in zip(names, keys, strict=True)
+    )
+    rows = []
+    for line, place in enumerate(order):
+        texts = [
+            f'<td class="n" data-order="{key[line]}">{escape(column[line])}</td>'
+            if key
+            else f"<td>{escape(column[line])}</td>"
+            for column, key in zip(columns, keys, strict=True)
+        ]
+        if not keys[0]:
+            texts[0] = f'<th scope="row">{escape(columns[0][line])}</th>'
+        rows.append(f"<tr{_class('frozen' if marks[place] else '')}>{''.join(texts)}</tr>")
+    return (
+        f'<div class="table" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>{_lines(rows)}</tbody></table></div>{_under(len(order), len(frame), csv)}"
+    )
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""
+
+
+def _under(shown: int, rows: int, csv: str) -> str:
+    """Return how much of a table is shown, and the link to all of it."""
+    parts = [f"The first {shown:,} of {rows:,} rows are shown. "] if shown < rows else []
+    if csv:
+        name = escape(csv)
+        parts.append(f'All its columns are in <a href="../tables/{name}.csv">{name}.csv</a>.')
+    return f'<p class="note">{"".join(parts)}</p>' if parts else ""
+
+
+def sort_keys(texts: Iterable[Any]) -> list[str]:
+    """Return the numbers that a column's texts begin with, to sort it by; none for words.
+
+    What has no number, a dash, sorts below all numbers.
+    """
+    keys = []
+    for text in texts:
+        found = None if isinstance(text, Html) else NUMBER.match(str(text))
+        if found:
+            keys.append(found[1].replace(",", "").replace("−", "-").lstrip("+"))
+        elif str(text) in (NOTHING, ""):
+            keys.append(LEAST)
+        else:
+            return []
+    return keys if set(keys) - {LEAST} else []
+
+
+def figure(results: Results, picture: Picture) -> str:
+    """Return a saved figure: what it shows in a sentence, the picture, and how to read it.
+
+    The picture is an SVG that the page's script replaces by its interactive form. A note says so
+    where the figure was not drawn.
+    """
+    path = results.figures / f"{picture.stem}.svg"
+    if not path.is_file():
+        return note_html(f"Not drawn: {picture.title} ({picture.stem}).")
+    finding = picture.finding(results.tables, results.levels)
+    id = "figure-" + re.sub(r"[^A-Za-z0-9]+", "-", picture.stem)
+    caption = results.caption(f"figures/{picture.entry.name}", **picture.where)
+    spec = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    title, model = escape(picture.title), escape(picture.where["model"])
+    return (
+        f'<figure id="{id}" data-model="{model}">\n'
+        f"<figcaption><b>{title}.</b> {escape(finding)}</figcaption>\n"
+        f'<div class="picture" role="region" tabindex="0" aria-label="{title}">'
+        f"{inline_svg(path.read_text(encoding='utf-8'), id, finding)}</div>\n"
+        f"{json_script('spec', spec)}\n"
+        f"{details('How to read this picture', caption)}\n</figure>"
+    )
+
+
+def inline_svg(svg: str, id: str, description: str) -> str:
+    """Return an SVG as a part of a page: one image, with a description.
+
+    Args:
+        svg: the contents of a file.
+        id: begins every id in it, as ids are unique on a page.
+        description: what the picture says, for those who cannot see it.
+    """
+    head, body = svg[svg.index("<svg") :].split(">", 1)
+    body = re.sub(r' (?:aria-[a-z]+|role)="[^"]*"', "", body)
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{id}-\1"', body)
+    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{id}-", body)
+    return f'{head} role="img" aria-label="{escape(description)}">{body}'
+
+
+def json_script(name: str, value: Any) -> str:
+    """Return a value as JSON for the page's script, in which nothing can end the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = text.replace("<", "\\u003c")
+    return f'<script type="application/json" class="{escape(name)}">{text}</script>'
+
+
+def definitions(values: Mapping[str, Any]) -> str:
+    """Return names and what they stand for, side by side."""
+    rows = "".join(
+        f"<dt>{escape(key)}</dt><dd>{escape(flat(value))}</dd>" for key, value in values.items()
+    )
+    return f"<dl>{rows}</dl>"
+
+
+def flat(value: Any) -> str:
+    """Return a mapping as "key value, key value", and anything else as text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {flat(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(flat, value))
+    return str(value)
+
+
+# Columns of words align left, those of numbers right.
+WORDS = {
+    *("task", "role", "plan", "frozen", "control", "unit", "metric", "metric: base → plan"),
+    *("verdict", "the change is", "first", "last", "made by", "calibration", "quantization"),
+    *("base, by read", "by read", "base, by memory", "by memory", "unit of changes"),
+}
+# Plans and descriptions can be long: these columns wrap, all others keep their line.
+LONG = {"plan", "frozen", "control", "made by", "calibration"}
+
+
 def html_table(frame: pd.DataFrame, note: str = "") -> str:
     """Return a table of texts, with a note under it."""
     if frame.empty:
@@ -48,7 +267,7 @@ def html_table(frame: pd.DataFrame, note: str = "") -> str:
 
     def line(tag: str, texts: Iterable[Any]) -> str:
         found = zip(classes, texts, strict=True)
-        each = (f'<{tag} class="{kind}">{escape(str(text))}</{tag}>' for kind, text in found)
+        each = (f'<{tag} class="{kind}">{escape(text)}</{tag}>' for kind, text in found)
         return f"<tr>{''.join(each)}</tr>"
 
     body = "".join(line("td", row) for row in frame.itertuples(index=False))
@@ -99,21 +318,3 @@ def gallery(results: Results, pictures: Iterable[Picture], heading: str = "") ->
             f"<figcaption>{caption}</figcaption></figure>"
         )
     return "\n".join(parts)
-
-
-def definitions(values: Mapping[str, Any]) -> str:
-    """Return names and what they stand for, side by side."""
-    rows = "".join(
-        f"<dt>{escape(str(key))}</dt><dd>{escape(flat(value))}</dd>"
-        for key, value in values.items()
-    )
-    return f"<dl>{rows}</dl>"
-
-
-def flat(value: Any) -> str:
-    """Return a mapping as "key value, key value", and anything else as text."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {flat(inner)}" for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(flat, value))
-    return str(value)

@@ -12,9 +12,11 @@ from jinja2 import ChainableUndefined, Environment
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from frankenlab.analyse.selection import Frozen
+from frankenlab.analyse.settings import Statistics
 from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import read_parquet
 from frankenlab.io.records import read_record
+from frankenlab.plans.plan import BASE
 
 NAMES = ("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race")
 # The analysis' tables by name.
@@ -86,6 +88,16 @@ class Results:
     def table(self, name: str) -> pd.DataFrame:
         """Return a table, empty where it was not made."""
         return self.tables.get(name, pd.DataFrame())
+
+    @property
+    def levels(self) -> Statistics:
+        """Return how the comparisons were judged; the defaults where it was not recorded."""
+        return Statistics.model_validate(self.provenance.get("config", {}).get("statistics", {}))
+
+    def n_layers(self, model: str) -> int | None:
+        """Return how many layers a model has, or None where none of its plans was run."""
+        depths = rows_of(self.tables.get("comparisons"), model=model, plan=BASE).get("depth")
+        return None if depths is None or depths.empty else int(depths.iloc[0])
 
     def cases(self) -> list[tuple[str, str]]:
         """Return each (model, quantization) that has results, in the tables' order."""
