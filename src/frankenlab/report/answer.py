@@ -1,189 +1,290 @@
-"""The answer in three sentences: are frankenmodels a free lunch here?"""
+"""The answer in plain speech: are the frozen frankens a free lunch?
 
-from collections.abc import Mapping, Sequence
+What is claimed comes from tests that share one error budget: the verdicts on the frozen plans and
+the test of the search. Nothing uncorrected is counted here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import interval, listed, plural
+from frankenlab.report.text import (
+    layers_of,
+    listed,
+    metric_name,
+    plan_words,
+    plural,
+    quantization_words,
+    signed,
+    spoken_change,
+    spoken_p,
+    spoken_size,
+    spoken_value,
+)
 
-FREE, NONE, INCONCLUSIVE = "free", "none", "inconclusive"
-VERDICTS = ("improved", "harmed", "equivalent", "inconclusive")
+FREE, NONE, MIXED, INCONCLUSIVE = "free lunch", "no free lunch", "mixed", "inconclusive"
 MOST_NAMED = 3
-BRACKETS = "brackets are 95\N{NO-BREAK SPACE}% intervals"
+NO_ANSWER = "There is no answer yet: no plan was confirmed on fresh documents."
 
 Frozen = Sequence[Mapping[str, Any]]
 
 
 def outcome(verdicts: pd.DataFrame) -> str:
-    """Return what the verdicts on one frozen franken amount to: FREE, NONE or INCONCLUSIVE.
+    """Return what the verdicts on a frozen plan amount to: FREE, NONE, MIXED or INCONCLUSIVE.
 
-    Takes its rows of the table `verdicts`, one a task. A free lunch needs a gain on a search task,
-    no harm anywhere and every guard task, of at least one, equivalent or improved. None is served
-    when anything is harmed, or when all search tasks are equivalent.
+    Takes its rows of the table `verdicts`. A free lunch needs an improvement, a guard task, and
+    every other task equivalent or improved. A plan that improved one task and harmed another is
+    mixed. No free lunch is a harm with no improvement, or nothing but equivalent search tasks with
+    no improvement. All else is inconclusive.
     """
-    search = verdicts.loc[verdicts["role"] == "search", "verdict"]
-    guard = verdicts.loc[verdicts["role"] == "guard", "verdict"]
-    if (verdicts["verdict"] == "harmed").any() or (len(search) and (search == "equivalent").all()):
-        return NONE
-    safe = len(guard) and guard.isin(["improved", "equivalent"]).all()
-    return FREE if safe and (search == "improved").any() else INCONCLUSIVE
+    found = verdicts["verdict"]
+    search, guard = (verdicts["role"] == role for role in ("search", "guard"))
+    gain, harm = (found == "improved").any(), (found == "harmed").any()
+    if harm:
+        return MIXED if gain else NONE
+    if gain:
+        safe = guard.any() and found.isin(["improved", "equivalent"]).all()
+        return FREE if safe else INCONCLUSIVE
+    return NONE if search.any() and (found[search] == "equivalent").all() else INCONCLUSIVE
+
+
+def summary(tables: Tables, frozen: Frozen) -> dict[str, Any]:
+    """Return what `answer.json` holds: `headline` (the first sentence), `sentences`, `outcome`.
+
+    The outcome is that of all frozen plans together, and None where nothing was confirmed.
+    """
+    own = frozen_rows(tables, frozen)
+    sentences = answer(tables, frozen)
+    found = None if own.empty else outcome(own)
+    return {"headline": sentences[0], "sentences": sentences, "outcome": found}
 
 
 def answer(tables: Tables, frozen: Frozen) -> list[str]:
-    """Return three sentences: the verdict; the frozen frankens and their cost; the controls.
+    """Return the answer in one to five sentences.
 
-    Returns one sentence instead when no frozen franken has verdicts yet.
+    They say the outcome with what improved, what got worse or stayed equivalent, how the search
+    ended, and what the documents could have shown where the verdict is inconclusive.
 
     Args:
-        tables: needs `verdicts`; `comparisons`, `costs` and `pairs` are used where present.
+        tables: needs `verdicts`; `search` is used where it is there.
         frozen: the contents of `frozen/*.json`.
     """
+    own = frozen_rows(tables, frozen)
+    if own.empty:
+        return [NO_ANSWER, *search_sentences(tables)]
+    cases = {case: outcome(rows) for case, rows in own.groupby(["model", "quantization"])}
+    cases = {case: cases[case] for case in dict.fromkeys(_cases(own))}
+    gains = own[own["verdict"] == "improved"]
+    losses, same = (own[own["verdict"] == verdict] for verdict in ("harmed", "equivalent"))
+    opening = _opening(cases, own)
+    if gains.empty:
+        first, second = f"{opening}.", losses
+    else:
+        together = pd.concat([gains, losses]) if set(cases.values()) == {MIXED} else gains
+        if INCONCLUSIVE in cases.values():
+            opening += ", but with a gain" if len(set(cases.values())) == 1 else ""
+        first = f"{opening}: {_changes(together, own)}."
+        second = losses.iloc[:0] if len(together) > len(gains) else losses
+    sentences = [first]
+    if len(second) or len(same):
+        parts = [_changes(second, own), _equivalents(same, own)]
+        sentences.append(_sentence("; ".join(filter(None, parts))))
+    if gains.empty:
+        subject = _subject(own.iloc[0], own) if own["model"].nunique() == 1 else "no plan"
+        changed = f"{subject} changed no task significantly".replace("no plan changed no", NO_PLAN)
+        nothing = losses.empty and same.empty
+        sentences.append(_sentence(changed if nothing else "no task improved significantly"))
+    sentences += search_sentences(tables)
+    sentences += _detectable(own)
+    return sentences
+
+
+NO_PLAN = "none of the plans changed a"
+
+
+def frozen_rows(tables: Tables, frozen: Frozen) -> pd.DataFrame:
+    """Return the verdicts on the frozen plans, each model's reference quantization first."""
     own = rows_of(tables.get("verdicts"), group="frozen")
     if own.empty:
-        return ["There is no answer yet: no franken was confirmed on fresh documents."]
-    return [
-        _verdict_sentence(own),
-        _frozen_sentence(own, tables, frozen),
-        _control_sentence(own, tables.get("pairs"), frozen),
-    ]
-
-
-def _verdict_sentence(own: pd.DataFrame) -> str:
-    outcomes = pd.Series([outcome(rows) for _, rows in own.groupby(["model", "quantization"])])
-    total, counts = len(outcomes), outcomes.value_counts()
-    free, none, unsure = (int(counts.get(key, 0)) for key in (FREE, NONE, INCONCLUSIVE))
-    cases = (
-        "models" if own["model"].nunique() == total else "combinations of model and quantization"
+        return own
+    references = {(freeze["model"], freeze["reference_quantization"]) for freeze in frozen}
+    cases = zip(own["model"], own["quantization"], strict=True)
+    models = list(own["model"].unique())
+    order = pd.Series(
+        [2 * models.index(case[0]) + (case not in references) for case in cases], index=own.index
     )
-    if free == total:
-        opening = "A free lunch, apart from the compute"
-    elif free:
-        opening = f"A free lunch, apart from the compute, in {free} of {total} {cases}"
-        opening += f", none in {none}" * bool(none) + f", inconclusive in {unsure}" * bool(unsure)
-    elif none == total:
-        opening = "No free lunch"
-    elif none:
-        opening = f"No free lunch in {none} of {total} {cases}, and too few documents to decide "
-        opening += "in the other" + "s" * (unsure > 1)
-    else:
-        opening = "Inconclusive, as there were too few documents to decide"
-    parts = []
-    for role in ("search", "guard"):
-        found = own.loc[own["role"] == role, "verdict"]
-        count = plural(len(found), f"{role} task")
-        if total > 1:
-            count = f"{plural(len(found), 'comparison')} on {role} tasks"
-        each = [f"{(found == word).sum()} {word}" for word in VERDICTS if (found == word).any()]
-        if each:
-            first, word = each[0].split()
-            each[0] = f"{first} {'was' if first == '1' else 'were'} {word}"
-        parts.append(f"of {count} {listed(each)}" if each else f"no {role} task was confirmed")
-    return f"{opening}: {'; '.join(parts)} (after Holm's correction, on fresh documents)."
+    return own.loc[order.sort_values(kind="stable").index]
 
 
-def _frozen_sentence(own: pd.DataFrame, tables: Tables, frozen: Frozen) -> str:
-    parts = []
-    named = [freeze for freeze in frozen if freeze["model"] in set(own["model"])]
-    for freeze in named[:MOST_NAMED]:
-        rows = rows_of(own, model=freeze["model"])
-        quantization = freeze["reference_quantization"]
-        if quantization not in set(rows["quantization"]):
-            quantization = rows["quantization"].iloc[0]
-        rows = rows_of(rows, quantization=quantization, role="search")
-        key = {"model": freeze["model"], "quantization": quantization, "plan": freeze["frozen"]}
-        effects = [
-            f"{row['task']} {interval(row, unit=row['unit'])} (n = {row['n']})"
-            for row in rows.to_dict("records")
+def search_sentences(tables: Tables) -> list[str]:
+    """Return a sentence on whether the best plan of the search beats the base, for all models."""
+    rows = tables.get("search")
+    if rows is None or rows.empty:
+        return []
+    if len(rows) == 1:
+        row = rows.iloc[0]
+        level = "" if row["significant"] or row["p"] > 0.05 else f", not below {row['level']:.2g}"
+        return [
+            f"The best of {plural(row['plans'], 'plan')} was {'' if row['significant'] else 'not '}"
+            f"significantly better than the base on the search documents "
+            f"({spoken_p(row['p'])}{level})."
         ]
-        parts.append(
-            f"for {freeze['model']} the frozen plan is {freeze['frozen']}, which "
-            f"{_cost_words(tables, **key)}: "
-            + ", ".join(effects or ["no search task was confirmed"])
-        )
-    if not named:
-        return "Which plans were frozen, and what they cost, was not recorded."
-    more = len(named) - MOST_NAMED
-    tail = f"; {more} more below" if more > 0 else ""
-    text = f"{'; '.join(parts)}{tail}; {BRACKETS}."
+    better = rows[rows["significant"].astype(bool)]
+    text = f"The best plan of the search was significantly better than the base on the search "
+    if better.empty:
+        lowest = rows.loc[rows["p"].astype(float).idxmin()]
+        return [
+            f"{text}documents for none of {len(rows)} models (the lowest p is that of "
+            f"{lowest['model']}, {spoken_p(lowest['p'])})."
+        ]
+    named = [f"{row.model}, {spoken_p(row.p)}" for row in better.head(MOST_NAMED).itertuples()]
+    more = f"; {len(better) - MOST_NAMED} more" if len(better) > MOST_NAMED else ""
+    return [f"{text}documents for {len(better)} of {len(rows)} models ({'; '.join(named)}{more})."]
+
+
+def _cases(rows: pd.DataFrame) -> Iterable[tuple[str, str]]:
+    return zip(rows["model"], rows["quantization"], strict=True)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _opening(cases: Mapping[tuple[str, str], str], own: pd.DataFrame) -> str:
+    """Return what the page opens with: the outcome of the frozen plan, or of each."""
+    found = set(cases.values())
+    plans = own.drop_duplicates(["model", "plan"])
+    if len(found) == 1:
+        alone = len(plans) == 1
+        row = plans.iloc[0]
+        price = f"the time that {row['depth']:g} layers take in place of {layers_of(row)}"
+        this = "this plan" if alone else f"each of {len(plans)} frozen plans"
+        return {
+            FREE: f"A free lunch for {this}, apart from {price if alone else 'the compute'}",
+            NONE: f"No free lunch for {this if alone else f'any of {len(plans)} frozen plans'}",
+            MIXED: f"Mixed results for {this}",
+            INCONCLUSIVE: f"Inconclusive for {this}",
+        }[found.pop()]
+    words = {FREE: "a free lunch, apart from the compute,", NONE: "no free lunch"}
+    words |= {MIXED: "mixed results", INCONCLUSIVE: "inconclusive"}
+    parts = []
+    for name, said in words.items():
+        mine = [case for case, value in cases.items() if value == name]
+        if mine:
+            parts.append(f"{said} {_places(mine, cases)}")
+    text = "; ".join(parts)
     return text[0].upper() + text[1:]
 
 
-def _cost_words(tables: Tables, **plan: str) -> str:
-    """Return what a plan costs relative to its base, in words."""
-    mine = rows_of(tables.get("costs"), **plan)
-    base = rows_of(tables.get("costs"), **(plan | {"plan": "base"}))
-    depths = mine if len(mine) else rows_of(tables.get("comparisons"), **plan)
-    layers = ""
-    if len(depths):
-        layers = f"runs {depths['relative_depth'].iloc[0]:.2f} times the layers and "
-    if mine.empty or base.empty:
-        return f"{layers}was not timed"
-    speeds = (_speed(mine.iloc[0], base.iloc[0], way) for way in ("decode", "prefill"))
-    return f"{layers}has {' and '.join(speeds)}"
+def _places(cases: Sequence[tuple[str, str]], known: Iterable[tuple[str, str]]) -> str:
+    """Return for which models and quantizations something holds, or for how many."""
+    known = list(known)
+    several = len({model for model, _ in known}) > 1
+    if len(cases) > MOST_NAMED:
+        return f"in {len(cases)} of {len(known)} combinations of model and quantization"
+    found = []
+    for model, quantization in cases:
+        alone = sum(name == model for name, _ in known) == 1
+        place = "" if alone else quantization_words(quantization)
+        found.append(f"for {model} {place}".strip() if several else place)
+    return listed(found)
 
 
-def _speed(own: pd.Series, base: pd.Series, way: str) -> str:
-    """Return a speed relative to the base's, with the extremes that the repeats allow."""
-    ratio = own[f"{way}_tokens_per_second"] / base[f"{way}_tokens_per_second"]
-    low, high = own[f"{way}_low"] / base[f"{way}_high"], own[f"{way}_high"] / base[f"{way}_low"]
-    return f"{ratio:.2f} times the base's {way} speed ({low:.2f} to {high:.2f} over repeats)"
+def _subject(row: Mapping[str, Any] | pd.Series, own: pd.DataFrame) -> str:
+    """Return "running layer 23 twice", with the model where there are several."""
+    text = f"running {plan_words(row['plan'], layers_of(row))}"
+    return f"in {row['model']}, {text}" if own["model"].nunique() > 1 else text
 
 
-def _control_sentence(own: pd.DataFrame, pairs: pd.DataFrame | None, frozen: Frozen) -> str:
-    against = against_controls(pairs, frozen)
-    if against.empty:
-        text = "The frozen plan was not compared with controls of equal depth, so nothing says "
-        text += "that the choice of layers matters"
-    else:
-        better, worse = int((against["low"] > 0).sum()), int((against["high"] < 0).sum())
-        text = "Against random controls of equal depth the frozen plan was better in "
-        text += f"{better} of {plural(len(against), 'comparison')}, worse in {worse} and "
-        text += f"inconclusive in {len(against) - better - worse} "
-        text += "(95\N{NO-BREAK SPACE}% intervals, uncorrected)"
-    return f"{text}; {_needed_words(own)}."
+def _changes(rows: pd.DataFrame, own: pd.DataFrame) -> str:
+    """Return what the plans changed significantly, with the values before and after."""
+    if rows.empty:
+        return ""
+    found = []
+    models = rows["model"].unique()
+    for model in models[:MOST_NAMED]:
+        mine = rows_of(rows, model=model)
+        tasks = list(dict.fromkeys(zip(mine["verdict"], mine["task"], strict=True)))
+        said = [
+            _change(rows_of(mine, verdict=verdict, task=task), own)
+            for verdict, task in tasks[:MOST_NAMED]
+        ]
+        if len(tasks) > MOST_NAMED:
+            said.append(f"{plural(len(tasks) - MOST_NAMED, 'more change')}, named below")
+        found.append(f"{_subject(mine.iloc[0], own)} {listed(said)}")
+    if len(models) > MOST_NAMED:
+        found.append(f"{len(models) - MOST_NAMED} more models are named below")
+    return "; ".join(found)
 
 
-def against_controls(pairs: pd.DataFrame | None, frozen: Frozen) -> pd.DataFrame:
-    """Return the rows of `pairs` that compare a frozen plan with its own controls at confirm.
-
-    `plan_a` is the frozen plan in all of them: a positive effect speaks for it.
-    """
-    found = [pd.DataFrame(columns=["low", "high"])]
-    for freeze in frozen:
-        mine = rows_of(pairs, stage="confirm", model_a=freeze["model"], model_b=freeze["model"])
-        if mine.empty:
-            continue
-        mine = mine[mine["quantization_a"] == mine["quantization_b"]]
-        controls = list(freeze["controls"])
-        found.append(mine[(mine["plan_a"] == freeze["frozen"]) & mine["plan_b"].isin(controls)])
-        back = mine[(mine["plan_b"] == freeze["frozen"]) & mine["plan_a"].isin(controls)]
-        turned = back.rename(columns={"plan_a": "plan_b", "plan_b": "plan_a"})
-        found.append(turned.assign(effect=-back["effect"], low=-back["high"], high=-back["low"]))
-    filled = [rows for rows in found if len(rows)]
-    return pd.concat(filled, ignore_index=True) if filled else found[0]
+def _change(rows: pd.DataFrame, own: pd.DataFrame) -> str:
+    """Return how one task changed: "raised perplexity on t from 75.6 to 98.6 (+30 %)"."""
+    first = rows.iloc[0]
+    verb = "raised" if first["value"] > first["base_value"] else "lowered"
+    if first["verdict"] == "improved":
+        verb = "improved"
+    several = rows_of(own, model=first["model"])["quantization"].nunique() > 1
+    changes = []
+    for row in rows.to_dict("records"):
+        before, after = (spoken_value(row[name], row["kind"]) for name in ("base_value", "value"))
+        text = f"from {before} to {after} ({spoken_change(row)})"
+        where = f" {quantization_words(row['quantization'])}" if several else ""
+        changes.append(text + where)
+    return f"{verb} {metric_name(first['metric'])} on {first['task']} {listed(changes)}"
 
 
-def _needed_words(own: pd.DataFrame) -> str:
-    """Return how many documents would decide what is inconclusive."""
-    unsure = own[own["verdict"] == "inconclusive"]
-    if unsure.empty:
-        return "no comparison with the base was left inconclusive"
-    known = unsure[unsure["documents_needed"].notna()]
+def _tasks(rows: pd.DataFrame, own: pd.DataFrame) -> list[str]:
+    """Return the tasks of rows, with the quantization where the rows do not have all of them."""
+    found = []
+    for (model, task), mine in rows.groupby(["model", "task"], sort=False):
+        every = rows_of(own, model=model, task=task)["quantization"].nunique()
+        name = task if own["model"].nunique() == 1 else f"{task} of {model}"
+        if len(mine) == every:
+            found.append(name)
+        else:
+            found += [f"{name} {quantization_words(q)}" for q in mine["quantization"]]
+    return found
+
+
+def _equivalents(rows: pd.DataFrame, own: pd.DataFrame) -> str:
+    if rows.empty:
+        return ""
+    names = _tasks(rows, own)
+    if len(names) > MOST_NAMED + 1:
+        names = [plural(len(names), "comparison")]
+    limits = dict.fromkeys(f"±{row.margin:g} {row.unit}" for row in rows.itertuples())
+    verb = "is" if len(names) == 1 and len(rows) == 1 else "are"
+    return f"{listed(names)} {verb} equivalent to the base, within {listed(list(limits))}"
+
+
+def _detectable(own: pd.DataFrame) -> list[str]:
+    """Return a sentence on what is inconclusive, and which changes would have been found."""
+    rows = own[own["verdict"] == "inconclusive"]
+    if rows.empty:
+        return []
+    names = _tasks(rows, own)
+    many = len(names) > MOST_NAMED + 1
+    said = f"{len(rows)} of {plural(len(own), 'comparison')}" if many else listed(names)
+    said += " is inconclusive" if len(names) == 1 and not many else " are inconclusive"
+    known = rows[rows["smallest_detectable"].notna()]
     if known.empty:
-        return "how many documents would decide the inconclusive comparisons is not known"
-    tasks = known.groupby("task", sort=False)
-    needed, had = tasks["documents_needed"].max(), tasks["n"].min()
-    text = "deciding the inconclusive comparisons would take about "
-    if len(needed) > MOST_NAMED:
-        return f"{text}{_about(needed.min())} to {_about(needed.max())} documents a task"
-    each = [
-        f"{_about(needed[task])} documents of {task} (it had {had[task]})" for task in had.index
+        return [f"{_sentence(said)}"]
+    sizes = []
+    for unit, mine in known.groupby("unit", sort=False):
+        found = mine.groupby(["model", "task"], sort=False)["smallest_detectable"].max()
+        of = "perplexity" if unit == "log-percent" else ""
+        if many or len(found) > MOST_NAMED + 1:
+            low, high = (spoken_size(end, unit) for end in (found.min(), found.max()))
+            sizes.append(f"{low} to {high}{' in ' * bool(of)}{of}")
+        else:
+            each = (
+                f"{spoken_size(size, unit)}{' in ' * bool(of)}{of} on {key[1]}"
+                for key, size in found.items()
+            )
+            sizes += each
+    return [
+        f"{said[0].upper()}{said[1:]}: with these documents a change of {listed(sizes)} would have "
+        "been found (with a power of 80\N{NO-BREAK SPACE}%)."
     ]
-    return text + listed(each)
-
-
-def _about(number: float) -> str:
-    """Return a count to two significant digits: 393 as "390", 12345 as "12,000"."""
-    return f"{int(float(f'{float(number):.2g}')):,}"

@@ -1,9 +1,15 @@
-"""How the page and the figures write numbers, intervals, units and lists."""
+"""How the page and the figures write numbers, intervals, units, plans and lists."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import pandas as pd
+
+from frankenlab.plans.plan import parse
+from frankenlab.plans.words import words
 
 INTERVAL = "95 % interval"
 # Longer names of units, and what a unit means where its name does not say it.
@@ -41,6 +47,11 @@ def number(value: Any, form: str = ",.0f") -> str:
     return "–" if pd.isna(value) else f"{value:{form}}"
 
 
+def spoken_p(value: float) -> str:
+    """Return "p = 0.31" or "p < 0.001"."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+
+
 def p_value(value: float) -> str:
     """Return a p-value with three digits."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
@@ -64,3 +75,64 @@ def shorten(text: str, length: int = 30) -> str:
 def unit_name(unit: str) -> str:
     """Return the long name of a unit of effects."""
     return UNIT_NAMES.get(unit, unit)
+
+
+@cache
+def plan_words(text: str, n_layers: int) -> str:
+    """Return what a plan does, in words: "layer 23 twice" for `0:24,23:30`."""
+    return words(parse(text, n_layers))
+
+
+def layers_of(row: Mapping[str, Any] | pd.Series) -> int:
+    """Return how many layers a row's model has, from its plan's depth."""
+    return round(row["depth"] / row["relative_depth"])
+
+
+def quantization_name(quantization: str) -> str:
+    """Return "unquantized" for "none"; other names say what they are."""
+    return "unquantized" if quantization == "none" else quantization
+
+
+def quantization_words(quantization: str) -> str:
+    """Return where something holds: "unquantized" or "at exl2-4.0"."""
+    return "unquantized" if quantization == "none" else f"at {quantization}"
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric in words: "accuracy", "perplexity", or its name."""
+    if "perplexity" in metric:
+        return "perplexity"
+    names = {"acc": "accuracy", "acc_norm": "normalized accuracy", "bits_per_byte": "bits per byte"}
+    return names.get(metric, metric)
+
+
+def spoken_value(value: float, kind: str) -> str:
+    """Return a metric's value as one would say it: "58.7 %" or "75.6"."""
+    if kind == "perplexity":
+        return f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{100 * value:.1f} %" if 0 <= value <= 1 else f"{value:.2f}"
+
+
+def percent(ratio: float) -> str:
+    """Return a ratio as a change with its sign: "+30 %" for 1.3; a small one has a decimal."""
+    change = 100 * (ratio - 1)
+    return f"{signed(change, 0 if abs(change) >= 9.5 else 1)} %"
+
+
+def spoken_change(row: Mapping[str, Any] | pd.Series) -> str:
+    """Return the size of a row's change: "+10.0 points", or "+30 %" of a perplexity."""
+    if row["kind"] == "perplexity":
+        return percent(row["value"] / row["base_value"])
+    return f"{signed(row['effect'])} {row['unit']}"
+
+
+def spoken_size(size: float, unit: str) -> str:
+    """Return a size of change without a sign: "5 points", "4.6 points" or "12 %"."""
+    if unit == "log-percent":
+        return f"{100 * math.expm1(size / 100):.0f} %"
+    return f"{size:.0f} {unit}" if size >= 9.5 else f"{size:.1f} {unit}"
+
+
+def rst(text: str) -> str:
+    """Return the text with all that reStructuredText would read as markup escaped."""
+    return re.sub(r"([\\*`_|<>])", r"\\\1", text)

@@ -7,7 +7,6 @@ panels into a width, so each panel sets its own width and its axes' `minExtent` 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,17 @@ import pandas as pd
 import vl_convert
 
 from frankenlab.io.files import atomic_path
-from frankenlab.plans.plan import parse
-from frankenlab.plans.words import words
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import interval, metric_value, shorten, signed, unit_name
+from frankenlab.report.text import (
+    interval,
+    layers_of,
+    metric_value,
+    plan_words,
+    quantization_name,
+    shorten,
+    signed,
+    unit_name,
+)
 
 WIDTH = 680
 # Of a panel beside a `value_axis` with a title of one line, so that the whole is WIDTH.
@@ -95,7 +101,7 @@ class Look:
     label: str
 
 
-def layers_of(tables: Tables, model: str) -> int:
+def model_layers(tables: Tables, model: str) -> int:
     """Return how many layers a model has; 0 when no table says it."""
     for name in ("comparisons", "verdicts", "costs"):
         rows = rows_of(tables.get(name), model=model)
@@ -104,25 +110,19 @@ def layers_of(tables: Tables, model: str) -> int:
     return 0
 
 
-@lru_cache(maxsize=10_000)
-def plan_words(plan: str, n_layers: int) -> str:
-    """Return a plan in words; its text where the number of layers is not known."""
-    return words(parse(plan, n_layers)) if n_layers else plan
-
-
 def plan_looks(tables: Tables, model: str) -> dict[str, Look]:
     """Return the look of the base, the frozen plan, its controls and the runner-up of a model.
 
     A plan has the same look in all figures: the order of the controls is that of `verdicts`.
     """
-    layers = layers_of(tables, model)
+    layers = model_layers(tables, model)
     looks = {"base": Look("base", "black", STAR, "base")}
     named = [rows_of(tables.get(name), model=model) for name in ("verdicts", "costs", "path")]
     plans = pd.concat([rows[["plan", "group"]] for rows in named if len(rows)] or [_NO_PLANS])
     plans = plans.drop_duplicates("plan")
     controls = iter(CONTROLS * (1 + len(plans) // len(CONTROLS)))
     for plan, group in plans.itertuples(index=False):
-        said = shorten(plan_words(plan, layers), 52)
+        said = shorten(plan_words(plan, layers) if layers else plan, 52)
         if plan in looks:
             continue
         if group == "control":
@@ -164,12 +164,11 @@ def point_data(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
     Returns:
         Columns plan, words, task, effect, low, high, effect_text and `more`.
     """
-    layers = (rows["depth"] / rows["relative_depth"]).round().astype(int)
     records = rows.to_dict("records")
     data = pd.DataFrame(
         {
             "plan": rows["plan"],
-            "words": [plan_words(p, n) for p, n in zip(rows["plan"], layers, strict=True)],
+            "words": [plan_words(row["plan"], layers_of(row)) for row in records],
             "task": rows["task"],
             **{column: rows[column].astype(float).round(3) for column in ("effect", "low", "high")},
             "effect_text": [interval(row, unit=short_unit(row["unit"])) for row in records],
@@ -291,11 +290,6 @@ def survivors(rows: pd.DataFrame) -> pd.Series:
     return rows["dropped"].isna()
 
 
-def quantization_words(quantization: str) -> str:
-    """Return a quantization as people say it: "unquantized" for "none"."""
-    return "unquantized" if quantization == "none" else quantization
-
-
 def panel_title(text: str, note: str = "") -> alt.TitleParams:
     """Return the title of a panel, with a grey line below it; what is too long is cut."""
     subtitle: dict[str, Any] = {"subtitle": note} if note else {}
@@ -310,7 +304,7 @@ def finish(
     `notes` follow the model on its line, and further lines where they contain a line feed.
     """
     quantization = where.get("quantization")
-    of = [where["model"], quantization_words(quantization) if quantization else "", *notes]
+    of = [where["model"], quantization_name(quantization) if quantization else "", *notes]
     lines = " · ".join(filter(None, of)).split("\n")
     heading = alt.TitleParams(
         title,
