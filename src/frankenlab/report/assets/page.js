@@ -313,16 +313,17 @@ fold();
 wide.addEventListener("change", fold);
 menu.addEventListener("click", (event) => event.target.closest("a") && fold());
 const links = new Map([...menu.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
-const marking = new IntersectionObserver(
-  (entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      links.forEach((link) => link.removeAttribute("aria-current"));
-      links.get(target.id)?.setAttribute("aria-current", "true");
-    }
-  },
-  { rootMargin: "-20% 0px -70%" },
-);
+const seenNow = new Set();
+const marking = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (isIntersecting) seenNow.add(target.id);
+    else seenNow.delete(target.id);
+  }
+  const first = [...links.keys()].find((id) => seenNow.has(id));
+  links.forEach((link, id) =>
+    id === first ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current"),
+  );
+}, { rootMargin: "-80px 0px -50%" });
 links.forEach((_, id) => marking.observe(document.getElementById(id)));
 
 // ---- Printing: everything is open, and then as it was.
