@@ -4,4 +4,4 @@
 `workflow/report/figures/`. `style` has what they share, and `save`.
 """
 
-__all__ = ["bitrates", "catalogue", "effects", "forest", "maps", "quality", "race", "style"]
+__all__ = ["bitrates", "catalogue", "effects", "forest", "key", "maps", "quality", "race", "style"]

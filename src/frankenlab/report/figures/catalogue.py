@@ -1,16 +1,13 @@
 """Which figures an experiment has. Names only are needed to plan a run and to show the page."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 
 from frankenlab.analyse.settings import Statistics
 from frankenlab.report.results import Tables, rows_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -19,54 +16,93 @@ class Entry:
 
     Attributes:
         name: of the function that draws it, of its file, and of its caption
-            `workflow/report/figures/<name>.rst`.
+            `workflow/report/figures/<name>.rst`. `<name>_finding` says what it shows.
+        module: of this package, in which both functions are.
         title: stands before the caption on the page.
         stage: whose tables it shows: the rule `plot_<stage>` draws it.
+        category: the reader's question that it answers, in the order of reading.
         tables: it is drawn where all of these have rows.
         each_task: whether there is one for each search task.
     """
 
     name: str
+    module: str
     title: str
     stage: str
+    category: str
     tables: tuple[str, ...]
     each_task: bool = False
 
+    def function(self, suffix: str = "") -> Callable[..., Any]:
+        """Return the function that draws it, or with the suffix "_finding" describes it."""
+        # Altair loads slowly, and the workflow needs the names only.
+        from frankenlab.report.figures import bitrates, effects, forest, maps, quality, race
+
+        modules = (bitrates, effects, forest, maps, quality, race)
+        module = next(m for m in modules if m.__name__.endswith(f".{self.module}"))
+        found: Callable[..., Any] = getattr(module, f"{self.name}{suffix}")
+        return found
+
+
+# What a reader asks, in the order of the page; Snakemake's report sorts its categories by name.
+ANSWER, LAYERS, TIMES, PRICE, BITS, SURE, TABLES = (
+    "1 The answer",
+    "2 Which layers",
+    "3 How often",
+    "4 At what price",
+    "5 At fewer bits",
+    "6 How sure is this",
+    "7 Tables",
+)
 
 # In the order of the page.
 CATALOGUE = (
-    Entry("confirm_forest", "The verdict on fresh documents", "confirm", ("verdicts",)),
-    Entry("quality_speed", "Quality against measured speed", "confirm", ("verdicts", "costs")),
-    Entry("block_map", "Every block run twice", "search", ("comparisons",), each_task=True),
-    Entry("layer_effects", "Each single layer, repeated", "search", ("comparisons",)),
-    Entry("repetition_effect", "More repetitions of the same block", "search", ("comparisons",)),
-    Entry("quality_cost", "Quality against cost", "search", ("comparisons",)),
-    Entry("race", "Which plans were dropped when", "search", ("comparisons", "race")),
-    Entry("bits", "Quality against the bytes of weights", "bits", ("bits",)),
+    Entry(
+        "confirm_forest",
+        "forest",
+        "The verdicts on fresh documents",
+        "confirm",
+        ANSWER,
+        ("verdicts",),
+    ),
+    Entry(
+        "block_map",
+        "maps",
+        "Every block, run twice",
+        "search",
+        LAYERS,
+        ("comparisons",),
+        each_task=True,
+    ),
+    Entry(
+        "layer_effects",
+        "effects",
+        "Each single layer, repeated",
+        "search",
+        LAYERS,
+        ("comparisons",),
+    ),
+    Entry(
+        "repetition_effect",
+        "effects",
+        "More repetitions of the same blocks",
+        "search",
+        TIMES,
+        ("repetitions",),
+    ),
+    Entry(
+        "quality_speed",
+        "quality",
+        "Quality against measured speed",
+        "confirm",
+        PRICE,
+        ("verdicts", "costs"),
+    ),
+    Entry("quality_cost", "quality", "Quality against cost", "search", PRICE, ("comparisons",)),
+    Entry("bits", "bitrates", "Quality against the bytes of weights", "bits", BITS, ("bits",)),
+    Entry("path", "path", "The frozen plan from search to confirm", "search", SURE, ("path",)),
+    Entry("race", "race", "Which plans were dropped when", "search", SURE, ("comparisons", "race")),
 )
-
-
-def draw(name: str, tables: Tables, where: Mapping[str, str], levels: Statistics) -> "Figure":
-    """Draw the figure `name` of a model, quantization and task, as far as it has them."""
-    # Matplotlib loads slowly, and the workflow and the page need the names only.
-    from frankenlab.report.figures.bitrates import bits
-    from frankenlab.report.figures.effects import layer_effects, repetition_effect
-    from frankenlab.report.figures.forest import confirm_forest
-    from frankenlab.report.figures.maps import block_map
-    from frankenlab.report.figures.quality import quality_cost, quality_speed
-    from frankenlab.report.figures.race import race
-
-    drawings = {
-        "confirm_forest": confirm_forest,
-        "quality_speed": quality_speed,
-        "block_map": block_map,
-        "layer_effects": layer_effects,
-        "repetition_effect": repetition_effect,
-        "quality_cost": quality_cost,
-        "race": race,
-        "bits": bits,
-    }
-    return drawings[name](tables, levels, **where)
 
 
 @dataclass(frozen=True)
@@ -90,9 +126,20 @@ class Picture:
         more = self.where.get("task", "" if "quantization" in self.where else self.where["model"])
         return f"{self.entry.title}: {more}" if more else self.entry.title
 
-    def draw(self, tables: Tables, levels: Statistics) -> "Figure":
-        """Draw it from the analysis' tables."""
-        return draw(self.entry.name, tables, self.where, levels)
+    def draw(self, tables: Tables, levels: Statistics) -> Any:
+        """Draw it from the analysis' tables, as an Altair chart."""
+        return self.entry.function()(tables, levels, **self.where)
+
+    def finding(self, tables: Tables, levels: Statistics) -> str:
+        """Return what it shows in a sentence or two: its text before it, and its alt text."""
+        found: str = self.entry.function("_finding")(tables, levels, **self.where)
+        return found
+
+
+def entry_of(name: str) -> Entry:
+    """Return the entry of a figure's file name, `<name>[.<task>]`."""
+    kind = name.partition(".")[0]
+    return next(entry for entry in CATALOGUE if entry.name == kind)
 
 
 def names(stage: str, tables: Collection[str], tasks: Sequence[str] = ()) -> list[str]:
@@ -121,7 +168,7 @@ def pictures(tables: Tables, model: str, quantization: str = "") -> list[Picture
         if (entry.stage == "bits") == bool(quantization):
             continue
         parts = [rows_of(tables.get(name), **where) for name in entry.tables]
-        if entry.stage == "search":
+        if entry.tables[0] == "comparisons":
             parts[0] = rows_of(parts[0], stage="search")
         # One quantization alone compares no bits.
         several = entry.stage != "bits" or parts[0].get("quantization", pd.Series()).nunique() > 1

@@ -1,121 +1,225 @@
-"""What the figures share: settings, panels, marks, legends and saving."""
+"""What the figures share: theme, colours of plans, points' data, axes, layers and saving.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
-from itertools import cycle
+Every figure is one Vega-Lite chart of `WIDTH` pixels. Vega-Lite cannot fit a chart of several
+panels into a width, so each panel sets its own width and its axes' `minExtent` and `maxExtent`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+import altair as alt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+import vl_convert
 
 from frankenlab.io.files import atomic_path
-from frankenlab.report.text import UNIT_MEANINGS, metric_value, shorten, unit_name
+from frankenlab.report.results import Tables, rows_of
+from frankenlab.report.text import (
+    interval,
+    layers_of,
+    metric_value,
+    plan_words,
+    quantization_name,
+    shorten,
+    signed,
+    unit_name,
+)
 
-# Inches: a text page of A4 with its margins, so that print does not shrink the letters.
-WIDTH = 7.2
+WIDTH = 680
+# Of a panel beside a `value_axis` with a title of one line, so that the whole is WIDTH.
+PLOT = 618
+FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
+TEXT, SMALL = 12, 11
+INK, GREY, LIGHT, BAND = "#222222", "#5f5f5f", "#e3e3e3", "#eef1f4"
+BLUE, ORANGE, GREEN, RED = "#0173b2", "#de8f05", "#029e73", "#d55e00"
+# Of the controls in their order; of the runner-up after them.
+CONTROLS = (
+    (ORANGE, "diamond"),
+    ("#7a7a7a", "square"),
+    ("#b0699b", "triangle-up"),
+    ("#9a6a43", "triangle-down"),
+)
+RUNNER_UP = (GREEN, "cross")
+STAR = "M0,-1.2L0.28,-0.39L1.14,-0.37L0.46,0.15L0.71,0.97L0,0.48L-0.71,0.97L-0.46,0.15L-1.14,-0.37L-0.28,-0.39Z"  # fmt: skip  # noqa: E501
+SCHEMA = "6.4"
 
-# `svg.fonttype: path` keeps the layout where the font is missing; the fixed salt makes the
-# identifiers in an SVG depend on nothing but the drawing.
-RC = sns.axes_style("ticks") | {
-    "axes.edgecolor": "0.3",
-    "axes.labelsize": 8.5,
-    "axes.linewidth": 0.7,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 100,
-    "figure.titlesize": 9,
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8.5,
-    "grid.color": "0.92",
-    "grid.linewidth": 0.6,
-    "hatch.linewidth": 0.4,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.title_fontsize": 8,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "frankenlab",
-    "xtick.labelsize": 8,
-    "xtick.major.width": 0.7,
-    "ytick.labelsize": 8,
-    "ytick.major.width": 0.7,
+CONFIG: dict[str, Any] = {
+    # The SVG as a whole carries the description; a label on each of its marks would be noise.
+    "aria": False,
+    "background": "white",
+    "font": FONT,
+    "padding": 4,
+    "axis": {
+        "domainColor": "#888888",
+        "gridColor": LIGHT,
+        "labelColor": INK,
+        "labelFontSize": SMALL,
+        "labelOverlap": "greedy",
+        "tickColor": "#888888",
+        "tickSize": 4,
+        "titleColor": INK,
+        "titleFontSize": TEXT,
+        "titleFontWeight": "normal",
+        "titlePadding": 6,
+    },
+    "concat": {"spacing": 12},
+    "header": {"labelFontSize": TEXT, "title": None},
+    "legend": {
+        "labelColor": INK,
+        "labelFontSize": SMALL,
+        "labelLimit": 420,
+        "orient": "bottom",
+        "titleColor": INK,
+        "titleFontSize": SMALL,
+        "titleFontWeight": "normal",
+    },
+    "text": {"color": INK, "fontSize": SMALL},
+    "title": {
+        "anchor": "start",
+        "color": INK,
+        "fontSize": TEXT,
+        "fontWeight": "bold",
+        "offset": 8,
+        "subtitleColor": GREY,
+        "subtitleFontSize": SMALL,
+    },
+    "view": {"stroke": None},
 }
-COLORS = sns.color_palette("colorblind").as_hex()
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
-BASE: dict[str, Any] = {"marker": "*", "color": "black", "linestyle": "none", "zorder": 7}
-SMALL: dict[str, Any] = {"color": "0.3", "fontsize": 7.5}
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Run a drawing function under this module's settings and leave the caller's untouched."""
+@dataclass(frozen=True)
+class Look:
+    """How a plan is drawn in every figure: its colour, its marker, its name in a legend."""
 
-    @wraps(draw)
-    def wrapper(*args: Any, **kwargs: Any) -> Figure:
-        with mpl.rc_context(RC):
-            figure = draw(*args, **kwargs)
-            # Lays out now: the settings that the layout reads are gone once this returns.
-            FigureCanvasAgg(figure).draw()
-            return figure
-
-    return wrapper
+    group: str
+    color: str
+    shape: str
+    label: str
 
 
-def save(figure: Figure, stem: Any) -> None:
-    """Write `<stem>.svg` and `<stem>.png` (300 dpi), each whole or not at all.
+def model_layers(tables: Tables, model: str) -> int:
+    """Return how many layers a model has; 0 when no table says it."""
+    for name in ("comparisons", "verdicts", "costs"):
+        rows = rows_of(tables.get(name), model=model)
+        if len(rows) and "relative_depth" in rows:
+            return round(rows["depth"].iloc[0] / rows["relative_depth"].iloc[0])
+    return 0
 
-    The same figure gives the same bytes: no date, fixed identifiers. `stem` may hold dots.
+
+def plan_looks(tables: Tables, model: str) -> dict[str, Look]:
+    """Return the look of the base, the frozen plan, its controls and the runner-up of a model.
+
+    A plan has the same look in all figures: the order of the controls is that of `verdicts`.
     """
-    with mpl.rc_context(RC):
-        for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 300})):
-            with atomic_path(f"{stem}.{suffix}") as path:
-                figure.savefig(path, format=suffix, **options)
+    layers = model_layers(tables, model)
+    looks = {"base": Look("base", "black", STAR, "base")}
+    named = [rows_of(tables.get(name), model=model) for name in ("verdicts", "costs", "path")]
+    plans = pd.concat([rows[["plan", "group"]] for rows in named if len(rows)] or [_NO_PLANS])
+    plans = plans.drop_duplicates("plan")
+    controls = iter(CONTROLS * (1 + len(plans) // len(CONTROLS)))
+    for plan, group in plans.itertuples(index=False):
+        said = shorten(plan_words(plan, layers) if layers else plan, 52)
+        if plan in looks:
+            continue
+        if group == "control":
+            looks[plan] = Look("control", *next(controls), f"control: {said}")
+        elif group == "runner-up":
+            looks[plan] = Look("runner-up", *RUNNER_UP, f"runner-up: {said}")
+        else:
+            looks[plan] = Look("frozen", BLUE, "circle", f"frozen plan: {said}")
+    return looks
 
 
-def blank(message: str) -> Figure:
-    """Return a small figure that only says why there is nothing to draw."""
-    figure = Figure(figsize=(WIDTH, 1.0))
-    axes = figure.add_subplot()
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, message, ha="center", va="center", color="0.3", wrap=True)
-    return figure
+_NO_PLANS = pd.DataFrame({"plan": [], "group": []})
 
 
-def limits(rows: pd.DataFrame) -> np.ndarray:
-    """Return the distances of the interval's ends from the effect, `[2, rows]`: a `yerr`."""
-    effect = rows["effect"].to_numpy(float)
-    below = effect - rows["low"].to_numpy(float)
-    above = rows["high"].to_numpy(float) - effect
-    # A bootstrap percentile interval need not contain the estimate; error bars must be positive.
-    return np.clip(np.vstack([below, above]), 0, None)
+def look_channels(
+    looks: Mapping[str, Look], plans: Sequence[str], columns: int = 1
+) -> tuple[alt.Color, alt.Shape]:
+    """Return the channels `color` and `shape` of these plans, with one legend under the chart."""
+    shown = [plan for plan in looks if plan in set(plans)]
+    labels = json.dumps({plan: looks[plan].label for plan in shown}, ensure_ascii=False)
+    legend = alt.Legend(
+        title=None, orient="bottom", columns=columns, labelExpr=f"({labels})[datum.label]"
+    )
+    color = alt.Color(
+        "plan:N",
+        scale=alt.Scale(domain=shown, range=[looks[plan].color for plan in shown]),
+        legend=legend,
+    )
+    shapes = alt.Scale(domain=shown, range=[looks[plan].shape for plan in shown])
+    return color, alt.Shape("plan:N", scale=shapes, legend=legend)
 
 
-def zero_line(axes: Axes, vertical: bool = False) -> None:
-    """Draw the line of no change: the base."""
-    line = axes.axvline if vertical else axes.axhline
-    line(0, color="0.25", linewidth=0.8, zorder=1)
+def point_data(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """Return the data of points: what their place, their tooltip and the page's script need.
+
+    Takes rows with plan, depth, relative_depth, task, unit, effect, low and high; `more` names
+    further columns to keep. Numbers are rounded, as every datum stands in the page.
+
+    Returns:
+        Columns plan, words, task, effect, low, high, effect_text and `more`.
+    """
+    records = rows.to_dict("records")
+    data = pd.DataFrame(
+        {
+            "plan": rows["plan"],
+            "words": [plan_words(row["plan"], layers_of(row)) for row in records],
+            "task": rows["task"],
+            **{column: rows[column].astype(float).round(3) for column in ("effect", "low", "high")},
+            "effect_text": [interval(row, unit=short_unit(row["unit"])) for row in records],
+        },
+        index=rows.index,
+    )
+    return data.join(rows[list(more)]) if more else data
 
 
-def task_panels(
-    figure: Figure, rows: pd.DataFrame, columns: int = 1
-) -> list[tuple[pd.DataFrame, list[Axes]]]:
-    """Make a row of panels for each task, with the line of the base and a grid."""
-    tasks = [part for _, part in rows.groupby("task", sort=False)]
-    grid = figure.subplots(len(tasks), columns, sharex="col", sharey="row", squeeze=False)
-    for axes in grid.flat:
-        axes.grid(axis="y")
-        zero_line(axes)
-    figure.align_ylabels(grid[:, 0])
-    return list(zip(tasks, grid.tolist(), strict=True))
+def tooltip(*more: str | alt.Tooltip) -> list[Any]:
+    """Return the tooltip of a point of `point_data`, with further fields."""
+    named = {"words": "plan", "plan": "as text", "task": "task", "effect_text": "change"}
+    return [*(alt.Tooltip(f"{field}:N", title=title) for field, title in named.items()), *more]
+
+
+def short_unit(unit: str) -> str:
+    """Return a unit as it stands after a number: "+1.2 points"."""
+    return {"log-percent": "log-%"}.get(unit, unit)
+
+
+def effect_title(unit: str) -> str:
+    """Return the title of an axis of effects."""
+    return f"change, {unit_name(unit)}"
+
+
+def value_axis(title: str, **options: Any) -> alt.Axis:
+    """Return a vertical axis of fixed width, so that panels above each other are aligned."""
+    fixed: dict[str, Any] = {"minExtent": 34, "maxExtent": 34, "tickCount": 5} | options
+    return number_axis(title, **fixed)
+
+
+def number_axis(title: str, **options: Any) -> alt.Axis:
+    """Return an axis whose numbers have a true minus and no needless digits."""
+    minus = "replace(format(datum.value, '~g'), '-', '−')"
+    labelled: dict[str, Any] = {"labelExpr": minus} | options
+    return alt.Axis(title=title, **labelled)
+
+
+def zero_rule(horizontal: bool = True) -> alt.Chart:
+    """Return the line of no change, the base; drawn once, however many rows a chart has."""
+    rule = alt.Chart(alt.InlineData(values=[{}])).mark_rule(color="#444444", strokeWidth=1)
+    return rule.encode(y=alt.datum(0)) if horizontal else rule.encode(x=alt.datum(0))
+
+
+def interval_rules(chart: alt.Chart, value: alt.Y | alt.X, ends: str, **look: Any) -> alt.Chart:
+    """Return the bars of intervals: from the channel `value` to the column `ends`."""
+    options: dict[str, Any] = {"strokeWidth": 1.2} | look
+    rules = chart.mark_rule(**options)
+    if isinstance(value, alt.Y):
+        return rules.encode(y=value, y2=alt.Y2(ends))
+    return rules.encode(x=value, x2=alt.X2(ends))
 
 
 def floor_of(rows: pd.DataFrame) -> float | None:
@@ -131,21 +235,43 @@ def floor_of(rows: pd.DataFrame) -> float | None:
     return float(floor) if effect.min() < floor else None
 
 
-def cut_below(axes: Axes, x: np.ndarray, rows: pd.DataFrame) -> str:
-    """Cut the effect axis at `floor_of` and mark what lies below; return a note that says so.
+@dataclass(frozen=True)
+class Cut:
+    """An effect axis that a few ruinous plans would stretch.
 
-    `x` is where each row is drawn.
+    Attributes:
+        data: the rows with columns `shown` (the effect, at least the floor), `shown_low`,
+            `shown_high` and `below` (whether the effect lies under the axis).
+        domain: of the axis.
+        note: says how many lie below and how low; "" where nothing is cut.
     """
-    floor = floor_of(rows)
-    if floor is None:
-        return ""
-    top = rows["high"].max()
-    axes.set_ylim(floor, top + 0.05 * (top - floor))
-    effect = rows["effect"].to_numpy(float)
-    below = x[effect < floor]
-    look: dict[str, Any] = {"linestyle": "none", "marker": 11, "markersize": 4.5, "color": "0.25"}
-    axes.plot(below, np.full(len(below), floor), clip_on=False, zorder=6, **look)
-    return f"▼ {len(below)} below the axis"
+
+    data: pd.DataFrame
+    domain: tuple[float, float]
+    note: str
+
+    def arrows(self, x: alt.X, **look: Any) -> alt.Chart:
+        """Return a ▼ on the axis' lower end for each row that lies below it."""
+        scale = alt.Scale(domain=self.domain, nice=False, zero=False)
+        options: dict[str, Any] = {"fontSize": 9, "color": GREY, "baseline": "bottom"} | look
+        below = alt.Chart(self.data[self.data["below"]]).mark_text(text="▼", **options)
+        return below.encode(x=x, y=alt.Y("shown:Q", scale=scale), tooltip=tooltip())
+
+
+def cut_axis(data: pd.DataFrame) -> Cut:
+    """Cut the effect axis at `floor_of`; takes columns effect, low and high."""
+    low, top = float(data["low"].min()), max(float(data["high"].max()), 0.0)
+    floor = floor_of(data)
+    bottom = min(low, 0.0) if floor is None else floor
+    below = data["effect"] < bottom
+    room = 0.04 * (top - bottom) or 1.0
+    clipped = {
+        f"shown{suffix}": data[column].clip(lower=bottom)
+        for suffix, column in (("", "effect"), ("_low", "low"), ("_high", "high"))
+    }
+    worst = f"▼ {int(below.sum())} below the axis, worst {signed(data['effect'].min())}"
+    domain = (round(bottom - room * (floor is None), 3), round(top + room, 3))
+    return Cut(data.assign(**clipped, below=below), domain, worst if below.any() else "")
 
 
 def base_text(rows: pd.DataFrame) -> str:
@@ -164,63 +290,71 @@ def survivors(rows: pd.DataFrame) -> pd.Series:
     return rows["dropped"].isna()
 
 
-def mark(label: str, **look: Any) -> Line2D:
-    """Return a marker of a legend."""
-    defaults: dict[str, Any] = {"linestyle": "none", "markersize": 4.5}
-    return Line2D([], [], label=label, **(defaults | look))
+def panel_title(text: str, note: str = "") -> alt.TitleParams:
+    """Return the title of a panel, with a grey line below it; what is too long is cut."""
+    subtitle: dict[str, Any] = {"subtitle": note} if note else {}
+    return alt.TitleParams(text, limit=WIDTH - 80, frame="group", **subtitle)
 
 
-def plan_looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return marker, colour and label of each plan: of the base, the frozen one, the controls.
+def finish(
+    chart: Any, title: str, where: Mapping[str, str], finding: str, notes: Sequence[str] = ()
+) -> Any:
+    """Return the whole figure: title, model and quantization, description and theme.
 
-    Takes rows with `plan` and `group`; every group but "control" is that of a frozen plan.
+    `notes` follow the model on its line, and further lines where they contain a line feed.
     """
-    markers, colors = cycle("XDsv^Ph"), cycle((COLORS[3], COLORS[1], COLORS[2], COLORS[4]))
-    base: dict[str, Any] = {"marker": "*", "color": "black", "markersize": 9, "label": "base"}
-    looks = {"base": base} if (rows["plan"] == "base").any() else {}
-    plans = rows[rows["plan"] != "base"].drop_duplicates("plan")
-    for control in (False, True):
-        for plan in plans.loc[(plans["group"] == "control") == control, "plan"]:
-            looks[plan] = {
-                "marker": next(markers) if control else "o",
-                "color": next(colors) if control else COLORS[0],
-                "markersize": 5.5,
-                "label": f"{'control' if control else 'frozen'} {shorten(plan, 34)}",
-            }
-    return looks
-
-
-def heading(figure: Figure, title: str, where: Mapping[str, str], note: str) -> None:
-    """Write two lines over a figure: what it shows, and of which model and quantization."""
     quantization = where.get("quantization")
-    of = [where["model"], f"quantization {quantization}" if quantization else "", note]
-    figure.suptitle(f"{title}\n{' · '.join(filter(None, of))}")
-
-
-def effect_label(unit: str) -> str:
-    """Return the label of an effect axis."""
-    return f"change against the base\n({unit_name(unit)})"
-
-
-def legend(
-    figure: Figure, handles: Sequence[Artist], columns: int, text: str, units: Iterable[str]
-) -> None:
-    """Draw the legend under a figure, headed by `text` and what uncommon units mean."""
-    meanings = [UNIT_MEANINGS[unit] for unit in sorted(set(units) & set(UNIT_MEANINGS))]
-    title = "\n".join(filter(None, [text, *meanings]))
-    drawn = figure.legend(handles=handles, loc="outside lower center", ncols=columns, title=title)
-    drawn.get_title().set_multialignment("center")
-
-
-def corner_note(axes: Axes, text: str) -> None:
-    """Write small grey words above the right end of the axes, on the title's line."""
-    axes.annotate(
-        text,
-        (1, 1),
-        xycoords="axes fraction",
-        xytext=(0, 4),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        **SMALL,
+    of = [where["model"], quantization_name(quantization) if quantization else "", *notes]
+    lines = " · ".join(filter(None, of)).split("\n")
+    heading = alt.TitleParams(
+        title,
+        subtitle=[shorten(line, 118) for line in lines],
+        fontSize=14,
+        subtitlePadding=5,
+        subtitleFontSize=SMALL,
+        offset=12,
+        frame="bounds",
+        limit=WIDTH,
     )
+    return chart.properties(title=heading, description=finding).configure(**CONFIG)
+
+
+def blank(message: str) -> Any:
+    """Return a small figure that only says why there is nothing to draw."""
+    text = alt.Chart(alt.InlineData(values=[{}])).mark_text(
+        text=message, align="left", color=GREY, fontSize=TEXT, limit=WIDTH - 20
+    )
+    chart = text.encode(x=alt.value(0)).properties(width=WIDTH - 10, height=40)
+    return chart.properties(description=message).configure(**CONFIG)
+
+
+def spec_of(chart: Any) -> dict[str, Any]:
+    """Return the Vega-Lite specification of a chart, free of the caller's theme and row limits."""
+    with alt.theme.enable("none"), alt.data_transformers.enable("default", max_rows=None):
+        spec: dict[str, Any] = chart.to_dict()
+    return spec
+
+
+def svg_of(spec: Mapping[str, Any]) -> str:
+    """Return a specification as SVG with real text, named by its description."""
+    svg = vl_convert.vegalite_to_svg(dict(spec), vl_version=SCHEMA)
+    label = escape(str(spec.get("description", "")), quote=True)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def save(chart: Any, stem: str | Path) -> None:
+    """Write `<stem>.json` (the specification), `.svg` and `.png` (twice the pixels).
+
+    Each is written whole or not at all, and the same chart gives the same bytes. `stem` may hold
+    dots. Nothing is loaded from the network.
+    """
+    spec = spec_of(chart)
+    svg = svg_of(spec)
+    files = {
+        "json": json.dumps(spec, ensure_ascii=False, separators=(",", ":")).encode(),
+        "svg": svg.encode(),
+        "png": vl_convert.svg_to_png(svg, scale=2),
+    }
+    for suffix, content in files.items():
+        with atomic_path(f"{stem}.{suffix}") as path:
+            path.write_bytes(content)
