@@ -20,6 +20,11 @@ from frankenlab.report.text import (
 )
 
 
+# From this share of the sum of squared deviations on, one document dominates a comparison.
+DOMINANT = 0.25
+WAYS = {"prefill": "it reads a prompt", "decode": "it writes"}
+
+
 def references(rows: pd.DataFrame, frozen: Frozen) -> pd.DataFrame:
     """Return the rows at each model's reference quantization: its first, where none is recorded."""
     if rows.empty:
@@ -137,15 +142,13 @@ def cost_finding(tables: Tables, frozen: Frozen) -> str:
     return " ".join([*said, *([f"{more} more models are in the table."] if more > 0 else [])])
 
 
-WAYS = {"prefill": "it reads a prompt", "decode": "it writes"}
-
-
 def _speed(cost: pd.Series, way: str, verb: str) -> str:
     """Return a speed relative to the base's, or that the clock cannot tell it."""
     ratio, low, high = (cost[f"{way}_ratio{end}"] for end in ("", "_low", "_high"))
     if pd.isna(ratio):
         return f"how fast {verb} was not measured"
-    measured = f"{ratio:.2f} times the base's speed [{low:.2f}, {high:.2f}]"
+    limits = "" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]"
+    measured = f"{ratio:.2f} times the base's speed{limits}"
     if cost.get(f"{way}_clock") != "silent":
         return f"{verb} at {measured}"
     expected = cost["arithmetic_ratio"]
@@ -204,12 +207,12 @@ def _layers(tables: Tables, model: str) -> int | None:
     return None if rows.empty else layers_of(rows.iloc[0])
 
 
-def dominance_finding(tables: Tables, frozen: Frozen, dominant: float) -> str:
+def dominance_finding(tables: Tables, frozen: Frozen) -> str:
     """Return where one passage decides much of a verdict; nothing where none does."""
     own = frozen_rows(tables, frozen)
     if own.empty or "dominance" not in own:
         return ""
-    rows = own[own["dominance"] >= dominant]
+    rows = own[own["dominance"] >= DOMINANT]
     if rows.empty:
         return ""
     found = rows.groupby("task", sort=False)["dominance"].max()
