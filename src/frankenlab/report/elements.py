@@ -189,19 +189,26 @@ def sort_keys(texts: Iterable[Any]) -> list[str]:
 def figure(results: Results, picture: Picture) -> str:
     """Return a saved figure: what it shows in a sentence, the picture, and how to read it.
 
-    The picture is an SVG that the page's script replaces by its interactive form. A note says so
-    where the figure was not drawn.
+    The picture is an SVG that the page's script replaces by its interactive form. A figure without
+    a finding has nothing to show and is left out; a note stands where one was not drawn.
     """
     path = results.figures / f"{picture.stem}.svg"
+    finding = picture.finding(results.tables, results.levels)
+    if not finding:
+        return ""
     if not path.is_file():
         return note_html(f"Not drawn: {picture.title} ({picture.stem}).")
-    finding = picture.finding(results.tables, results.levels)
     id = "figure-" + re.sub(r"[^A-Za-z0-9]+", "-", picture.stem)
     caption = results.caption(f"figures/{picture.entry.name}", **picture.where)
     spec = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    title, model = escape(picture.title), escape(picture.where["model"])
+    title = escape(picture.title)
+    where = "".join(
+        f' data-{name}="{escape(picture.where[name])}"'
+        for name in ("model", "quantization")
+        if name in picture.where
+    )
     return (
-        f'<figure id="{id}" data-model="{model}">\n'
+        f'<figure id="{id}"{where}>\n'
         f"<figcaption><b>{title}.</b> {escape(finding)}</figcaption>\n"
         f'<div class="picture" role="region" tabindex="0" aria-label="{title}">'
         f"{inline_svg(path.read_text(encoding='utf-8'), id, finding)}</div>\n"
@@ -219,10 +226,10 @@ def inline_svg(svg: str, id: str, description: str) -> str:
         description: what the picture says, for those who cannot see it.
     """
     head, body = svg[svg.index("<svg") :].split(">", 1)
-    body = re.sub(r' (?:aria-[a-z]+|role)="[^"]*"', "", body)
+    head, body = (re.sub(r' (?:aria-[a-z]+|role|class)="[^"]*"', "", part) for part in (head, body))
     body = re.sub(r'\bid="([^"]+)"', rf'id="{id}-\1"', body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{id}-", body)
-    return f'{head} role="img" aria-label="{escape(description)}">{body}'
+    return f'{head} class="still" role="img" aria-label="{escape(description)}">{body}'
 
 
 def json_script(name: str, value: Any) -> str:
