@@ -122,11 +122,11 @@ def search_sentences(tables: Tables) -> list[str]:
         return []
     if len(rows) == 1:
         row = rows.iloc[0]
+        beats = "" if row["significant"] else "not "
         level = "" if row["significant"] or row["p"] > 0.05 else f", not below {row['level']:.2g}"
         return [
-            f"The best of {plural(int(row['plans']), 'plan')} was {'' if row['significant'] else 'not '}"
-            f"significantly better than the base on the search documents "
-            f"({spoken_p(row['p'])}{level})."
+            f"The best of {plural(int(row['plans']), 'plan')} was {beats}significantly better than "
+            f"the base on the search documents ({spoken_p(row['p'])}{level})."
         ]
     better = rows[rows["significant"].astype(bool)]
     text = "The best plan of the search was significantly better than the base on the search "

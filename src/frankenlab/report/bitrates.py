@@ -76,17 +76,25 @@ def _interaction_sentence(own: pd.DataFrame) -> str:
     parts = []
     for found, word in ((costlier, "more"), (cheaper, "less")):
         if len(found):
-            named = listed([_interaction(own, row) for row in found.to_dict("records")[:MOST_NAMED]])
+            named = listed(
+                [_interaction(own, row) for row in found.to_dict("records")[:MOST_NAMED]]
+            )
             count = f" in {len(found)} of {plural(total, 'comparison')}" * (total > 1)
-            parts.append(f"repeating layers costs significantly {word} at fewer bits{count}: {named}")
+            parts.append(
+                f"repeating layers costs significantly {word} at fewer bits{count}: {named}"
+            )
     if not parts:
         if same == total:
             return "Repeating layers costs the same at fewer bits, within the margin."
         parts.append("there is no evidence that repeating layers costs more or less at fewer bits")
     open_ = total - len(costlier) - len(cheaper) - same
     counts = {"the same within the margin": same, "inconclusive": open_}
-    counted = [f"{count} {'is' if count == 1 else 'are'} {w}" for w, count in counts.items() if count]
-    text = "; ".join([*parts, *([f"of {plural(total, 'comparison')} {listed(counted)}"] * bool(counted))])
+    counted = [
+        f"{count} {'is' if count == 1 else 'are'} {w}" for w, count in counts.items() if count
+    ]
+    text = "; ".join(
+        [*parts, *([f"of {plural(total, 'comparison')} {listed(counted)}"] * bool(counted))]
+    )
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -158,9 +166,11 @@ def _interactions(results: Results) -> str:
         "change here": lambda row: f"{signed(row['effect'])} {row['unit']}",
         "change at the reference": lambda row: signed(row["reference_effect"]),
         "difference [interval]": lambda row: interval(row, "interaction"),
-        "p, corrected": lambda row: number(row["interaction_p_corrected"], ".3f")
-        if pd.isna(row["interaction_p_corrected"])
-        else p_value(row["interaction_p_corrected"]),
+        "p, corrected": lambda row: (
+            number(row["interaction_p_corrected"], ".3f")
+            if pd.isna(row["interaction_p_corrected"])
+            else p_value(row["interaction_p_corrected"])
+        ),
         "the change is": lambda row: words.get(row["interaction_verdict"], "inconclusive"),
     }
     caption = "Does quantizing change what repeated layers cost?"

@@ -19,7 +19,6 @@ from frankenlab.report.text import (
     spoken_value,
 )
 
-
 # From this share of the sum of squared deviations on, one document dominates a comparison.
 DOMINANT = 0.25
 WAYS = {"prefill": "it reads a prompt", "decode": "it writes"}
@@ -48,7 +47,9 @@ def controls_finding(tables: Tables, frozen: Frozen) -> str:
     sure = rows[rows["verdict"].isin(["better", "worse"])]
     open_ = rows[rows["verdict"] == "inconclusive"]
     counts = rows["controls"].str.count("; ") + 1
-    controls = f"{'the mean of ' * bool((counts > 1).all())}{plural(int(counts.max()), 'random plan')}"
+    controls = (
+        f"{'the mean of ' * bool((counts > 1).all())}{plural(int(counts.max()), 'random plan')}"
+    )
     against = f"against {controls} of the same cost"
     if sure.empty:
         where = _where(rows, several)
@@ -57,7 +58,7 @@ def controls_finding(tables: Tables, frozen: Frozen) -> str:
             f"is neither significantly better nor worse {where}."
         )
     said = [
-        f"significantly {row['verdict']} on {row['task']}{f' of {row['model']}' * several} "
+        f"significantly {row['verdict']} on {_task(row, several)} "
         f"({signed(row['effect'])} {row['unit']})"
         for row in sure.head(MOST_NAMED).to_dict("records")
     ]
@@ -71,8 +72,12 @@ def _where(rows: pd.DataFrame, several: bool) -> str:
     """Return "on a and b", or in how many comparisons where they are too many to name."""
     if len(rows) > MOST_NAMED:
         return f"in {plural(len(rows), 'comparison')}"
-    names = [f"{row.task}{f' of {row.model}' * several}" for row in rows.itertuples()]
-    return f"on {listed(names)}"
+    return f"on {listed([_task(row, several) for row in rows.to_dict('records')])}"
+
+
+def _task(row: Mapping[str, Any], several: bool) -> str:
+    """Return the task, with the model where there are several."""
+    return f"{row['task']} of {row['model']}" if several else row["task"]
 
 
 def guard_finding(tables: Tables, frozen: Frozen) -> str:

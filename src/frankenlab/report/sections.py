@@ -16,8 +16,8 @@ from frankenlab.report.figures import catalogue
 from frankenlab.report.figures.catalogue import Picture
 from frankenlab.report.hardware import costs_hardware_note, hardware_note
 from frankenlab.report.results import Results
-from frankenlab.report.text import plan_words, quantization_name
 from frankenlab.report.tables import folded
+from frankenlab.report.text import plan_words, quantization_name
 
 
 def title_html(results: Results) -> str:
@@ -98,7 +98,9 @@ def lost_html(results: Results) -> str:
     finding = findings.guard_finding(results.tables, results.frozen)
     if not finding:
         return ""
-    return section("lost", "Is anything lost?", finding, tables.verdict_table(results, role="guard"))
+    return section(
+        "lost", "Is anything lost?", finding, tables.verdict_table(results, role="guard")
+    )
 
 
 def sure_html(results: Results) -> str:

@@ -87,9 +87,11 @@ def verdict_table(results: Results, **wanted: str) -> str:
         "documents": lambda row: count(row["n"], row.get("available")),
         "base → plan": values,
         "change [interval]": change,
-        "p, corrected": lambda row: number(row["p_corrected"], ".3f")
-        if pd.isna(row["p_corrected"])
-        else p_value(row["p_corrected"]),
+        "p, corrected": lambda row: (
+            number(row["p_corrected"], ".3f")
+            if pd.isna(row["p_corrected"])
+            else p_value(row["p_corrected"])
+        ),
         "verdict": lambda row: verdict_words(row["verdict"]),
         "what was left open": left_open,
     }
@@ -198,7 +200,7 @@ def top_plans(results: Results) -> pd.DataFrame:
     rows = rows[(rows["role"] == "search") & (rows["plan"] != BASE)]
     records = []
     several = rows["model"].nunique() > 1
-    for (model, quantization), mine in rows.groupby(["model", "quantization"], sort=False):
+    for model, mine in rows.groupby("model", sort=False):
         search = mine[(mine["stage"] == "search") & mine["dropped"].isna()]
         means = search.groupby("plan")["effect"].mean().sort_values(ascending=False, kind="stable")
         later = rows_of(mine, stage="select").groupby("plan")["effect"].mean()
