@@ -22,7 +22,7 @@ from frankenlab.report.results import Results
 
 Row = Mapping[str, Any]
 # A cell's text: a template that the row fills, or a function of the row.
-Columns = Mapping[str, str | Callable[[Row], str]]
+Columns = Mapping[str, str | Callable[[Row], Any]]
 
 # A longer table shows its first rows, and the link to its file.
 MOST_ROWS = 2_000
