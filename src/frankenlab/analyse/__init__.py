@@ -6,6 +6,7 @@ and docs/statistics.md says why they were chosen.
 
 __all__ = [
     "comparisons",
+    "flips",
     "interaction",
     "ledger",
     "outcomes",
