@@ -15,8 +15,13 @@ TABLES += ["quantizations"] if QUANTIZED else []
 # A search that drops plans on its way has a table of its rounds.
 TABLES += ["race"] if EXPERIMENT.raced else []
 
+<<<<<<< HEAD
 # Which documents changed, for the page alone.
 FLIPS = ["flips", "documents"]
+=======
+# Where controls run, a table compares the frozen plans with them.
+TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
+>>>>>>> part-figa
 
 
 # Seconds each: less than a queue takes.
@@ -140,7 +145,7 @@ rule tables:
             name: report(
                 f"{RESULTS}/tables/{name}.csv",
                 caption=f"../report/tables/{name}.rst",
-                category="Tables",
+                category=catalogue.TABLES,
                 labels={"table": name},
             )
             for name in TABLES
