@@ -222,8 +222,9 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     if means.empty:
         return blank(f"{where['model']}: no block of the search ran with several counts.")
     rows = loops(tables.get("comparisons"), **where)
+    width = COLUMN if means["task"].nunique() > 1 else PLOT
     panels = [
-        _repetition_panel(task, part, rows[rows["task"] == task])
+        _repetition_panel(task, part, rows[rows["task"] == task], width)
         for task, part in means.groupby("task", sort=False)
     ]
     blocks = plural(int(means["blocks"].max()), "block")
@@ -237,7 +238,9 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     return finish(chart, "More repetitions of the same blocks", where, finding, ["search documents"])
 
 
-def _repetition_panel(task: str, means: pd.DataFrame, rows: pd.DataFrame) -> alt.LayerChart:
+def _repetition_panel(
+    task: str, means: pd.DataFrame, rows: pd.DataFrame, width: int
+) -> alt.LayerChart:
     """Draw one task: the mean in bold over the blocks that it is the mean of."""
     counts = sorted(means["times"].astype(int))
     rows = rows[rows["times"].isin(counts)]
@@ -289,8 +292,8 @@ def _repetition_panel(task: str, means: pd.DataFrame, rows: pd.DataFrame) -> alt
             ],
         ),
     ]
-    title = panel_title(shorten(task), cut.note)
-    return alt.layer(*drawn).properties(width=COLUMN, height=190, title=title)
+    title = panel_title(f"{shorten(task)}, n = {int(means['n'].max()):,}", cut.note)
+    return alt.layer(*drawn).properties(width=width, height=190, title=title)
 
 
 def _flat(rows: pd.DataFrame) -> dict[str, Any]:
@@ -320,23 +323,25 @@ def repetition_effect_finding(tables: Tables, levels: Statistics, **where: str) 
     means = rows_of(tables.get("repetitions"), **where)
     if means.empty:
         return ""
-    said, turns = [], set()
+    said, turns, overlap = [], set(), []
     for task, rows in means.groupby("task", sort=False):
         rows = rows.sort_values("times")
         first, last = rows.iloc[0], rows.iloc[-1]
-        apart = last["high"] < first["low"] or last["low"] > first["high"]
-        turns.add(np.sign(last["effect"] - first["effect"]) if apart else 0)
+        turns.add(int(np.sign(last["effect"] - first["effect"])))
+        if first["low"] <= last["high"] and last["low"] <= first["high"]:
+            overlap.append(str(task))
         said.append(
             f"{task} changes by {interval(first, unit=short_unit(first['unit']))} "
             f"{_run(first['times'])} and by {interval(last)} {_run(last['times'])}"
         )
-    opening = {
-        frozenset({-1}): "Each further repetition makes it worse",
-        frozenset({-1, 0}): "More repetitions make it worse on some task and help on none",
-        frozenset({1}): "More repetitions help",
-        frozenset({1, 0}): "More repetitions help on some task and harm on none",
-        frozenset({0}): "There is no clear difference between fewer and more repetitions",
-    }.get(frozenset(int(turn) for turn in turns), "More repetitions help on one task and harm on another")
+    opening = "More repetitions do not measure alike on all tasks"
+    if len(turns) == 1:
+        word = {-1: "measure worse", 0: "change nothing", 1: "measure better"}[turns.pop()]
+        opening = f"More repetitions {word}"
+    if len(overlap) == len(said):
+        opening += ", but the intervals overlap"
+    elif overlap:
+        opening += f", but the intervals overlap on {listed(overlap)}"
     blocks = int(means["blocks"].max())
     return f"{opening}: on average over {plural(blocks, 'block')}, {'; '.join(said)}."
 

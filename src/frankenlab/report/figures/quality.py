@@ -1,6 +1,7 @@
 """Quality against cost: the depth that every plan pays, and the speed that was measured."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -15,6 +16,7 @@ from frankenlab.report.figures.style import (
     INK,
     PLOT,
     STAR,
+    Cut,
     Look,
     base_text,
     blank,
@@ -144,6 +146,16 @@ def quality_cost(tables: Tables, levels: Statistics, **where: str) -> Any:
     return finish(chart, "Quality against cost", where, finding, ["search documents"])
 
 
+def _around_marks(cut: Cut) -> Cut:
+    """Fit an uncut axis to what is drawn: all effects, but few of the intervals."""
+    drawn = cut.data["role"].isin(("front", "frozen"))
+    ends = [cut.data["effect"], cut.data.loc[drawn, "low"], cut.data.loc[drawn, "high"]]
+    low, high = min(0.0, *map(min, filter(len, ends))), max(0.0, *map(max, filter(len, ends)))
+    room = 0.06 * (high - low) or 1.0
+    bottom = cut.domain[0] if cut.note else round(low - room, 3)
+    return replace(cut, domain=(bottom, round(high + room, 3)))
+
+
 def _groups(rows: pd.DataFrame) -> pd.Series:
     """Return the words for each plan's group."""
     known = rows["group"].where(rows["group"].isin(GROUPS), "other")
@@ -166,7 +178,7 @@ def _cloud(
     role[(rows["plan"] == frozen).to_numpy()] = "frozen"
     role[(rows["plan"] == "base").to_numpy()] = "base"
     rows = rows.assign(cost=rows["relative_depth"].round(4), role=role, of=_groups(rows))
-    cut = cut_axis(point_data(rows, "cost", "role", "of", "n"))
+    cut = _around_marks(cut_axis(point_data(rows, "cost", "role", "of", "n")))
     others = rows["plan"] != "base"
     half = ((rows["high"] - rows["low"]) / 2)[others].median()
     scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
@@ -255,12 +267,14 @@ def quality_cost_finding(tables: Tables, levels: Statistics, **where: str) -> st
     medians = [plans.loc[mask, "effect"].median() for mask in (~deeper, deeper)]
     limit = plans["relative_depth"].median()
     second = (
-        f"The median plan of at most {limit:.2f} times the layers changes by "
-        f"{signed(medians[0])} {unit}, that of deeper ones by {signed(medians[1])}."
+        f"Among plans of up to {limit:.2f} times the layers the median change is "
+        f"{signed(medians[0])} {unit}, among deeper ones {signed(medians[1])}."
     )
     return f"{first} {second}"
 
 
+# The height of a task's panels of speed, in pixels.
+LINE = 92
 WAYS = {"prefill": "reading a prompt", "decode": "writing"}
 
 
@@ -279,7 +293,7 @@ def quality_speed(tables: Tables, levels: Statistics, **where: str) -> Any:
     """Draw the effect against the measured speed, of the plans whose cost was measured.
 
     One row a task, columns for reading a prompt (prefill) and for writing (decode). Both bars are
-    intervals; dashes stand where the arithmetic alone would put a plan.
+    intervals; ticks on the axis stand where the arithmetic alone would put a plan.
     """
     rows = _timed(tables, **where)
     if rows.empty:
@@ -306,7 +320,7 @@ def quality_speed(tables: Tables, levels: Statistics, **where: str) -> Any:
     items: list[KeyItem] = [("point", look.color, look.shape, look.label) for look in shown.values()]
     items += [
         ("thin", GREY, "", f"{INTERVAL}s of change and of speed"),
-        ("line", GREY, "", "speed by arithmetic alone"),
+        ("❙", INK, "", "speed by arithmetic alone"),
     ]
     finding = quality_speed_finding(tables, levels, **where)
     chart = alt.vconcat(*lines, key(items))
@@ -322,12 +336,16 @@ def _speed_panel(
     lowest: bool,
 ) -> alt.LayerChart:
     """Draw one task's plans against one of the two speeds."""
-    left = way == next(iter(WAYS))
-    axis = value_axis("change, " + short_unit(rows["unit"].iloc[0]) if left else "", tickCount=4)
+    axis = value_axis("change, " + short_unit(rows["unit"].iloc[0]), tickCount=4)
+    if way != next(iter(WAYS)):
+        axis = value_axis("", labels=False, tickCount=4, minExtent=0, maxExtent=0)
     scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
     along = alt.Scale(domain=domain, nice=False, zero=False)
     below = number_axis(
-        f"speed of {WAYS[way]}, base = 1" if lowest else "", tickCount=5, grid=False
+        f"speed of {WAYS[way]}, base = 1" if lowest else "",
+        labels=lowest,
+        tickCount=5,
+        grid=False,
     )
     x = alt.X(f"{way}_ratio:Q", scale=along, axis=below)
     domain_of = {"domain": list(looks)}
@@ -356,18 +374,20 @@ def _speed_panel(
     )
     ends = alt.Y("shown_low:Q", scale=scale, axis=axis)
     expected = rows.loc[rows["plan"] != "base", ["arithmetic_ratio"]].round(4).drop_duplicates()
-    dashes = alt.Chart(expected).mark_rule(color=GREY, strokeDash=[4, 3]).encode(
-        x=alt.X("arithmetic_ratio:Q", scale=along, axis=below)
+    ticks = alt.Chart(expected).mark_tick(color=INK, thickness=2.5, size=12).encode(
+        x=alt.X("arithmetic_ratio:Q", scale=along, axis=below),
+        y=alt.value(LINE - 6),
+        tooltip=alt.Tooltip("arithmetic_ratio:Q", title="speed by arithmetic", **ratio),
     )
     points = chart.mark_point(filled=True, size=62, opacity=1)
     return alt.layer(
         zero_rule(),
         zero_rule(horizontal=False).encode(x=alt.datum(1)),
-        dashes,
         interval_rules(plans, ends, "shown_high"),
         across,
         points.encode(y=y, shape=shape, tooltip=tips),
-    ).properties(width=(PLOT - 52) // 2, height=88)
+        ticks,
+    ).properties(width=(PLOT - 20) // 2, height=LINE)
 
 
 def quality_speed_finding(tables: Tables, levels: Statistics, **where: str) -> str:
