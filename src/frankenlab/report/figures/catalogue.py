@@ -173,7 +173,7 @@ def pictures(tables: Tables, model: str, quantization: str = "") -> list[Picture
         # One quantization alone compares no bits.
         several = entry.stage != "bits" or parts[0].get("quantization", pd.Series()).nunique() > 1
         if several and all(len(part) for part in parts):
-            tasks = parts[0]["task"].unique()
+            tasks = parts[0]["task"].unique() if entry.each_task else ()
             each = [{"task": task} for task in tasks] if entry.each_task else [{}]
             found += [Picture(entry, where | task) for task in each]
     return found

@@ -1,114 +1,301 @@
-"""The verdict as a forest plot: the frozen franken and its controls on every task."""
+"""The verdicts as a forest plot: the frozen plan on every task, its controls as light marks."""
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import altair as alt
 import pandas as pd
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from frankenlab.analyse.settings import Statistics
+from frankenlab.report.figures.key import KeyItem, key
 from frankenlab.report.figures.style import (
-    COLORS,
+    BAND,
+    BLUE,
+    GREY,
+    INK,
+    TEXT,
     WIDTH,
+    Look,
     blank,
-    heading,
-    legend,
-    mark,
-    styled,
-    zero_line,
+    finish,
+    plan_looks,
+    tooltip,
 )
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import INTERVAL, interval, shorten, unit_name
+from frankenlab.report.text import (
+    layers_of,
+    listed,
+    metric_name,
+    metric_value,
+    plan_words,
+    shorten,
+    signed,
+    unit_name,
+)
 
-LOOKS: dict[str, dict[str, Any]] = {
-    "frozen": {"marker": "o", "color": COLORS[0], "markersize": 5.5},
-    "control": {"marker": "D", "color": COLORS[3], "markersize": 5.5, "markerfacecolor": "white"},
-}
-BAND: dict[str, Any] = {
-    "facecolor": "0.9",
-    "edgecolor": "0.55",
-    "linewidth": 0.5,
-    "linestyle": (0, (3, 2)),
-}
-
-
-def _panel(axes: Axes, rows: pd.DataFrame, verdict_column: float) -> None:
-    """Draw one unit's tasks, one line a plan, with words at both sides.
-
-    `verdict_column` is the distance of the verdicts from the axes' edge, in points.
-    """
-    y, labels = 0.0, {}
-    words: dict[str, Any] = {
-        "xycoords": axes.get_yaxis_transform(),
-        "textcoords": "offset points",
-        "va": "center",
-        "fontsize": 7.5,
-    }
-    for task, part in rows.groupby("task", sort=False):
-        first, top = part.iloc[0], y
-        labels[y] = f"{shorten(task, 22)} ({first['role']}), n = {first['n']}"
-        for row in part.to_dict("records"):
-            y -= 1
-            look = LOOKS[row["group"]]
-            for ends, width in (("low", "high"), 1.1), (("low90", "high90"), 3):
-                places = [row[end] for end in ends]
-                axes.plot(places, [y, y], color=look["color"], linewidth=width, zorder=3)
-            axes.plot(row["effect"], y, zorder=4, **look)
-            labels[y] = f"{row['group']}  {shorten(row['plan'], 26)}"
-            weight = "normal" if row["verdict"] == "inconclusive" else "bold"
-            axes.annotate(interval(row), (1, y), xytext=(6, 0), **words)
-            axes.annotate(
-                row["verdict"], (1, y), xytext=(verdict_column, 0), fontweight=weight, **words
-            )
-        margin = first["margin"]
-        axes.fill_between([-margin, margin], y - 0.45, top - 0.45, zorder=0, **BAND)
-        y -= 1.25
-    axes.set_yticks(list(labels), list(labels.values()))
-    for label in axes.get_yticklabels():
-        if ", n = " in label.get_text():
-            label.set_fontweight("bold")
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(y + 0.6, 0.7)
-    axes.margins(x=0.06)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x")
-    zero_line(axes, vertical=True)
-    axes.set_xlabel(f"change against the base, {unit_name(first['unit'])}")
+# From this share of the spread on, one passage or document decides alone.
+DOMINANT = 0.25
+# Of the panel, in pixels: where the plot begins and ends, the two columns of words at its right.
+INNER, LEFT, RIGHT, CHANGE, VERDICT = WIDTH - 10, 196, 436, 450, 590
+LINE, GAP = 15, 3
+SAID = {"improved": "improved", "harmed": "got worse"}
+# Green and red as in `style`, but dark enough for letters.
+COLORS = {"improved": "#00734f", "harmed": "#b04a00", "equivalent": BLUE, "inconclusive": GREY}
+ENDS = ("low", "high", "verdict_low", "verdict_high", "equivalence_low", "equivalence_high")
 
 
-@styled
-def confirm_forest(tables: Tables, levels: Statistics, **where: str) -> Figure:
-    """Draw the frozen franken and its controls on every task, with intervals and verdicts.
+def _shown(value: float, unit: str) -> float:
+    """Return an effect as it is drawn: of a perplexity, its change in per cent."""
+    return 100 * math.expm1(-value / 100) if unit == "log-percent" else value
 
-    Thin bars are the 95 % intervals, thick ones the 90 % intervals (two one-sided tests at 5 %);
-    inside the shaded margin the two models count as equivalent. Search tasks stand before guard
-    tasks. Tasks with different units are drawn on axes of their own.
-    """
-    rows = rows_of(tables["verdicts"], **where)
-    if rows.empty:
-        return blank(f"{', '.join(where.values())}: nothing was confirmed.")
-    first = {"role": "search", "group": "frozen"}
-    rows = rows.sort_values(["role", "group"], key=lambda c: c != first[c.name], kind="stable")
-    units = [part for _, part in rows.groupby("unit", sort=False)]
-    # The longest interval, at 4.7 points a letter.
-    verdict_column = 10 + 4.7 * max(len(interval(row)) for row in rows.to_dict("records"))
-    lines = [len(part) + 1.25 * part["task"].nunique() for part in units]
-    figure = Figure(figsize=(WIDTH, 1.1 + 0.2 * sum(lines) + 0.4 * len(units)))
-    panels = figure.subplots(len(units), 1, squeeze=False, height_ratios=lines)[:, 0]
-    for axes, part in zip(panels, units, strict=True):
-        _panel(axes, part, verdict_column)
-    title = "The frozen franken and its controls on fresh documents"
-    heading(figure, title, where, "confirm stage")
-    handles: list[Artist] = [
-        mark(label, linestyle="-", linewidth=1.1, **look)
-        for label, look in zip(
-            ("frozen franken", "control of equal depth"), LOOKS.values(), strict=True
-        )
+
+def _written(row: Mapping[str, Any], low: str = "low", high: str = "high") -> str:
+    """Return the change with the interval between two columns: "+4.1 [−0.4, +8.6]"."""
+    drawn = [_shown(row[end], row["unit"]) for end in ("effect", low, high)]
+    value, *ends = (signed(each, 0 if abs(each) >= 99.5 else 1) for each in drawn)
+    percent = row["unit"] == "log-percent"
+    ends = ends[::-1] if percent else ends
+    return f"{value}{' %' * percent} [{', '.join(ends)}]"
+
+
+def _reasons(row: Mapping[str, Any]) -> list[str]:
+    """Return the lines under a verdict that say what it does not say by itself."""
+    lines = []
+    if row["verdict"] == "inconclusive" and not row["low"] <= 0 <= row["high"]:
+        lines += ["95 % interval excludes 0,", "the corrected one does not"]
+    if row["dominance"] >= DOMINANT:
+        one = "passage" if row["kind"] == "perplexity" else "document"
+        lines.append(f"one {one} makes up {100 * row['dominance']:.0f} % of the spread")
+    return lines
+
+
+def _own_text(row: Mapping[str, Any], y: float) -> list[dict[str, Any]]:
+    """Return the words beside the frozen plan's mark on one task."""
+    value, base = (metric_value(row[name], row["kind"]) for name in ("value", "base_value"))
+    texts = [
+        _text(0, y, shorten(row["task"], 27), "bold"),
+        _text(0, y + LINE, f"{row['role']} task, n = {row['n']:,}", "small"),
+        _text(CHANGE, y, _written(row, "verdict_low", "verdict_high"), "normal"),
+        _text(VERDICT, y, SAID.get(row["verdict"], row["verdict"]), "verdict")
+        | {"color": COLORS[row["verdict"]]},
+        _text(CHANGE, y + LINE, f"{row['metric']} {base} → {value}", "note"),
     ]
-    handles.append(Patch(**BAND, label="equivalence margin"))
-    text = f"thin: {INTERVAL}, thick: 90 %, both paired with the base; "
-    text += f"verdicts after Holm's correction, α = {levels.alpha:g}"
-    legend(figure, handles, 3, text, rows["unit"])
-    return figure
+    for number, line in enumerate(_reasons(row), 2):
+        texts.append(_text(CHANGE, y + number * LINE, line, "note"))
+    return texts
+
+
+def _control_text(row: Mapping[str, Any], y: float) -> list[dict[str, Any]]:
+    said = plan_words(row["plan"], layers_of(row))
+    return [_text(14, y, said, "small"), _text(CHANGE, y, _written(row), "note")]
+
+
+def _text(x: float, y: float, words: str, kind: str) -> dict[str, Any]:
+    return {"x": x, "y": y, "text": words, "kind": kind, "color": INK}
+
+
+def _mark(row: Mapping[str, Any], y: float) -> dict[str, Any]:
+    """Return the datum of a plan's mark: its place, its tooltip and what the script needs."""
+    ends = {end: round(_shown(row[end], row["unit"]), 3) for end in ("effect", *ENDS)}
+    own = row["group"] == "frozen"
+    more = {"verdict": SAID.get(row["verdict"], row["verdict"])} if own else {}
+    return more | {
+        **ends,
+        "y": y,
+        "plan": row["plan"],
+        "words": plan_words(row["plan"], layers_of(row)),
+        "task": row["task"],
+        "effect_text": f"{_written(row)}, 95 % interval",
+        "n": row["n"],
+    }
+
+
+def _place(rows: pd.DataFrame) -> tuple[list[dict], list[dict], list[dict], float]:
+    """Place a panel's rows; return its marks of frozen plans, of controls, its texts, its height.
+
+    Each task begins with the frozen plan; its controls follow below.
+    """
+    own, controls, texts, y = [], [], [], 0.0
+    for _, part in rows.groupby("task", sort=False):
+        for row in part.to_dict("records"):
+            if row["group"] == "frozen":
+                y += LINE
+                own.append(_mark(row, y))
+                texts += _own_text(row, y)
+                y += LINE * (2 + len(_reasons(row)))
+            else:
+                y += 2
+                controls.append(_mark(row, y))
+                texts += _control_text(row, y)
+                y += LINE
+        y += GAP
+    return own, controls, texts, y - GAP
+
+
+def _axis(unit: str) -> tuple[alt.Axis, bool]:
+    """Return a unit's axis, and whether its numbers fall from left to right."""
+    percent = unit == "log-percent"
+    minus = "replace(format(datum.value, '+~g'), '-', '−')"
+    label = f"datum.value == 0 ? '0' : {minus} + '{' %' * percent}'"
+    what = "change of perplexity" if percent else f"change in {unit_name(unit)}"
+    # Plain spaces in a row become one in an SVG.
+    space = 4 * "\N{NO-BREAK SPACE}"
+    axis = alt.Axis(
+        title=f"← worse{space}{what}{space}better →", labelExpr=label, labelFlush=False, tickCount=6
+    )
+    return axis, percent
+
+
+def _panel(rows: pd.DataFrame, looks: Mapping[str, Look]) -> Any:
+    """Draw the tasks of one unit over an axis of their own, with words at both sides."""
+    unit, margin = rows["unit"].iloc[0], rows["margin"].iloc[0]
+    own, controls, texts, height = _place(rows)
+    axis, falls = _axis(unit)
+    ends = [mark[end] for mark in own for end in ENDS]
+    ends += [mark[end] for mark in controls for end in ("low", "high")]
+    band = sorted(_shown(side, unit) for side in (-margin, margin))
+    low, high = min(*ends, band[0]), max(*ends, band[1])
+    room = 0.03 * (high - low)
+    domain = [low - room, high + room]
+    scale = alt.Scale(
+        domain=domain[::-1] if falls else domain, range=[LEFT, RIGHT], nice=False, zero=False
+    )
+    down = alt.Y("y:Q", scale=alt.Scale(domain=[height, 0]), axis=None)
+
+    def across(end: str) -> alt.X:
+        return alt.X(f"{end}:Q", scale=scale, axis=axis)
+
+    def bars(marks: Sequence[Mapping[str, Any]], kind: str, **look: Any) -> alt.Chart:
+        chart = alt.Chart(alt.InlineData(values=list(marks))).mark_rule(**look)
+        return chart.encode(across(f"{kind}low"), alt.X2(f"{kind}high"), down)
+
+    shade = alt.Chart(alt.InlineData(values=[{"from": band[0], "to": band[1]}])).mark_rect(
+        color=BAND
+    )
+    zero = alt.Chart(alt.InlineData(values=[{}])).mark_rule(color=GREY)
+    layers = [
+        shade.encode(across("from"), alt.X2("to"), y=alt.value(0), y2=alt.value(height)),
+        zero.encode(x=alt.datum(0), y=alt.value(0), y2=alt.value(height)),
+        bars(own, "verdict_", color=BLUE, strokeWidth=1.5),
+        bars(own, "equivalence_", color=BLUE, strokeWidth=5),
+        *_points(own, down, across, size=85, fill=BLUE, stroke="white", strokeWidth=1),
+    ]
+    for plan in dict.fromkeys(mark["plan"] for mark in controls):
+        same = [mark for mark in controls if mark["plan"] == plan]
+        look = looks[plan]
+        layers.append(bars(same, "", color=look.color, strokeWidth=1.2, opacity=0.6))
+        layers += _points(same, down, across, look.shape, size=42, fill="white", stroke=look.color)
+    layers += _words(texts, down)
+    return alt.layer(*layers).properties(width=INNER, height=height)
+
+
+def _points(
+    marks: Sequence[Mapping[str, Any]], down: alt.Y, across: Any, shape: str = "circle", **look: Any
+) -> list[alt.Chart]:
+    if not marks:
+        return []
+    chart = alt.Chart(alt.InlineData(values=list(marks))).mark_point(shape=shape, opacity=1, **look)
+    more = [alt.Tooltip("verdict:N")] if "verdict" in marks[0] else []
+    return [chart.encode(across("effect"), down, tooltip=tooltip(*more, alt.Tooltip("n:Q")))]
+
+
+def _words(texts: Sequence[Mapping[str, Any]], down: alt.Y) -> list[alt.Chart]:
+    """Return the layers of words; each column is cut where the next one begins."""
+    across = alt.X("x:Q", scale=None)
+    kinds: dict[str, dict[str, Any]] = {
+        "bold": {"fontWeight": "bold", "fontSize": TEXT, "limit": LEFT - 8},
+        "normal": {"fontSize": TEXT, "limit": VERDICT - CHANGE - 4},
+        "verdict": {"fontSize": TEXT, "fontWeight": "bold", "limit": INNER - VERDICT},
+        "small": {"color": GREY, "limit": LEFT - 22},
+        "note": {"color": GREY, "limit": INNER - CHANGE},
+    }
+    layers = []
+    for kind, look in kinds.items():
+        chosen = [text for text in texts if text["kind"] == kind]
+        if chosen:
+            chart = alt.Chart(alt.InlineData(values=chosen)).mark_text(
+                align="left", baseline="middle", **look
+            )
+            chart = chart.encode(across, down, text="text:N")
+            if kind == "verdict":
+                chart = chart.encode(color=alt.Color("color:N", scale=None))
+            layers.append(chart)
+    return layers
+
+
+def _ordered(verdicts: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
+    """Return the rows of a model, search tasks first and of each the frozen plan first."""
+    rows = rows_of(verdicts, **where)
+    if rows.empty:
+        return rows
+    first = {"role": "search", "group": "frozen"}
+    return rows.sort_values(["role", "group"], key=lambda c: c != first[str(c.name)], kind="stable")
+
+
+def confirm_forest(tables: Tables, levels: Statistics, **where: str) -> Any:
+    """Draw the frozen plan on every task with its verdicts, and its controls where they ran.
+
+    Thin bars are the intervals at the level of the verdicts, thick ones those of the equivalence
+    test at that level: a verdict is significant where the thin bar excludes 0, and equivalent
+    where the thick one lies in the shaded margin. Controls have 95 % intervals and no verdict.
+    Tasks with different units are drawn over axes of their own; perplexities in per cent.
+    """
+    rows = _ordered(tables["verdicts"], where)
+    own = rows_of(rows, group="frozen")
+    if own.empty:
+        return blank(f"{', '.join(where.values())}: nothing was confirmed.")
+    looks = plan_looks(tables, where["model"])
+    panels = [_panel(part, looks) for _, part in rows.groupby("unit", sort=False)]
+    level = own["level"].iloc[0]
+    items: list[KeyItem] = [
+        ("thin", BLUE, "", f"{_percent(1 - level)} interval: significant if it excludes 0"),
+        ("thick", BLUE, "", f"{_percent(1 - 2 * level)} interval: equivalent if within the margin"),
+        ("band", BAND, "", "equivalence margin"),
+    ]
+    if len(rows) > len(own):
+        items.append(
+            (
+                "hollow",
+                looks[rows.loc[rows["group"] != "frozen", "plan"].iloc[0]].color,
+                "diamond",
+                "controls: plans of equal cost, 95 % intervals",
+            )
+        )
+    said = plan_words(own["plan"].iloc[0], layers_of(own.iloc[0]))
+    title = f"Verdicts on fresh documents: {shorten(said, 60)}"
+    whole = alt.vconcat(*panels, key(items, INNER), spacing=18)
+    finding = confirm_forest_finding(tables, levels, **where)
+    return finish(whole, title, where, finding, [shorten(own["plan"].iloc[0], 60), "confirm stage"])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def confirm_forest_finding(tables: Tables, levels: Statistics, **where: str) -> str:
+    """Return what the frozen plan changed, by task: what is significant first."""
+    own = rows_of(_ordered(tables["verdicts"], where), group="frozen")
+    if own.empty:
+        return ""
+    records = own.to_dict("records")
+    parts = []
+    for verdict in ("improved", "harmed"):
+        found = [
+            f"{row['task']} {SAID[verdict]} ({metric_name(row['metric'])} "
+            f"{_written(row, 'verdict_low', 'verdict_high')})"
+            for row in records
+            if row["verdict"] == verdict
+        ]
+        parts += [listed(found)] if found else []
+    if not parts:
+        parts = ["no task changed significantly"]
+    for verdict, words in (
+        ("equivalent", f"equivalent within the margin of ±{own['margin'].iloc[0]:g}"),
+        ("inconclusive", "inconclusive"),
+    ):
+        tasks = [row["task"] for row in records if row["verdict"] == verdict]
+        if tasks:
+            parts.append(f"{listed(tasks)} {'are' if len(tasks) > 1 else 'is'} {words}")
+    said = plan_words(own["plan"].iloc[0], layers_of(own.iloc[0]))
+    return f"With {said}, {'; '.join(parts)}."
