@@ -19,11 +19,13 @@ from tests.support import synthetic_choice
 from tests.support.paths import ROOT
 
 LAYERS = 30
-# Shares of alpha that go to the verdicts and to the comparisons with controls.
-VERDICTS, CONTROLS = 0.05 * 0.8, 0.05 * 0.08
+ALPHA = 0.05
+# What of it goes to the verdicts and to the comparisons with controls.
+VERDICTS, CONTROLS = 0.8 * ALPHA, 0.08 * ALPHA
 MODEL = "smollm2-135m-instruct"
 RESAMPLES = 400
 HARDWARE = "an invented processor"
+WAYS = ("prefill", "decode")
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def at_level(table: pd.DataFrame, level: float) -> pd.DataFrame:
     effect, error = table["effect"], table["standard_error"]
     wide, narrow = (norm.isf(share) * error for share in (level / 2, level))
     table = table.assign(
-        p_corrected=np.minimum(table["p"] * (VERDICTS / level), 1),
+        p_corrected=np.minimum(table["p"] * (ALPHA / level), 1),
         level=level,
         verdict_low=effect - wide,
         verdict_high=effect + wide,
@@ -257,7 +259,8 @@ def verdict_rows(confirmed: pd.DataFrame, frozen: str, tests: int) -> pd.DataFra
     needed = (table["n"] * (half / table["margin"]) ** 2).round()
     unsure = own & (table["verdict"] == "inconclusive")
     table["documents_needed"] = needed.where(unsure).astype("Int64")
-    table["verdict"] = table["verdict"].where(own)
+    untested = ["p_corrected", "verdict", "smallest_detectable"]
+    table[untested] = table[untested].where(own)
     columns = (
         "model quantization task role metric kind unit plan group depth relative_depth n "
         "n_clusters available value base_value effect low high verdict_low verdict_high "
@@ -294,7 +297,7 @@ def control_rows(verdicts: pd.DataFrame, tests: int) -> pd.DataFrame:
                 "verdict_low": effect - wide,
                 "verdict_high": effect + wide,
                 "p": p,
-                "p_corrected": min(1.0, p * tests),
+                "p_corrected": min(1.0, p * ALPHA / level),
                 "level": level,
                 "verdict": sure if p <= level else "inconclusive",
             }
@@ -327,6 +330,11 @@ def cost_rows(plans: list[SyntheticPlan], model: str, quantization: str) -> pd.D
                 "precision": "bfloat16",
                 "device": "cpu",
                 "hardware": HARDWARE,
+                "arithmetic_ratio": 1 / ratio,
+                **{f"{way}_ratio": 0.99 / ratio if ratio > 1 else 1.0 for way in WAYS},
+                **{f"{way}_ratio_low": 0.93 / ratio if ratio > 1 else 1.0 for way in WAYS},
+                **{f"{way}_ratio_high": 1.05 / ratio if ratio > 1 else 1.0 for way in WAYS},
+                **{f"{way}_clock": "slower" if ratio > 1 else None for way in WAYS},
             }
         )
     return pd.DataFrame(rows)

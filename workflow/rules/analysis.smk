@@ -140,7 +140,7 @@ rule tables:
             name: report(
                 f"{RESULTS}/tables/{name}.csv",
                 caption=f"../report/tables/{name}.rst",
-                category="Tables",
+                category=catalogue.TABLES,
                 labels={"table": name},
             )
             for name in TABLES

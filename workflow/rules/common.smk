@@ -187,13 +187,26 @@ def frozen_file(wildcards):
     return []
 
 
-def figure(name, category):
-    """Return a figure as PNG in Snakemake's report; its SVG lies beside it."""
+def figures(names, folder):
+    """Return the files of figures: of each an SVG, in Snakemake's report, a PNG and its spec."""
+    return [
+        flag
+        for name in names
+        for flag in (figure(name, folder), *more_of_figure(name, folder))
+    ]
+
+
+def more_of_figure(name, folder):
+    return [f"{RESULTS}/figures/{folder}/{name}.{suffix}" for suffix in ("json", "png")]
+
+
+def figure(name, folder):
+    """Return a figure as SVG, under the question that it answers."""
     kind, _, task = name.partition(".")
     return report(
-        f"{RESULTS}/figures/{{model}}/{{quantization}}/{name}.png",
+        f"{RESULTS}/figures/{folder}/{name}.svg",
         caption=f"../report/figures/{kind}.rst",
-        category=category,
-        subcategory="{model}, {quantization}",
+        category=catalogue.entry_of(name).category,
+        subcategory=folder.replace("/", ", "),
         labels={"figure": kind.replace("_", " ")} | ({"task": task} if task else {}),
     )

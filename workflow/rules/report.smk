@@ -1,5 +1,12 @@
 SEARCH_FIGURES = catalogue.names("search", TABLES, EXPERIMENT.search_tasks)
 CONFIRM_FIGURES = catalogue.names("confirm", TABLES)
+# What the pictures of a search read; `race` is there if it was one.
+SEARCH_TABLES = [
+    name
+    for name in ["comparisons", "verdicts", "path", "repetitions", "race"]
+    if name in TABLES
+]
+CASE = "{model}/{quantization}"
 CAPTIONS = Path(workflow.basedir) / "workflow" / "report"
 NOTEBOOK = Path(workflow.basedir) / "notebooks" / "report.ipynb"
 
@@ -8,11 +15,11 @@ rule plot_search:
     input:
         expand(
             f"{RESULTS}/tables/{{name}}.parquet",
-            name=["comparisons", *(["race"] if "race" in TABLES else [])],
+            name=SEARCH_TABLES,
         ),
         stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
-        [figure(name, "Search") for name in SEARCH_FIGURES],
+        figures(SEARCH_FIGURES, CASE),
     log:
         f"{LOGS}/plot_search/{{model}}.{{quantization}}.log",
     resources:
@@ -30,7 +37,7 @@ rule plot_confirm:
         ),
         stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
-        [figure(name, "Confirmation") for name in CONFIRM_FIGURES],
+        figures(CONFIRM_FIGURES, CASE),
     log:
         f"{LOGS}/plot_confirm/{{model}}.{{quantization}}.log",
     resources:
@@ -46,13 +53,7 @@ rule plot_bits:
         f"{RESULTS}/tables/bits.parquet",
         stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
     output:
-        report(
-            f"{RESULTS}/figures/{{model}}/bits.png",
-            caption="../report/figures/bits.rst",
-            category="Bits and duplication",
-            subcategory="{model}",
-            labels={"figure": "bits"},
-        ),
+        figures(["bits"], "{model}"),
     log:
         f"{LOGS}/plot_bits/{{model}}.log",
     resources:
@@ -86,23 +87,29 @@ rule render_notebook:
         tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
         search=[
-            f"{RESULTS}/figures/{model.name}/{model.reference}/{name}.png"
+            f"{RESULTS}/figures/{model.name}/{model.reference}/{name}.{suffix}"
             for model in EXPERIMENT.models.values()
             for name in SEARCH_FIGURES
+            for suffix in ["svg", "json"]
         ],
         confirm=[
-            f"{RESULTS}/figures/{model}/{quantization}/{name}.png"
+            f"{RESULTS}/figures/{model}/{quantization}/{name}.{suffix}"
             for model, quantization in EXPERIMENT.cells
             for name in CONFIRM_FIGURES
+            for suffix in ["svg", "json"]
         ],
-        bits=expand(f"{RESULTS}/figures/{{model}}/bits.png", model=BITS_MODELS),
+        bits=expand(
+            f"{RESULTS}/figures/{{model}}/bits.{{suffix}}",
+            model=BITS_MODELS,
+            suffix=["svg", "json"],
+        ),
         provenance=f"{RESULTS}/provenance.json",
         stamp=script_stamp("render_notebook"),
     output:
         html=report(
             f"{RESULTS}/report/index.html",
             caption="../report/report.rst",
-            category="Report",
+            category=catalogue.ANSWER,
             labels={"page": "the answer"},
         ),
         answer=f"{RESULTS}/report/answer.json",

@@ -1,18 +1,15 @@
-"""Draws the figures that a rule declares, as PNG and SVG."""
+"""Draws the figures that a rule declares: each as SVG, PNG and Vega-Lite specification."""
 
 from pathlib import Path
 
-from frankenlab.report.figures.catalogue import pictures
+from frankenlab.report.figures.catalogue import picture_of
 from frankenlab.report.figures.style import save
 from frankenlab.report.results import load_tables
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
-    where = snakemake.wildcards
-    results = Path(snakemake.input[0]).parents[1]
-    tables = load_tables(results / "tables")
-    found = pictures(tables, where.model, where.get("quantization", ""))
-    known = {results / "figures" / picture.stem: picture for picture in found}
-    for output in map(Path, snakemake.output):
-        stem = output.with_suffix("")
-        save(known[stem].draw(tables, experiment.settings.statistics), stem)
+    tables = load_tables(Path(snakemake.input[0]).parent)
+    stems = {Path(output).with_suffix("") for output in snakemake.output}
+    for stem in sorted(stems):
+        picture = picture_of(stem.name, **dict(snakemake.wildcards.items()))
+        save(picture.draw(tables, experiment.settings.statistics), stem)

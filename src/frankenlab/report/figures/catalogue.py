@@ -136,6 +136,15 @@ class Picture:
         return found
 
 
+def picture_of(name: str, **where: str) -> Picture:
+    """Return the picture of a figure's file name, `<name>[.<task>]`, of a model.
+
+    Its drawing says so where the tables have nothing for it.
+    """
+    task = name.partition(".")[2]
+    return Picture(entry_of(name), where | ({"task": task} if task else {}))
+
+
 def entry_of(name: str) -> Entry:
     """Return the entry of a figure's file name, `<name>[.<task>]`."""
     kind = name.partition(".")[0]

@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from frankenlab.analyse.settings import Statistics
+from frankenlab.analyse.verdicts import DOMINANT
 from frankenlab.report.figures.key import KeyItem, key
 from frankenlab.report.figures.style import (
     BAND,
@@ -34,8 +35,6 @@ from frankenlab.report.text import (
     unit_name,
 )
 
-# From this share of the spread on, one passage or document decides alone.
-DOMINANT = 0.25
 # Of the panel, in pixels: where the plot begins and ends, the two columns of words at its right.
 INNER, LEFT, RIGHT, CHANGE, VERDICT = WIDTH - 10, 196, 436, 450, 590
 LINE, GAP = 15, 3
@@ -66,7 +65,7 @@ def _reasons(row: Mapping[str, Any]) -> list[str]:
         lines += ["95 % interval excludes 0,", "the corrected one does not"]
     if row["dominance"] >= DOMINANT:
         one = "passage" if row["kind"] == "perplexity" else "document"
-        lines.append(f"one {one} makes up {100 * row['dominance']:.0f} % of the spread")
+        lines.append(f"one {one} makes up {100 * row['dominance']:.0f} % of the variance")
     return lines
 
 
@@ -185,7 +184,12 @@ def _panel(rows: pd.DataFrame, looks: Mapping[str, Look]) -> Any:
         same = [mark for mark in controls if mark["plan"] == plan]
         look = looks[plan]
         layers.append(bars(same, "", color=look.color, strokeWidth=1.2, opacity=0.6))
-        layers += _points(same, down, across, look.shape, size=42, fill="white", stroke=look.color)
+        hollow: dict[str, Any] = {"size": 42, "fill": "white", "stroke": look.color}
+        layers += _points(same, down, across, look.shape, **hollow)
+        beside = alt.Chart(alt.InlineData(values=same)).mark_point(
+            shape=look.shape, opacity=1, **hollow
+        )
+        layers.append(beside.encode(x=alt.value(6), y=down))
     layers += _words(texts, down)
     return alt.layer(*layers).properties(width=INNER, height=height)
 
