@@ -12,7 +12,7 @@ from frankenlab.report.elements import Columns, Row, cells, details, section, ta
 from frankenlab.report.figures import catalogue
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.sections import pictures
-from frankenlab.report.tables import folded, judged, plan_of, task, verdict_words
+from frankenlab.report.tables import corrected_p, folded, judged, plan_of, task, verdict_words
 from frankenlab.report.text import (
     interval,
     listed,

@@ -18,7 +18,18 @@ from frankenlab.io.parquet import read_parquet
 from frankenlab.io.records import read_record
 from frankenlab.plans.plan import BASE
 
-NAMES = ("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race")
+NAMES = (
+    "comparisons",
+    "verdicts",
+    "pairs",
+    "costs",
+    "ledger",
+    "bits",
+    "quantizations",
+    "race",
+    "flips",
+    "documents",
+)
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]
 

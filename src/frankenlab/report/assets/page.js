@@ -18,10 +18,10 @@ function make(tag, attributes = {}, ...children) {
 
 function countsOf(plan, model) {
   const mine = [layers[model], ...Object.values(layers)].find((plans) => plans?.[plan]);
-  // "23*1 2 6*1" is 23 layers once, one twice, six once.
+  // "23*1 1*2 6*1" is 23 layers once, one twice, six once.
   return (mine?.[plan] ?? "").split(" ").filter(Boolean).flatMap((run) => {
-    const [count, length] = run.split("*").reverse().map(Number);
-    return Array(length ?? 1).fill(count);
+    const [length, count] = run.split("*").map(Number);
+    return Array(length).fill(count);
   });
 }
 
@@ -119,10 +119,9 @@ function listOf(task, numbers) {
       const found = documents[task]?.[number];
       if (!found) return make("li", {}, `document ${number}`);
       const [text, choices, right] = found;
-      const answers = choices.map((choice, place) =>
-        make(place === right ? "b" : "span", {}, `${place ? " · " : ""}${choice}`),
-      );
-      return make("li", {}, text, ...(choices.length ? [make("br"), ...answers] : []));
+      const others = choices.filter((choice) => choice !== right);
+      const note = others.length ? `, not ${others.join(" · ")}` : "";
+      return make("li", {}, text, make("br"), "Right: ", make("b", {}, right), note);
     }),
   );
 }
@@ -237,6 +236,9 @@ function walkWithKeys(figure, live, view) {
     ring.hidden = true;
     hideTip();
   });
+  return (point) => {
+    current = pointsOf(view).find((other) => other.datum === point.datum) ?? current;
+  };
 }
 
 async function enliven(figure) {
@@ -257,9 +259,10 @@ async function enliven(figure) {
     view.addEventListener("click", (event, item) => {
       if (!item?.datum?.plan) return;
       at(event, item);
+      stand(item);
       showFlips(figure, item.datum);
     });
-    walkWithKeys(figure, live, view);
+    const stand = walkWithKeys(figure, live, view);
     box.removeAttribute("tabindex");
     figure.classList.add("is-live");
   } catch (error) {
