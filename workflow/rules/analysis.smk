@@ -15,13 +15,11 @@ TABLES += ["quantizations"] if QUANTIZED else []
 # A search that drops plans on its way has a table of its rounds.
 TABLES += ["race"] if EXPERIMENT.raced else []
 
-<<<<<<< HEAD
-# Which documents changed, for the page alone.
-FLIPS = ["flips", "documents"]
-=======
 # Where controls run, a table compares the frozen plans with them.
 TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
->>>>>>> part-figa
+
+# Which documents changed, for the page alone.
+FLIPS = ["flips", "documents"]
 
 
 # Seconds each: less than a queue takes.

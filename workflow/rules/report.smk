@@ -112,6 +112,7 @@ rule render_notebook:
             category=catalogue.ANSWER,
             labels={"page": "the answer"},
         ),
+        answer=f"{RESULTS}/report/answer.json",
     log:
         f"{LOGS}/render_notebook.log",
         notebook=f"{RESULTS}/report/report.ipynb",

@@ -5,10 +5,13 @@ the test of the search. Nothing uncorrected is counted here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from frankenlab.io.records import read_record
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
     layers_of,
@@ -17,6 +20,7 @@ from frankenlab.report.text import (
     plan_words,
     plural,
     quantization_words,
+    rst,
     size_words,
     spoken_change,
     spoken_p,
@@ -49,15 +53,30 @@ def outcome(verdicts: pd.DataFrame) -> str:
     return NONE if search.any() and (found[search] == "equivalent").all() else INCONCLUSIVE
 
 
-def summary(tables: Tables, frozen: Frozen) -> dict[str, Any]:
+class Summary(TypedDict):
+    """The file `answer.json`, for other programs and for Snakemake's report."""
+
+    headline: str
+    sentences: list[str]
+    outcome: str | None
+
+
+def summary(tables: Tables, frozen: Frozen) -> Summary:
     """Return what `answer.json` holds: `headline` (the first sentence), `sentences`, `outcome`.
 
     The outcome is that of all frozen plans together, and None where nothing was confirmed.
     """
     own = frozen_rows(tables, frozen)
-    sentences = answer(tables, frozen)
+    said = answer(tables, frozen)
     found = None if own.empty else outcome(own)
-    return {"headline": sentences[0], "sentences": sentences, "outcome": found}
+    return {"headline": said[0], "sentences": said, "outcome": found}
+
+
+def sentences(path: str | Path) -> list[str]:
+    """Return the sentences of an `answer.json` as reStructuredText; none where there is no file."""
+    if not Path(path).is_file():
+        return []
+    return [rst(sentence) for sentence in read_record(path, Summary)["sentences"]]
 
 
 def answer(tables: Tables, frozen: Frozen) -> list[str]:
@@ -87,18 +106,18 @@ def answer(tables: Tables, frozen: Frozen) -> list[str]:
             opening += f", but with {gained}" if len(set(cases.values())) == 1 else ""
         first = f"{opening}: {_changes(together, own)}."
         second = losses.iloc[:0] if len(together) > len(gains) else losses
-    sentences = [first]
+    said = [first]
     if len(second) or len(same):
         parts = [_changes(second, own), _equivalents(same, own)]
-        sentences.append(_sentence("; ".join(filter(None, parts))))
+        said.append(_sentence("; ".join(filter(None, parts))))
     if gains.empty:
         alone = own["model"].nunique() == 1
         changed = f"{_subject(own.iloc[0], own)} changed no task" if alone else "no task changed"
         nothing = losses.empty and same.empty
-        sentences.append(_sentence(f"{changed if nothing else 'no task improved'} significantly"))
-    sentences += search_sentences(tables)
-    sentences += _detectable(own)
-    return sentences
+        said.append(_sentence(f"{changed if nothing else 'no task improved'} significantly"))
+    said += search_sentences(tables)
+    said += _detectable(own)
+    return said
 
 
 def frozen_rows(tables: Tables, frozen: Frozen) -> pd.DataFrame:

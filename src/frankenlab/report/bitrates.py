@@ -12,12 +12,10 @@ from frankenlab.report.elements import Columns, Row, cells, details, section, ta
 from frankenlab.report.figures import catalogue
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.sections import pictures
-from frankenlab.report.tables import folded, plan_of, task, verdict_words
+from frankenlab.report.tables import corrected_p, folded, judged, plan_of, task, verdict_words
 from frankenlab.report.text import (
     interval,
     listed,
-    number,
-    p_value,
     plural,
     quantization_name,
     quantization_words,
@@ -111,41 +109,41 @@ def _rival_sentence(own: pd.DataFrame) -> str:
     rows = own[own["read_verdict"].notna()]
     if rows.empty:
         return "No bitrate of the base costs as much as the plan, to compare it with."
-    total = len(rows)
-    said = []
-    for verdict, word in (("improved", "better"), ("harmed", "worse")):
-        found = rows[rows["read_verdict"] == verdict]
-        if len(found):
-            named = [_rival(own, row) for row in found.to_dict("records")[:MOST_NAMED]]
-            more = len(found) - MOST_NAMED
-            named += [f"{plural(more, 'more comparison')}"] if more > 0 else []
-            said.append(f"significantly {word} {listed(named)}")
-    against = "than the base at the bitrate that reads at least as many bytes for a token"
-    left = int((rows["read_verdict"] == "inconclusive").sum())
-    same = int((rows["read_verdict"] == "equivalent").sum())
-    if said:
-        text = f"The frozen plan is {listed(said)} {against}"
-    elif same == total:
-        text = "The frozen plan is equivalent to the base at the bitrate that reads at least as "
-        text += "many bytes for a token"
-    else:
-        text = f"There is no evidence that the frozen plan is better or worse {against}"
-    if left:
-        text += f"; {left} of {plural(total, 'comparison')} {'is' if left == 1 else 'are'} "
-        text += "inconclusive"
+    found = []
+    cases = ["model", "quantization", "read_rival"]
+    for (_, quantization, rival), mine in rows.groupby(cases, sort=False):
+        ratio = (mine["read_rival_bytes"] / mine["read_bytes"]).iloc[0]
+        text = (
+            f"against the base {quantization_words(rival)}, which reads {ratio:.2f} times as many "
+            f"bytes for a token, the frozen plan {quantization_words(quantization)} is "
+            f"{listed(_verdicts(mine, own))}"
+        )
+        better = bool((mine["read_verdict"] == "improved").any())
+        found.append((not better, text))
+    ordered = [text for _, text in sorted(found, key=lambda item: item[0])]
+    text = "; ".join(ordered[:MOST_NAMED])
+    if len(ordered) > MOST_NAMED:
+        text += f"; {len(ordered) - MOST_NAMED} more bitrates are in the table"
     if own["relative_compute"].min() > 1:
         most = 100 * (own["relative_compute"].max() - 1)
-        text += f". It takes {most:.2g} % more arithmetic, which no bitrate of the base does"
-    return f"{text}."
+        text += f". It takes up to {most:.2g} % more arithmetic, which no bitrate of the base does"
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def _rival(own: pd.DataFrame, row: Mapping[str, Any]) -> str:
-    """Return "on t at exl2-4.0 (+1.0 points, against the base at exl2-6.0)"."""
-    return (
-        f"on {_where(own, row)} {quantization_words(row['quantization'])} "
-        f"({signed(row['read_effect'])} {row['unit']}, against the base "
-        f"{quantization_words(row['read_rival'])})"
-    )
+def _verdicts(rows: pd.DataFrame, own: pd.DataFrame) -> list[str]:
+    """Return "significantly worse on t (−1.0 points)" and so on, what is significant first."""
+    words = {"improved": "significantly better", "harmed": "significantly worse"}
+    said = []
+    for verdict in ("improved", "harmed", "equivalent", "inconclusive"):
+        mine = rows_of(rows, read_verdict=verdict).to_dict("records")
+        named = [_where(own, row) for row in mine[:MOST_NAMED]]
+        if verdict in words:
+            sizes = (f" ({signed(row['read_effect'])} {row['unit']})" for row in mine)
+            named = [name + size for name, size in zip(named, sizes, strict=False)]
+        if len(mine) > MOST_NAMED:
+            named.append(f"{len(mine) - MOST_NAMED} more")
+        said += [f"{words.get(verdict, verdict)} on {listed(named)}"] if named else []
+    return said
 
 
 def _places(rows: pd.DataFrame) -> Columns:
@@ -165,12 +163,8 @@ def _interactions(results: Results) -> str:
         "quantization": lambda row: quantization_name(row["quantization"]),
         "change here": lambda row: f"{signed(row['effect'])} {row['unit']}",
         "change at the reference": lambda row: signed(row["reference_effect"]),
-        "difference [interval]": lambda row: interval(row, "interaction"),
-        "p, corrected": lambda row: (
-            number(row["interaction_p_corrected"], ".3f")
-            if pd.isna(row["interaction_p_corrected"])
-            else p_value(row["interaction_p_corrected"])
-        ),
+        "difference [interval]": lambda row: judged(row, "interaction"),
+        "p, corrected": lambda row: corrected_p(row, "interaction_p_corrected"),
         "the change is": lambda row: words.get(row["interaction_verdict"], "inconclusive"),
     }
     caption = "Does quantizing change what repeated layers cost?"
@@ -197,7 +191,7 @@ def _rivals(results: Results) -> str:
             verdict = {"improved": "better", "harmed": "worse"}.get(
                 row[f"{kind}_verdict"], verdict_words(row[f"{kind}_verdict"])
             )
-            return f"{interval(row, kind, row['unit'])} {verdict}"
+            return f"{judged(row, kind)} {verdict}"
 
         by = "" if same else f", by {kind}"
         return {f"base{by}": where_asked(rival), f"change [interval]{by}": where_asked(change)}

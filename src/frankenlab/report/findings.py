@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from frankenlab.analyse.verdicts import DOMINANT
 from frankenlab.report.answer import MOST_NAMED, Frozen, frozen_rows
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
@@ -14,13 +15,12 @@ from frankenlab.report.text import (
     plan_words,
     plural,
     quantization_words,
+    share,
     signed,
     spoken_change,
     spoken_value,
 )
 
-# From this share of the sum of squared deviations on, one document dominates a comparison.
-DOMINANT = 0.25
 WAYS = {"prefill": "it reads a prompt", "decode": "it writes"}
 
 
@@ -87,26 +87,22 @@ def guard_finding(tables: Tables, frozen: Frozen) -> str:
     if rows.empty:
         return "" if own.empty else "No guard task was confirmed, so losses elsewhere are unknown."
     several = own["model"].nunique() > 1
-    parts = []
-    worse = rows[rows["verdict"] == "harmed"]
+    worse, rest = rows[rows["verdict"] == "harmed"], rows[rows["verdict"] != "harmed"]
+    said = "no guard task got worse significantly"
     if len(worse):
         named = [_named(row, own, several) for row in worse.head(MOST_NAMED).to_dict("records")]
         more = len(worse) - MOST_NAMED
-        named += [f"{plural(more, 'more comparison')}"] if more > 0 else []
-        parts.append(f"{listed(named)} got worse")
-    else:
-        parts.append("no guard task got worse significantly")
-    for verdict, said in (
-        ("improved", "improved"),
-        ("equivalent", "equivalent within the margin"),
-        ("inconclusive", "inconclusive"),
-    ):
-        count = int((rows["verdict"] == verdict).sum())
-        if count:
-            verb = "" if verdict == "improved" else ("is " if count == 1 else "are ")
-            parts.append(f"{count} of {plural(len(rows), 'comparison')} {verb}{said}")
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+        named += [plural(more, "more comparison")] if more > 0 else []
+        said = f"{listed(named)} got worse"
+    counted = []
+    for verdict in ("improved", "equivalent", "inconclusive"):
+        count = int((rest["verdict"] == verdict).sum())
+        verb = "" if verdict == "improved" else "is " if count == 1 else "are "
+        counted += [f"{count} {verb}{verdict}"] if count else []
+    if counted:
+        what = plural(len(rest), "other comparison" if len(worse) else "comparison")
+        said += f"; of {what} on guard tasks {listed(counted)}"
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _named(row: Mapping[str, Any], own: pd.DataFrame, several: bool) -> str:
@@ -174,7 +170,7 @@ def search_finding(tables: Tables) -> str:
         said.append(
             f"The mean change over all {row['plans']:,} plans{whose} on the search tasks is "
             f"{signed(row['mean_effect'])}{unit} [{signed(row['mean_low'])}, "
-            f"{signed(row['mean_high'])}], and {row['share_better']:.0%} of the plans are above "
+            f"{signed(row['mean_high'])}], and {share(row['share_better'])} of the plans are above "
             "the base."
         )
     return " ".join(said)
@@ -199,7 +195,9 @@ def choice_finding(tables: Tables, frozen: Frozen) -> str:
         else:
             text = f"No other plan was as good on the select documents{whose}"
         if freeze.get("same_plan") is not None:
-            text += f"; the same plan is frozen in {freeze['same_plan']:.0%} of resamples of them"
+            text += (
+                f"; the same plan is frozen in {share(freeze['same_plan'])} of resamples of them"
+            )
         if freeze.get("beats_base") is False:
             text += "; there is no evidence there that even the best plan beats the base"
         said.append(f"{text}.")
@@ -221,7 +219,7 @@ def dominance_finding(tables: Tables, frozen: Frozen) -> str:
     if rows.empty:
         return ""
     found = rows.groupby("task", sort=False)["dominance"].max()
-    each = [f"on {task} one has {share:.0%}" for task, share in found.items()]
+    each = [f"on {task} one has {share(most)}" for task, most in found.items()]
     return (
         f"A single document (or passage) dominates some comparisons: {listed(each)} of the sum of "
         "squared deviations, so that their verdicts rest on few documents."

@@ -19,6 +19,13 @@ from frankenlab.report.results import Results
 from frankenlab.report.tables import folded
 from frankenlab.report.text import plan_words, quantization_name
 
+WORDS = (
+    "A franken is the model itself with some of its layers run more than once, without any "
+    "training; its plan says which. Every change is measured against the unmodified model, the "
+    "base, document by document, and is better above 0. Search tasks chose the plan, guard tasks "
+    "show what it may have lost, and the verdicts are from documents that chose nothing."
+)
+
 
 def title_html(results: Results) -> str:
     """Return the page's title, with the experiment, the models and the date under it."""
@@ -32,12 +39,12 @@ def answer_html(results: Results) -> str:
     """Return the answer: its first sentence, then the others."""
     first, *others = answer(results.tables, results.frozen)
     rest = f"<p>{escape(' '.join(others))}</p>" if others else ""
-    return f'<div class="answer"><p>{escape(first)}</p>{rest}</div>'
+    return f'<div class="answer"><p>{escape(first)}</p>{rest}</div>' + note_html(WORDS)
 
 
 def verdict_html(results: Results) -> str:
     """Return the verdicts on the frozen plans: their forests, and all of them as a table."""
-    shown, more = pictures(results, catalogue.ANSWER)
+    shown, more = pictures(results, catalogue.ANSWER, MOST_NAMED)
     return section(
         "verdict",
         "The verdicts on fresh documents",
@@ -83,7 +90,7 @@ def price_html(results: Results) -> str:
         "At what price?",
         findings.cost_finding(results.tables, results.frozen),
         *shown,
-        details("Measured speed, other models and quantizations", *more),
+        details("Other models and quantizations", *more),
         folded(
             "What each plan costs, as a table",
             results,
@@ -98,9 +105,7 @@ def lost_html(results: Results) -> str:
     finding = findings.guard_finding(results.tables, results.frozen)
     if not finding:
         return ""
-    return section(
-        "lost", "Is anything lost?", finding, tables.verdict_table(results, role="guard")
-    )
+    return section("lost", "Is anything lost?", finding, tables.guard_table(results))
 
 
 def sure_html(results: Results) -> str:
@@ -115,8 +120,8 @@ def sure_html(results: Results) -> str:
         "sure",
         "How sure is this?",
         " ".join(filter(None, said)),
-        *shown,
-        details("Other models, and the race", *more),
+        *shown[:1],
+        details("The search as a race, and other models", *shown[1:], *more),
         folded("Rounds of the search", results, "race", tables.race_table(results)),
         folded("Documents of each stage", results, "documents", tables.documents_table(results)),
         folded(
@@ -129,23 +134,25 @@ def sure_html(results: Results) -> str:
     )
 
 
-def pictures(results: Results, category: str) -> tuple[list[str], list[str]]:
+def pictures(results: Results, category: str, models: int = 1) -> tuple[list[str], list[str]]:
     """Return the figures of a category as HTML: those in sight, and those folded away.
 
-    In sight is the first of each model at its reference quantization, for the first models.
+    In sight are those of the first models at their reference quantizations; where each task has
+    one, it is the first task's.
     """
-    shown, more, seen = [], [], set[str]()
+    shown, more, seen = [], [], set[tuple[str, str]]()
     references = {freeze["model"]: freeze["reference_quantization"] for freeze in results.frozen}
+    first = list(dict.fromkeys(model for model, _ in results.cases()))[:models]
     for picture in _drawn(results, category):
         html = figure(results, picture)
         if not html:
             continue
-        model = picture.where["model"]
-        quantization = picture.where.get("quantization")
+        model, quantization = picture.where["model"], picture.where.get("quantization")
+        kind = (model, picture.entry.name)
         reference = quantization in (None, references.get(model, quantization))
-        if reference and model not in seen and len(seen) < MOST_NAMED:
+        if model in first and reference and kind not in seen:
             shown.append(html)
-            seen.add(model)
+            seen.add(kind)
         else:
             more.append(html)
     return shown, more

@@ -62,46 +62,61 @@ def count(value: Any, available: Any = None) -> str:
     return f"{value:,.0f} of {available:,.0f}" if known else f"{value:,.0f}"
 
 
-def verdict_table(results: Results, **wanted: str) -> str:
-    """Return the verdicts on the frozen plans, then their controls, which have none.
+def values(row: Row) -> str:
+    """Return a metric of the base and of the plan: "58.7 % → 68.7 %"."""
+    return " → ".join(spoken_value(row[name], row["kind"]) for name in ("base_value", "value"))
 
-    `wanted` keeps some rows only: `role="guard"`.
+
+def judged(row: Row, name: str = "") -> str:
+    """Return an effect with the interval that its verdict is read from.
+
+    `name` is that of another effect than the row's own, as in `text.interval`.
     """
-    rows = rows_of(results.table("verdicts"), **wanted)
-    if wanted:
-        rows = rows_of(rows, group="frozen")
+    prefix = f"{name}_" if name else ""
+    limits = {f"{prefix}{end}": row[f"{prefix}verdict_{end}"] for end in ("low", "high")}
+    return interval(dict(row) | limits, name, row["unit"])
+
+
+def corrected_p(row: Row, name: str = "p_corrected") -> str:
+    """Return a corrected p, or a dash where nothing was tested."""
+    return "–" if pd.isna(row[name]) else p_value(row[name])
+
+
+def verdict_table(results: Results) -> str:
+    """Return the verdicts on the frozen plans, then their controls, which have none."""
+    rows = results.table("verdicts")
     if rows.empty:
         return ""
-
-    def values(row: Row) -> str:
-        return " → ".join(spoken_value(row[name], row["kind"]) for name in ("base_value", "value"))
-
-    def change(row: Row) -> str:
-        limits = {"low": row["verdict_low"], "high": row["verdict_high"]}
-        return interval(dict(row) | limits, unit=row["unit"])
-
     columns: Columns = {
-        "plan": plan_of(results, group=not wanted),
+        "plan": plan_of(results, group=True),
         **places(rows),
         "task": task,
         "documents": lambda row: count(row["n"], row.get("available")),
         "base → plan": values,
-        "change [interval]": change,
-        "p, corrected": lambda row: (
-            number(row["p_corrected"], ".3f")
-            if pd.isna(row["p_corrected"])
-            else p_value(row["p_corrected"])
-        ),
+        "change [interval]": judged,
+        "p, corrected": corrected_p,
         "verdict": lambda row: verdict_words(row["verdict"]),
-        "what was left open": left_open,
+        "what these documents leave open": left_open,
     }
-    return table(
-        cells(rows, columns),
-        "The frozen plans against the base, on documents that chose nothing",
-        csv="verdicts",
-        first="plan",
-        frozen=rows["group"] == "frozen",
-    )
+    caption = "The frozen plans against the base, on documents that chose nothing"
+    frozen = rows["group"] == "frozen"
+    return table(cells(rows, columns), caption, csv="verdicts", first="plan", frozen=frozen)
+
+
+def guard_table(results: Results) -> str:
+    """Return the verdicts on the guard tasks in short."""
+    rows = rows_of(results.table("verdicts"), group="frozen", role="guard")
+    if rows.empty:
+        return ""
+    columns: Columns = {
+        "task": "{task}",
+        **places(rows),
+        "metric": "{metric}",
+        "base → plan": values,
+        "change [interval]": judged,
+        "verdict": lambda row: verdict_words(row["verdict"]),
+    }
+    return table(cells(rows, columns), "The guard tasks, which chose nothing", csv="verdicts")
 
 
 def verdict_words(verdict: Any) -> str:
@@ -139,10 +154,8 @@ def controls_table(results: Results) -> str:
         "task": "{task}",
         "controls": lambda row: plan_cell(row["controls"], results.n_layers(row["model"])),
         "documents": lambda row: count(row["n"]),
-        "plan − controls [interval]": lambda row: interval(
-            dict(row) | {"low": row["verdict_low"], "high": row["verdict_high"]}, unit=row["unit"]
-        ),
-        "p, corrected": lambda row: p_value(row["p_corrected"]),
+        "plan − controls [interval]": judged,
+        "p, corrected": corrected_p,
         "the plan is": "{verdict}",
     }
     caption = "The frozen plans against the mean of their random controls of the same cost"

@@ -47,6 +47,11 @@ def number(value: Any, form: str = ",.0f") -> str:
     return "–" if pd.isna(value) else f"{value:{form}}"
 
 
+def share(value: float) -> str:
+    """Return a share in percent: "62 %"."""
+    return f"{100 * value:.0f} %"
+
+
 def spoken_p(value: float) -> str:
     """Return "p = 0.31" or "p < 0.001"."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
