@@ -21,12 +21,16 @@ from frankenlab.plans.plan import BASE
 NAMES = (
     "comparisons",
     "verdicts",
+    "against_controls",
     "pairs",
     "costs",
     "ledger",
     "bits",
     "quantizations",
     "race",
+    "search",
+    "path",
+    "repetitions",
     "flips",
     "documents",
 )
