@@ -74,7 +74,7 @@ def bits(tables: Tables, levels: Statistics, **where: str) -> Any:
     rows = _several(tables, **where)
     if rows.empty:
         return blank(f"{where['model']}: it was confirmed at one quantization only.")
-    found = plan_looks(tables | {"verdicts": _grouped(rows, tables)}, where["model"])
+    found = plan_looks({**tables, "verdicts": _grouped(rows, tables)}, where["model"])
     order = ("base", "frozen", "control", "runner-up")
     shown = sorted(set(rows["plan"]) & set(found), key=list(found).index)
     shown.sort(key=lambda plan: order.index(found[plan].group))
@@ -102,7 +102,9 @@ def bits(tables: Tables, levels: Statistics, **where: str) -> Any:
     ]
     finding = bits_finding(tables, levels, **where)
     chart = alt.vconcat(*lines, key(items))
-    return finish(chart, "Quality against the bytes of weights", where, finding, ["confirm documents"])
+    return finish(
+        chart, "Quality against the bytes of weights", where, finding, ["confirm documents"]
+    )
 
 
 def _grouped(rows: pd.DataFrame, tables: Tables) -> pd.DataFrame:
@@ -125,14 +127,21 @@ def _data(rows: pd.DataFrame, size: float) -> pd.DataFrame:
     base = rows["plan"] == "base"
     own = {"effect": "shift", "low": "shift_low", "high": "shift_high"}
     rows = rows.assign(
-        **{column: rows[column].where(~base, rows[other].fillna(0)) for column, other in own.items()}
+        **{
+            column: rows[column].where(~base, rows[other].fillna(0))
+            for column, other in own.items()
+        }
     )
     level = rows[base].set_index("quantization")["effect"]
     rows = rows.assign(level=rows["quantization"].map(level).where(~base, 0.0))
     data = point_data(rows, "quantization", "unit", "level", "n", *COSTS)
     costs = {column: (data[column] / size).round(4) for column in COSTS}
-    start = {f"{column}_base": data["quantization"].map(
-        data[base].set_index("quantization")[column] / size) for column in COSTS}
+    start = {
+        f"{column}_base": data["quantization"].map(
+            data[base].set_index("quantization")[column] / size
+        )
+        for column in COSTS
+    }
     ends = {f"at_{end}": data[end] + data["level"] for end in ("effect", "low", "high")}
     return data.assign(**costs, **start, **ends)
 
@@ -165,7 +174,7 @@ def _panel(
     width: int,
     place: tuple[bool, bool],
     left: bool,
-) -> alt.LayerChart:
+) -> Any:
     """Draw one task against one cost; `place` says whether it is in the highest, lowest line."""
     highest, lowest = place
     room = float(data[column].max() / data[column].min()) ** 0.05
@@ -221,7 +230,12 @@ def _franken(
     start = alt.X(f"{column}_base:Q", scale=x["scale"], axis=x["axis"])
     from_base = chart.mark_rule(
         color=look.color, strokeDash=[4, 3], strokeWidth=1, x2Offset=aside, opacity=0.8
-    ).encode(x=start, x2=f"{column}:Q", y=alt.Y("level:Q", scale=y["scale"], axis=y["axis"]), y2="at_effect:Q")
+    ).encode(
+        x=start,
+        x2=f"{column}:Q",
+        y=alt.Y("level:Q", scale=y["scale"], axis=y["axis"]),
+        y2="at_effect:Q",
+    )
     ends = alt.Y("at_low:Q", scale=y["scale"], axis=y["axis"])
     bars = interval_rules(chart, ends, "at_high", color=look.color, xOffset=aside)
     points = chart.mark_point(

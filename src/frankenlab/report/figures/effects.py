@@ -31,7 +31,7 @@ from frankenlab.report.figures.style import (
     zero_rule,
 )
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import INTERVAL, interval, listed, plural, shorten, signed
+from frankenlab.report.text import INTERVAL, interval, layers_of, listed, plural, shorten, signed
 
 # Of the numbers of times that a layer runs: darker for more.
 COUNTS = (("#938bc9", "circle"), ("#5b4aa0", "square"), ("#2b1b60", "triangle-up"))
@@ -116,7 +116,7 @@ def _layer_panel(
     right: float,
     lowest: bool,
     levels: Statistics,
-) -> alt.LayerChart:
+) -> Any:
     """Draw one task: bars and markers over the layers, and ▼ for what lies below the axis."""
     color = rows["series"].map({name: look[0] for name, look in series.items()})
     found = np.where(rows["significant"].astype(bool), f"q < {levels.fdr:g}", "not significant")
@@ -138,7 +138,7 @@ def _layer_panel(
         ),
     )
     scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
-    names = {"domain": list(series)}
+    names: dict[str, Any] = {"domain": list(series)}
     colors = alt.Scale(**names, range=[look[0] for look in series.values()])
     shapes = alt.Scale(**names, range=[look[1] for look in series.values()])
     chart = alt.Chart(cut.data).encode(
@@ -171,12 +171,14 @@ def layer_effects_finding(tables: Tables, levels: Statistics, **where: str) -> s
     count = int(rows["times"].min())
     rows = rows[rows["times"] == count]
     shown, over = _over_tasks(rows)
-    n_layers = round((rows["depth"] / rows["relative_depth"]).iloc[0])
+    n_layers = layers_of(rows.iloc[0])
     layer = rows.drop_duplicates("plan").set_index("plan")["start"]
     shown = shown.assign(start=shown["plan"].map(layer))
     unit = short_unit(shown["unit"].iloc[0])
     thirds = pd.cut(
-        shown["start"], np.array([0, 1, 2, 3]) * n_layers / 3, right=False,
+        shown["start"],
+        np.array([0, 1, 2, 3]) * n_layers / 3,
+        right=False,
         labels=["an early", "a middle", "a late"],
     )
     means = shown.groupby(thirds, observed=True)["effect"].mean()
@@ -235,12 +237,12 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     ]
     chart = alt.vconcat(alt.concat(*panels, columns=2, spacing=14), key(items))
     finding = repetition_effect_finding(tables, levels, **where)
-    return finish(chart, "More repetitions of the same blocks", where, finding, ["search documents"])
+    return finish(
+        chart, "More repetitions of the same blocks", where, finding, ["search documents"]
+    )
 
 
-def _repetition_panel(
-    task: str, means: pd.DataFrame, rows: pd.DataFrame, width: int
-) -> alt.LayerChart:
+def _repetition_panel(task: str, means: pd.DataFrame, rows: pd.DataFrame, width: int) -> Any:
     """Draw one task: the mean in bold over the blocks that it is the mean of."""
     counts = sorted(means["times"].astype(int))
     rows = rows[rows["times"].isin(counts)]
@@ -254,8 +256,11 @@ def _repetition_panel(
     )
     once = {"times": 1, "effect": 0.0, "low": 0.0, "high": 0.0}
     mean = pd.concat([pd.DataFrame([once]), mean], ignore_index=True)
-    both = [frame[["effect", "low", "high"]] for frame in (mean, single.assign(**_flat(single)))
-            if len(frame)]
+    both = [
+        frame[["effect", "low", "high"]]
+        for frame in (mean, single.assign(**_flat(single)))
+        if len(frame)
+    ]
     cut = cut_axis(pd.concat(both))
     scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
     ticks = [1, *counts]

@@ -149,8 +149,11 @@ def _frozen(rows: pd.DataFrame, look: Look, scale: alt.Scale, y: alt.Y) -> list[
         chart.mark_line(strokeWidth=1.4, color=look.color).encode(y=y),
         interval_rules(chart, alt.Y("low:Q", scale=scale, axis=axis), "high", color=look.color),
         interval_rules(
-            kept, alt.Y("shrunken_low:Q", scale=scale, axis=axis), "shrunken_high",
-            strokeDash=[2, 2], **aside,
+            kept,
+            alt.Y("shrunken_low:Q", scale=scale, axis=axis),
+            "shrunken_high",
+            strokeDash=[2, 2],
+            **aside,
         ),
         kept.mark_point(shape="diamond", fill="white", size=60, opacity=1, **aside).encode(
             y=alt.Y("shrunken:Q", scale=scale, axis=axis), tooltip=_tips()
@@ -182,7 +185,9 @@ def path_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         f"{interval(row, unit=unit if number == 0 else '')} {where_seen[stage]}"
         for number, (stage, row) in enumerate(stages.items())
     ]
-    text = f"{said[0].upper()}{said[1:]} changed the mean of the search tasks by {listed(measured)}."
+    text = (
+        f"{said[0].upper()}{said[1:]} changed the mean of the search tasks by {listed(measured)}."
+    )
     chosen = [row for stage, row in stages.items() if stage != "confirm"]
     if not chosen:
         return text

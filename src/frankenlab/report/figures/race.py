@@ -61,7 +61,10 @@ def race(tables: Tables, levels: Statistics, **where: str) -> Any:
     blocks = grid.panel(data, alt.Color("round:O", scale=scale, legend=None), fields=fields)
     title = panel_title("The last round of each block, run twice")
     chart = alt.hconcat(
-        _curve(rounds, half, grid.height), blocks.properties(title=title), spacing=62, bounds="flush"
+        _curve(rounds, half, grid.height),
+        blocks.properties(title=title),
+        spacing=62,
+        bounds="flush",
     )
     items: list[KeyItem] = [
         ("point", color, "square", label) for color, label in zip(colors, labels, strict=True)
@@ -77,7 +80,7 @@ def _round_labels(rounds: pd.DataFrame) -> list[str]:
     return [*labels, "ran to the end"]
 
 
-def _curve(rounds: pd.DataFrame, width: int, height: int) -> alt.LayerChart:
+def _curve(rounds: pd.DataFrame, width: int, height: int) -> Any:
     """Draw the plans that ran in each round, over the documents that the round added."""
     ends = rounds["documents"].astype(int).tolist()
     starts = [0, *ends[:-1]]
@@ -98,7 +101,9 @@ def _curve(rounds: pd.DataFrame, width: int, height: int) -> alt.LayerChart:
     x = alt.X(
         "start:Q",
         scale=alt.Scale(domain=[0, ends[-1]], nice=False),
-        axis=number_axis("documents that a plan has seen", grid=False, tickCount=5, labelFlush=False),
+        axis=number_axis(
+            "documents that a plan has seen", grid=False, tickCount=5, labelFlush=False
+        ),
     )
     y = alt.Y(
         "plans:Q",
