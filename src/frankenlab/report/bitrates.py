@@ -87,12 +87,12 @@ def _interaction_sentence(own: pd.DataFrame) -> str:
         parts.append("there is no evidence that repeating layers costs more or less at fewer bits")
     open_ = total - len(costlier) - len(cheaper) - same
     counts = {"the same within the margin": same, "inconclusive": open_}
-    counted = [
-        f"{count} {'is' if count == 1 else 'are'} {w}" for w, count in counts.items() if count
-    ]
-    text = "; ".join(
-        [*parts, *([f"of {plural(total, 'comparison')} {listed(counted)}"] * bool(counted))]
-    )
+    counted = [f"{n} {'is' if n == 1 else 'are'} {word}" for word, n in counts.items() if n]
+    text = "; ".join(parts)
+    if counted:
+        left = same + open_
+        what = plural(left, "other comparison" if left < total else "comparison")
+        text += f"; of {what} {listed(counted)}"
     return f"{text[0].upper()}{text[1:]}."
 
 

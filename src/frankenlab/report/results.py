@@ -21,6 +21,10 @@ from frankenlab.plans.plan import BASE
 NAMES = (
     "comparisons",
     "verdicts",
+    "against_controls",
+    "search",
+    "path",
+    "repetitions",
     "pairs",
     "costs",
     "ledger",
@@ -39,7 +43,9 @@ class Provenance(TypedDict, total=False):
 
     models: dict[str, dict[str, Any]]
     grid: dict[str, Any]
-    precisions: dict[str, Any]
+    commit: str | None
+    command: str | None
+    resolved: dict[str, Any]
     machine: dict[str, Any]
     data: dict[str, Any]
     code: dict[str, Any]
