@@ -1,0 +1,90 @@
+"""What plans gained over the base on the search tasks, as arrays, and means over these tasks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from frankenlab.analyse.outcomes import Outcomes, outcomes
+from frankenlab.analyse.paired_tests import Floats, by_cluster
+from frankenlab.plans.plan import BASE
+
+
+@dataclass(frozen=True, eq=False)
+class Gains:
+    """What plans gained over the base on one task.
+
+    Attributes:
+        values: [plans, clusters] sums of the differences plan - base; higher is better.
+        weights: [clusters] or [plans, clusters]: documents, or words, bytes or tokens.
+        seen: [plans, clusters]: whether a plan saw any of the cluster; None where all saw all.
+    """
+
+    values: Floats
+    weights: Floats
+    seen: NDArray[np.bool_] | None = None
+
+    @property
+    def stepwise(self) -> bool:
+        """Tell whether all differences are single steps: one document turned right or wrong."""
+        return bool(np.isin(self.values, (-1.0, 0.0, 1.0)).all())
+
+    def filled(self) -> "Gains":
+        """Return gains where plans that saw less have what they saw again, in turn, in the place of
+        what they did not see."""
+        weights = np.broadcast_to(self.weights, self.values.shape)
+        if self.seen is None:
+            return Gains(self.values, weights)
+        places = np.tile(np.arange(self.values.shape[1]), (len(self.values), 1))
+        for row, seen in zip(places, self.seen, strict=True):
+            row[~seen] = np.resize(np.flatnonzero(seen), np.count_nonzero(~seen))
+        values = np.take_along_axis(self.values, places, axis=1)
+        return Gains(values, np.take_along_axis(weights, places, axis=1))
+
+
+def differences(measured: Outcomes, plans: Sequence[str]) -> Floats:
+    """Return what plans gained on each document [plans, documents]; NaN where one was not seen."""
+    scores = np.array([measured.row(plan) for plan in plans])
+    return scores.reshape(len(plans), -1) - measured.row(BASE)
+
+
+def seen_by(scores: pd.DataFrame, plans: Sequence[str]) -> NDArray[np.bool_]:
+    """Tell which documents plans saw [plans, documents], in the order of `outcomes`."""
+    found = scores.pivot(index="plan", columns="document", values="cluster").notna()
+    return found.loc[list(plans)].to_numpy()
+
+
+def gains(scores: pd.DataFrame, metric: str, plans: Sequence[str]) -> Gains:
+    """Return what plans gained on one task, from its scores and the base's."""
+    measured, seen = outcomes(scores, metric), seen_by(scores, plans)
+    values = by_cluster(np.where(seen, differences(measured, plans), 0.0), measured.clusters)
+    if seen.all():
+        return Gains(values, by_cluster(measured.weights, measured.clusters))
+    weights = by_cluster(np.where(seen, measured.weights, 0.0), measured.clusters)
+    return Gains(values, weights, by_cluster(seen, measured.clusters) > 0)
+
+
+def mean_gains(tasks: Sequence[Gains]) -> tuple[Floats, Floats]:
+    """Return the plans' mean effects [plans] over the tasks, and their standard errors [plans].
+
+    Tasks do not share documents, so their errors are independent.
+    """
+    effect = variance = np.zeros(len(tasks[0].values))
+    for task in tasks:
+        n, total = task.values.shape[1], task.weights.sum(axis=-1)
+        mean = task.values.sum(axis=1) / total
+        rest = task.values - mean[:, None] * task.weights
+        effect = effect + mean
+        variance = variance + (rest**2).sum(axis=1) * n / (n - 1) / total**2
+    return 100 * effect / len(tasks), 100 * np.sqrt(variance) / len(tasks)
+
+
+def mean_limits(effects: pd.Series, lows: pd.Series, highs: pd.Series) -> tuple[float, float]:
+    """Return the limits of the mean of independent effects, from those of each (Zou and Donner
+    2008): the distances to the limits add up as standard errors do, on each side."""
+    mean, count = effects.mean(), len(effects)
+    low = np.sqrt(((effects - lows) ** 2).sum()) / count
+    high = np.sqrt(((highs - effects) ** 2).sum()) / count
+    return float(mean - low), float(mean + high)
