@@ -1,6 +1,6 @@
 """What plans gained over the base on the search tasks, as arrays, and means over these tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from frankenlab.analyse.outcomes import Outcomes, outcomes
 from frankenlab.analyse.paired_tests import Floats, by_cluster
 from frankenlab.plans.plan import BASE
+
+# Draws effects and their variances, [resamples, plans] each, as shares and not in points.
+Resample = Callable[[np.random.Generator, int], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,3 +91,27 @@ def mean_limits(effects: pd.Series, lows: pd.Series, highs: pd.Series) -> tuple[
     low = np.sqrt(((effects - lows) ** 2).sum()) / count
     high = np.sqrt(((highs - effects) ** 2).sum()) / count
     return float(mean - low), float(mean + high)
+
+
+def bootstrap(task: Gains) -> Resample:
+    """Return what draws clusters with replacement, with effects centred at the observed ones."""
+    d, w = task.values, shared_weights(task.weights)
+    n = d.shape[1]
+    r = d - (d.sum(axis=1) / w.sum(axis=1))[:, None] * w
+    sums = [x.T for x in (r, w, r**2, r * w, w**2)]
+
+    def resample(random: np.random.Generator, rows: int) -> tuple[Floats, Floats]:
+        picks = random.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
+        counts = np.bincount(picks.ravel(), minlength=rows * n).reshape(rows, n) * 1.0
+        gain, weight, squares, cross, own = (counts @ x for x in sums)
+        effect = gain / weight
+        rest = squares - 2 * effect * cross + effect**2 * own
+        return effect, np.maximum(rest, 0) * (n / (n - 1) / weight**2)
+
+    return resample
+
+
+def shared_weights(weights: Floats) -> Floats:
+    """Return weights [1, clusters] where all plans have the same, else [plans, clusters]."""
+    weights = np.atleast_2d(weights)
+    return weights[:1] if (weights == weights[0]).all() else weights

@@ -17,7 +17,17 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from frankenlab.analyse.comparisons import compare
-from frankenlab.analyse.gains import Gains, differences, gains, mean_gains, mean_limits, seen_by
+from frankenlab.analyse.gains import (
+    Gains,
+    Resample,
+    bootstrap,
+    differences,
+    gains,
+    mean_gains,
+    mean_limits,
+    seen_by,
+    shared_weights,
+)
 from frankenlab.analyse.outcomes import Task, outcomes
 from frankenlab.analyse.paired_tests import BLOCK_BYTES, Floats
 from frankenlab.analyse.settings import Statistics
@@ -27,9 +37,6 @@ from frankenlab.plans.plan import BASE
 TAIL_RESAMPLES = 40
 # Sums in another order differ by rounding: without slack, ties would be lost at random.
 TINY = 1e-9
-
-# Draws effects and their variances, [resamples, plans] each, as shares and not in points.
-Resample = Callable[[np.random.Generator, int], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +73,7 @@ def max_t(
     """
     # A mean of 0 is symmetry where differences are single steps, and flips of signs test that.
     # Others can be skewed with a mean of 0.
-    draws = [_flips] if all(task.stepwise for task in tasks) else [_flips, _counts]
+    draws = [_flips] if all(task.stepwise for task in tasks) else [_flips, bootstrap]
     tasks = [task.filled() for task in tasks]
     effects, errors = mean_gains(tasks)
     ran = np.asarray(ran) & np.isfinite(effects)
@@ -114,7 +121,7 @@ def _largest(
 def _flips(task: Gains) -> Resample:
     """Return what flips the signs of all plans' differences at once: plan and base change places on
     a cluster."""
-    d, w = task.values, _shared(task.weights)
+    d, w = task.values, shared_weights(task.weights)
     n, total = d.shape[1], w.sum(axis=1)
     squares, cross, own = (d**2).sum(axis=1), (d * w).T, (w**2).sum(axis=1)
 
@@ -126,29 +133,6 @@ def _flips(task: Gains) -> Resample:
         return effect, np.maximum(rest, 0) * (n / (n - 1) / total**2)
 
     return resample
-
-
-def _counts(task: Gains) -> Resample:
-    """Return what draws clusters with replacement, with effects centred at the observed ones."""
-    d, w = task.values, _shared(task.weights)
-    n = d.shape[1]
-    r = d - (d.sum(axis=1) / w.sum(axis=1))[:, None] * w
-    sums = [x.T for x in (r, w, r**2, r * w, w**2)]
-
-    def resample(random: np.random.Generator, rows: int) -> tuple[Floats, Floats]:
-        picks = random.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
-        counts = np.bincount(picks.ravel(), minlength=rows * n).reshape(rows, n) * 1.0
-        gain, weight, squares, cross, own = (counts @ x for x in sums)
-        effect = gain / weight
-        rest = squares - 2 * effect * cross + effect**2 * own
-        return effect, np.maximum(rest, 0) * (n / (n - 1) / weight**2)
-
-    return resample
-
-
-def _shared(weights: Floats) -> Floats:
-    """Return one row of weights where all plans have the same."""
-    return weights[:1] if (weights == weights[0]).all() else weights
 
 
 def search(
