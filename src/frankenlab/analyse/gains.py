@@ -30,6 +30,21 @@ class Gains:
     seen: NDArray[np.bool_] | None = None
 
     @property
+    def clusters(self) -> NDArray[np.int64]:
+        """Return how many clusters each plan [plans] saw."""
+        count = np.full(len(self.values), self.values.shape[1])
+        return count if self.seen is None else self.seen.sum(axis=1)
+
+    @property
+    def residuals(self) -> Floats:
+        """Return what each cluster [plans, clusters] adds to a plan's effect beyond its weight, as
+        a share of all weights."""
+        total = self.weights.sum(axis=-1)[..., None]
+        share = self.values.sum(axis=1, keepdims=True) / total
+        rest: Floats = (self.values - share * self.weights) / total
+        return rest
+
+    @property
     def stepwise(self) -> bool:
         """Tell whether all differences are single steps: one document turned right or wrong."""
         return bool(np.isin(self.values, (-1.0, 0.0, 1.0)).all())
@@ -74,14 +89,13 @@ def mean_gains(tasks: Sequence[Gains]) -> tuple[Floats, Floats]:
 
     Tasks do not share documents, so their errors are independent.
     """
-    effect = variance = np.zeros(len(tasks[0].values))
-    for task in tasks:
-        n, total = task.values.shape[1], task.weights.sum(axis=-1)
-        mean = task.values.sum(axis=1) / total
-        rest = task.values - mean[:, None] * task.weights
-        effect = effect + mean
-        variance = variance + (rest**2).sum(axis=1) * n / (n - 1) / total**2
-    return 100 * effect / len(tasks), 100 * np.sqrt(variance) / len(tasks)
+    means = [task.values.sum(axis=1) / task.weights.sum(axis=-1) for task in tasks]
+    n = [task.values.shape[1] for task in tasks]
+    squares = [
+        (task.residuals**2).sum(axis=1) * m / (m - 1) for task, m in zip(tasks, n, strict=True)
+    ]
+    scale = 100 / len(tasks)
+    return scale * np.sum(means, axis=0), scale * np.sqrt(np.sum(squares, axis=0))
 
 
 def mean_limits(effects: pd.Series, lows: pd.Series, highs: pd.Series) -> tuple[float, float]:

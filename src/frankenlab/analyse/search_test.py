@@ -170,7 +170,7 @@ def _row(
         common = outcomes(rows, metric).at(np.flatnonzero(seen.all(axis=0)))
         gained = differences(common, plans)
         together.append(Gains(gained, common.weights))
-        means.append(compare(gained.mean(axis=0)[None], common, rules, signs=False))
+        means.append(compare(gained.mean(axis=0)[None], common, rules))
     found = max_t(measured, ran, level=level, seed=rules.seed, resamples=rules.resamples)
     mean = pd.concat(means)
     low, high = mean_limits(mean["effect"], mean["low"], mean["high"])
