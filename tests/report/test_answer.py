@@ -201,8 +201,9 @@ def test_a_page_opens_with_one_to_five_sentences():
 
 def test_the_test_of_the_search_is_said_at_its_own_level():
     rows = verdicts("inconclusive", "")
-    assert "was significantly better than the base on the search documents (p < 0.001)" in (
-        said(rows, search=searched(0.0001))[-2]
+    assert (
+        "was significantly better than the base on the search documents (p < 0.001)"
+        in (said(rows, search=searched(0.0001))[-2])
     )
     assert "was not significantly better" in said(rows, search=searched(0.02))[-2]
     assert "(p = 0.02, not below 0.004)" in said(rows, search=searched(0.02))[-2]
