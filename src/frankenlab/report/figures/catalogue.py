@@ -36,9 +36,18 @@ class Entry:
     def function(self, suffix: str = "") -> Callable[..., Any]:
         """Return the function that draws it, or with the suffix "_finding" describes it."""
         # Altair loads slowly, and the workflow needs the names only.
-        from frankenlab.report.figures import bitrates, effects, forest, maps, quality, race
+        from frankenlab.report.figures import (
+            bitrates,
+            effects,
+            forest,
+            maps,
+            path,
+            quality,
+            race,
+            speed,
+        )
 
-        modules = (bitrates, effects, forest, maps, quality, race)
+        modules = (bitrates, effects, forest, maps, path, quality, race, speed)
         module = next(m for m in modules if m.__name__.endswith(f".{self.module}"))
         found: Callable[..., Any] = getattr(module, f"{self.name}{suffix}")
         return found
@@ -92,7 +101,7 @@ CATALOGUE = (
     ),
     Entry(
         "quality_speed",
-        "quality",
+        "speed",
         "Quality against measured speed",
         "confirm",
         PRICE,

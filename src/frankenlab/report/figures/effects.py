@@ -31,7 +31,7 @@ from frankenlab.report.figures.style import (
     zero_rule,
 )
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import INTERVAL, interval, listed, plural, shorten, signed
+from frankenlab.report.text import INTERVAL, interval, layers_of, listed, plural, shorten, signed
 
 # Of the numbers of times that a layer runs: darker for more.
 COUNTS = (("#938bc9", "circle"), ("#5b4aa0", "square"), ("#2b1b60", "triangle-up"))
@@ -116,7 +116,7 @@ def _layer_panel(
     right: float,
     lowest: bool,
     levels: Statistics,
-) -> alt.LayerChart:
+) -> Any:
     """Draw one task: bars and markers over the layers, and ▼ for what lies below the axis."""
     color = rows["series"].map({name: look[0] for name, look in series.items()})
     found = np.where(rows["significant"].astype(bool), f"q < {levels.fdr:g}", "not significant")
@@ -138,7 +138,7 @@ def _layer_panel(
         ),
     )
     scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
-    names = {"domain": list(series)}
+    names: dict[str, Any] = {"domain": list(series)}
     colors = alt.Scale(**names, range=[look[0] for look in series.values()])
     shapes = alt.Scale(**names, range=[look[1] for look in series.values()])
     chart = alt.Chart(cut.data).encode(
@@ -171,12 +171,14 @@ def layer_effects_finding(tables: Tables, levels: Statistics, **where: str) -> s
     count = int(rows["times"].min())
     rows = rows[rows["times"] == count]
     shown, over = _over_tasks(rows)
-    n_layers = round((rows["depth"] / rows["relative_depth"]).iloc[0])
+    n_layers = layers_of(rows.iloc[0])
     layer = rows.drop_duplicates("plan").set_index("plan")["start"]
     shown = shown.assign(start=shown["plan"].map(layer))
     unit = short_unit(shown["unit"].iloc[0])
     thirds = pd.cut(
-        shown["start"], np.array([0, 1, 2, 3]) * n_layers / 3, right=False,
+        shown["start"],
+        np.array([0, 1, 2, 3]) * n_layers / 3,
+        right=False,
         labels=["an early", "a middle", "a late"],
     )
     means = shown.groupby(thirds, observed=True)["effect"].mean()
@@ -222,8 +224,9 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     if means.empty:
         return blank(f"{where['model']}: no block of the search ran with several counts.")
     rows = loops(tables.get("comparisons"), **where)
+    width = COLUMN if means["task"].nunique() > 1 else PLOT
     panels = [
-        _repetition_panel(task, part, rows[rows["task"] == task])
+        _repetition_panel(task, part, rows[rows["task"] == task], width)
         for task, part in means.groupby("task", sort=False)
     ]
     blocks = plural(int(means["blocks"].max()), "block")
@@ -234,10 +237,12 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     ]
     chart = alt.vconcat(alt.concat(*panels, columns=2, spacing=14), key(items))
     finding = repetition_effect_finding(tables, levels, **where)
-    return finish(chart, "More repetitions of the same blocks", where, finding, ["search documents"])
+    return finish(
+        chart, "More repetitions of the same blocks", where, finding, ["search documents"]
+    )
 
 
-def _repetition_panel(task: str, means: pd.DataFrame, rows: pd.DataFrame) -> alt.LayerChart:
+def _repetition_panel(task: str, means: pd.DataFrame, rows: pd.DataFrame, width: int) -> Any:
     """Draw one task: the mean in bold over the blocks that it is the mean of."""
     counts = sorted(means["times"].astype(int))
     rows = rows[rows["times"].isin(counts)]
@@ -251,8 +256,11 @@ def _repetition_panel(task: str, means: pd.DataFrame, rows: pd.DataFrame) -> alt
     )
     once = {"times": 1, "effect": 0.0, "low": 0.0, "high": 0.0}
     mean = pd.concat([pd.DataFrame([once]), mean], ignore_index=True)
-    both = [frame[["effect", "low", "high"]] for frame in (mean, single.assign(**_flat(single)))
-            if len(frame)]
+    both = [
+        frame[["effect", "low", "high"]]
+        for frame in (mean, single.assign(**_flat(single)))
+        if len(frame)
+    ]
     cut = cut_axis(pd.concat(both))
     scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
     ticks = [1, *counts]
@@ -289,8 +297,8 @@ def _repetition_panel(task: str, means: pd.DataFrame, rows: pd.DataFrame) -> alt
             ],
         ),
     ]
-    title = panel_title(shorten(task), cut.note)
-    return alt.layer(*drawn).properties(width=COLUMN, height=190, title=title)
+    title = panel_title(f"{shorten(task)}, n = {int(means['n'].max()):,}", cut.note)
+    return alt.layer(*drawn).properties(width=width, height=190, title=title)
 
 
 def _flat(rows: pd.DataFrame) -> dict[str, Any]:
@@ -320,23 +328,25 @@ def repetition_effect_finding(tables: Tables, levels: Statistics, **where: str) 
     means = rows_of(tables.get("repetitions"), **where)
     if means.empty:
         return ""
-    said, turns = [], set()
+    said, turns, overlap = [], set(), []
     for task, rows in means.groupby("task", sort=False):
         rows = rows.sort_values("times")
         first, last = rows.iloc[0], rows.iloc[-1]
-        apart = last["high"] < first["low"] or last["low"] > first["high"]
-        turns.add(np.sign(last["effect"] - first["effect"]) if apart else 0)
+        turns.add(int(np.sign(last["effect"] - first["effect"])))
+        if first["low"] <= last["high"] and last["low"] <= first["high"]:
+            overlap.append(str(task))
         said.append(
             f"{task} changes by {interval(first, unit=short_unit(first['unit']))} "
             f"{_run(first['times'])} and by {interval(last)} {_run(last['times'])}"
         )
-    opening = {
-        frozenset({-1}): "Each further repetition makes it worse",
-        frozenset({-1, 0}): "More repetitions make it worse on some task and help on none",
-        frozenset({1}): "More repetitions help",
-        frozenset({1, 0}): "More repetitions help on some task and harm on none",
-        frozenset({0}): "There is no clear difference between fewer and more repetitions",
-    }.get(frozenset(int(turn) for turn in turns), "More repetitions help on one task and harm on another")
+    opening = "More repetitions do not measure alike on all tasks"
+    if len(turns) == 1:
+        word = {-1: "measure worse", 0: "change nothing", 1: "measure better"}[turns.pop()]
+        opening = f"More repetitions {word}"
+    if len(overlap) == len(said):
+        opening += ", but the intervals overlap"
+    elif overlap:
+        opening += f", but the intervals overlap on {listed(overlap)}"
     blocks = int(means["blocks"].max())
     return f"{opening}: on average over {plural(blocks, 'block')}, {'; '.join(said)}."
 

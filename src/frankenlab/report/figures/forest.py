@@ -36,7 +36,8 @@ from frankenlab.report.text import (
 )
 
 # Of the panel, in pixels: where the plot begins and ends, the two columns of words at its right.
-INNER, LEFT, RIGHT, CHANGE, VERDICT = WIDTH - 10, 196, 436, 450, 590
+# A column leaves room for fonts that are wider than Arial, where a browser has none of `FONT`.
+INNER, LEFT, RIGHT, CHANGE, VERDICT = WIDTH - 10, 192, 416, 428, 574
 LINE, GAP = 15, 3
 SAID = {"improved": "improved", "harmed": "got worse"}
 # Green and red as in `style`, but dark enough for letters.
@@ -76,13 +77,18 @@ def _own_text(row: Mapping[str, Any], y: float) -> list[dict[str, Any]]:
         _text(0, y, shorten(row["task"], 27), "bold"),
         _text(0, y + LINE, f"{row['role']} task, n = {row['n']:,}", "small"),
         _text(CHANGE, y, _written(row, "verdict_low", "verdict_high"), "normal"),
-        _text(VERDICT, y, SAID.get(row["verdict"], row["verdict"]), "verdict")
-        | {"color": COLORS[row["verdict"]]},
+        _verdict_text(row, y),
         _text(CHANGE, y + LINE, f"{row['metric']} {base} → {value}", "note"),
     ]
     for number, line in enumerate(_reasons(row), 2):
         texts.append(_text(CHANGE, y + number * LINE, line, "note"))
     return texts
+
+
+def _verdict_text(row: Mapping[str, Any], y: float) -> dict[str, Any]:
+    kind = "open" if row["verdict"] == "inconclusive" else "verdict"
+    said = _text(VERDICT, y, SAID.get(row["verdict"], row["verdict"]), kind)
+    return said | {"color": COLORS[row["verdict"]]}
 
 
 def _control_text(row: Mapping[str, Any], y: float) -> list[dict[str, Any]]:
@@ -211,6 +217,7 @@ def _words(texts: Sequence[Mapping[str, Any]], down: alt.Y) -> list[alt.Chart]:
         "bold": {"fontWeight": "bold", "fontSize": TEXT, "limit": LEFT - 8},
         "normal": {"fontSize": TEXT, "limit": VERDICT - CHANGE - 4},
         "verdict": {"fontSize": TEXT, "fontWeight": "bold", "limit": INNER - VERDICT},
+        "open": {"fontSize": TEXT, "limit": INNER - VERDICT},
         "small": {"color": GREY, "limit": LEFT - 22},
         "note": {"color": GREY, "limit": INNER - CHANGE},
     }
@@ -222,7 +229,7 @@ def _words(texts: Sequence[Mapping[str, Any]], down: alt.Y) -> list[alt.Chart]:
                 align="left", baseline="middle", **look
             )
             chart = chart.encode(across, down, text="text:N")
-            if kind == "verdict":
+            if kind in ("verdict", "open"):
                 chart = chart.encode(color=alt.Color("color:N", scale=None))
             layers.append(chart)
     return layers

@@ -34,7 +34,8 @@ def key(items: Sequence[KeyItem], width: int = PLOT) -> Any:
     placed: list[dict[str, Any]] = []
     x, y = 0.0, 0
     for kind, color, shape, meaning in items:
-        wide = mark + text_width(meaning) + step
+        # A browser without Arial may take a font that is wider.
+        wide = mark + 1.15 * text_width(meaning) + step
         if x and x + wide - step > width:
             x, y = 0.0, y + line
         what = {"kind": kind, "color": color, "shape": shape, "meaning": meaning}

@@ -23,7 +23,15 @@ from frankenlab.report.figures.style import (
     tooltip,
 )
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import INTERVAL, interval, layers_of, plan_words, signed, unit_name
+from frankenlab.report.text import (
+    INTERVAL,
+    interval,
+    layers_of,
+    plan_words,
+    plural,
+    signed,
+    unit_name,
+)
 
 # Up to this many lengths, the two maps stand above each other and their cells hold numbers.
 FEW_LENGTHS = 9
@@ -227,7 +235,7 @@ def block_map(tables: Tables, levels: Statistics, **where: str) -> Any:
         whole = alt.vconcat(whole, key(items, inner), spacing=14)
     finding = block_map_finding(tables, levels, **where)
     title = f"{task}: what running a block twice changes"
-    return finish(whole, title, where, finding, [f"{len(cells)} blocks", base_text(cells)])
+    return finish(whole, title, where, finding, [plural(len(cells), "block"), base_text(cells)])
 
 
 FIELDS = (alt.Tooltip("half:Q", title="half-width"), alt.Tooltip("n:Q"))
@@ -293,9 +301,10 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     )
     worst = cells.loc[cells["effect"].idxmin()]
     return (
-        f"Of {len(cells)} blocks run twice, {better or 'none'} made {where['task']} significantly "
-        f"better and {worse or 'none'} significantly worse. The best, {_said(best)}, changed it by "
-        f"{interval(best, unit=unit)}, the worst, {_said(worst)}, by {interval(worst, unit=unit)}; "
+        f"Of {plural(len(cells), 'block')} run twice, {better or 'none'} made {where['task']} "
+        f"significantly better and {worse or 'none'} significantly worse. "
+        f"The best, {_said(best)}, changed it by {interval(best, unit=unit)}, "
+        f"the worst, {_said(worst)}, by {interval(worst, unit=unit)}; "
         f"a change below {cells['half'].median():.1f} {unit} is no evidence on a typical block."
     )
 

@@ -1,6 +1,6 @@
-"""Quality against cost: the depth that every plan pays, and the speed that was measured."""
+"""Quality against cost: the depth that every plan of the search pays."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -11,11 +11,10 @@ from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.key import KeyItem, key
 from frankenlab.report.figures.style import (
     BLUE,
-    GREY,
     INK,
     PLOT,
     STAR,
-    Look,
+    Cut,
     base_text,
     blank,
     cut_axis,
@@ -25,7 +24,6 @@ from frankenlab.report.figures.style import (
     number_axis,
     panel_title,
     plan_looks,
-    plan_words,
     point_data,
     short_unit,
     survivors,
@@ -34,7 +32,15 @@ from frankenlab.report.figures.style import (
     zero_rule,
 )
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import INTERVAL, interval, listed, plural, shorten, signed
+from frankenlab.report.text import (
+    INTERVAL,
+    interval,
+    layers_of,
+    plan_words,
+    plural,
+    shorten,
+    signed,
+)
 
 # Group of a plan -> shape and words. Colours are those of the plans that were frozen or controls.
 GROUPS = {
@@ -144,6 +150,16 @@ def quality_cost(tables: Tables, levels: Statistics, **where: str) -> Any:
     return finish(chart, "Quality against cost", where, finding, ["search documents"])
 
 
+def _around_marks(cut: Cut) -> Cut:
+    """Fit an uncut axis to what is drawn: all effects, but few of the intervals."""
+    drawn = cut.data["role"].isin(("front", "frozen"))
+    ends = [cut.data["effect"], cut.data.loc[drawn, "low"], cut.data.loc[drawn, "high"]]
+    low, high = min(0.0, *map(min, filter(len, ends))), max(0.0, *map(max, filter(len, ends)))
+    room = 0.06 * (high - low) or 1.0
+    bottom = cut.domain[0] if cut.note else round(low - room, 3)
+    return replace(cut, domain=(bottom, round(high + room, 3)))
+
+
 def _groups(rows: pd.DataFrame) -> pd.Series:
     """Return the words for each plan's group."""
     known = rows["group"].where(rows["group"].isin(GROUPS), "other")
@@ -152,7 +168,7 @@ def _groups(rows: pd.DataFrame) -> pd.Series:
 
 def _cloud(
     title: str, rows: pd.DataFrame, frozen: str, domain: tuple[float, float], lowest: bool
-) -> alt.LayerChart:
+) -> Any:
     """Draw all plans against depth: grey, the front joined and ringed, the frozen plan in blue.
 
     Intervals are drawn for these only; the others' would cover each other.
@@ -166,7 +182,7 @@ def _cloud(
     role[(rows["plan"] == frozen).to_numpy()] = "frozen"
     role[(rows["plan"] == "base").to_numpy()] = "base"
     rows = rows.assign(cost=rows["relative_depth"].round(4), role=role, of=_groups(rows))
-    cut = cut_axis(point_data(rows, "cost", "role", "of", "n"))
+    cut = _around_marks(cut_axis(point_data(rows, "cost", "role", "of", "n")))
     others = rows["plan"] != "base"
     half = ((rows["high"] - rows["low"]) / 2)[others].median()
     scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
@@ -198,8 +214,9 @@ def _cloud(
     for kind, color, strength in (("dropped", DROPPED, 0.7), ("plan", PLAN, 0.75)):
         part = inside[inside["role"] == kind][kept]
         if len(part):
-            look = {"filled": True, "size": size, "color": color, "opacity": strength}
-            points = alt.Chart(part).mark_point(**look)
+            points = alt.Chart(part).mark_point(
+                filled=True, size=size, color=color, opacity=strength
+            )
             drawn.append(points.encode(x=x, y=y, shape=shape, tooltip=tips))
     line = rows.iloc[front].sort_values("cost")[["cost", "effect"]]
     end = pd.DataFrame({"cost": [domain[1]], "effect": [line["effect"].iloc[-1]]})
@@ -207,11 +224,12 @@ def _cloud(
         interpolate="step-after", color=INK, strokeWidth=1.1, clip=True
     )
     drawn.append(stairs.encode(x=x, y=alt.Y("effect:Q", scale=scale, axis=axis)))
-    for kind, look in (
-        ("front", {"color": INK, "size": 55, "fill": "white", "strokeWidth": 1.3}),
-        ("frozen", {"color": BLUE, "size": 75, "filled": True}),
-        ("base", {"color": "black", "shape": STAR, "size": 75, "filled": True}),
-    ):
+    looks: dict[str, dict[str, Any]] = {
+        "front": {"color": INK, "size": 55, "fill": "white", "strokeWidth": 1.3},
+        "frozen": {"color": BLUE, "size": 75, "filled": True},
+        "base": {"color": "black", "shape": STAR, "size": 75, "filled": True},
+    }
+    for kind, look in looks.items():
         part = inside[inside["role"] == kind]
         if part.empty:
             continue
@@ -223,8 +241,8 @@ def _cloud(
     if cut.note:
         drawn.append(cut.arrows(x))
     notes = filter(None, [f"typical {INTERVAL}: ±{half:.1f}", cut.note])
-    title = panel_title(title, " · ".join(notes))
-    return alt.layer(*drawn).properties(width=PLOT, height=190, title=title)
+    named = panel_title(title, " · ".join(notes))
+    return alt.layer(*drawn).properties(width=PLOT, height=190, title=named)
 
 
 def quality_cost_finding(tables: Tables, levels: Statistics, **where: str) -> str:
@@ -240,7 +258,7 @@ def quality_cost_finding(tables: Tables, levels: Statistics, **where: str) -> st
     plans = shown[shown["plan"] != "base"]
     whole = plans[survivors(plans)] if survivors(plans).any() else plans
     best = whole.loc[whole["effect"].idxmax()]
-    said = plan_words(best["plan"], round(best["depth"] / best["relative_depth"]))
+    said = plan_words(best["plan"], layers_of(best))
     better = int((whole["effect"] > 0).sum())
     first = (
         f"Of {plural(len(plans), 'plan')}, the best {over} is {said} with "
@@ -255,142 +273,7 @@ def quality_cost_finding(tables: Tables, levels: Statistics, **where: str) -> st
     medians = [plans.loc[mask, "effect"].median() for mask in (~deeper, deeper)]
     limit = plans["relative_depth"].median()
     second = (
-        f"The median plan of at most {limit:.2f} times the layers changes by "
-        f"{signed(medians[0])} {unit}, that of deeper ones by {signed(medians[1])}."
+        f"Among plans of up to {limit:.2f} times the layers the median change is "
+        f"{signed(medians[0])} {unit}, among deeper ones {signed(medians[1])}."
     )
     return f"{first} {second}"
-
-
-WAYS = {"prefill": "reading a prompt", "decode": "writing"}
-
-
-def _timed(tables: Tables, **where: str) -> pd.DataFrame:
-    """Return the confirmed plans' effects beside their speed relative to the base."""
-    rows = rows_of(tables.get("comparisons"), stage="confirm", **where)
-    costs = rows_of(tables.get("costs"), **where)
-    if rows.empty or costs.empty:
-        return pd.DataFrame()
-    ratios = [column for column in costs.columns if "_ratio" in column]
-    rows = rows.merge(costs.drop_duplicates("plan")[["plan", *ratios]], on="plan")
-    return rows if (rows["plan"] != "base").any() else rows.head(0)
-
-
-def quality_speed(tables: Tables, levels: Statistics, **where: str) -> Any:
-    """Draw the effect against the measured speed, of the plans whose cost was measured.
-
-    One row a task, columns for reading a prompt (prefill) and for writing (decode). Both bars are
-    intervals; dashes stand where the arithmetic alone would put a plan.
-    """
-    rows = _timed(tables, **where)
-    if rows.empty:
-        return blank(f"{where['model']}: no cost was measured for plans that were confirmed.")
-    looks = plan_looks(tables, where["model"])
-    shown = {plan: look for plan, look in looks.items() if plan in set(rows["plan"])}
-    domains = {}
-    for way in WAYS:
-        columns = [f"{way}_ratio_low", f"{way}_ratio_high", "arithmetic_ratio"]
-        values = rows[columns].to_numpy(float)
-        low, high = min(np.nanmin(values), 1.0), max(np.nanmax(values), 1.0)
-        room = 0.06 * (high - low) or 0.02
-        domains[way] = (round(low - room, 4), round(high + room, 4))
-    tasks = [part for _, part in rows.groupby("task", sort=False)]
-    lines = []
-    for part in tasks:
-        cut = cut_axis(point_data(part, *[c for c in part if "_ratio" in c]))
-        panels = [
-            _speed_panel(cut, part, way, domains[way], shown, part is tasks[-1]) for way in WAYS
-        ]
-        first = part.iloc[0]
-        title = panel_title(f"{shorten(first['task'])} ({first['role']}): {base_text(part)}")
-        lines.append(alt.hconcat(*panels, spacing=14).properties(title=title))
-    items: list[KeyItem] = [("point", look.color, look.shape, look.label) for look in shown.values()]
-    items += [
-        ("thin", GREY, "", f"{INTERVAL}s of change and of speed"),
-        ("line", GREY, "", "speed by arithmetic alone"),
-    ]
-    finding = quality_speed_finding(tables, levels, **where)
-    chart = alt.vconcat(*lines, key(items))
-    return finish(chart, "Quality against measured speed", where, finding, ["confirm documents"])
-
-
-def _speed_panel(
-    cut: Any,
-    rows: pd.DataFrame,
-    way: str,
-    domain: tuple[float, float],
-    looks: Mapping[str, Look],
-    lowest: bool,
-) -> alt.LayerChart:
-    """Draw one task's plans against one of the two speeds."""
-    left = way == next(iter(WAYS))
-    axis = value_axis("change, " + short_unit(rows["unit"].iloc[0]) if left else "", tickCount=4)
-    scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
-    along = alt.Scale(domain=domain, nice=False, zero=False)
-    below = number_axis(
-        f"speed of {WAYS[way]}, base = 1" if lowest else "", tickCount=5, grid=False
-    )
-    x = alt.X(f"{way}_ratio:Q", scale=along, axis=below)
-    domain_of = {"domain": list(looks)}
-    color = alt.Color(
-        "plan:N",
-        scale=alt.Scale(**domain_of, range=[look.color for look in looks.values()]),
-        legend=None,
-    )
-    shape = alt.Shape(
-        "plan:N",
-        scale=alt.Scale(**domain_of, range=[look.shape for look in looks.values()]),
-        legend=None,
-    )
-    chart = alt.Chart(cut.data).encode(x=x, color=color)
-    y = alt.Y("shown:Q", scale=scale, axis=axis)
-    plans = chart.transform_filter("datum.plan != 'base'")
-    ratio = {"format": ".2f"}
-    tips = tooltip(
-        alt.Tooltip(f"{way}_ratio:Q", title="speed, base = 1", **ratio),
-        alt.Tooltip(f"{way}_ratio_low:Q", title="at least", **ratio),
-        alt.Tooltip(f"{way}_ratio_high:Q", title="at most", **ratio),
-        alt.Tooltip("arithmetic_ratio:Q", title="by arithmetic", **ratio),
-    )
-    across = plans.mark_rule(strokeWidth=1.2).encode(
-        x=alt.X(f"{way}_ratio_low:Q", scale=along, axis=below), x2=f"{way}_ratio_high:Q", y=y
-    )
-    ends = alt.Y("shown_low:Q", scale=scale, axis=axis)
-    expected = rows.loc[rows["plan"] != "base", ["arithmetic_ratio"]].round(4).drop_duplicates()
-    dashes = alt.Chart(expected).mark_rule(color=GREY, strokeDash=[4, 3]).encode(
-        x=alt.X("arithmetic_ratio:Q", scale=along, axis=below)
-    )
-    points = chart.mark_point(filled=True, size=62, opacity=1)
-    return alt.layer(
-        zero_rule(),
-        zero_rule(horizontal=False).encode(x=alt.datum(1)),
-        dashes,
-        interval_rules(plans, ends, "shown_high"),
-        across,
-        points.encode(y=y, shape=shape, tooltip=tips),
-    ).properties(width=(PLOT - 52) // 2, height=88)
-
-
-def quality_speed_finding(tables: Tables, levels: Statistics, **where: str) -> str:
-    """Say how fast the frozen plan is relative to its base, by the clock and by arithmetic."""
-    rows = _timed(tables, **where)
-    if rows.empty:
-        return ""
-    looks = plan_looks(tables, where["model"])
-    plans = rows[rows["plan"] != "base"].drop_duplicates("plan")
-    own = plans[plans["plan"].map(lambda p: p in looks and looks[p].group == "frozen")]
-    row = (own if len(own) else plans).iloc[0]
-    said = plan_words(row["plan"], round(row["depth"] / row["relative_depth"]))
-    speeds = []
-    for way, words in WAYS.items():
-        low, high = row[f"{way}_ratio_low"], row[f"{way}_ratio_high"]
-        speeds.append(f"{words} at {row[f'{way}_ratio']:.2f} times [{low:.2f}, {high:.2f}]")
-    first = f"{said[0].upper()}{said[1:]} is measured {listed(speeds)} the base's speed"
-    first += f"; arithmetic alone says {row['arithmetic_ratio']:.2f}."
-    silent = [
-        words
-        for way, words in WAYS.items()
-        if row[f"{way}_ratio_low"] <= 1 <= row[f"{way}_ratio_high"]
-    ]
-    if silent:
-        first += f" For {listed(silent)} the clock shows no difference from the base."
-    return first
