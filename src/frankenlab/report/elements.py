@@ -24,8 +24,9 @@ Row = Mapping[str, Any]
 # A cell's text: a template that the row fills, or a function of the row.
 Columns = Mapping[str, str | Callable[[Row], Any]]
 
-# A longer table shows its first rows, and the link to its file.
-MOST_ROWS = 2_000
+# A longer table shows its first rows, and the link to its file. On paper it has as many rows as the
+# style's `.long` leaves.
+MOST_ROWS, MOST_PRINTED = 2_000, 40
 NOTHING = "–"
 # A number that begins a cell, and not a plan as in "0:24,23:30".
 NUMBER = re.compile(r"(?:< ?)?([+−-]?\d[\d,]*(?:\.\d+)?)(?=$|[\s%×\[(])")
@@ -150,7 +151,8 @@ def table(
             texts[0] = f'<th scope="row">{escape(columns[0][line])}</th>'
         rows.append(f"<tr{_class('frozen' if marks[place] else '')}>{''.join(texts)}</tr>")
     return (
-        f'<div class="table" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
+        f'<div class="table{" long" * (len(order) > MOST_PRINTED)}" role="region" tabindex="0" '
+        f'aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>{_lines(rows)}</tbody></table></div>{_under(len(order), len(frame), csv)}"
     )
@@ -163,6 +165,9 @@ def _class(name: str) -> str:
 def _under(shown: int, rows: int, csv: str) -> str:
     """Return how much of a table is shown, and the link to all of it."""
     parts = [f"The first {shown:,} of {rows:,} rows are shown. "] if shown < rows else []
+    if shown > MOST_PRINTED:
+        printed = f"The first {MOST_PRINTED} of {rows:,} rows are printed. "
+        parts.append(f'<span class="print-only">{printed}</span>')
     if csv:
         name = escape(csv)
         parts.append(f'All its columns are in <a href="../tables/{name}.csv">{name}.csv</a>.')

@@ -27,7 +27,7 @@ KERNEL = "python3"
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 
 ASSETS = resources.files("frankenlab.report") / "assets"
-SECTION = re.compile(r'<section id="([^"]+)"[^>]*>\s*<h2[^>]*>(.*?)</h2>', re.DOTALL)
+SECTION = re.compile(r'<section[^>]* id="([^"]+)"[^>]*>\s*<h2[^>]*>(.*?)</h2>', re.DOTALL)
 
 
 @contextmanager

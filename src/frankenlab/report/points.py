@@ -11,6 +11,7 @@ from frankenlab.plans.plan import BASE, parse
 from frankenlab.plans.words import layer_counts
 from frankenlab.report.elements import json_script
 from frankenlab.report.results import Results
+from frankenlab.report.text import quantization_name
 
 # The most characters of all the documents' texts together.
 MOST_TEXT = 1_500_000
@@ -61,6 +62,7 @@ def _flips(table: pd.DataFrame) -> list[dict[str, object]]:
         return []
     return [
         dict(zip(keys, case, strict=True))
+        | {"at": quantization_name(case[1])}
         | {
             name: rows.loc[rows["change"] == change, "document"].tolist()
             for name, change in (("up", 1), ("down", -1))

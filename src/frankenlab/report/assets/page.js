@@ -150,7 +150,7 @@ function showFlips(figure, datum) {
   }
   for (const row of found) {
     panel.append(
-      make("p", {}, make("b", {}, row.task), ` (${row.stage}, ${row.quantization}): `,
+      make("p", {}, make("b", {}, row.task), ` (${row.stage}, ${row.at}): `,
         make("span", { class: "up" }, `${row.up.length} became right`), ", ",
         make("span", { class: "down" }, `${row.down.length} became wrong`), "."),
     );
