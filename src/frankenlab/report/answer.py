@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
@@ -104,11 +105,11 @@ def answer(tables: Tables, frozen: Frozen) -> list[str]:
         if INCONCLUSIVE in cases.values():
             gained = "a gain" if own["model"].nunique() == 1 else "gains"
             opening += f", but with {gained}" if len(set(cases.values())) == 1 else ""
-        first = f"{opening}: {_changes(together, own)}."
+        first = f"{opening}: {changes(together, own)}."
         second = losses.iloc[:0] if len(together) > len(gains) else losses
     said = [first]
     if len(second) or len(same):
-        parts = [_changes(second, own), _equivalents(same, own)]
+        parts = [changes(second, own), _equivalents(same, own)]
         said.append(_sentence("; ".join(filter(None, parts))))
     if gains.empty:
         alone = own["model"].nunique() == 1
@@ -128,10 +129,8 @@ def frozen_rows(tables: Tables, frozen: Frozen) -> pd.DataFrame:
     references = {(freeze["model"], freeze["reference_quantization"]) for freeze in frozen}
     cases = zip(own["model"], own["quantization"], strict=True)
     models = list(own["model"].unique())
-    order = pd.Series(
-        [2 * models.index(case[0]) + (case not in references) for case in cases], index=own.index
-    )
-    return own.loc[order.sort_values(kind="stable").index]
+    order = [2 * models.index(case[0]) + (case not in references) for case in cases]
+    return own.iloc[np.argsort(order, kind="stable")]
 
 
 def search_sentences(tables: Tables) -> list[str]:
@@ -214,7 +213,7 @@ def _subject(row: Mapping[str, Any] | pd.Series, own: pd.DataFrame) -> str:
     return f"in {row['model']}, {text}" if own["model"].nunique() > 1 else text
 
 
-def _changes(rows: pd.DataFrame, own: pd.DataFrame) -> str:
+def changes(rows: pd.DataFrame, own: pd.DataFrame) -> str:
     """Return what the plans changed significantly, with the values before and after."""
     if rows.empty:
         return ""

@@ -10,6 +10,7 @@ from frankenlab.plans.plan import BASE
 from frankenlab.report.answer import MOST_NAMED
 from frankenlab.report.elements import Columns, Row, cells, details, section, table
 from frankenlab.report.figures import catalogue
+from frankenlab.report.findings import counted
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.sections import pictures
 from frankenlab.report.tables import corrected_p, folded, judged, plan_of, task, verdict_words
@@ -69,7 +70,6 @@ def _interaction_sentence(own: pd.DataFrame) -> str:
     significant = rows["interaction_verdict"].isin(["improved", "harmed"])
     costlier = rows[significant & (turned * rows["interaction"] > 0)]
     cheaper = rows[significant & (turned * rows["interaction"] < 0)]
-    same = int((rows["interaction_verdict"] == "equivalent").sum())
     total = len(rows)
     parts = []
     for found, word in ((costlier, "more"), (cheaper, "less")):
@@ -82,18 +82,14 @@ def _interaction_sentence(own: pd.DataFrame) -> str:
                 f"repeating layers costs significantly {word} at fewer bits{count}: {named}"
             )
     if not parts:
-        if same == total:
+        if (rows["interaction_verdict"] == "equivalent").all():
             return "Repeating layers costs the same at fewer bits, within the margin."
         parts.append("there is no evidence that repeating layers costs more or less at fewer bits")
-    open_ = total - len(costlier) - len(cheaper) - same
-    counts = {"the same within the margin": same, "inconclusive": open_}
-    counted = [
-        f"{count} {'is' if count == 1 else 'are'} {w}" for w, count in counts.items() if count
-    ]
-    text = "; ".join(
-        [*parts, *([f"of {plural(total, 'comparison')} {listed(counted)}"] * bool(counted))]
-    )
-    return f"{text[0].upper()}{text[1:]}."
+    rest = rows.loc[~significant, "interaction_verdict"]
+    said = [f"{text[0].upper()}{text[1:]}." for text in parts]
+    if len(rest):
+        said.append(f"{counted(rest, others=len(rest) < total)}.")
+    return " ".join(said)
 
 
 def _interaction(own: pd.DataFrame, row: Mapping[str, Any]) -> str:
@@ -125,8 +121,10 @@ def _rival_sentence(own: pd.DataFrame) -> str:
     if len(ordered) > MOST_NAMED:
         text += f"; {len(ordered) - MOST_NAMED} more bitrates are in the table"
     if own["relative_compute"].min() > 1:
-        most = 100 * (own["relative_compute"].max() - 1)
-        text += f". It takes up to {most:.2g} % more arithmetic, which no bitrate of the base does"
+        ends = (own["relative_compute"].min(), own["relative_compute"].max())
+        sizes = dict.fromkeys(f"{100 * (end - 1):.2g}" for end in ends)
+        text += f". It takes {' to '.join(sizes)} % more arithmetic, which no bitrate of the base "
+        text += "does"
     return f"{text[0].upper()}{text[1:]}."
 
 

@@ -6,22 +6,19 @@ from typing import Any
 import pandas as pd
 
 from frankenlab.analyse.verdicts import DOMINANT
-from frankenlab.report.answer import MOST_NAMED, Frozen, frozen_rows
+from frankenlab.report.answer import MOST_NAMED, Frozen, changes, frozen_rows
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
     layers_of,
     listed,
-    metric_name,
     plan_words,
     plural,
-    quantization_words,
     share,
     signed,
-    spoken_change,
-    spoken_value,
 )
 
-WAYS = {"prefill": "it reads a prompt", "decode": "it writes"}
+WAYS = {"prefill": "reads a prompt", "decode": "decodes"}
+COUNTED = ("improved", "equivalent", "inconclusive")
 
 
 def references(rows: pd.DataFrame, frozen: Frozen) -> pd.DataFrame:
@@ -29,8 +26,8 @@ def references(rows: pd.DataFrame, frozen: Frozen) -> pd.DataFrame:
     if rows.empty:
         return rows
     known = {freeze["model"]: freeze["reference_quantization"] for freeze in frozen}
-    first = rows.groupby("model", sort=False)["quantization"].transform("first")
-    wanted = rows["model"].map(known).fillna(first)
+    first = rows.groupby("model", sort=False)["quantization"].first().to_dict()
+    wanted = [known.get(model, first[model]) for model in rows["model"]]
     return rows[rows["quantization"] == wanted]
 
 
@@ -86,35 +83,31 @@ def guard_finding(tables: Tables, frozen: Frozen) -> str:
     rows = rows_of(own, role="guard")
     if rows.empty:
         return "" if own.empty else "No guard task was confirmed, so losses elsewhere are unknown."
-    several = own["model"].nunique() > 1
     worse, rest = rows[rows["verdict"] == "harmed"], rows[rows["verdict"] != "harmed"]
-    said = "no guard task got worse significantly"
+    said = "No guard task got worse significantly."
     if len(worse):
-        named = [_named(row, own, several) for row in worse.head(MOST_NAMED).to_dict("records")]
-        more = len(worse) - MOST_NAMED
-        named += [plural(more, "more comparison")] if more > 0 else []
-        said = f"{listed(named)} got worse"
-    counted = []
-    for verdict in ("improved", "equivalent", "inconclusive"):
-        count = int((rest["verdict"] == verdict).sum())
-        verb = "" if verdict == "improved" else "is " if count == 1 else "are "
-        counted += [f"{count} {verb}{verdict}"] if count else []
-    if counted:
-        what = plural(len(rest), "other comparison" if len(worse) else "comparison")
-        said += f"; of {what} on guard tasks {listed(counted)}"
-    return f"{said[0].upper()}{said[1:]}."
+        said = f"Yes: {changes(worse, own)}."
+    if rest.empty:
+        return said
+    return f"{said} {counted(rest['verdict'], 'guard tasks', others=len(worse) > 0)}."
 
 
-def _named(row: Mapping[str, Any], own: pd.DataFrame, several: bool) -> str:
-    """Return "perplexity on boolq_passages (from 75.6 to 98.6, +30 %)"."""
-    before, after = (spoken_value(row[name], row["kind"]) for name in ("base_value", "value"))
-    place = f" of {row['model']}" * several
-    if rows_of(own, model=row["model"])["quantization"].nunique() > 1:
-        place += f" {quantization_words(row['quantization'])}"
-    return (
-        f"{metric_name(row['metric'])} on {row['task']}{place} "
-        f"(from {before} to {after}, {spoken_change(row)})"
-    )
+def counted(verdicts: pd.Series, where: str = "", others: bool = False) -> str:
+    """Return "Of the other 4 comparisons on guard tasks 1 is equivalent and 3 are inconclusive"."""
+    what = "comparison" if len(verdicts) == 1 else plural(len(verdicts), "comparison")
+    what = "the other " * others + what + f" on {where}" * bool(where)
+    found = {word: int((verdicts == word).sum()) for word in COUNTED}
+    found = {word: count for word, count in found.items() if count}
+    if len(found) == 1:
+        word = next(iter(found))
+        verb = "" if word == "improved" else "is " if len(verdicts) == 1 else "are "
+        first = "The" if others or len(verdicts) == 1 else "All"
+        return f"{first} {what.removeprefix('the ')} {verb}{word}"
+    parts = [
+        f"{count} {'' if word == 'improved' else 'is ' if count == 1 else 'are '}{word}"
+        for word, count in found.items()
+    ]
+    return f"Of {what} {listed(parts)}"
 
 
 def cost_finding(tables: Tables, frozen: Frozen) -> str:
@@ -135,10 +128,10 @@ def cost_finding(tables: Tables, frozen: Frozen) -> str:
             said.append(f"{text}; it was not timed.")
             continue
         cost = mine.iloc[0]
-        if "arithmetic_ratio" in cost and pd.notna(cost["arithmetic_ratio"]):
+        if pd.notna(cost.get("arithmetic_ratio")):
             text += f" and {100 * (1 / cost['arithmetic_ratio'] - 1):.2g} % more arithmetic"
         speeds = [_speed(cost, way, verb) for way, verb in WAYS.items() if f"{way}_ratio" in cost]
-        said.append(f"{text}{': ' * bool(speeds)}{listed(speeds) if speeds else ''}.")
+        said.append(" ".join([f"{text}.", *speeds]))
     more = len(plans) - MOST_NAMED
     return " ".join([*said, *([f"{more} more models are in the table."] if more > 0 else [])])
 
@@ -147,13 +140,13 @@ def _speed(cost: pd.Series, way: str, verb: str) -> str:
     """Return a speed relative to the base's, or that the clock cannot tell it."""
     ratio, low, high = (cost[f"{way}_ratio{end}"] for end in ("", "_low", "_high"))
     if pd.isna(ratio):
-        return f"how fast {verb} was not measured"
+        return f"How fast it {verb} was not measured."
     limits = "" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]"
     measured = f"{ratio:.2f} times the base's speed{limits}"
     if cost.get(f"{way}_clock") != "silent":
-        return f"{verb} at {measured}"
-    expected = cost["arithmetic_ratio"]
-    return f"how fast {verb} the clock cannot tell ({measured}; {expected:.2f} by its arithmetic)"
+        return f"It {verb} at {measured}."
+    expected = f"{cost['arithmetic_ratio']:.2f} times by its arithmetic"
+    return f"The clock cannot tell how fast it {verb} ({measured}; {expected})."
 
 
 def search_finding(tables: Tables) -> str:
@@ -167,11 +160,12 @@ def search_finding(tables: Tables) -> str:
         units = list(units["unit"].unique()) if len(units) else []
         unit = f" {units[0]}" if len(units) == 1 else ""
         whose = f" of {row['model']}" if len(rows) > 1 else ""
+        better = row["share_better"]
+        above = f"{share(better)} of the plans are" if better else "none of the plans is"
         said.append(
             f"The mean change over all {row['plans']:,} plans{whose} on the search tasks is "
             f"{signed(row['mean_effect'])}{unit} [{signed(row['mean_low'])}, "
-            f"{signed(row['mean_high'])}], and {share(row['share_better'])} of the plans are above "
-            "the base."
+            f"{signed(row['mean_high'])}], and {above} above the base."
         )
     return " ".join(said)
 
@@ -179,30 +173,31 @@ def search_finding(tables: Tables) -> str:
 def choice_finding(tables: Tables, frozen: Frozen) -> str:
     """Return how sure the choice of each frozen plan is: which plans were as good, and how often
     the same one would be frozen."""
-    said = []
     named = [freeze for freeze in frozen if "as_good" in freeze]
-    for freeze in named[:MOST_NAMED]:
-        others = [plan for plan in freeze["as_good"] if plan != freeze["frozen"]]
-        layers = _layers(tables, freeze["model"])
-        whose = f" of {freeze['model']}" if len(named) > 1 else ""
-        if others:
-            each = [plan_words(plan, layers) if layers else plan for plan in others[:MOST_NAMED]]
-            more = len(others) - MOST_NAMED
-            each += [f"{more} more"] if more > 0 else []
-            count = "One other plan was" if len(others) == 1 else f"{len(others)} other plans were"
-            text = f"{count} as good on the select documents{whose}, within one standard error: "
-            text += listed(each)
-        else:
-            text = f"No other plan was as good on the select documents{whose}"
-        if freeze.get("same_plan") is not None:
-            text += (
-                f"; the same plan is frozen in {share(freeze['same_plan'])} of resamples of them"
-            )
-        if freeze.get("beats_base") is False:
-            text += "; there is no evidence there that even the best plan beats the base"
-        said.append(f"{text}.")
+    said = [
+        _choice(freeze, _layers(tables, freeze["model"]), len(named) > 1)
+        for freeze in named[:MOST_NAMED]
+    ]
     more = len(named) - MOST_NAMED
     return " ".join([*said, *([f"{more} more models are not named."] if more > 0 else [])])
+
+
+def _choice(freeze: Mapping[str, Any], layers: int | None, several: bool) -> str:
+    others = [plan for plan in freeze["as_good"] if plan != freeze["frozen"]]
+    where = "on the documents of search and select" + f" of {freeze['model']}" * several
+    if others:
+        each = [plan_words(plan, layers) if layers else plan for plan in others[:MOST_NAMED]]
+        more = len(others) - MOST_NAMED
+        each += [f"{more} more"] if more > 0 else []
+        count = "One other plan was" if len(others) == 1 else f"{len(others)} other plans were"
+        said = [f"{count} as good {where}, within one standard error: {listed(each)}."]
+    else:
+        said = [f"No other plan was as good {where}, within one standard error."]
+    if (same := freeze.get("same_plan")) is not None:
+        said.append(f"The same plan is frozen in {share(same)} of resamples of these documents.")
+    if freeze.get("beats_base") is False:
+        said.append("On the select documents there is no evidence that any plan beats the base.")
+    return " ".join(said)
 
 
 def _layers(tables: Tables, model: str) -> int | None:

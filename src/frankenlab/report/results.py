@@ -43,7 +43,9 @@ class Provenance(TypedDict, total=False):
 
     models: dict[str, dict[str, Any]]
     grid: dict[str, Any]
-    precisions: dict[str, Any]
+    commit: str | None
+    command: str | None
+    resolved: dict[str, Any]
     machine: dict[str, Any]
     data: dict[str, Any]
     code: dict[str, Any]

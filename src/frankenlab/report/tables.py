@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from frankenlab.plans.plan import BASE
+from frankenlab.report.answer import frozen_rows
 from frankenlab.report.elements import Columns, Html, Row, cells, details, plan_cell, table
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.text import (
@@ -87,6 +88,8 @@ def verdict_table(results: Results) -> str:
     rows = results.table("verdicts")
     if rows.empty:
         return ""
+    own = frozen_rows(results.tables, results.frozen)
+    rows = pd.concat([own, rows[rows["group"] != "frozen"]])
     columns: Columns = {
         "plan": plan_of(results, group=True),
         **places(rows),
@@ -105,7 +108,7 @@ def verdict_table(results: Results) -> str:
 
 def guard_table(results: Results) -> str:
     """Return the verdicts on the guard tasks in short."""
-    rows = rows_of(results.table("verdicts"), group="frozen", role="guard")
+    rows = rows_of(frozen_rows(results.tables, results.frozen), role="guard")
     if rows.empty:
         return ""
     columns: Columns = {
