@@ -61,7 +61,9 @@ def test_the_frozen_plan_comes_first_and_the_others_keep_their_order():
     assert re.findall(r'<th scope="row">(.)</th>', html) == ["b", "d", "a", "c"]
     assert re.findall(r"<tr class=\"frozen\"><th scope=\"row\">(.)", html) == ["b", "d"]
     assert re.findall(r'<th scope="col"[^>]*>(\w+)', html) == ["plan", "n"]
-    assert "<caption><span>Plans.</span></caption>" in html and 'href="../tables/verdicts.csv"' in html
+    assert (
+        "<caption><span>Plans.</span></caption>" in html and 'href="../tables/verdicts.csv"' in html
+    )
 
 
 def test_a_plan_stays_html_in_a_table_of_pandas():

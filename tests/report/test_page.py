@@ -120,6 +120,14 @@ def test_a_page_carries_only_the_libraries_that_it_uses():
     assert "vegaEmbed=" not in assemble(SMALL, "t")
 
 
+def test_no_text_of_a_library_can_end_its_script(monkeypatch):
+    library = "x = '</script><!--<script>'"
+    monkeypatch.setattr("vl_convert.javascript_bundle", lambda snippet: library)
+    page = Page(assemble(json_script("spec", {}), "t"))
+    assert "x = '<\\/script><\\!--<script>'" in [text for _, text in page.scripts]
+    assert page.policy["script-src"].split() == hashes(page)
+
+
 @pytest.mark.slow
 def test_a_page_with_pictures_and_tables_carries_each_library_once():
     body = SMALL + json_script("spec", {}) * 2 + "<table></table>" * 2
