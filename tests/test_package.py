@@ -29,6 +29,8 @@ def test_the_command_line_works_without_a_checkout(tmp_path):
     ).stdout
     with zipfile.ZipFile(tmp_path / printed.splitlines()[-1]) as wheel:
         wheel.extractall(tmp_path / "installed")
+    assets = {path.name for path in tmp_path.glob("installed/frankenlab/report/assets/*")}
+    assert {"page.html", "page.css", "page.js"} <= assets
     shutil.rmtree(checkout)
     planned = subprocess.run(
         [sys.executable, "-m", "frankenlab", "plans", "--summary"],

@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from frankenlab.report.bitrates import bits_answer, bits_html
+from tests.support import synthetic_bits
 from tests.support import synthetic_tables as synthetic
 
 
@@ -38,24 +39,42 @@ def bits_rows(*rows: tuple, reference: str = "none") -> pd.DataFrame:
     )
 
 
+MORE = "Repeating layers costs significantly more at fewer bits"
+
+
 @pytest.mark.parametrize(
     ("verdict", "read", "first", "second"),
     [
-        ("harmed", "harmed", "Yes:", "No:"),
-        ("improved", "improved", "No, it costs less, in 1 of 1 comparison:", "Yes:"),
-        ("equivalent", "equivalent", "No, or by less than the margin:", "No:"),
-        ("inconclusive", "inconclusive", "Inconclusive:", "Inconclusive on these documents:"),
+        ("harmed", "harmed", f"{MORE}: on t", "significantly worse on t (−1.0 points)."),
+        (
+            "improved",
+            "improved",
+            "Repeating layers costs significantly less at fewer bits: on t",
+            "significantly better on t (+1.0 points).",
+        ),
+        (
+            "equivalent",
+            "equivalent",
+            "Repeating layers costs the same at fewer bits, within the margin.",
+            "equivalent on t.",
+        ),
+        (
+            "inconclusive",
+            "inconclusive",
+            "There is no evidence that repeating layers costs more or less at fewer bits. The",
+            "inconclusive on t.",
+        ),
     ],
 )
 def test_the_sentences_on_bits_open_with_their_answers(verdict, read, first, second):
     table = bits_rows(("t", "none", 16, None, None), ("t", "exl2-4.0", 4, verdict, read))
     sentences = bits_answer(table)
     assert len(sentences) == 2
-    assert f"when it is quantized? {first} " in sentences[0]
-    assert f"costs the same? {second} " in sentences[1]
+    assert sentences[0].startswith(first)
+    assert second in f"{sentences[1].split('. It takes')[0]}."
 
 
-def test_the_sentences_on_bits_count_name_and_say_what_was_compared():
+def test_the_sentences_on_bits_name_what_is_significant_and_count_the_rest():
     table = bits_rows(
         ("a", "none", 16, None, None),
         ("a", "exl2-4.0", 4, "harmed", "harmed"),
@@ -63,27 +82,38 @@ def test_the_sentences_on_bits_count_name_and_say_what_was_compared():
         ("b", "exl2-4.0", 4, "inconclusive", "improved"),
     )
     first, second = bits_answer(table)
-    assert "Yes, in 1 of 2 comparisons: over 2 comparisons of the frozen franken's change" in first
-    assert "it cost more at fewer bits in 1 and was inconclusive in 1 (after Holm" in first
-    assert (
-        "namely: a −2.0 points at none and −3.0 at exl2-4.0, a difference of −1.0 [−1.5, −0.5] "
-        "(n = 200); b −2.0" in first
+    assert first == (
+        f"{MORE} in 1 of 2 comparisons: on a the change is −2.0 points unquantized and −3.0 at "
+        "exl2-4.0. The other comparison is inconclusive."
     )
-    assert first.endswith("brackets are 95\N{NO-BREAK SPACE}% intervals.")
-    assert "Yes, in 1 of 2 comparisons: against the base" in second
-    assert "it was better in 1 of 2 comparisons and worse in 1; by the memory of a" in second
-    assert (
-        "b at exl2-4.0 against the base at exl2-6.0, which reads 1.20 times the bytes, "
-        "+1.0 [−2.0, +3.0] points (n = 200)" in second
+    assert second == (
+        "Against the base at exl2-6.0, which reads 1.20 times as many bytes for a token, the "
+        "frozen plan at exl2-4.0 is significantly better on b (+1.0 points) and significantly "
+        "worse on a (−1.0 points). It takes 50 % more arithmetic, which no bitrate of the base "
+        "does."
     )
-    assert "up to 1.50 times the base's" in second
 
 
 def test_a_gain_at_more_bits_than_the_reference_is_a_cost_at_fewer():
     rows = (("t", "exl2-4.0", 4, None, None), ("t", "none", 16, "improved", None))
     first, second = bits_answer(bits_rows(*rows, reference="exl2-4.0"))
-    assert "quantized? Yes:" in first and "it cost more at fewer bits in 1" in first
-    assert "This has no answer here" in second
+    assert first.startswith(MORE)
+    assert second.startswith("No bitrate of the base costs as much")
+
+
+def test_nothing_uncorrected_is_said_of_bits():
+    table = bits_rows(("t", "none", 16, None, None), ("t", "exl2-4.0", 4, *["inconclusive"] * 2))
+    sure = table.assign(interaction_p=1e-9, read_p=1e-9, read_low=1.0, interaction_low=1.0)
+    assert bits_answer(table) == bits_answer(sure)
+
+
+def test_one_half_stands_where_both_costs_have_the_same_base():
+    tables = synthetic_bits.make_bits(quantizations=("none", "exl2-4.0"), tasks=synthetic.TASKS[:1])
+    html = bits_html(synthetic.results(tables))
+    assert "by read" not in html.split("The base at each")[0].split("<caption>Against")[1][:900]
+    rivals = tables["bits"]["memory_rival"].notna()
+    tables["bits"].loc[rivals, "memory_rival"] = "exl2-6.0"
+    assert "base, by memory" in bits_html(synthetic.results(tables))
 
 
 def test_one_quantization_says_nothing_of_bits():

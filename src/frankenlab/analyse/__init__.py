@@ -8,6 +8,7 @@ __all__ = [
     "comparisons",
     "controls",
     "error_budget",
+    "flips",
     "interaction",
     "ledger",
     "outcomes",

@@ -74,8 +74,12 @@ def _name(path: Path) -> str:
 
 @cache
 def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
-    """Return the source without comments and docstrings, and the package's files it imports."""
+    """Return the source without comments and docstrings, and the package's files it needs: those
+    that it imports, and the assets of its name, `assets/page.css` of `page.py`."""
     source = path.read_text(encoding="utf-8")
+    if path.suffix not in (".py", ".ipynb"):
+        return source, []
+    assets = sorted((path.parent / "assets").glob(f"{path.stem}.*"))
     if path.suffix == ".ipynb":
         cells = (cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code")
         source = "\n".join("".join(cell["source"]) for cell in cells)
@@ -99,7 +103,7 @@ def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
         for reached in _with_packages(name)
     ]
     tree.body = [node for node in tree.body if not _names_what_is_public(node)] or [ast.Pass()]
-    return ast.unparse(tree), [path for path in ours if path.is_file()]
+    return ast.unparse(tree), [*assets, *(path for path in ours if path.is_file())]
 
 
 def _with_packages(name: str) -> list[str]:

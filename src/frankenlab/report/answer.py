@@ -5,10 +5,14 @@ the test of the search. Nothing uncorrected is counted here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from frankenlab.io.records import read_record
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
     layers_of,
@@ -17,10 +21,10 @@ from frankenlab.report.text import (
     plan_words,
     plural,
     quantization_words,
-    signed,
+    rst,
+    size_words,
     spoken_change,
     spoken_p,
-    spoken_size,
     spoken_value,
 )
 
@@ -50,15 +54,30 @@ def outcome(verdicts: pd.DataFrame) -> str:
     return NONE if search.any() and (found[search] == "equivalent").all() else INCONCLUSIVE
 
 
-def summary(tables: Tables, frozen: Frozen) -> dict[str, Any]:
+class Summary(TypedDict):
+    """The file `answer.json`, for other programs and for Snakemake's report."""
+
+    headline: str
+    sentences: list[str]
+    outcome: str | None
+
+
+def summary(tables: Tables, frozen: Frozen) -> Summary:
     """Return what `answer.json` holds: `headline` (the first sentence), `sentences`, `outcome`.
 
     The outcome is that of all frozen plans together, and None where nothing was confirmed.
     """
     own = frozen_rows(tables, frozen)
-    sentences = answer(tables, frozen)
+    said = answer(tables, frozen)
     found = None if own.empty else outcome(own)
-    return {"headline": sentences[0], "sentences": sentences, "outcome": found}
+    return {"headline": said[0], "sentences": said, "outcome": found}
+
+
+def sentences(path: str | Path) -> list[str]:
+    """Return the sentences of an `answer.json` as reStructuredText; none where there is no file."""
+    if not Path(path).is_file():
+        return []
+    return [rst(sentence) for sentence in read_record(path, Summary)["sentences"]]
 
 
 def answer(tables: Tables, frozen: Frozen) -> list[str]:
@@ -84,24 +103,22 @@ def answer(tables: Tables, frozen: Frozen) -> list[str]:
     else:
         together = pd.concat([gains, losses]) if set(cases.values()) == {MIXED} else gains
         if INCONCLUSIVE in cases.values():
-            opening += ", but with a gain" if len(set(cases.values())) == 1 else ""
-        first = f"{opening}: {_changes(together, own)}."
+            gained = "a gain" if own["model"].nunique() == 1 else "gains"
+            opening += f", but with {gained}" if len(set(cases.values())) == 1 else ""
+        first = f"{opening}: {changes(together, own)}."
         second = losses.iloc[:0] if len(together) > len(gains) else losses
-    sentences = [first]
+    said = [first]
     if len(second) or len(same):
-        parts = [_changes(second, own), _equivalents(same, own)]
-        sentences.append(_sentence("; ".join(filter(None, parts))))
+        parts = [changes(second, own), _equivalents(same, own)]
+        said.append(_sentence("; ".join(filter(None, parts))))
     if gains.empty:
-        subject = _subject(own.iloc[0], own) if own["model"].nunique() == 1 else "no plan"
-        changed = f"{subject} changed no task significantly".replace("no plan changed no", NO_PLAN)
+        alone = own["model"].nunique() == 1
+        changed = f"{_subject(own.iloc[0], own)} changed no task" if alone else "no task changed"
         nothing = losses.empty and same.empty
-        sentences.append(_sentence(changed if nothing else "no task improved significantly"))
-    sentences += search_sentences(tables)
-    sentences += _detectable(own)
-    return sentences
-
-
-NO_PLAN = "none of the plans changed a"
+        said.append(_sentence(f"{changed if nothing else 'no task improved'} significantly"))
+    said += search_sentences(tables)
+    said += _detectable(own)
+    return said
 
 
 def frozen_rows(tables: Tables, frozen: Frozen) -> pd.DataFrame:
@@ -112,10 +129,8 @@ def frozen_rows(tables: Tables, frozen: Frozen) -> pd.DataFrame:
     references = {(freeze["model"], freeze["reference_quantization"]) for freeze in frozen}
     cases = zip(own["model"], own["quantization"], strict=True)
     models = list(own["model"].unique())
-    order = pd.Series(
-        [2 * models.index(case[0]) + (case not in references) for case in cases], index=own.index
-    )
-    return own.loc[order.sort_values(kind="stable").index]
+    order = [2 * models.index(case[0]) + (case not in references) for case in cases]
+    return own.iloc[np.argsort(order, kind="stable")]
 
 
 def search_sentences(tables: Tables) -> list[str]:
@@ -125,14 +140,14 @@ def search_sentences(tables: Tables) -> list[str]:
         return []
     if len(rows) == 1:
         row = rows.iloc[0]
+        beats = "" if row["significant"] else "not "
         level = "" if row["significant"] or row["p"] > 0.05 else f", not below {row['level']:.2g}"
         return [
-            f"The best of {plural(row['plans'], 'plan')} was {'' if row['significant'] else 'not '}"
-            f"significantly better than the base on the search documents "
-            f"({spoken_p(row['p'])}{level})."
+            f"The best of {plural(int(row['plans']), 'plan')} was {beats}significantly better than "
+            f"the base on the search documents ({spoken_p(row['p'])}{level})."
         ]
     better = rows[rows["significant"].astype(bool)]
-    text = f"The best plan of the search was significantly better than the base on the search "
+    text = "The best plan of the search was significantly better than the base on the search "
     if better.empty:
         lowest = rows.loc[rows["p"].astype(float).idxmin()]
         return [
@@ -198,7 +213,7 @@ def _subject(row: Mapping[str, Any] | pd.Series, own: pd.DataFrame) -> str:
     return f"in {row['model']}, {text}" if own["model"].nunique() > 1 else text
 
 
-def _changes(rows: pd.DataFrame, own: pd.DataFrame) -> str:
+def changes(rows: pd.DataFrame, own: pd.DataFrame) -> str:
     """Return what the plans changed significantly, with the values before and after."""
     if rows.empty:
         return ""
@@ -213,7 +228,9 @@ def _changes(rows: pd.DataFrame, own: pd.DataFrame) -> str:
         ]
         if len(tasks) > MOST_NAMED:
             said.append(f"{plural(len(tasks) - MOST_NAMED, 'more change')}, named below")
-        found.append(f"{_subject(mine.iloc[0], own)} {listed(said)}")
+        # A change at several quantizations has an "and" of its own.
+        joined = ", and ".join(said) if any(" and " in part for part in said) else listed(said)
+        found.append(f"{_subject(mine.iloc[0], own)} {joined}")
     if len(models) > MOST_NAMED:
         found.append(f"{len(models) - MOST_NAMED} more models are named below")
     return "; ".join(found)
@@ -251,12 +268,19 @@ def _tasks(rows: pd.DataFrame, own: pd.DataFrame) -> list[str]:
 def _equivalents(rows: pd.DataFrame, own: pd.DataFrame) -> str:
     if rows.empty:
         return ""
+    units = rows.drop_duplicates("unit")
+    limits = [size_words(row["margin"], row["unit"]) for row in units.to_dict("records")]
+    return f"the change {_on(rows, own)} is smaller than {' or '.join(limits)} (equivalent)"
+
+
+def _on(rows: pd.DataFrame, own: pd.DataFrame) -> str:
+    """Return "on a and b", or in how many comparisons where they are too many to name."""
     names = _tasks(rows, own)
-    if len(names) > MOST_NAMED + 1:
-        names = [plural(len(names), "comparison")]
-    limits = dict.fromkeys(f"±{row.margin:g} {row.unit}" for row in rows.itertuples())
-    verb = "is" if len(names) == 1 and len(rows) == 1 else "are"
-    return f"{listed(names)} {verb} equivalent to the base, within {listed(list(limits))}"
+    if len(names) <= MOST_NAMED + 1:
+        return f"on {listed(names)}"
+    if len(rows) < len(own):
+        return f"in {len(rows)} of {len(own)} comparisons"
+    return f"on all {plural(len(names), 'task')}"
 
 
 def _detectable(own: pd.DataFrame) -> list[str]:
@@ -266,25 +290,24 @@ def _detectable(own: pd.DataFrame) -> list[str]:
         return []
     names = _tasks(rows, own)
     many = len(names) > MOST_NAMED + 1
-    said = f"{len(rows)} of {plural(len(own), 'comparison')}" if many else listed(names)
-    said += " is inconclusive" if len(names) == 1 and not many else " are inconclusive"
+    count = f" ({len(rows)} of {len(own)} comparisons)" if many else ""
+    text = f"the rest{count} is inconclusive: " if len(rows) < len(own) else ""
     known = rows[rows["smallest_detectable"].notna()]
     if known.empty:
-        return [f"{_sentence(said)}"]
+        return [_sentence(text.removesuffix(": "))] if text else []
     sizes = []
     for unit, mine in known.groupby("unit", sort=False):
         found = mine.groupby(["model", "task"], sort=False)["smallest_detectable"].max()
-        of = "perplexity" if unit == "log-percent" else ""
-        if many or len(found) > MOST_NAMED + 1:
-            low, high = (spoken_size(end, unit) for end in (found.min(), found.max()))
-            sizes.append(f"{low} to {high}{' in ' * bool(of)}{of}")
+        if many:
+            ends = dict.fromkeys(size_words(size, unit) for size in (found.min(), found.max()))
+            sizes.append(" to ".join([end.split()[0] for end in ends][:-1] + list(ends)[-1:]))
         else:
-            each = (
-                f"{spoken_size(size, unit)}{' in ' * bool(of)}{of} on {key[1]}"
-                for key, size in found.items()
-            )
-            sizes += each
+            of = ("" if own["model"].nunique() == 1 else f" of {model}" for model, _ in found.index)
+            each = zip(found.items(), of, strict=True)
+            sizes += [f"{size_words(size, unit)} on {key[1]}{model}" for (key, size), model in each]
     return [
-        f"{said[0].upper()}{said[1:]}: with these documents a change of {listed(sizes)} would have "
-        "been found (with a power of 80\N{NO-BREAK SPACE}%)."
+        _sentence(
+            f"{text}with these documents a change of {listed(sizes, 'or')} would have been found "
+            "(with a power of 80\N{NO-BREAK SPACE}%)"
+        )
     ]

@@ -1,29 +1,59 @@
-"""The report's part on bits and duplication: two sentences, and what they rest on."""
+"""The page's part on bits and duplication: two sentences, and what they rest on."""
 
 from collections.abc import Callable, Mapping
-from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from frankenlab.report.answer import BRACKETS, MOST_NAMED
-from frankenlab.report.elements import Columns, Row, cells, gallery, tables_html
-from frankenlab.report.figures.catalogue import pictures
+from frankenlab.plans.plan import BASE
+from frankenlab.report.answer import MOST_NAMED
+from frankenlab.report.elements import Columns, Row, cells, details, section, table
+from frankenlab.report.figures import catalogue
+from frankenlab.report.findings import counted
 from frankenlab.report.results import Results, rows_of
-from frankenlab.report.text import interval, listed, metric_value, number, p_value, plural, signed
+from frankenlab.report.sections import pictures
+from frankenlab.report.tables import corrected_p, folded, judged, plan_of, task, verdict_words
+from frankenlab.report.text import (
+    interval,
+    listed,
+    plural,
+    quantization_name,
+    quantization_words,
+    signed,
+    spoken_value,
+)
 
 MB = 1e6
-BITS_QUESTION = "Does a repeated layer cost more when it is quantized?"
-COST_QUESTION = "Is a franken ever better than the base at the bitrate that costs the same?"
+TITLE = "At fewer bits?"
+
+
+def bits_html(results: Results) -> str:
+    """Return the section: sentences, figures, tables. Empty where nothing is quantized."""
+    bits, weights = results.table("bits"), results.table("quantizations")
+    made = folded("The weights at each quantization", results, "quantizations", _weights(results))
+    if bits.empty:
+        return section("bits", TITLE, "", made) if len(weights) else ""
+    shown, more = pictures(results, catalogue.BITS)
+    base_alone = folded("The base at each quantization", results, "base_by_bits", _bases(results))
+    return section(
+        "bits",
+        TITLE,
+        " ".join(bits_answer(bits)),
+        *shown,
+        details("Other models", *more),
+        folded("Effects at each quantization", results, "interactions", _interactions(results)),
+        folded("Against the base that costs the same", results, "rivals", _rivals(results)),
+        base_alone,
+        made,
+    )
 
 
 def bits_answer(bits: pd.DataFrame) -> list[str]:
-    """Return two sentences on the frozen frankens of the table `bits`; none where it is empty.
+    """Return two sentences on the frozen plans of the table `bits`; none where it is empty.
 
-    The first counts the interactions with the reference quantization, the second the comparisons
-    with the base at the cheapest quantization of at least the same cost. Both name the comparisons
-    that say most.
+    The first is on the interactions with the reference quantization, the second on the comparisons
+    with the base at the cheapest quantization of at least the same cost.
     """
     if bits.empty:
         return []
@@ -31,206 +61,195 @@ def bits_answer(bits: pd.DataFrame) -> list[str]:
     return [_interaction_sentence(own), _rival_sentence(own)]
 
 
-def _opening(count: int, total: int, yes: str = "Yes") -> str:
-    """Return "Yes", or "Yes, in 2 of 5 comparisons"."""
-    return yes if count == total else f"{yes}, in {count} of {plural(total, 'comparison')}"
-
-
 def _interaction_sentence(own: pd.DataFrame) -> str:
     rows = _with_reference(own)
     if rows.empty:
-        return f"{BITS_QUESTION} No franken was confirmed at a second quantization."
+        return "No frozen plan was confirmed at a second quantization."
     # Against a reference of fewer bits, a better change here is a higher cost there.
     turned = np.where(rows["bits_per_weight"] < rows["reference_bits"], -1, 1)
     significant = rows["interaction_verdict"].isin(["improved", "harmed"])
-    costlier = int((significant & (turned * rows["interaction"] > 0)).sum())
-    cheaper = int(significant.sum()) - costlier
-    same = int((rows["interaction_verdict"] == "equivalent").sum())
+    costlier = rows[significant & (turned * rows["interaction"] > 0)]
+    cheaper = rows[significant & (turned * rows["interaction"] < 0)]
     total = len(rows)
-    if costlier and cheaper:
-        opening = "It depends"
-    elif costlier:
-        opening = _opening(costlier, total)
-    elif cheaper:
-        opening = f"No, it costs less, in {cheaper} of {plural(total, 'comparison')}"
-    else:
-        opening = "No, or by less than the margin" if same == total else "Inconclusive"
-    counts = {
-        "cost more at fewer bits": costlier,
-        "cost less at fewer bits": cheaper,
-        "cost the same within the margin": same,
-        "was inconclusive": total - costlier - cheaper - same,
-    }
-    counted = listed([f"{words} in {count}" for words, count in counts.items() if count])
-    ranked = rows.assign(size=-rows["interaction"].abs()).sort_values(["interaction_p", "size"])
-    named = [
-        f"{_where(own, row)} {signed(row['reference_effect'])} {row['unit']} at {row['reference']} "
-        f"and {signed(row['effect'])} at {row['quantization']}, a difference of "
-        f"{interval(row, 'interaction')} (n = {row['n']})"
-        for row in ranked.head(MOST_NAMED).to_dict("records")
-    ]
-    chosen = "the clearest" if total > MOST_NAMED else "namely"
+    parts = []
+    for found, word in ((costlier, "more"), (cheaper, "less")):
+        if len(found):
+            named = listed(
+                [_interaction(own, row) for row in found.to_dict("records")[:MOST_NAMED]]
+            )
+            count = f" in {len(found)} of {plural(total, 'comparison')}" * (total > 1)
+            parts.append(
+                f"repeating layers costs significantly {word} at fewer bits{count}: {named}"
+            )
+    if not parts:
+        if (rows["interaction_verdict"] == "equivalent").all():
+            return "Repeating layers costs the same at fewer bits, within the margin."
+        parts.append("there is no evidence that repeating layers costs more or less at fewer bits")
+    rest = rows.loc[~significant, "interaction_verdict"]
+    said = [f"{text[0].upper()}{text[1:]}." for text in parts]
+    if len(rest):
+        said.append(f"{counted(rest, others=len(rest) < total)}.")
+    return " ".join(said)
+
+
+def _interaction(own: pd.DataFrame, row: Mapping[str, Any]) -> str:
+    """Return "on t the change is −2.0 points unquantized and −3.0 at exl2-4.0"."""
     return (
-        f"{BITS_QUESTION} {opening}: over {plural(total, 'comparison')} of the frozen franken's "
-        f"change between bitrates it {counted} (after Holm's correction); {chosen}: "
-        f"{'; '.join(named)}; {BRACKETS}."
+        f"on {_where(own, row)} the change is {signed(row['reference_effect'])} {row['unit']} "
+        f"{quantization_words(row['reference'])} and {signed(row['effect'])} "
+        f"{quantization_words(row['quantization'])}"
     )
 
 
 def _rival_sentence(own: pd.DataFrame) -> str:
-    rows, held = (own[own[f"{kind}_verdict"].notna()] for kind in ("read", "memory"))
+    rows = own[own["read_verdict"].notna()]
     if rows.empty:
-        return f"{COST_QUESTION} This has no answer here: no bitrate of the base costs as much."
-    better = (rows["read_verdict"] == "improved").sum()
-    if better:
-        opening = _opening(better, len(rows))
-    else:
-        unsure = (rows["read_verdict"] == "inconclusive").any()
-        opening = "Inconclusive on these documents" if unsure else "No"
-    by_memory = "by the memory of a standalone checkpoint "
-    if held.empty:
-        by_memory += "no bitrate of the base costs as much"
-    elif held.index.equals(rows.index) and (held["memory_rival"] == rows["read_rival"]).all():
-        by_memory += "these are the same comparisons"
-    else:
-        by_memory += _verdict_counts(held["memory_verdict"])
-    evidence = np.sign(rows["read_effect"]) * (1 - rows["read_p"])
-    best = rows.loc[evidence.idxmax()].to_dict()
-    ratio = best["read_rival_bytes"] / best["read_bytes"]
-    text = (
-        f"{COST_QUESTION} {opening}: against the base at its cheapest quantization that reads at "
-        f"least as many bytes of weights for a token {_verdict_counts(rows['read_verdict'])}; "
-        f"{by_memory}; the most favourable: {_where(own, best)} at {best['quantization']} "
-        f"against the base at {best['read_rival']}, which reads {ratio:.2f} times the bytes, "
-        f"{interval(best, 'read')} {best['unit']} (n = {best['n']})"
-    )
-    most = own["relative_compute"].max()
+        return "No bitrate of the base costs as much as the plan, to compare it with."
+    found = []
+    cases = ["model", "quantization", "read_rival"]
+    for (_, quantization, rival), mine in rows.groupby(cases, sort=False):
+        ratio = (mine["read_rival_bytes"] / mine["read_bytes"]).iloc[0]
+        text = (
+            f"against the base {quantization_words(rival)}, which reads {ratio:.2f} times as many "
+            f"bytes for a token, the frozen plan {quantization_words(quantization)} is "
+            f"{listed(_verdicts(mine, own))}"
+        )
+        better = bool((mine["read_verdict"] == "improved").any())
+        found.append((not better, text))
+    ordered = [text for _, text in sorted(found, key=lambda item: item[0])]
+    text = "; ".join(ordered[:MOST_NAMED])
+    if len(ordered) > MOST_NAMED:
+        text += f"; {len(ordered) - MOST_NAMED} more bitrates are in the table"
     if own["relative_compute"].min() > 1:
-        text += f"; a franken also takes up to {most:.2f} times the base's multiplications, and no "
-        text += "bitrate of the base takes as many, as bits do not change their number"
-    return text + "."
+        ends = (own["relative_compute"].min(), own["relative_compute"].max())
+        sizes = dict.fromkeys(f"{100 * (end - 1):.2g}" for end in ends)
+        text += f". It takes {' to '.join(sizes)} % more arithmetic, which no bitrate of the base "
+        text += "does"
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def bits_html(results: Results) -> str:
-    """Return the section: sentences, figures, tables. Empty where nothing is quantized."""
-    bits, weights = results.table("bits"), results.table("quantizations")
-    parts = []
-    if len(bits):
-        models = [model for model in bits["model"].unique()]
-        found = [p for model in models for p in pictures(results.tables, model)]
-        parts += [f"<p>{escape(sentence)}</p>" for sentence in bits_answer(bits)]
-        parts += [
-            gallery(results, found),
-            "<h3>What quantizing adds to what repeating costs</h3>",
-            interactions_html(results),
-            "<h3>Against the base that costs the same</h3>",
-            rivals_html(results),
-            "<h3>The base at each quantization</h3>",
-            tables_html(bits, _bases, results.caption("tables/base_by_bits"), ["model"]),
-        ]
-    if len(weights):
-        parts += ["<h3>The weights at each quantization</h3>", weights_html(results)]
-    return "\n".join(['<h2 id="bits">Bits and duplication</h2>', *parts]) if parts else ""
+def _verdicts(rows: pd.DataFrame, own: pd.DataFrame) -> list[str]:
+    """Return "significantly worse on t (−1.0 points)" and so on, what is significant first."""
+    words = {"improved": "significantly better", "harmed": "significantly worse"}
+    said = []
+    for verdict in ("improved", "harmed", "equivalent", "inconclusive"):
+        mine = rows_of(rows, read_verdict=verdict).to_dict("records")
+        named = [_where(own, row) for row in mine[:MOST_NAMED]]
+        if verdict in words:
+            sizes = (f" ({signed(row['read_effect'])} {row['unit']})" for row in mine)
+            named = [name + size for name, size in zip(named, sizes, strict=False)]
+        if len(mine) > MOST_NAMED:
+            named.append(f"{len(mine) - MOST_NAMED} more")
+        said += [f"{words.get(verdict, verdict)} on {listed(named)}"] if named else []
+    return said
 
 
-def interactions_html(results: Results) -> str:
-    """Return every franken's and control's change at each bitrate beside that at the reference."""
-    words = {"improved": "better", "harmed": "worse", "equivalent": "the same"}
+def _places(rows: pd.DataFrame) -> Columns:
+    return {"model": "{model}"} if rows["model"].nunique() > 1 else {}
 
-    def texts(rows: pd.DataFrame) -> pd.DataFrame:
-        columns: Columns = {
-            "task": "{task} ({role})",
-            "plan": "{group} {plan}",
-            "n": "{n:,}",
-            "quantization": "{quantization}",
-            "change here": lambda row: signed(row["effect"]),
-            f"at {rows['reference'].iloc[0]}": lambda row: signed(row["reference_effect"]),
-            "difference [interval]": lambda row: interval(row, "interaction"),
-            "unit": "{unit}",
-            "p": lambda row: p_value(row["interaction_p"]),
-            "p (Holm)": lambda row: p_value(row["interaction_p_holm"]),
-            "the change is": lambda row: words.get(row["interaction_verdict"], "inconclusive"),
-        }
-        return cells(rows, columns)
 
+def _interactions(results: Results) -> str:
+    """Return the frozen plans' changes at each bitrate beside those at the reference."""
     rows = _with_reference(results.table("bits"))
-    return tables_html(rows, texts, results.caption("tables/interactions"), ["model"])
+    if rows.empty:
+        return ""
+    words = {"improved": "better", "harmed": "worse", "equivalent": "the same"}
+    columns: Columns = {
+        "plan": plan_of(results, group=True),
+        **_places(rows),
+        "task": task,
+        "quantization": lambda row: quantization_name(row["quantization"]),
+        "change here": lambda row: f"{signed(row['effect'])} {row['unit']}",
+        "change at the reference": lambda row: signed(row["reference_effect"]),
+        "difference [interval]": lambda row: judged(row, "interaction"),
+        "p, corrected": lambda row: corrected_p(row, "interaction_p_corrected"),
+        "the change is": lambda row: words.get(row["interaction_verdict"], "inconclusive"),
+    }
+    caption = "Does quantizing change what repeated layers cost?"
+    frozen = rows["group"] == "frozen"
+    return table(cells(rows, columns), caption, csv="bits", first="plan", frozen=frozen)
 
 
-def rivals_html(results: Results) -> str:
+def _rivals(results: Results) -> str:
     """Return plans against the base at its cheapest quantization of their cost or more."""
-    words = {"improved": "better", "harmed": "worse"}
+    rows = results.table("bits")
+    rows = rows[rows["read_effect"].notna() | rows["memory_effect"].notna()]
+    if rows.empty:
+        return ""
 
     def against(kind: str, size: str) -> Columns:
         def where_asked(text: Callable[[Row], str]) -> Callable[[Row], str]:
             return lambda row: "–" if pd.isna(row[f"{kind}_effect"]) else text(row)
 
-        def base(row: Row) -> str:
-            return f"{row[f'{kind}_rival']} ({row[f'{kind}_rival_bytes'] / row[size]:.2f}×)"
+        def rival(row: Row) -> str:
+            ratio = row[f"{kind}_rival_bytes"] / row[size]
+            return f"{quantization_name(row[f'{kind}_rival'])} ({ratio:.2f}×)"
 
-        def verdict(row: Row) -> str:
-            return words.get(row[f"{kind}_verdict"]) or str(row[f"{kind}_verdict"])
+        def change(row: Row) -> str:
+            verdict = {"improved": "better", "harmed": "worse"}.get(
+                row[f"{kind}_verdict"], verdict_words(row[f"{kind}_verdict"])
+            )
+            return f"{judged(row, kind)} {verdict}"
 
-        return {
-            f"base, by {kind}": where_asked(base),
-            f"change, by {kind}": where_asked(lambda row: interval(row, kind)),
-            f"p (Holm), by {kind}": where_asked(lambda row: p_value(row[f"{kind}_p_holm"])),
-            f"by {kind}": where_asked(verdict),
-        }
+        by = "" if same else f", by {kind}"
+        return {f"base{by}": where_asked(rival), f"change [interval]{by}": where_asked(change)}
 
+    rivals = rows[["read_rival", "memory_rival"]].astype(object)
+    same = bool((rivals["read_rival"] == rivals["memory_rival"]).all())
     columns: Columns = {
-        "task": "{task} ({role})",
-        "plan": "{group} {plan}",
-        "quantization": "{quantization}",
-        "unit": "{unit}",
+        "plan": plan_of(results, group=True),
+        **_places(rows),
+        "quantization": lambda row: quantization_name(row["quantization"]),
+        "task": "{task}",
         **against("read", "read_bytes"),
-        **against("memory", "materialized_bytes"),
+        **({} if same else against("memory", "materialized_bytes")),
     }
-    rows = results.table("bits")
-    rows = rows[rows["read_effect"].notna() | rows["memory_effect"].notna()]
-    return tables_html(rows, columns, results.caption("tables/rivals"), ["model"])
+    costs = "the bytes read for a token and held in memory" if same else "each cost"
+    caption = f"Against the base at its cheapest quantization of at least {costs}"
+    if not same:
+        caption = "Against the base at its cheapest quantization of at least the same cost"
+    frozen = rows["group"] == "frozen"
+    return table(cells(rows, columns), caption, csv="bits", first="plan", frozen=frozen)
 
 
-def _bases(rows: pd.DataFrame) -> pd.DataFrame:
+def _bases(results: Results) -> str:
     """Return what quantizing costs the base alone: its metrics at each quantization."""
+    rows = rows_of(results.table("bits"), plan=BASE)
     found = []
-    for _, part in rows_of(rows, plan="base").groupby("task", sort=False):
+    for _, part in rows.groupby(["model", "task"], sort=False):
         ordered = part.sort_values("bits_per_weight", ascending=False).to_dict("records")
         first = ordered[0]
-        record = {
-            "task": f"{first['task']} ({first['role']})",
-            "metric": first["metric"],
-            "n": f"{first['n']:,}",
-        }
+        record = {"task": task(first)}
+        if rows["model"].nunique() > 1:
+            record["model"] = first["model"]
+        record |= {"metric": first["metric"], "documents": f"{first['n']:,}"}
         for row in ordered:
-            text = metric_value(row["value"], row["kind"])
+            text = spoken_value(row["value"], row["kind"])
             if row["quantization"] != row["reference"]:
                 text += f" ({interval(row, 'shift')})"
-            record[row["quantization"]] = text
+            record[quantization_name(row["quantization"])] = text
         found.append(record | {"unit of changes": first["unit"]})
-    return pd.DataFrame(found)
+    caption = "The base at each quantization, with its change from the reference"
+    return table(pd.DataFrame(found).fillna("–"), caption, csv="bits", first="task")
 
 
-def weights_html(results: Results) -> str:
+def _weights(results: Results) -> str:
     """Return who made the weights at each quantization, from which text, and what they take."""
-
-    def attainable(row: Row) -> str:
-        ends = (number(row[f"attainable_{end}"], ".2f") for end in ("low", "high"))
-        return "–" if pd.isna(row["attainable_low"]) else " to ".join(ends)
-
+    rows = results.table("quantizations")
+    if rows.empty:
+        return ""
     columns: Columns = {
-        "quantization": "{quantization}",
+        "quantization": lambda row: quantization_name(row["quantization"]),
+        **_places(rows),
         "made by": _maker,
         "calibration": lambda row: "–" if pd.isna(row["calibration"]) else row["calibration"],
         "bits per weight": "{bits_per_weight:.2f}",
-        "attainable": attainable,
         "head bits": "{head_bits:.2f}",
         "weights": lambda row: f"{row['weight_bytes'] / MB:,.1f} MB",
         "read a token": lambda row: f"{row['read_bytes'] / MB:,.1f} MB",
-        "calibration perplexity": lambda row: number(row["calibration_perplexity"], ".2f"),
     }
-    caption = results.caption("tables/quantizations")
-    return tables_html(results.table("quantizations"), columns, caption, ["model"])
+    caption = "What the weights are at each quantization"
+    return table(cells(rows, columns), caption, csv="quantizations", first="quantization")
 
 
 def _with_reference(rows: pd.DataFrame) -> pd.DataFrame:
@@ -246,16 +265,7 @@ def _with_reference(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _where(table: pd.DataFrame, row: Mapping[str, Any]) -> str:
     """Return the task, with the model where there are several."""
-    return f"{row['model']}, {row['task']}" if table["model"].nunique() > 1 else row["task"]
-
-
-def _verdict_counts(verdicts: pd.Series) -> str:
-    """Return "it was better in 1 of 5 comparisons, worse in 2 and inconclusive in 2"."""
-    words = {"improved": "better", "harmed": "worse"}
-    words |= {"equivalent": "equivalent", "inconclusive": "inconclusive"}
-    counts = {words[v]: int((verdicts == v).sum()) for v in words if (verdicts == v).any()}
-    first, *others = (f"{word} in {count}" for word, count in counts.items())
-    return listed([f"it was {first} of {plural(len(verdicts), 'comparison')}", *others])
+    return f"{row['task']} of {row['model']}" if table["model"].nunique() > 1 else row["task"]
 
 
 def _maker(row: Row) -> str:

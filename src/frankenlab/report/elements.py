@@ -4,10 +4,9 @@ What these functions return, and what they take as parts, is HTML. Titles, findi
 captions and cells are text and are escaped, unless they are `Html` (as `plan_cell` returns it).
 """
 
-import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape as escape_text
 from typing import Any
@@ -22,10 +21,13 @@ from frankenlab.report.results import Results
 
 Row = Mapping[str, Any]
 # A cell's text: a template that the row fills, or a function of the row.
-Columns = Mapping[str, str | Callable[[Row], str]]
+Columns = Mapping[str, str | Callable[[Row], Any]]
 
-# A longer table shows its first rows, and the link to its file.
-MOST_ROWS = 2_000
+# A longer table shows its first rows, and the link to its file. On paper it has as many rows as the
+# style's `.long` leaves.
+MOST_ROWS, MOST_PRINTED = 2_000, 40
+# A cell of more characters gets room.
+WIDE = 30
 NOTHING = "–"
 # A number that begins a cell, and not a plan as in "0:24,23:30".
 NUMBER = re.compile(r"(?:< ?)?([+−-]?\d[\d,]*(?:\.\d+)?)(?=$|[\s%×\[(])")
@@ -85,14 +87,16 @@ def _lines(parts: Iterable[str]) -> str:
 def plan_cell(text: str, n_layers: int | None) -> Html:
     """Return a plan in words and then its text; the words are left out where none are known.
 
-    The page draws a strip of the model's layers where a pointer or the keyboard reaches it. Several
-    plans are separated by "; ".
+    The page draws a strip of the model's layers where a pointer rests on it. Several plans are
+    separated by "; ".
     """
     return Html("; ".join(_plan(part, n_layers) for part in text.split("; ")))
 
 
 def _plan(text: str, n_layers: int | None) -> str:
-    code = f'<code class="plan" data-plan="{escape(text)}">{escape(text)}</code>'
+    # A long text breaks after its commas.
+    shown = escape(text).replace(",", ",<wbr>")
+    code = f'<code class="plan" data-plan="{escape(text)}">{shown}</code>'
     try:
         said = words(parse(text, n_layers)) if n_layers else ""
     except UserError:
@@ -140,20 +144,22 @@ def table(
     )
     rows = []
     for line, place in enumerate(order):
-        texts = [
-            f'<td class="n" data-order="{key[line]}">{escape(column[line])}</td>'
-            if key
-            else f"<td>{escape(column[line])}</td>"
-            for column, key in zip(columns, keys, strict=True)
-        ]
+        row = [_cell(column[line], key, line) for column, key in zip(columns, keys, strict=True)]
         if not keys[0]:
-            texts[0] = f'<th scope="row">{escape(columns[0][line])}</th>'
-        rows.append(f"<tr{_class('frozen' if marks[place] else '')}>{''.join(texts)}</tr>")
+            row[0] = f'<th scope="row">{escape(columns[0][line])}</th>'
+        rows.append(f"<tr{_class('frozen' if marks[place] else '')}>{''.join(row)}</tr>")
     return (
-        f'<div class="table" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f'<div class="table{" long" * (len(order) > MOST_PRINTED)}" role="region" tabindex="0" '
+        f'aria-label="{escape(caption)}"><table>'
+        f"<caption><span>{escape(caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>{_lines(rows)}</tbody></table></div>{_under(len(order), len(frame), csv)}"
     )
+
+
+def _cell(text: Any, keys: list[str], line: int) -> str:
+    if keys:
+        return f'<td class="n" data-order="{keys[line]}">{escape(text)}</td>'
+    return f"<td{_class('wide' if len(str(text)) > WIDE else '')}>{escape(text)}</td>"
 
 
 def _class(name: str) -> str:
@@ -163,6 +169,9 @@ def _class(name: str) -> str:
 def _under(shown: int, rows: int, csv: str) -> str:
     """Return how much of a table is shown, and the link to all of it."""
     parts = [f"The first {shown:,} of {rows:,} rows are shown. "] if shown < rows else []
+    if shown > MOST_PRINTED:
+        printed = f"The first {MOST_PRINTED} of {rows:,} rows are printed. "
+        parts.append(f'<span class="print-only">{printed}</span>')
     if csv:
         name = escape(csv)
         parts.append(f'All its columns are in <a href="../tables/{name}.csv">{name}.csv</a>.')
@@ -189,19 +198,26 @@ def sort_keys(texts: Iterable[Any]) -> list[str]:
 def figure(results: Results, picture: Picture) -> str:
     """Return a saved figure: what it shows in a sentence, the picture, and how to read it.
 
-    The picture is an SVG that the page's script replaces by its interactive form. A note says so
-    where the figure was not drawn.
+    The picture is an SVG that the page's script replaces by its interactive form. A figure without
+    a finding has nothing to show and is left out; a note stands where one was not drawn.
     """
     path = results.figures / f"{picture.stem}.svg"
+    finding = picture.finding(results.tables, results.levels)
+    if not finding:
+        return ""
     if not path.is_file():
         return note_html(f"Not drawn: {picture.title} ({picture.stem}).")
-    finding = picture.finding(results.tables, results.levels)
     id = "figure-" + re.sub(r"[^A-Za-z0-9]+", "-", picture.stem)
     caption = results.caption(f"figures/{picture.entry.name}", **picture.where)
     spec = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    title, model = escape(picture.title), escape(picture.where["model"])
+    title = escape(picture.title)
+    where = "".join(
+        f' data-{name}="{escape(picture.where[name])}"'
+        for name in ("model", "quantization")
+        if name in picture.where
+    )
     return (
-        f'<figure id="{id}" data-model="{model}">\n'
+        f'<figure id="{id}"{where}>\n'
         f"<figcaption><b>{title}.</b> {escape(finding)}</figcaption>\n"
         f'<div class="picture" role="region" tabindex="0" aria-label="{title}">'
         f"{inline_svg(path.read_text(encoding='utf-8'), id, finding)}</div>\n"
@@ -219,10 +235,10 @@ def inline_svg(svg: str, id: str, description: str) -> str:
         description: what the picture says, for those who cannot see it.
     """
     head, body = svg[svg.index("<svg") :].split(">", 1)
-    body = re.sub(r' (?:aria-[a-z]+|role)="[^"]*"', "", body)
+    head, body = (re.sub(r' (?:aria-[a-z]+|role|class)="[^"]*"', "", part) for part in (head, body))
     body = re.sub(r'\bid="([^"]+)"', rf'id="{id}-\1"', body)
     body = re.sub(r'(url\(#|href="#)', rf"\g<1>{id}-", body)
-    return f'{head} role="img" aria-label="{escape(description)}">{body}'
+    return f'{head} class="still" role="img" aria-label="{escape(description)}">{body}'
 
 
 def json_script(name: str, value: Any) -> str:
@@ -247,74 +263,3 @@ def flat(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(flat, value))
     return str(value)
-
-
-# Columns of words align left, those of numbers right.
-WORDS = {
-    *("task", "role", "plan", "frozen", "control", "unit", "metric", "metric: base → plan"),
-    *("verdict", "the change is", "first", "last", "made by", "calibration", "quantization"),
-    *("base, by read", "by read", "base, by memory", "by memory", "unit of changes"),
-}
-# Plans and descriptions can be long: these columns wrap, all others keep their line.
-LONG = {"plan", "frozen", "control", "made by", "calibration"}
-
-
-def html_table(frame: pd.DataFrame, note: str = "") -> str:
-    """Return a table of texts, with a note under it."""
-    if frame.empty:
-        return note_html(f"There is nothing to show here. {note}".strip())
-    classes = [("" if c in WORDS else "n") + " long" * (c in LONG) for c in frame.columns]
-
-    def line(tag: str, texts: Iterable[Any]) -> str:
-        found = zip(classes, texts, strict=True)
-        each = (f'<{tag} class="{kind}">{escape(text)}</{tag}>' for kind, text in found)
-        return f"<tr>{''.join(each)}</tr>"
-
-    body = "".join(line("td", row) for row in frame.itertuples(index=False))
-    table = f"<table><thead>{line('th', frame.columns)}</thead><tbody>{body}</tbody></table>"
-    return f'<div class="table">{table}</div>{note_html(note)}'
-
-
-def tables_html(
-    rows: pd.DataFrame,
-    texts: Columns | Callable[[pd.DataFrame], pd.DataFrame],
-    caption: str,
-    by: Sequence[str] = ("model", "quantization"),
-) -> str:
-    """Return a table for each model and quantization under its name, then the caption.
-
-    Args:
-        rows: what the tables show; may be empty.
-        texts: the columns, or a function that makes the table of texts from rows.
-        caption: HTML, as `Results.caption` gives it.
-        by: what has a table of its own. A single model alone is not named.
-    """
-    note = f'<div class="note">{caption}</div>'
-    if rows.empty:
-        return html_table(rows) + note
-    parts = []
-    cases = rows.groupby(list(by), sort=False)
-    for case, part in cases:
-        if len(by) > 1 or len(cases) > 1:
-            parts.append(f"<h4>{escape(' · quantization '.join(map(str, case)))}</h4>")
-        parts.append(html_table(texts(part) if callable(texts) else cells(part, texts)))
-    return "\n".join([*parts, note])
-
-
-def gallery(results: Results, pictures: Iterable[Picture], heading: str = "") -> str:
-    """Return the saved figures with their captions, embedded; says which were not drawn."""
-    parts = [f"<h3>{escape(heading)}</h3>"] if heading else []
-    for picture in pictures:
-        path = results.figures / f"{picture.stem}.svg"
-        title = escape(picture.title)
-        if not path.is_file():
-            parts.append(note_html(f"Not drawn: {picture.title} ({picture.stem})."))
-            continue
-        data = base64.b64encode(path.read_bytes()).decode()
-        caption = results.caption(f"figures/{picture.entry.name}", **picture.where)
-        caption = caption.replace("<p>", f"<p><b>{title}.</b> ", 1)
-        parts.append(
-            f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{title}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
-    return "\n".join(parts)

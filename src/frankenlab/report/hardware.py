@@ -5,9 +5,7 @@ import math
 import pandas as pd
 
 from frankenlab.plans.plan import BASE
-from frankenlab.report.elements import note_html
-from frankenlab.report.results import Results
-from frankenlab.report.text import listed
+from frankenlab.report.text import listed, quantization_words
 
 # The largest share of documents on which rounding to 16 bits changed a decision that float32 makes:
 # measured on a model of 135 million parameters, over several tasks (the smallest was 1.0 %). Two
@@ -16,29 +14,27 @@ CHANGED = {"float32": 0.0}
 CHANGED_16_BITS = 0.023
 
 
-def hardware_html(results: Results) -> str:
-    """Return which hardware computed the comparisons, and what that can do to mixed ones."""
-    return note_html(hardware_note(results.table("comparisons")))
-
-
-def costs_hardware_html(results: Results) -> str:
+def costs_hardware_note(costs: pd.DataFrame) -> str:
     """Return on which hardware the costs were measured; nothing where there are none."""
-    table = results.table("costs")
-    if table.empty:
+    if costs.empty:
         return ""
-    cases = table.groupby("hardware", sort=False)[["model", "quantization"]]
+    cases = costs.groupby("hardware", sort=False)[["model", "quantization"]]
     if len(cases) == 1:
-        return note_html(f"All were measured on {table['hardware'].iloc[0]}.")
-    each = [
-        f"on {name} {listed([' at '.join(case) for case in rows.drop_duplicates().to_numpy()])}"
-        for name, rows in cases
-    ]
+        return f"All were measured on {costs['hardware'].iloc[0]}."
+    each = []
+    for name, rows in cases:
+        found = [
+            f"{model} {quantization_words(quantization)}"
+            for model, quantization in rows.drop_duplicates().to_numpy()
+        ]
+        each.append(f"on {name} {listed(found)}")
     text = f"These were measured on different hardware: {'; '.join(each)}. "
-    return note_html(text + "Compare speeds only within the same hardware.")
+    return text + "Compare speeds only within the same hardware."
 
 
 def hardware_note(comparisons: pd.DataFrame) -> str:
-    """Return the note of `hardware_html` as text; nothing where there are no comparisons."""
+    """Return which hardware computed the comparisons, and what that can do to mixed ones; nothing
+    where there are no comparisons."""
     if comparisons.empty:
         return ""
     rows = comparisons[comparisons["plan"] != BASE]

@@ -1,15 +1,21 @@
 """Run a notebook, and turn the executed copy into one self-contained HTML page."""
 
+import base64
+import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import nbformat
+import vl_convert
 from ipykernel.kernelspec import get_kernel_dict
 from traitlets.config import Config
 
@@ -20,77 +26,8 @@ KERNEL = "python3"
 # Nodes are shared: without this, others on the machine can read what the kernel sends.
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 
-STYLE = """
-:root { color-scheme: light; --ink: #1c1c1c; --soft: #595959; --rule: #d4d4d4; }
-body { margin: 0; background: #fff; color: var(--ink);
-  font: 1rem/1.5 "DejaVu Sans", Verdana, "Segoe UI", Arial, sans-serif; }
-main { max-width: 67rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0.5rem 0; }
-h2 { font-size: 1.35rem; margin: 2.8rem 0 0.8rem; padding-top: 0.6rem;
-  border-top: 2px solid var(--ink); }
-h3 { font-size: 1.1rem; margin: 1.8rem 0 0.6rem; }
-h4 { font-size: 0.95rem; margin: 1.2rem 0 0.4rem; }
-p, dl { max-width: 48rem; }
-a { color: #0b5394; }
-.answer { border-left: 5px solid #0173b2; background: #f3f7fb; padding: 0.6rem 1.2rem;
-  margin: 1.2rem 0; overflow-wrap: anywhere; }
-.answer p { max-width: none; }
-.answer p:first-child { font-size: 1.2rem; font-weight: bold; line-height: 1.4; }
-.note { color: var(--soft); font-size: 0.85rem; }
-figure { margin: 1.2rem 0 2.2rem; }
-figure img { display: block; width: 100%; max-width: 54rem; height: auto; margin: 0 auto; }
-figcaption { color: var(--soft); font-size: 0.85rem; max-width: 48rem; margin: 0.6rem auto 0; }
-figcaption b { color: var(--ink); }
-figcaption p, div.note p { margin: 0.4rem 0; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.75rem; line-height: 1.35; width: 100%; }
-th { text-align: left; vertical-align: bottom; border-bottom: 1.5px solid var(--ink); }
-td { vertical-align: top; border-bottom: 1px solid var(--rule); }
-th, td { padding: 0.3rem 0.45rem; }
-td { white-space: nowrap; }
-td.long { white-space: normal; overflow-wrap: anywhere; min-width: 12em; }
-.n { text-align: right; font-variant-numeric: tabular-nums; }
-dl { display: grid; grid-template-columns: 9rem 1fr; gap: 0.15rem 1rem; font-size: 0.85rem;
-  margin: 0.4rem 0 1rem; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-pre { font: 0.75rem/1.45 "DejaVu Sans Mono", Consolas, monospace; background: #f6f6f6;
-  padding: 0.8rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-@page { size: A4; margin: 15mm 14mm; }
-@media print {
-  html { font-size: 10pt; }
-  main { max-width: none; padding: 0; }
-  a { color: inherit; text-decoration: none; }
-  nav { display: none; }
-  h2, h3, h4 { break-after: avoid; }
-  figure, .answer, tr { break-inside: avoid; }
-  thead { display: table-header-group; }
-  figure { margin: 0.6rem 0 1rem; }
-  figure img { width: auto; max-width: 100%; max-height: 222mm; }
-  .table { overflow: visible; }
-  table { font-size: 6.8pt; }
-  th, td { padding: 0.2rem 0.3rem; }
-  td, td.long { white-space: normal; overflow-wrap: break-word; min-width: 0; }
-}
-"""
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+ASSETS = resources.files("frankenlab.report") / "assets"
+SECTION = re.compile(r'<section[^>]* id="([^"]+)"[^>]*>\s*<h2[^>]*>(.*?)</h2>', re.DOTALL)
 
 
 @contextmanager
@@ -183,4 +120,55 @@ def render_html(executed: str | Path, html: str | Path, title: str) -> None:
     )
     body, _ = exporter.from_notebook_node(notebook)
     with atomic_path(html) as path:
-        path.write_text(PAGE.format(title=escape(title), style=STYLE, body=body), encoding="utf-8")
+        path.write_text(assemble(body, title), encoding="utf-8")
+
+
+def assemble(body: str, title: str) -> str:
+    """Return a page of `body`, with the styles and scripts that it needs and its contents.
+
+    The page loads nothing: its security policy allows the scripts that stand in it, by their
+    hashes, and no connection.
+
+    Args:
+        body: HTML whose sections (as `elements.section` makes them) the contents list.
+        title: text.
+    """
+    scripts = []
+    if 'class="spec"' in body:
+        scripts.append(_inline(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")))
+    if "<table>" in body:
+        scripts.append(_inline(_datatables("dt_bundle.js"), "module"))
+    scripts.append(_inline(_asset("page.js"), "module"))
+    hashes = " ".join(f"'sha256-{digest}'" for _, digest in scripts)
+    contents = "\n".join(
+        f'<li><a href="#{anchor}">{heading}</a></li>' for anchor, heading in SECTION.findall(body)
+    )
+    return Template(_asset("page.html")).substitute(
+        title=escape(title),
+        policy=(
+            f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+            "img-src data:; base-uri 'none'; form-action 'none'"
+        ),
+        style=f"{_datatables('dt_bundle.css')}\n{_asset('page.css')}",
+        contents=contents,
+        body=body,
+        scripts="\n".join(element for element, _ in scripts),
+    )
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+def _datatables(name: str) -> str:
+    """Return a file of DataTables as itables bundles it; its script sets `window.tables`."""
+    text = (resources.files("itables") / "html" / name).read_text(encoding="utf-8")
+    # A module that stands in a page exports nothing that the page's other scripts could import.
+    return re.sub(r"export\{.*?(\w+) as jQuery.*?\}", r"window.tables=\1", text)
+
+
+def _inline(script: str, kind: str = "text/javascript") -> tuple[str, str]:
+    """Return a script as an element that nothing in it can end, and the hash of its text."""
+    text = re.sub(r"<(?=/script|!--)", r"<\\", script, flags=re.IGNORECASE)
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f'<script type="{kind}">{text}</script>', digest

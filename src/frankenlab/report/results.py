@@ -18,7 +18,22 @@ from frankenlab.io.parquet import read_parquet
 from frankenlab.io.records import read_record
 from frankenlab.plans.plan import BASE
 
-NAMES = ("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race")
+NAMES = (
+    "comparisons",
+    "verdicts",
+    "against_controls",
+    "pairs",
+    "costs",
+    "ledger",
+    "bits",
+    "quantizations",
+    "race",
+    "search",
+    "path",
+    "repetitions",
+    "flips",
+    "documents",
+)
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]
 
@@ -28,7 +43,9 @@ class Provenance(TypedDict, total=False):
 
     models: dict[str, dict[str, Any]]
     grid: dict[str, Any]
-    precisions: dict[str, Any]
+    commit: str | None
+    command: str | None
+    resolved: dict[str, Any]
     machine: dict[str, Any]
     data: dict[str, Any]
     code: dict[str, Any]

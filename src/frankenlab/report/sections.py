@@ -1,26 +1,30 @@
-"""The sections of the page in their order, each as HTML made from an experiment's results."""
+"""The sections of the page in their order, each as HTML made from an experiment's results.
 
+A section opens with a sentence and a picture. The rest is folded away behind them.
+"""
+
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-import pandas as pd
 import yaml
 
-from frankenlab.report.answer import against_controls, answer
-from frankenlab.report.elements import (
-    Columns,
-    Row,
-    definitions,
-    gallery,
-    html_table,
-    note_html,
-    tables_html,
-)
-from frankenlab.report.figures.catalogue import pictures
-from frankenlab.report.results import Results, rows_of
-from frankenlab.report.text import interval, metric_value, number, p_value, signed
+from frankenlab.report import findings, tables
+from frankenlab.report.answer import MOST_NAMED, answer
+from frankenlab.report.elements import definitions, details, figure, note_html, section
+from frankenlab.report.figures import catalogue
+from frankenlab.report.figures.catalogue import Picture
+from frankenlab.report.hardware import costs_hardware_note, hardware_note
+from frankenlab.report.results import Results
+from frankenlab.report.tables import folded
+from frankenlab.report.text import plan_words, quantization_name
 
-STAGES = ("search", "select", "confirm")
+WORDS = (
+    "A franken is the model itself with some of its layers run more than once, without any "
+    "training; its plan says which. Every change is measured against the unmodified model, the "
+    "base, document by document, and is better above 0. Search tasks chose the plan, guard tasks "
+    "show what it may have lost, and the verdicts are from documents that chose nothing."
+)
 
 
 def title_html(results: Results) -> str:
@@ -32,196 +36,168 @@ def title_html(results: Results) -> str:
 
 
 def answer_html(results: Results) -> str:
-    """Return the answer, a paragraph for each of its sentences."""
-    sentences = answer(results.tables, results.frozen)
-    return '<div class="answer">' + "".join(f"<p>{escape(s)}</p>" for s in sentences) + "</div>"
+    """Return the answer: its first sentence, then the others."""
+    first, *others = answer(results.tables, results.frozen)
+    rest = f"<p>{escape(' '.join(others))}</p>" if others else ""
+    return f'<div class="answer"><p>{escape(first)}</p>{rest}</div>' + note_html(WORDS)
 
 
-def pictures_html(results: Results) -> str:
-    """Return the figures of each model and quantization."""
-    return "\n".join(
-        gallery(results, pictures(results.tables, *case), " · quantization ".join(case))
-        for case in results.cases()
+def verdict_html(results: Results) -> str:
+    """Return the verdicts on the frozen plans: their forests, and all of them as a table."""
+    shown, more = pictures(results, catalogue.ANSWER, MOST_NAMED)
+    return section(
+        "verdict",
+        "The verdicts on fresh documents",
+        "" if len(results.table("verdicts")) else "Nothing was confirmed yet.",
+        *shown,
+        details("Other models and quantizations", *more),
+        folded("All verdicts as a table", results, "verdicts", tables.verdict_table(results)),
     )
 
 
-def verdicts_html(results: Results) -> str:
-    """Return every frozen franken and control on every task, with intervals and verdicts."""
-
-    def metric(row: Row) -> str:
-        values = (metric_value(row[name], row["kind"]) for name in ("base_value", "value"))
-        return f"{row['metric']} {' → '.join(values)}"
-
-    def needed(row: Row) -> str:
-        return number(row["documents_needed"]) if row["verdict"] == "inconclusive" else "–"
-
-    columns: Columns = {
-        "task": "{task} ({role})",
-        "plan": "{group} {plan}",
-        "n": "{n:,}",
-        "metric: base → plan": metric,
-        "change [interval]": interval,
-        "unit": "{unit}",
-        "p (Holm)": lambda row: p_value(row["p_holm"]),
-        "verdict": "{verdict}",
-        "n needed": needed,
-    }
-    return tables_html(results.table("verdicts"), columns, results.caption("tables/verdicts"))
-
-
-def pairs_html(results: Results) -> str:
-    """Return the frozen frankens against their controls of equal depth, document by document."""
-    columns: Columns = {
-        "task": "{task}",
-        "frozen": "{plan_a}",
-        "control": "{plan_b}",
-        "n": "{n:,}",
-        "frozen − control [interval]": interval,
-        "unit": "{unit}",
-        "p": lambda row: p_value(row["p"]),
-    }
-    rows = against_controls(results.table("pairs"), results.frozen)
-    rows = rows.rename(columns={"model_a": "model", "quantization_a": "quantization"})
-    return tables_html(rows, columns, results.caption("tables/pairs"))
-
-
-def costs_html(results: Results) -> str:
-    """Return what the base, the frozen frankens and the controls cost when they run."""
-
-    def plan(row: Row) -> str:
-        if row["plan"] == "base":
-            return "base"
-        return f"{'control' if row['group'] == 'control' else 'frozen'} {row['plan']}"
-
-    def speed(way: str, form: str) -> str:
-        ends = (f"{{{way}_{end}:{form}}}" for end in ("tokens_per_second", "low", "high"))
-        return "{} [{}, {}]".format(*ends)
-
-    columns: Columns = {
-        "plan": plan,
-        "layers": "{depth:g} ({relative_depth:.2f}×)",
-        "parameters": lambda row: f"{row['parameters'] / 1e6:,.1f} M",
-        "KV cache a token": lambda row: f"{row['kv_bytes_per_token'] / 1024:,.1f} KiB",
-        "prefill tokens/s": speed("prefill", ",.0f"),
-        "decode tokens/s": speed("decode", ",.1f"),
-        "peak memory": lambda row: (
-            "–"
-            if pd.isna(row["peak_memory_bytes"])
-            else f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB"
+def layers_html(results: Results) -> str:
+    """Return which layers are worth repeating."""
+    shown, more = pictures(results, catalogue.LAYERS)
+    return section(
+        "layers",
+        "Which layers?",
+        findings.controls_finding(results.tables, results.frozen),
+        *shown,
+        details("Other tasks and models", *more),
+        folded(
+            "Against random plans of the same cost",
+            results,
+            "against_controls",
+            tables.controls_table(results),
         ),
-    }
-    return tables_html(results.table("costs"), columns, results.caption("tables/costs"))
+        folded("The search's best plans", results, "top_plans", tables.top_plans_table(results)),
+    )
 
 
-def top_plans(rows: pd.DataFrame, count: int = 10) -> pd.DataFrame:
-    """Return the search's best plans by mean change over the search tasks, one row a plan.
-
-    Takes the comparisons of one model and quantization. Plans that a race dropped are left out.
-    Where a plan went on to the select stage, its mean change there stands beside.
-    """
-    mine = rows[(rows["role"] == "search") & (rows["plan"] != "base")]
-    search = mine[(mine["stage"] == "search") & mine["dropped"].isna()]
-    means = search.groupby("plan")["effect"].mean().sort_values(ascending=False, kind="stable")
-    later = rows_of(mine, stage="select").groupby("plan")["effect"].mean()
-    records = []
-    for plan in means.index[:count]:
-        found = rows_of(search, plan=plan).to_dict("records")
-        record = {
-            "plan": plan,
-            "made by": found[0]["group"],
-            "layers": f"{found[0]['relative_depth']:.2f}×",
-            "mean": signed(means[plan]),
-        }
-        for row in found:
-            name = f"{row['task']}, n = {row['n']}"
-            record[name] = interval(row) + " *" * bool(row["significant"])
-        record["mean at select"] = signed(later[plan]) if plan in later.index else "–"
-        records.append(record)
-    return pd.DataFrame(records).fillna("–")
-
-
-def top_plans_html(results: Results) -> str:
-    """Return `top_plans` of every model that was searched, with the warning that they need."""
-    rows = results.table("comparisons")
-    if len(rows):
-        rows = rows[rows["stage"].isin(["search", "select"])]
-    return tables_html(rows, top_plans, results.caption("tables/top_plans"))
-
-
-def race_html(results: Results) -> str:
-    """Return the rounds of a race; nothing where the search was none."""
-    rounds = results.table("race")
-    if rounds.empty:
+def times_html(results: Results) -> str:
+    """Return how often a layer is worth repeating; nothing where no block ran more than twice."""
+    shown, more = pictures(results, catalogue.TIMES)
+    if not shown:
         return ""
-    columns: Columns = {
-        "round": "{round}",
-        "documents seen": "{documents:,}",
-        "plans": "{plans:,}",
-        "dropped after it": "{dropped:,}",
-        "plan": "{leader}",
-        "layer passes so far": "{share:.0%}",
-    }
-    heading = "<h3>The race: which plans were dropped when</h3>"
-    return heading + tables_html(rounds, columns, results.caption("tables/race"))
+    return section("times", "How often?", "", *shown, details("Other models", *more))
 
 
-def documents_html(results: Results) -> str:
-    """Return how many documents, and what share of a task's, each stage saw."""
-    rows = results.table("comparisons")
-    if rows.empty:
-        return html_table(rows)
-    counts = rows.groupby(["task", "role", "stage"], sort=False)["n"].max().unstack(fill_value=0)
-    counts = counts[[stage for stage in STAGES if stage in counts.columns]]
-    shares = counts.div(counts.sum(axis=1), axis=0)
-    texts = counts.map("{:,}".format) + shares.map(" ({:.0%})".format)
-    note = "No document is in two stages. A stage that shows 0 did not run the task."
-    return html_table(texts.reset_index(), note)
+def price_html(results: Results) -> str:
+    """Return what the frozen plans cost."""
+    shown, more = pictures(results, catalogue.PRICE)
+    return section(
+        "price",
+        "At what price?",
+        findings.cost_finding(results.tables, results.frozen),
+        *shown,
+        details("Other models and quantizations", *more),
+        folded(
+            "What each plan costs, as a table",
+            results,
+            "costs",
+            tables.cost_table(results) + note_html(costs_hardware_note(results.table("costs"))),
+        ),
+    )
 
 
-def ledger_html(results: Results) -> str:
-    """Return how often each confirm set was looked at."""
+def lost_html(results: Results) -> str:
+    """Return whether other abilities suffer: the guard tasks."""
+    finding = findings.guard_finding(results.tables, results.frozen)
+    if not finding:
+        return ""
+    return section("lost", "Is anything lost?", finding, tables.guard_table(results))
 
-    def looks(rows: pd.DataFrame) -> pd.DataFrame:
-        tasks = rows.groupby("task", sort=False)
-        found = tasks.agg(
-            looks=("looked", "nunique"),
-            plans=("plan", "nunique"),
-            documents=("documents", "max"),
-            first=("looked", "min"),
-            last=("looked", "max"),
-        )
-        return found.assign(documents=found["documents"].map(number)).reset_index()
 
-    return tables_html(results.table("ledger"), looks, results.caption("tables/ledger"))
+def sure_html(results: Results) -> str:
+    """Return how far the answer can be trusted: the search, the choice, the documents."""
+    shown, more = pictures(results, catalogue.SURE)
+    said = (
+        findings.choice_finding(results.tables, results.frozen),
+        findings.search_finding(results.tables),
+        findings.dominance_finding(results.tables, results.frozen),
+    )
+    return section(
+        "sure",
+        "How sure is this?",
+        " ".join(filter(None, said)),
+        *shown[:1],
+        details("The search as a race, and other models", *shown[1:], *more),
+        folded("Rounds of the search", results, "race", tables.race_table(results)),
+        folded("Documents of each stage", results, "stages", tables.documents_table(results)),
+        folded(
+            "How often the confirm sets were looked at",
+            results,
+            "ledger",
+            tables.ledger_table(results),
+        ),
+        details("Hardware", note_html(hardware_note(results.table("comparisons")))),
+    )
+
+
+def pictures(results: Results, category: str, models: int = 1) -> tuple[list[str], list[str]]:
+    """Return the figures of a category as HTML: those in sight, and those folded away.
+
+    In sight are those of the first models at their reference quantizations; where each task has
+    one, it is the first task's.
+    """
+    shown, more, seen = [], [], set[tuple[str, str]]()
+    references = {freeze["model"]: freeze["reference_quantization"] for freeze in results.frozen}
+    first = list(dict.fromkeys(model for model, _ in results.cases()))[:models]
+    for picture in _drawn(results, category):
+        html = figure(results, picture)
+        if not html:
+            continue
+        model, quantization = picture.where["model"], picture.where.get("quantization")
+        kind = (model, picture.entry.name)
+        reference = quantization in (None, references.get(model, quantization))
+        if model in first and reference and kind not in seen:
+            shown.append(html)
+            seen.add(kind)
+        else:
+            more.append(html)
+    return shown, more
+
+
+def _drawn(results: Results, category: str) -> Iterable[Picture]:
+    models = dict.fromkeys(model for model, _ in results.cases())
+    cases = [*results.cases(), *((model,) for model in models)]
+    for case in cases:
+        for picture in catalogue.pictures(results.tables, *case):
+            if picture.entry.category == category:
+                yield picture
 
 
 def made_html(results: Results) -> str:
-    """Return how it was made: models, what was frozen and why, data, code, versions, config."""
+    """Return how it was made: command, commit, settings as they resolved, data, code, config."""
     made = results.provenance
     if not made:
-        return note_html("No provenance was recorded.")
+        return section("made", "How it was made", "No provenance was recorded.")
     grid = made.get("grid", {})
-    folded = grid.get("duplicates_folded", 0)
+    folded_plans = grid.get("duplicates_folded", 0)
     facts: dict[str, Any] = {
         "experiment": made.get("experiment"),
         "made": made.get("created"),
         "frankenlab": made.get("frankenlab"),
-        "engine": made.get("engine"),
-        "precision": made.get("precisions", {}),
-        "grid": f"{grid.get('plans', '?')} plans, {folded} other spellings of them folded",
+        "commit": made.get("commit") or "not recorded",
+        "command": made.get("command") or "not recorded",
+        **{name.replace("_", " "): value for name, value in made.get("resolved", {}).items()},
+        "grid": f"{grid.get('plans', '?')} plans, {folded_plans} other spellings of them folded",
         "made by": grid.get("generators", {}),
         "machine": made.get("machine", {}),
     }
-    parts = [definitions(facts)]
+    parts = []
     for name, model in made.get("models", {}).items():
-        facts = dict(model)
+        own = dict(model)
         for freeze in (freeze for freeze in results.frozen if freeze["model"] == name):
-            facts["frozen"] = f"{freeze['frozen']} ({freeze['reason']})"
-            facts["controls"] = "; ".join(freeze["controls"])
-        parts.append(f"<h4>Model {escape(name)}</h4>{definitions(facts)}")
+            layers = results.n_layers(name)
+            said = f"{plan_words(freeze['frozen'], layers)}, " if layers else ""
+            own["frozen"] = f"{said}{freeze['frozen']}: {freeze['reason']}"
+            own["controls"] = "; ".join(freeze["controls"])
+            own["reference quantization"] = quantization_name(freeze["reference_quantization"])
+        parts.append(details(f"Model {name}", definitions(own)))
     for title in ("Data", "Code", "Versions"):
         if made.get(title.lower()):
-            parts.append(f"<h4>{title}</h4>{definitions(made[title.lower()])}")
+            parts.append(details(title, definitions(made[title.lower()])))
     config = yaml.safe_dump(made.get("config", {}), sort_keys=False, allow_unicode=True)
-    parts.append(f"<h4>Config</h4><pre>{escape(config)}</pre>")
-    return "\n".join(parts)
+    parts.append(details("The config, with defaults", f"<pre>{escape(config)}</pre>"))
+    return section("made", "How it was made", "", definitions(facts), *parts)

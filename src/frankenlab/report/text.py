@@ -47,6 +47,11 @@ def number(value: Any, form: str = ",.0f") -> str:
     return "–" if pd.isna(value) else f"{value:{form}}"
 
 
+def share(value: float) -> str:
+    """Return a share in percent: "62 %"."""
+    return f"{100 * value:.0f} %"
+
+
 def spoken_p(value: float) -> str:
     """Return "p = 0.31" or "p < 0.001"."""
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
@@ -62,9 +67,9 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def listed(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str], last: str = "and") -> str:
     """Return "a", "a and b" or "a, b and c"."""
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return f" {last} ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def shorten(text: str, length: int = 30) -> str:
@@ -126,11 +131,11 @@ def spoken_change(row: Mapping[str, Any] | pd.Series) -> str:
     return f"{signed(row['effect'])} {row['unit']}"
 
 
-def spoken_size(size: float, unit: str) -> str:
-    """Return a size of change without a sign: "5 points", "4.6 points" or "12 %"."""
+def size_words(size: float, unit: str) -> str:
+    """Return a size of change without a sign: "4.6 points", "12 points", "4 % in perplexity"."""
     if unit == "log-percent":
-        return f"{100 * math.expm1(size / 100):.0f} %"
-    return f"{size:.0f} {unit}" if size >= 9.5 else f"{size:.1f} {unit}"
+        return f"{100 * math.expm1(size / 100):.0f} % in perplexity"
+    return f"{size:.0f} {unit}" if size >= 9.5 else f"{round(size, 1):g} {unit}"
 
 
 def rst(text: str) -> str:

@@ -25,6 +25,7 @@ from frankenlab.io.parquet import damaged
 from frankenlab.models.sources import Source, Use, file_identity, source_identity
 from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, orphans
+from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
 from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps
 from frankenlab.tasks.index import task_file, task_fingerprint
@@ -57,6 +58,7 @@ class WorkflowRun:
         # Jobs end with the process that started them, however it ends.
         os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
         if workflow.is_main_process:
+            os.environ[COMMAND_VARIABLE] = command_line(sys.argv)
             text = os.environ.get(SPEED_VARIABLE)
             self._given = given_speeds(text, experiment) if text else None
             self._gpus = _numbers_of_gpus(os.environ.get(GPUS_VARIABLE, ""))
@@ -75,6 +77,13 @@ class WorkflowRun:
         workflow = self.workflow
         executor = workflow.is_main_process and workflow.executor_plugin is not None
         return executor and not workflow.dryrun
+
+    @property
+    def reporting(self) -> bool:
+        """True for `snakemake --report`, which runs no job."""
+        options = {argument.partition("=")[0] for argument in sys.argv[1:]}
+        asked = "--report" in options and "--report-after-run" not in options
+        return self.workflow.is_main_process and asked
 
     @cached_property
     def refusal(self) -> str:

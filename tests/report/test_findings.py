@@ -1,0 +1,140 @@
+import pandas as pd
+import pytest
+
+from frankenlab.report.findings import (
+    choice_finding,
+    controls_finding,
+    cost_finding,
+    dominance_finding,
+    guard_finding,
+    search_finding,
+)
+from tests.report.test_answer import perplexity, searched, verdicts
+
+PLAN = {"model": "m", "quantization": "none", "plan": "0:3,1:4"}
+FREEZE = {"model": "m", "frozen": "0:3,1:4", "reference_quantization": "none"}
+
+
+def against(*words: str, controls: str = "0:2,0:4; 0:4,2:4") -> pd.DataFrame:
+    """`against_controls` with a task for each verdict."""
+    return pd.DataFrame(
+        PLAN
+        | {"task": f"t{i}", "unit": "points", "controls": controls, "effect": 6.0 - i}
+        | {"verdict": word, "p": 1e-9, "low": 1.0, "high": 9.0}
+        for i, word in enumerate(words)
+    )
+
+
+def test_controls_are_judged_by_the_corrected_table():
+    found = controls_finding({"against_controls": against("inconclusive", "inconclusive")}, [])
+    assert found == (
+        "There is no evidence that the choice of layers matters: against the mean of 2 random "
+        "plans of the same cost the frozen plan is neither significantly better nor worse on t0 "
+        "and t1."
+    )
+    found = controls_finding({"against_controls": against("better", "inconclusive")}, [])
+    assert found == (
+        "The choice of layers matters: against the mean of 2 random plans of the same cost the "
+        "frozen plan is significantly better on t0 (+6.0 points); on t1 the difference is "
+        "inconclusive."
+    )
+    one = against("worse", controls="0:2,0:4")
+    assert "against 1 random plan of" in controls_finding({"against_controls": one}, [])
+
+
+def test_without_controls_nothing_is_said_of_the_choice_of_layers():
+    pairs = pd.DataFrame({"effect": [9.0], "low": [8.0], "high": [10.0]})
+    assert controls_finding({"pairs": pairs}, []).startswith("No random plans of the same cost ran")
+
+
+@pytest.mark.parametrize(
+    ("guard", "expected"),
+    [
+        ("equivalent inconclusive", "1 is equivalent and 1 is inconclusive."),
+        ("inconclusive inconclusive", "All 2 comparisons on guard tasks are inconclusive."),
+        ("improved", "The comparison on guard tasks improved."),
+    ],
+)
+def test_guard_tasks_that_did_not_get_worse_are_counted(guard, expected):
+    found = guard_finding({"verdicts": verdicts("improved", guard)}, [])
+    assert found.startswith("No guard task got worse significantly.")
+    assert found.endswith(expected)
+
+
+def test_a_guard_task_that_got_worse_is_named_with_its_size():
+    rows = pd.concat([verdicts("improved", "inconclusive"), perplexity("harmed", 75.6, 98.6)])
+    assert guard_finding({"verdicts": rows}, []) == (
+        "Yes: running layers 1–2 twice raised perplexity on boolq_passages from 75.6 to 98.6 "
+        "(+30 %). The other comparison on guard tasks is inconclusive."
+    )
+
+
+def test_without_guard_tasks_losses_are_unknown():
+    assert "losses elsewhere are unknown" in guard_finding(
+        {"verdicts": verdicts("improved", "")}, []
+    )
+    assert guard_finding({}, []) == ""
+
+
+def costs(clock: str, **columns) -> pd.DataFrame:
+    ratios = {f"{way}_ratio": 1.03 for way in ("prefill", "decode")}
+    ends = {
+        f"{name}_{end}": limit for name in ratios for end, limit in (("low", 0.56), ("high", 2.43))
+    }
+    clocks = {f"{way}_clock": clock for way in ("prefill", "decode")}
+    return pd.DataFrame([PLAN | ratios | ends | clocks | {"arithmetic_ratio": 0.8} | columns])
+
+
+def test_the_price_is_layers_arithmetic_and_what_the_clock_can_tell():
+    tables = {"verdicts": verdicts("improved", "equivalent")}
+    found = cost_finding(tables | {"costs": costs("silent")}, [])
+    assert found.startswith(
+        "Running layers 1–2 twice takes 5 layers in place of 4 and 25 % more arithmetic. The clock "
+        "cannot tell how fast it reads a prompt (1.03 times the base's speed [0.56, 2.43]; 0.80 "
+        "times by its arithmetic)."
+    )
+    found = cost_finding(tables | {"costs": costs("faster")}, [])
+    assert found.endswith("It decodes at 1.03 times the base's speed [0.56, 2.43].")
+    few = costs("silent", decode_ratio_low=float("nan"), prefill_ratio=float("nan"))
+    found = cost_finding(tables | {"costs": few}, [])
+    assert "How fast it reads a prompt was not measured." in found and "nan" not in found
+
+
+def test_without_a_clock_the_price_is_the_layers():
+    tables = {"verdicts": verdicts("improved", "equivalent")}
+    assert cost_finding(tables, []).endswith("takes 5 layers in place of 4; it was not timed.")
+    older = costs("silent")[[*PLAN]]
+    found = cost_finding(tables | {"costs": older}, [])
+    assert found == "Running layers 1–2 twice takes 5 layers in place of 4."
+
+
+def test_the_mean_of_the_search_is_over_all_plans():
+    row = {"mean_effect": -12.34, "mean_low": -14.0, "mean_high": -10.0, "share_better": 0.08}
+    units = pd.DataFrame({"model": ["m"], "role": "search", "unit": "points"})
+    found = search_finding({"search": searched(**row), "comparisons": units})
+    assert found == (
+        "The mean change over all 79 plans on the search tasks is −12.3 points [−14.0, −10.0], and "
+        "8 % of the plans are above the base."
+    )
+    none = search_finding({"search": searched(**row | {"share_better": 0.0})})
+    assert none.endswith("and none of the plans is above the base.")
+
+
+def test_the_choice_says_which_plans_were_as_good():
+    depths = pd.DataFrame({"model": ["m"], "depth": 5.0, "relative_depth": 1.25})
+    freeze = FREEZE | {"as_good": ["0:3,1:4", "0:4,3:4"], "same_plan": 0.62, "beats_base": False}
+    assert choice_finding({"comparisons": depths}, [freeze]) == (
+        "One other plan was as good on the documents of search and select, within one standard "
+        "error: layer 3 twice. The same plan is frozen in 62 % of resamples of these documents. On "
+        "the select documents there is no evidence that any plan beats the base."
+    )
+    alone = FREEZE | {"as_good": ["0:3,1:4"], "same_plan": 1.0, "beats_base": True}
+    assert "beats" not in choice_finding({}, [alone]), "it is outside of the error budget"
+    assert choice_finding({}, [alone]).startswith("No other plan was as good")
+    assert choice_finding({}, [FREEZE]) == ""
+
+
+def test_a_document_that_dominates_is_flagged():
+    rows = verdicts("improved", "equivalent").assign(dominance=[0.1, 0.31])
+    assert "on guard0 one has 31 %" in dominance_finding({"verdicts": rows}, [])
+    assert dominance_finding({"verdicts": rows.assign(dominance=0.2)}, []) == ""
