@@ -47,7 +47,8 @@ class Gains:
     @property
     def stepwise(self) -> bool:
         """Tell whether all differences are single steps: one document turned right or wrong."""
-        return bool(np.isin(self.values, (-1.0, 0.0, 1.0)).all())
+        values = self.values[np.isfinite(self.values)]
+        return bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
 
     def filled(self) -> "Gains":
         """Return gains where plans that saw less have what they saw again, in turn, in the place of
