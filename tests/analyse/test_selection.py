@@ -89,7 +89,7 @@ def test_the_frozen_plan_is_the_cheapest_within_one_standard_error_of_the_best()
     assert "is that of plan 0:6,2:8 (+6.7, standard error" in frozen["reason"]
     assert "2 plans are within one standard error of it" in frozen["reason"]
     assert 0.5 < frozen["same_plan"] < 1
-    assert f"frozen in {100 * frozen['same_plan']:.0f} % of resamples" in frozen["reason"]
+    assert f"{100 * frozen['same_plan']:.0f} % of resamples" in frozen["reason"]
 
 
 def test_search_and_select_choose_together():

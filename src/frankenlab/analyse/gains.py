@@ -78,7 +78,10 @@ def seen_by(scores: pd.DataFrame, plans: Sequence[str]) -> NDArray[np.bool_]:
 def gains(scores: pd.DataFrame, metric: str, plans: Sequence[str]) -> Gains:
     """Return what plans gained on one task, from its scores and the base's."""
     measured, seen = outcomes(scores, metric), seen_by(scores, plans)
-    values = by_cluster(np.where(seen, differences(measured, plans), 0.0), measured.clusters)
+    differed = differences(measured, plans)
+    # NaN stays inside its plan; inf does not.
+    differed[~np.isfinite(differed)] = np.nan
+    values = by_cluster(np.where(seen, differed, 0.0), measured.clusters)
     if seen.all():
         return Gains(values, by_cluster(measured.weights, measured.clusters))
     weights = by_cluster(np.where(seen, measured.weights, 0.0), measured.clusters)

@@ -40,7 +40,7 @@ class Frozen(TypedDict):
     `beats_base` tells whether any plan of the select stage is better than the base on its documents
     (`search_test.max_t`). `as_good` are the plans
     within one standard error of the best, best first. `same_plan` is the share of resamples of the
-    documents in which the same rule freezes the same plan.
+    documents in which the same rule freezes the same plan of the same shortlist.
     """
 
     model: str
@@ -192,7 +192,8 @@ def _reason(record: Frozen, own: str, best: str, fresh: str) -> str:
     return (
         "The highest mean change over the search tasks, on the documents of search and select "
         f"together, is that of {best}. {others} On the select documents alone {found}, for all "
-        f"plans at once). The same plan is frozen in {stable} of resamples of these documents."
+        f"plans at once). With the same shortlist, {stable} of resamples of these documents freeze "
+        "the same plan."
     )
 
 
