@@ -112,14 +112,10 @@ def make_bits(
         for model in models
         for q, size in sizes.items()
     ]
-    bits = corrected(pd.concat(found, ignore_index=True), RULES)
+    bits = corrected(found, RULES)
     # Controls ran on the search tasks at the reference only.
     here = (bits["quantization"] == bits["reference"]) & (bits["role"] == "search")
     bits = bits[here | (bits["group"] != "control")].reset_index(drop=True)
-    bits.columns = bits.columns.str.replace("p_holm", "p_corrected")
-    if "level" not in bits:
-        tests = bits["interaction_p"].notna() & (bits["plan"] != "base")
-        bits["level"] = RULES.alpha * 0.04 / max(int(tests.sum()), 1)
     return {
         "bits": bits,
         "quantizations": pd.DataFrame(weights),
