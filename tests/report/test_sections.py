@@ -35,8 +35,7 @@ IN_ORDER = (
 # Words that a reader has to decipher, or that claim what was not shown.
 FORBIDDEN = (
     *("not told", "at none", "not so", "were harmed", "as far as these documents tell"),
-    *("nothing to show here", "for certain", "holm", "nan", "<NA>", "none quantization"),
-    *("harmed</td>", "quantization none"),
+    *("nothing to show here", "for certain", "Holm", "nan", "NA", "quantization none"),
 )
 SECTIONS = ("verdict", "layers", "times", "price", "lost", "bits", "sure", "made")
 
@@ -49,6 +48,11 @@ def page_of(results: Results) -> str:
 def text_of(html: str) -> str:
     """What one reads; code and attributes apart."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def forbidden(text: str) -> list[str]:
+    """The words of FORBIDDEN that a text has."""
+    return [word for word in FORBIDDEN if re.search(rf"\b{re.escape(word)}\b", text, re.I)]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,7 @@ def test_the_sections_come_in_the_order_of_the_questions(whole):
 def test_no_word_of_the_page_has_to_be_deciphered(whole):
     text = text_of(page_of(whole)).lower()
     config = text.index("the config, with defaults")
-    assert [word for word in FORBIDDEN if word.lower() in text[:config]] == []
+    assert forbidden(text[:config]) == []
     assert "unquantized" in text and "inconclusive" in text
 
 
@@ -119,7 +123,7 @@ def test_experiments_of_other_kinds_read_as_well():
     text = text_of(page_of(synthetic.results(unguarded, freezes)))
     assert "losses elsewhere are unknown" in text
     for found in (several, text):
-        assert not any(word.lower() in found.lower() for word in FORBIDDEN[:6])
+        assert forbidden(found) == []
 
 
 @pytest.mark.slow
@@ -136,7 +140,7 @@ def test_top_plans_are_ranked_by_the_mean_over_search_tasks(monkeypatch):
     monkeypatch.setattr("frankenlab.report.tables.MOST_PLANS", 10_000)
     everything = top_plans(results)
     selected = everything[everything["mean at select"] != "–"]["plan"].map(str)
-    at_select = set(comparisons.loc[comparisons["stage"] == "select", "plan"]) - {"base"}
+    at_select = set(comparisons.loc[comparisons["stage"] == "select", "plan"]) & set(means.index)
     assert {re.search('data-plan="([^"]+)"', cell)[1] for cell in selected} == at_select
 
 

@@ -194,9 +194,15 @@ def _choice(freeze: Mapping[str, Any], layers: int | None, several: bool) -> str
     else:
         said = [f"No other plan was as good {where}, within one standard error."]
     if (same := freeze.get("same_plan")) is not None:
-        said.append(f"The same plan is frozen in {share(same)} of resamples of these documents.")
-    if freeze.get("beats_base") is False:
-        said.append("On the select documents there is no evidence that any plan beats the base.")
+        said.append(
+            f"From the same shortlist, {share(same)} of resamples of these documents freeze the "
+            "same plan."
+        )
+    if (beats := freeze.get("beats_base")) is not None:
+        found = "the best plan of the shortlist was significantly better than the base"
+        if not beats:
+            found = "there is no evidence that any plan of the shortlist is better than the base"
+        said.append(f"On the select documents {found}.")
     return " ".join(said)
 
 
