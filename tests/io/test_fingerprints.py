@@ -175,3 +175,17 @@ def test_versions_are_those_of_the_imported_libraries():
     assert found["transformers"] == transformers.__version__
     assert found["tokenizers"] == tokenizers.__version__
     assert set(found) == {"torch", "transformers", "tokenizers", "lm-eval"}
+
+
+def test_a_changed_asset_of_a_module_changes_its_fingerprint_and_no_other(package):
+    (package / "assets").mkdir()
+    (package / "assets" / "middle.css").write_text("a {}")
+    before = {name: code_fingerprint(f"frankenlab.{name}") for name in ("top", "bottom")}
+    (package / "assets" / "middle.css").write_text("b {}")
+    assert code_fingerprint("frankenlab.top") != before["top"]
+    assert code_fingerprint("frankenlab.bottom") == before["bottom"]
+
+
+def test_the_page_is_rendered_anew_when_its_style_or_its_script_changes():
+    assets = {path.name for path in (ROOT / "src/frankenlab/report/assets").iterdir()}
+    assert assets == {"page.html", "page.css", "page.js"}, "named after the module that uses them"

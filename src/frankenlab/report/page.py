@@ -135,7 +135,7 @@ def assemble(body: str, title: str) -> str:
     """
     scripts = []
     if 'class="spec"' in body:
-        scripts.append(_inline(vl_convert.javascript_bundle()))
+        scripts.append(_inline(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")))
     if "<table>" in body:
         scripts.append(_inline(_datatables("dt_bundle.js"), "module"))
     scripts.append(_inline(_asset("page.js"), "module"))
