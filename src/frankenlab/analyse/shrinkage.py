@@ -90,9 +90,11 @@ def _mean_covariance(parts: Floats) -> float:
 def shrunken(stages: Sequence[Measured], count: int) -> tuple[Floats, Floats]:
     """Return the mean and the standard deviation [plans] of each plan's true effect.
 
-    True effects are normal with a mean and a spread that are unknown; nothing is known of either
-    beforehand. Each spread is taken with the likelihood that it has for what was measured (as REML
-    does, and Gelman 2006), so that its uncertainty is in the result.
+    True effects are normal with a mean and a spread of which nothing is known beforehand. Every
+    spread counts with the likelihood that it has for what was measured (as REML does), so that its
+    uncertainty is in the result. Each plan may be an exception, with a chance of 1 in `count`: its
+    effect is then as far from the others' as the farthest was measured to be (Box and Tiao 1968).
+    Without that, one good plan among many bad ones would be taken for luck however good it was.
 
     Args:
         stages: the first has all plans; the documents of stages are disjoint.
@@ -103,24 +105,33 @@ def shrunken(stages: Sequence[Measured], count: int) -> tuple[Floats, Floats]:
     errors = linalg.block_diag(*(stage.covariance for stage in stages))
     known = np.isfinite(effects)
     plans, effects, errors = plans[known], effects[known], errors[np.ix_(known, known)]
-    spread = np.std(stages[0].effects[np.isfinite(stages[0].effects)])
+    spread = stages[0].effects[np.isfinite(stages[0].effects)].std()
     centre = effects.mean()
-    # A mean of which nothing is known is one with a very large variance.
-    vague = (100 * max(spread, np.abs(effects - centre).max(), 1.0)) ** 2
-    likelihood, means, variances = [], [], []
+    y = effects - centre
+    far = max(float(np.abs(y).max()), 1.0) ** 2
+    of_plan = np.eye(count)[plans]
+    logs, means, variances = [], [], []
     for tau in np.linspace(0, 2 * spread, SPREADS):
-        prior = vague + tau**2 * np.eye(count)
-        gain = prior[:, plans]
-        factor = linalg.cho_factor(gain[plans] + errors, lower=True)
-        solved = linalg.cho_solve(factor, effects - centre)
-        logs = np.log(np.diag(factor[0])).sum()
-        likelihood.append(-logs - (effects - centre) @ solved / 2)
-        means.append(centre + gain @ solved)
-        variances.append(np.diag(prior) - (gain * linalg.cho_solve(factor, gain.T).T).sum(axis=1))
-    weight = np.exp(np.array(likelihood) - max(likelihood))
-    weight /= weight.sum()
-    mean = weight @ np.array(means)
-    variance = weight @ (np.array(variances) + (np.array(means) - mean) ** 2)
+        # A mean of which nothing is known is one with a very large variance.
+        prior = 1e4 * far + tau**2 * np.eye(count)
+        seen = prior[plans]
+        factor = linalg.cho_factor(seen[:, plans] + errors, lower=True)
+        solved, by_plan = linalg.cho_solve(factor, y), linalg.cho_solve(factor, of_plan)
+        log = -np.log(np.diag(factor[0])).sum() - y @ solved / 2
+        mean = centre + seen.T @ solved
+        variance = np.diag(prior) - (seen * (by_plan @ prior)).sum(axis=0)
+        # What an exception adds to a plan's own effect: its mean, variance and likelihood.
+        room = 1 + far * (of_plan * by_plan).sum(axis=0)
+        shift = far * (of_plan.T @ solved) / room
+        own = 1 - (seen * by_plan).sum(axis=0)
+        logs += [np.full(count, log), log + (shift**2 * room / far - np.log(room)) / 2]
+        means += [mean, mean + own * shift]
+        variances += [variance, variance + own**2 * far / room]
+    chance = np.tile([1 - 1 / count, 1 / count], SPREADS)[:, None]
+    weight = chance * np.exp(np.array(logs) - np.max(logs, axis=0))
+    weight /= weight.sum(axis=0)
+    mean = (weight * means).sum(axis=0)
+    variance = (weight * (np.array(variances) + (np.array(means) - mean) ** 2)).sum(axis=0)
     return mean, np.sqrt(np.maximum(variance, 0))
 
 
