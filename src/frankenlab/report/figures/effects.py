@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from frankenlab.analyse.settings import Statistics
+from frankenlab.plans.plan import BASE
 from frankenlab.report.figures.key import KeyItem, key
 from frankenlab.report.figures.quality import mean_over_tasks
 from frankenlab.report.figures.style import (
@@ -311,6 +312,7 @@ def _single_lines(rows: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     block = rows["start"].astype(str) + "+" + rows["length"].astype(str)
     rows = rows.drop(columns=["start", "length"]).assign(block=block)
     once = pd.DataFrame({"block": block.unique(), "times": 1, "effect": 0.0})
+    once = once.assign(plan=BASE, words="the unmodified model", task=rows["task"].iloc[0])
     strength = float(np.clip(12 / len(once), 0.15, 0.9))
     look: dict[str, Any] = {"color": FAINT, "clip": True, "opacity": strength}
     chart = alt.Chart(pd.concat([once, rows], ignore_index=True)).encode(x=x, y=y)

@@ -26,6 +26,7 @@ _NARROW = (
 # A mark of the key: its kind ("point", "hollow", "thin", "thick", "band", "line", or a text of one
 # character), its colour, its shape if it is a point, and what it means.
 KeyItem = tuple[str, str, str, str]
+BAND = "M-1,-0.8H1V0.8H-1Z"
 
 
 def key(items: Sequence[KeyItem], width: int = PLOT) -> Any:
@@ -35,7 +36,7 @@ def key(items: Sequence[KeyItem], width: int = PLOT) -> Any:
     x, y = 0.0, 0
     for kind, color, shape, meaning in items:
         # A browser without Arial may take a font that is wider.
-        wide = mark + 1.15 * text_width(meaning) + step
+        wide = mark + 1.12 * text_width(meaning) + step
         if x and x + wide - step > width:
             x, y = 0.0, y + line
         what = {"kind": kind, "color": color, "shape": shape, "meaning": meaning}
@@ -61,7 +62,11 @@ def _key_mark(chart: alt.Chart, spot: Mapping[str, Any]) -> alt.Chart:
         fill = "white" if kind == "hollow" else color
         look: dict[str, Any] = {"stroke": color, "fill": fill, "size": 55, "opacity": 1}
         return chart.mark_point(shape=spot["shape"], xOffset=8, **look)
-    widths = {"thin": 1.4, "thick": 5, "line": 1.4, "band": 13}
+    if kind == "band":
+        return chart.mark_point(
+            shape=BAND, xOffset=8, size=256, color=color, filled=True, opacity=1
+        )
+    widths = {"thin": 1.4, "thick": 5, "line": 1.4}
     if kind in widths:
         dash: dict[str, Any] = {"strokeDash": [4, 3]} if kind == "line" else {}
         rule = chart.mark_rule(color=color, strokeWidth=widths[kind], **dash)

@@ -102,7 +102,7 @@ def _curve(rounds: pd.DataFrame, width: int, height: int) -> Any:
         "start:Q",
         scale=alt.Scale(domain=[0, ends[-1]], nice=False),
         axis=number_axis(
-            "documents that a plan has seen", grid=False, tickCount=5, labelFlush=False
+            "documents that a plan has seen, all tasks", grid=False, tickCount=5, labelFlush=False
         ),
     )
     y = alt.Y(

@@ -253,8 +253,10 @@ class Cut:
     def arrows(self, x: alt.X, **look: Any) -> alt.Chart:
         """Return a ▼ on the axis' lower end for each row that lies below it."""
         scale = alt.Scale(domain=self.domain, nice=False, zero=False)
-        options: dict[str, Any] = {"fontSize": 9, "color": GREY, "baseline": "bottom"} | look
-        below = alt.Chart(self.data[self.data["below"]]).mark_text(text="▼", **options)
+        options: dict[str, Any] = {"size": 40, "color": GREY, "opacity": 1, "yOffset": -5} | look
+        below = alt.Chart(self.data[self.data["below"]]).mark_point(
+            shape="triangle-down", filled=True, **options
+        )
         return below.encode(x=x, y=alt.Y("shown:Q", scale=scale), tooltip=tooltip())
 
 
