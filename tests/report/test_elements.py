@@ -49,7 +49,7 @@ def test_nothing_is_folded_away_where_there_is_nothing():
 def test_a_plan_is_said_in_words_beside_its_text():
     assert str(plan_cell("0:24,23:30", 30)) == (
         '<span class="words">layer 23 twice</span> '
-        '<code class="plan" data-plan="0:24,23:30">0:24,23:30</code>'
+        '<code class="plan" data-plan="0:24,23:30">0:24,<wbr>23:30</code>'
     )
     assert "words" not in str(plan_cell("0:24,23:30", None))
     assert str(plan_cell("0:24,23:30; 0:10,7:30", 30)).count("<code") == 2
@@ -61,7 +61,7 @@ def test_the_frozen_plan_comes_first_and_the_others_keep_their_order():
     assert re.findall(r'<th scope="row">(.)</th>', html) == ["b", "d", "a", "c"]
     assert re.findall(r"<tr class=\"frozen\"><th scope=\"row\">(.)", html) == ["b", "d"]
     assert re.findall(r'<th scope="col"[^>]*>(\w+)', html) == ["plan", "n"]
-    assert "<caption>Plans.</caption>" in html and 'href="../tables/verdicts.csv"' in html
+    assert "<caption><span>Plans.</span></caption>" in html and 'href="../tables/verdicts.csv"' in html
 
 
 def test_a_plan_stays_html_in_a_table_of_pandas():

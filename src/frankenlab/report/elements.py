@@ -26,6 +26,8 @@ Columns = Mapping[str, str | Callable[[Row], Any]]
 # A longer table shows its first rows, and the link to its file. On paper it has as many rows as the
 # style's `.long` leaves.
 MOST_ROWS, MOST_PRINTED = 2_000, 40
+# A cell of more characters gets room.
+WIDE = 30
 NOTHING = "–"
 # A number that begins a cell, and not a plan as in "0:24,23:30".
 NUMBER = re.compile(r"(?:< ?)?([+−-]?\d[\d,]*(?:\.\d+)?)(?=$|[\s%×\[(])")
@@ -85,14 +87,16 @@ def _lines(parts: Iterable[str]) -> str:
 def plan_cell(text: str, n_layers: int | None) -> Html:
     """Return a plan in words and then its text; the words are left out where none are known.
 
-    The page draws a strip of the model's layers where a pointer or the keyboard reaches it. Several
-    plans are separated by "; ".
+    The page draws a strip of the model's layers where a pointer rests on it. Several plans are
+    separated by "; ".
     """
     return Html("; ".join(_plan(part, n_layers) for part in text.split("; ")))
 
 
 def _plan(text: str, n_layers: int | None) -> str:
-    code = f'<code class="plan" data-plan="{escape(text)}">{escape(text)}</code>'
+    # A long text breaks after its commas.
+    shown = escape(text).replace(",", ",<wbr>")
+    code = f'<code class="plan" data-plan="{escape(text)}">{shown}</code>'
     try:
         said = words(parse(text, n_layers)) if n_layers else ""
     except UserError:
@@ -140,21 +144,22 @@ def table(
     )
     rows = []
     for line, place in enumerate(order):
-        texts = [
-            f'<td class="n" data-order="{key[line]}">{escape(column[line])}</td>'
-            if key
-            else f"<td>{escape(column[line])}</td>"
-            for column, key in zip(columns, keys, strict=True)
-        ]
+        row = [_cell(column[line], key, line) for column, key in zip(columns, keys, strict=True)]
         if not keys[0]:
-            texts[0] = f'<th scope="row">{escape(columns[0][line])}</th>'
-        rows.append(f"<tr{_class('frozen' if marks[place] else '')}>{''.join(texts)}</tr>")
+            row[0] = f'<th scope="row">{escape(columns[0][line])}</th>'
+        rows.append(f"<tr{_class('frozen' if marks[place] else '')}>{''.join(row)}</tr>")
     return (
         f'<div class="table{" long" * (len(order) > MOST_PRINTED)}" role="region" tabindex="0" '
         f'aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f"<caption><span>{escape(caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>{_lines(rows)}</tbody></table></div>{_under(len(order), len(frame), csv)}"
     )
+
+
+def _cell(text: Any, keys: list[str], line: int) -> str:
+    if keys:
+        return f'<td class="n" data-order="{keys[line]}">{escape(text)}</td>'
+    return f"<td{_class('wide' if len(str(text)) > WIDE else '')}>{escape(text)}</td>"
 
 
 def _class(name: str) -> str:

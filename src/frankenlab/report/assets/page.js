@@ -99,12 +99,13 @@ function describe(item, model) {
 }
 
 document.addEventListener("pointerover", (event) => {
-  const code = event.target.closest?.("code.plan");
-  const drawn = code && strip(code.dataset.plan);
+  const said = event.target.closest?.(".words, code.plan");
+  const plan = said?.dataset.plan ?? said?.nextElementSibling?.dataset.plan;
+  const drawn = plan && strip(plan);
   if (drawn) showTip([drawn], event.clientX, event.clientY);
 });
 document.addEventListener("pointerout", (event) => {
-  if (event.target.closest?.("code.plan")) hideTip();
+  if (event.target.closest?.(".words, code.plan")) hideTip();
 });
 document.addEventListener("scroll", hideTip, { passive: true, capture: true });
 document.addEventListener("keydown", (event) => event.key === "Escape" && hideTip());
@@ -322,12 +323,12 @@ const marking = new IntersectionObserver((entries) => {
     if (isIntersecting) seenNow.add(target.id);
     else seenNow.delete(target.id);
   }
-  const first = [...links.keys()].find((id) => seenNow.has(id));
+  const first = [...links.keys()].find((id) => seenNow.has(id)) ?? "main";
   links.forEach((link, id) =>
     id === first ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current"),
   );
 }, { rootMargin: "-80px 0px -50%" });
-links.forEach((_, id) => marking.observe(document.getElementById(id)));
+document.querySelectorAll("main section[id]").forEach((part) => marking.observe(part));
 
 // ---- Printing: everything is open, and then as it was.
 
