@@ -59,7 +59,9 @@ def provenance(experiment: Experiment, command: str | None = None) -> dict[str, 
         "code": {
             "scoring": scoring_fingerprint(),
             "analysis": code_fingerprint(
-                "frankenlab.analyse.interaction", "frankenlab.analyse.race_rounds"
+                "frankenlab.analyse.controls",
+                "frankenlab.analyse.interaction",
+                "frankenlab.analyse.race_rounds",
             ),
             "figures": code_fingerprint("frankenlab.report.figures.catalogue"),
         },
