@@ -9,6 +9,7 @@ __all__ = [
     "controls",
     "error_budget",
     "flips",
+    "gains",
     "interaction",
     "ledger",
     "outcomes",
@@ -17,7 +18,10 @@ __all__ = [
     "power",
     "race_rounds",
     "race_rule",
+    "repetitions",
+    "search_test",
     "selection",
     "settings",
+    "shrinkage",
     "verdicts",
 ]
