@@ -192,6 +192,22 @@ def test_later_stages_run_as_many_plans_as_they_may(experiment):
     found = [Workload(experiment).plans("tiny", stage) for stage in (SELECT, CONFIRM)]
     assert [plans.count for plans in found] == [4, 4]
     assert all(4 < plans.passes < plans.unshared for plans in found)
+    assert Workload(experiment).plans("tiny", CONFIRM, with_controls=False).count == 2
+
+
+def test_a_guard_task_takes_no_controls(fetched):
+    prediction = predicted(fetched, 10.0)
+    jobs = [Job("evaluate_task", "tiny", "none", CONFIRM, x) for x in fetched.tasks]
+    assert [prediction.plans(job, CONFIRM).count for job in jobs] == [4, 2]
+    line = next(x for x in text_of(fetched, 10.0).splitlines() if x.startswith("  confirm at "))
+    assert "2 plans (and 2 controls on the search tasks) x " in line
+
+
+def test_another_draw_is_counted_anew(fetched):
+    raw = fetched.settings.plain()
+    raw["stages"]["seed"] = 5
+    found = [documents(x, "arc_easy", SELECT) for x in (fetched, config.check(raw))]
+    assert found[0].tokens != found[1].tokens
 
 
 def test_a_count_is_made_once_and_again_when_the_data_or_the_limit_change(fetched, monkeypatch):

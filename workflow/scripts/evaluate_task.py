@@ -17,9 +17,7 @@ with job(snakemake) as experiment:
     model = ModelSpec.for_stage(experiment, where.model, where.quantization, stage)
     scores = evaluate_task(
         model,
-        plans_of(
-            frankens, experiment.runs_controls(where.model, where.quantization, where.task)
-        ),
+        plans_of(frankens, experiment.runs_controls(where.model, where.quantization, where.task)),
         experiment.tasks[where.task],
         stage=stage.name,
         limit=experiment.limit(stage, where.task),

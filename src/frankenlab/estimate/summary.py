@@ -200,8 +200,9 @@ def _plans(
 ) -> int:
     """Return how many plans a stage runs on a task, or on any where it is None."""
     return sum(
-        prediction.plans(Job("evaluate_task", model, quantization, stage, task or "", n), stage)
-        .count
+        prediction.plans(
+            Job("evaluate_task", model, quantization, stage, task or "", n), stage
+        ).count
         for n in prediction.workload.shards(model, stage)
     )
 

@@ -256,7 +256,9 @@ class Workload:
             settings = self.experiment.tasks[task]
             limit = self.experiment.limit(Stage(stage.name), task)
             draw = self.experiment.settings.stages.seed
-            whole = document_tokens(self.model(model), settings, stage.name, limit, self.counting, draw)
+            whole = document_tokens(
+                self.model(model), settings, stage.name, limit, self.counting, draw
+            )
             self._documents[key] = whole.first(self.experiment.limit(stage, task))
         return self._documents[key]
 
@@ -335,8 +337,8 @@ def _count(
 ) -> Sequence[int]:
     # Imported here: lm-eval and transformers take seconds, and a count is made only once.
     from frankenlab.engines.token_tree import shared_prefix
-    from frankenlab.tasks.encoding import document_trees, encoder_of, requests_name
     from frankenlab.tasks.draws import DrawnTask
+    from frankenlab.tasks.encoding import document_trees, encoder_of, requests_name
 
     loaded = DrawnTask(task, TASKS_FOLDER, draw)
     documents = loaded.documents(loaded.indices(stage, limit))

@@ -20,7 +20,6 @@ from frankenlab.config.experiment import DECODED_TOKENS, PROMPT_TOKENS
 from frankenlab.engines.protocol import Engine
 from frankenlab.plans.plan import Plan
 
-
 # Probability with which an interval of a median holds it at least.
 CONFIDENCE = 0.95
 

@@ -106,9 +106,7 @@ def plans_of(manifest: Mapping[str, Any], with_controls: bool = True) -> list[Pl
             raise UserError(f'manifest of frankens: plan "{plan}" does not match its occurrences')
     groups = [entry["group"] for entry in manifest["frankens"]]
     return [
-        plan
-        for plan, group in zip(plans, groups, strict=True)
-        if with_controls or group != CONTROL
+        plan for plan, group in zip(plans, groups, strict=True) if with_controls or group != CONTROL
     ]
 
 
