@@ -15,6 +15,9 @@ TABLES += ["quantizations"] if QUANTIZED else []
 # A search that drops plans on its way has a table of its rounds.
 TABLES += ["race"] if EXPERIMENT.raced else []
 
+# Where controls run, a table compares the frozen plans with them.
+TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
+
 
 # Seconds each: less than a queue takes.
 localrules:
