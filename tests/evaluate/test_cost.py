@@ -68,7 +68,7 @@ def test_plans_take_turns(tiny, monkeypatch):
 def test_a_drift_of_the_machine_leaves_the_ratios_alone(tiny, monkeypatch):
     """A machine that is ten times slower at the end still says that a plan takes twice as long."""
     turns = iter(range(100))
-    speeds = {"base": 100.0, "0:4,0:4": 50.0}
+    speeds = {"base": 100.0, "0:4x2": 50.0}
 
     def timed(engine, plan, prompt):
         drift = 1 + next(turns) // 2

@@ -17,8 +17,11 @@ BYTES_PER_ROW = 60
 
 
 def grid_summary(prediction: Prediction) -> str:
-    """Return the grid in numbers, with the memory, time and disk of a run from nothing: what can be
-    said without the workflow."""
+    """Return the grid in numbers, with the memory, time and disk of a run from nothing and the
+    verdicts that it can reach: what can be said without the workflow."""
+    # Imported here: scipy takes a second, and every process of a workflow imports this module.
+    from frankenlab.estimate.reach import reach_lines
+
     lines = [f"experiment {prediction.experiment.name}"]
     for model in prediction.experiment.models:
         lines += _grid_lines(prediction, model)
@@ -28,6 +31,7 @@ def grid_summary(prediction: Prediction) -> str:
             for stage in STAGES
             for quantization in prediction.experiment.stage_quantizations(stage, model)
         ]
+        lines += reach_lines(prediction.workload, model)
     return "\n".join([*lines, _total_line(prediction)])
 
 
