@@ -96,11 +96,12 @@ rule shortlist:
 
 rule freeze:
     input:
-        lambda w: reference_comparisons("select", w.model),
+        shortlist=f"{RESULTS}/shortlist/{{model}}.json",
+        scores=lambda w: choice_scores(["search", "select"], w.model),
         stamp=script_stamp(
             "freeze",
             controls=SETTINGS.stages.confirm.controls,
-            seed=SETTINGS.statistics.seed,
+            statistics=SETTINGS.statistics.plain(),
         ),
     output:
         f"{RESULTS}/frozen/{{model}}.json",
