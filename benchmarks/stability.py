@@ -48,7 +48,7 @@ class Outcome:
 
     Attributes:
         frozen: the plan.
-        as_good: plans that select calls as good, the frozen one among them.
+        as_good: plans as good as the best by search and select, the frozen one among them.
         searched: plan -> mean effect over the search tasks, on the search documents; the plans that
             saw all of them.
         selected: the same on the select documents, of the shortlist.
@@ -128,8 +128,8 @@ def page(outcomes: Sequence[Outcome], experiment: Experiment, command: str) -> s
         "",
         "Draws share documents by chance: a quarter of one search is in another. Minutes are those "
         "of Snakemake; rows that the store had were not scored again. Effects are means over the "
-        "search tasks, in points or log-percent; *as good* counts the plans that select calls as "
-        "good as the best, the frozen one among them.",
+        "search tasks, in points or log-percent; *as good* counts the plans within one standard "
+        "error of the best, the frozen one among them.",
     ]
     for model in dict.fromkeys(each.model for each in outcomes):
         own = [each for each in outcomes if each.model == model]
@@ -168,8 +168,8 @@ def _agreement(outcomes: Sequence[Outcome]) -> list[str]:
     if ordered:
         good = mean(a.frozen in b.as_good for a, b in ordered)
         lines.append(
-            f"- **As good**: a draw's frozen plan is among those as good as the best of another draw "
-            f"in {good:.0%} of the pairs."
+            "- **As good**: a draw's frozen plan is among those as good as the best of another "
+            f"draw in {good:.0%} of the pairs."
         )
     for candidate in counts:
         seen = [each.searched[candidate] for each in seeds if candidate in each.searched]
