@@ -57,7 +57,8 @@ def test_select_runs_the_shortlist_and_confirm_the_frozen_plan_with_its_controls
     chosen = select_plans({"plans": shortlist(table, 1)})
     assert chosen == [("base", "base"), ("0:6,2:8", "block")]
     frozen = freeze(table, "m", 8, "none", controls=2, seed=1)
-    base, own, *controls = confirm_plans(frozen)
+    assert len(confirm_plans(frozen, with_controls=False)) == 2
+    base, own, *controls = confirm_plans(frozen, with_controls=True)
     assert (base, own) == (("base", "base"), ("0:3,2:8", "block"))
     assert controls == [(plan, "control") for plan in frozen["controls"]]
 

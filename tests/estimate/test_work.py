@@ -1,6 +1,7 @@
 """What a grid is predicted to cost, before and after its model and data are there."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -318,7 +319,8 @@ def quantized(experiment, quantizations, **keys) -> config.Experiment:
 def test_the_grid_is_searched_at_the_first_quantization_only(experiment):
     text = text_of(quantized(experiment, ["exl2-4.0", "none"]), speed=1000.0)
     assert "search at exl2-4.0: 11 plans" in text
-    assert "confirm at exl2-4.0, none: 4 plans" in text and "about 2 min each" in text
+    assert "confirm at exl2-4.0: 2 plans (and 2 controls on the search tasks) x 50 " in text
+    assert "select at none" not in text and "confirm at none: 2 plans x 50 documents" in text
     both, one = (
         text_of(quantized(experiment, names), speed=1000.0).splitlines()[-1]
         for names in (["none", "exl2-4.0"], ["none"])
@@ -386,4 +388,6 @@ def test_the_default_experiment_is_predicted_within_the_limits_it_names(real_con
     text = capsys.readouterr().out
     assert "assumed" not in text and "unknown" not in text
     limit = real_config.settings.stages.search.limit
-    assert f"x {limit * len(real_config.search_tasks)} documents" in text
+    searched = re.search(r"search at none: \d+ plans x (\d+) documents", text)
+    assert 0 < int(searched[1]) <= limit * len(real_config.search_tasks)
+    assert "piqa: 1838 documents show a change" in text
