@@ -390,4 +390,4 @@ def test_the_default_experiment_is_predicted_within_the_limits_it_names(real_con
     limit = real_config.settings.stages.search.limit
     searched = re.search(r"search at none: \d+ plans x (\d+) documents", text)
     assert 0 < int(searched[1]) <= limit * len(real_config.search_tasks)
-    assert "piqa: 1838 documents show a change" in text
+    assert "piqa: 1600 documents show a change" in text
