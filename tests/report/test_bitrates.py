@@ -114,6 +114,7 @@ def test_nothing_uncorrected_is_said_of_bits():
     assert bits_answer(table) == bits_answer(sure)
 
 
+@pytest.mark.slow
 def test_one_half_stands_where_both_costs_have_the_same_base():
     tables = synthetic_bits.make_bits(quantizations=("none", "exl2-4.0"), tasks=synthetic.TASKS[:1])
     html = bits_html(synthetic.results(tables))

@@ -109,7 +109,7 @@ def test_an_inconclusive_row_says_what_could_have_been_found_and_what_it_would_t
 @pytest.mark.slow
 def test_experiments_of_other_kinds_read_as_well():
     without = {"against_controls": 0, "costs": 0, "search": 0, "path": 0, "repetitions": 0}
-    searched, freezes = synthetic.make_tables(("smollm2", "llama"), ("none", "exl2-4.0"), step=15)
+    searched, freezes = synthetic.make_tables(("smollm2", "llama"), ("none", "exl2-4.0"), step=29)
     several = text_of(page_of(synthetic.results(searched, freezes)))
     assert "llama" in several and "in smollm2, running" in several.lower()
     bare = {name: table for name, table in searched.items() if name not in without}
@@ -144,6 +144,7 @@ def test_top_plans_are_ranked_by_the_mean_over_search_tasks(monkeypatch):
     assert {re.search('data-plan="([^"]+)"', cell)[1] for cell in selected} == at_select
 
 
+@pytest.mark.slow
 def test_a_race_has_a_table_of_its_rounds_and_only_survivors_are_the_best():
     tables, _ = synthetic.make_tables(step=15)
     assert race_table(synthetic.results(tables)) == ""
@@ -168,6 +169,7 @@ def test_documents_are_those_of_the_stage_that_were_used():
     assert ">150<" in older
 
 
+@pytest.mark.slow
 def test_names_are_escaped_everywhere():
     name = "<script>a&b</script>{x}"
     tables, freezes = synthetic.make_tables((name,), step=29)
@@ -252,6 +254,7 @@ def test_a_perplexity_has_no_decisions_to_change():
     assert "In 1 of 1 comparisons" in text and "decision" not in text
 
 
+@pytest.mark.slow
 def test_costs_of_different_hardware_are_told_apart():
     tables, _ = synthetic.make_tables(step=29)
     costs = tables["costs"]

@@ -61,7 +61,7 @@ def controls_finding(tables: Tables, frozen: Frozen) -> str:
         for row in sure.head(MOST_NAMED).to_dict("records")
     ]
     if len(sure) > MOST_NAMED:
-        said.append(f"{len(sure) - MOST_NAMED} more differences are significant")
+        said.append(f"so in {len(sure) - MOST_NAMED} more")
     tail = f"; {_where(open_, several)} the difference is inconclusive" if len(open_) else ""
     return f"The choice of layers matters: {against} the frozen plan is {listed(said)}{tail}."
 
@@ -136,7 +136,7 @@ def cost_finding(tables: Tables, frozen: Frozen) -> str:
         more.append(f"{_more(cache)} KV cache")
         said.append(f"{text}: {listed(more)}, with the same weights.")
     rest = len(plans) - MOST_NAMED
-    return " ".join([*said, *([f"{rest} more models are in the table."] if rest > 0 else [])])
+    return " ".join([*said, *(["The table has the other models."] if rest > 0 else [])])
 
 
 def _more(ratio: float) -> str:
@@ -179,7 +179,8 @@ def choice_finding(tables: Tables, frozen: Frozen) -> str:
         for freeze in named[:MOST_NAMED]
     ]
     more = len(named) - MOST_NAMED
-    return " ".join([*said, *([f"{more} more models are not named."] if more > 0 else [])])
+    others = ["How the others were chosen stands under their names below."] if more > 0 else []
+    return " ".join([*said, *others])
 
 
 def _choice(freeze: Mapping[str, Any], layers: int | None, several: bool) -> str:
