@@ -158,8 +158,21 @@ def test_quantizations_have_one_spelling_and_a_model_may_have_its_own(tmp_path):
     assert experiment.quantizations == ["exl2-6.0", "exl2-4.0", "none", "exl2-3.0"]
     assert experiment.cells[-2:] == [("other", "exl2-3.0"), ("other", "none")]
     assert experiment.stage_quantizations(Stage("search", 2), "other") == ("exl2-3.0",)
-    assert experiment.stage_quantizations(Stage("select"), "other") == ("exl2-3.0", "none")
+    assert experiment.stage_quantizations(Stage("select"), "other") == ("exl2-3.0",)
+    assert experiment.stage_quantizations(Stage("confirm"), "other") == ("exl2-3.0", "none")
     assert config.check(experiment.settings.plain()) == experiment
+
+
+def test_controls_run_at_the_reference_on_search_tasks(tmp_path):
+    raw = quantizing(["none", "exl2-4.0"], tmp_path)
+    raw["tasks"]["sst2"] = {"metric": "acc", "role": "guard"}
+    experiment = config.check(raw)
+    ran = {
+        (quantization, task): experiment.runs_controls("tiny", quantization, task)
+        for quantization in ("none", "exl2-4.0")
+        for task in (None, "arc_easy", "sst2")
+    }
+    assert {cell for cell, runs in ran.items() if runs} == {("none", None), ("none", "arc_easy")}
 
 
 def test_calibration_text_is_named_only_where_something_is_quantized(tmp_path):
@@ -438,6 +451,7 @@ NUMBERS = {
     "models.tiny.n_layers": (1, 1000),
     "gpu_memory_gb": (0.1, 10_000),
     "token_budget": (16, 1_000_000),
+    "stages.seed": (0, 2**32 - 1),
     "stages.search.shards": (1, 10_000),
     "stages.search.limit": (10, 100_000_000),
     "stages.select.shortlist": (1, 10_000),

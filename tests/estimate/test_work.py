@@ -1,6 +1,7 @@
 """What a grid is predicted to cost, before and after its model and data are there."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,22 @@ def test_later_stages_run_as_many_plans_as_they_may(experiment):
     found = [Workload(experiment).plans("tiny", stage) for stage in (SELECT, CONFIRM)]
     assert [plans.count for plans in found] == [4, 4]
     assert all(4 < plans.passes < plans.unshared for plans in found)
+    assert Workload(experiment).plans("tiny", CONFIRM, with_controls=False).count == 2
+
+
+def test_a_guard_task_takes_no_controls(fetched):
+    prediction = predicted(fetched, 10.0)
+    jobs = [Job("evaluate_task", "tiny", "none", CONFIRM, x) for x in fetched.tasks]
+    assert [prediction.plans(job, CONFIRM).count for job in jobs] == [4, 2]
+    line = next(x for x in text_of(fetched, 10.0).splitlines() if x.startswith("  confirm at "))
+    assert "2 plans (and 2 controls on the search tasks) x " in line
+
+
+def test_another_draw_is_counted_anew(fetched):
+    raw = fetched.settings.plain()
+    raw["stages"]["seed"] = 5
+    found = [documents(x, "arc_easy", SELECT) for x in (fetched, config.check(raw))]
+    assert found[0].tokens != found[1].tokens
 
 
 def test_a_count_is_made_once_and_again_when_the_data_or_the_limit_change(fetched, monkeypatch):
@@ -302,7 +319,8 @@ def quantized(experiment, quantizations, **keys) -> config.Experiment:
 def test_the_grid_is_searched_at_the_first_quantization_only(experiment):
     text = text_of(quantized(experiment, ["exl2-4.0", "none"]), speed=1000.0)
     assert "search at exl2-4.0: 11 plans" in text
-    assert "confirm at exl2-4.0, none: 4 plans" in text and "about 2 min each" in text
+    assert "confirm at exl2-4.0: 2 plans (and 2 controls on the search tasks) x 50 " in text
+    assert "select at none" not in text and "confirm at none: 2 plans x 50 documents" in text
     both, one = (
         text_of(quantized(experiment, names), speed=1000.0).splitlines()[-1]
         for names in (["none", "exl2-4.0"], ["none"])
@@ -370,4 +388,6 @@ def test_the_default_experiment_is_predicted_within_the_limits_it_names(real_con
     text = capsys.readouterr().out
     assert "assumed" not in text and "unknown" not in text
     limit = real_config.settings.stages.search.limit
-    assert f"x {limit * len(real_config.search_tasks)} documents" in text
+    searched = re.search(r"search at none: \d+ plans x (\d+) documents", text)
+    assert 0 < int(searched[1]) <= limit * len(real_config.search_tasks)
+    assert "piqa: 1600 documents show a change" in text

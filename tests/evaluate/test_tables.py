@@ -32,6 +32,7 @@ def test_a_table_says_what_made_every_row(tiny, tmp_path):
     assert first["seed"] == 7 and first["task"] == "arc_easy"
     row = arc_row(first["document"])
     assert int(first["target"]) == row["choices"]["label"].index(row["answerKey"])
+    assert set(table["available"]) == {len(load_task(settings).indices("confirm"))} != {5}
     best = max(range(4), key=first["loglikelihoods"].__getitem__)
     assert first["acc"] == (best == int(first["target"]))
 

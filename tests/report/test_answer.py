@@ -185,7 +185,7 @@ def test_many_models_are_counted_and_the_text_stays_short():
     sentences = said(*many)
     assert sentences[0] == "No free lunch for any of 12 frozen plans."
     assert sentences[1].count("lowered accuracy") == 3
-    assert sentences[1].endswith("9 more models are named below.")
+    assert sentences[1].endswith("9 more models below.")
     assert "The rest (12 of 24 comparisons) is inconclusive" in sentences[-1]
     assert max(map(len, sentences)) < 500
 

@@ -83,8 +83,8 @@ def test_the_sentences_on_bits_name_what_is_significant_and_count_the_rest():
     )
     first, second = bits_answer(table)
     assert first == (
-        f"{MORE} in 1 of 2 comparisons: on a the change is −2.0 points unquantized and −3.0 at "
-        "exl2-4.0. The other comparison is inconclusive."
+        f"{MORE} in 1 of 2 comparisons: on a the change is −2.0 points unquantized and −3.0 "
+        "points at exl2-4.0. The other comparison is inconclusive."
     )
     assert second == (
         "Against the base at exl2-6.0, which reads 1.20 times as many bytes for a token, the "
@@ -92,6 +92,13 @@ def test_the_sentences_on_bits_name_what_is_significant_and_count_the_rest():
         "worse on a (−1.0 points). It takes 50 % more arithmetic, which no bitrate of the base "
         "does."
     )
+
+
+def test_perplexities_change_in_percent():
+    table = bits_rows(("t", "none", 16, None, None), ("t", "exl2-4.0", 4, "harmed", "harmed"))
+    first, second = bits_answer(table.assign(unit="log-percent"))
+    assert "on t the change is +2.0 % in perplexity unquantized and +3.0 % in perplexity" in first
+    assert "significantly worse on t (+1.0 % in perplexity)" in second
 
 
 def test_a_gain_at_more_bits_than_the_reference_is_a_cost_at_fewer():
@@ -107,6 +114,7 @@ def test_nothing_uncorrected_is_said_of_bits():
     assert bits_answer(table) == bits_answer(sure)
 
 
+@pytest.mark.slow
 def test_one_half_stands_where_both_costs_have_the_same_base():
     tables = synthetic_bits.make_bits(quantizations=("none", "exl2-4.0"), tasks=synthetic.TASKS[:1])
     html = bits_html(synthetic.results(tables))

@@ -35,8 +35,7 @@ IN_ORDER = (
 # Words that a reader has to decipher, or that claim what was not shown.
 FORBIDDEN = (
     *("not told", "at none", "not so", "were harmed", "as far as these documents tell"),
-    *("nothing to show here", "for certain", "holm", "nan", "<NA>", "none quantization"),
-    *("harmed</td>", "quantization none"),
+    *("nothing to show here", "for certain", "Holm", "nan", "NA", "quantization none"),
 )
 SECTIONS = ("verdict", "layers", "times", "price", "lost", "bits", "sure", "made")
 
@@ -49,6 +48,11 @@ def page_of(results: Results) -> str:
 def text_of(html: str) -> str:
     """What one reads; code and attributes apart."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def forbidden(text: str) -> list[str]:
+    """The words of FORBIDDEN that a text has."""
+    return [word for word in FORBIDDEN if re.search(rf"\b{re.escape(word)}\b", text, re.I)]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,7 @@ def test_the_sections_come_in_the_order_of_the_questions(whole):
 def test_no_word_of_the_page_has_to_be_deciphered(whole):
     text = text_of(page_of(whole)).lower()
     config = text.index("the config, with defaults")
-    assert [word for word in FORBIDDEN if word.lower() in text[:config]] == []
+    assert forbidden(text[:config]) == []
     assert "unquantized" in text and "inconclusive" in text
 
 
@@ -105,7 +109,7 @@ def test_an_inconclusive_row_says_what_could_have_been_found_and_what_it_would_t
 @pytest.mark.slow
 def test_experiments_of_other_kinds_read_as_well():
     without = {"against_controls": 0, "costs": 0, "search": 0, "path": 0, "repetitions": 0}
-    searched, freezes = synthetic.make_tables(("smollm2", "llama"), ("none", "exl2-4.0"), step=15)
+    searched, freezes = synthetic.make_tables(("smollm2", "llama"), ("none", "exl2-4.0"), step=29)
     several = text_of(page_of(synthetic.results(searched, freezes)))
     assert "llama" in several and "in smollm2, running" in several.lower()
     bare = {name: table for name, table in searched.items() if name not in without}
@@ -119,7 +123,7 @@ def test_experiments_of_other_kinds_read_as_well():
     text = text_of(page_of(synthetic.results(unguarded, freezes)))
     assert "losses elsewhere are unknown" in text
     for found in (several, text):
-        assert not any(word.lower() in found.lower() for word in FORBIDDEN[:6])
+        assert forbidden(found) == []
 
 
 @pytest.mark.slow
@@ -136,10 +140,11 @@ def test_top_plans_are_ranked_by_the_mean_over_search_tasks(monkeypatch):
     monkeypatch.setattr("frankenlab.report.tables.MOST_PLANS", 10_000)
     everything = top_plans(results)
     selected = everything[everything["mean at select"] != "–"]["plan"].map(str)
-    at_select = set(comparisons.loc[comparisons["stage"] == "select", "plan"]) - {"base"}
+    at_select = set(comparisons.loc[comparisons["stage"] == "select", "plan"]) & set(means.index)
     assert {re.search('data-plan="([^"]+)"', cell)[1] for cell in selected} == at_select
 
 
+@pytest.mark.slow
 def test_a_race_has_a_table_of_its_rounds_and_only_survivors_are_the_best():
     tables, _ = synthetic.make_tables(step=15)
     assert race_table(synthetic.results(tables)) == ""
@@ -164,6 +169,7 @@ def test_documents_are_those_of_the_stage_that_were_used():
     assert ">150<" in older
 
 
+@pytest.mark.slow
 def test_names_are_escaped_everywhere():
     name = "<script>a&b</script>{x}"
     tables, freezes = synthetic.make_tables((name,), step=29)
@@ -248,6 +254,7 @@ def test_a_perplexity_has_no_decisions_to_change():
     assert "In 1 of 1 comparisons" in text and "decision" not in text
 
 
+@pytest.mark.slow
 def test_costs_of_different_hardware_are_told_apart():
     tables, _ = synthetic.make_tables(step=29)
     costs = tables["costs"]

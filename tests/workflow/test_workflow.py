@@ -382,6 +382,8 @@ def test_a_report_writes_its_page_alone(lab: Laboratory) -> None:
     lab.snakemake("--report", "page.html")
     after = snapshot(lab.folder)
     assert after.pop("page.html")
+    found = json.loads((lab.results / "report" / "answer.json").read_text())
+    assert found["headline"] in (lab.folder / "page.html").read_text()
     assert {name: after.get(name) for name in before if name != "."} == before
 
 

@@ -38,9 +38,27 @@ def test_a_run_quantizes_once_and_searches_the_reference_only(lab: Laboratory) -
     found = {str(p.parent.relative_to(lab.results)) for p in lab.results.glob("scores/*/*/*/*")}
     stages = {(path.split("/")[1], path.split("/")[3]) for path in found}
     assert stages == {
-        ("search", "none"),
-        *((stage, q) for stage in ("select", "confirm") for q in ("none", "exl2-4.0")),
+        *((stage, "none") for stage in ("search", "select", "confirm")),
+        ("confirm", "exl2-4.0"),
     }
+
+
+def test_controls_run_at_the_reference_on_search_tasks_only(lab: Laboratory) -> None:
+    frozen = json.loads((lab.results / "frozen" / "tiny.json").read_text())
+    assert frozen["controls"]
+    plans = {
+        (q, task): set(
+            pd.read_parquet(lab.results / f"scores/confirm/tiny/{q}/{task}.0.parquet")["plan"]
+        )
+        for q in ("none", "exl2-4.0")
+        for task in ("animals", "passages")
+    }
+    few = {"base", frozen["frozen"]}
+    assert plans.pop(("none", "animals")) == few | set(frozen["controls"])
+    assert all(found == few for found in plans.values())
+    costs = pd.read_csv(lab.results / "tables" / "costs.csv")
+    timed = costs.groupby("quantization")["plan"].agg(set)
+    assert timed["exl2-4.0"] == few and timed["none"] == few | set(frozen["controls"])
 
 
 def test_scores_differ_by_quantization_and_by_plan(lab: Laboratory) -> None:

@@ -10,6 +10,7 @@ from frankenlab.io.errors import UserError
 from frankenlab.plans import plan as plans
 from frankenlab.report import answer as answers
 from frankenlab.report.figures import catalogue
+from frankenlab.runtime.processes import memory_mb
 from frankenlab.runtime.workflow import WorkflowRun, local_data
 
 try:
@@ -37,6 +38,14 @@ EXL2 = "resources/exl2/{folder}/{key}"
 # Of this machine. On a cluster there is no such number, and the profile's set-threads decides: what
 # the login node has says nothing about the nodes.
 CORES = workflow.resource_settings.cores or 1
+
+# Jobs that run models on a CPU take half of the cores each: two side by side lose nothing, and one
+# reads files and imports while the other computes.
+HALF = max(1, CORES // 2) if SETTINGS.device == "cpu" else CORES
+
+# As long as both fit in this machine's memory. On a cluster the scheduler sees to that.
+if workflow.resource_settings.cores and "mem_mb" not in workflow.global_resources:
+    workflow.register_resource("mem_mb", memory_mb())
 
 
 wildcard_constraints:

@@ -17,7 +17,7 @@ rule evaluate_task:
         f"{LOGS}/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.tsv"
-    threads: CORES
+    threads: HALF
     resources:
         mem_mb=predicted("evaluate_task", "mem_mb"),
         runtime=predicted("evaluate_task", "runtime"),

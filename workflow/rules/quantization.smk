@@ -12,7 +12,7 @@ rule measure_exl2:
         f"{LOGS}/measure_exl2/{{folder}}.{{key}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/measure_exl2/{{folder}}.{{key}}.tsv"
-    threads: CORES
+    threads: HALF
     resources:
         mem_mb=predicted("measure_exl2", "mem_mb"),
         runtime=predicted("measure_exl2", "runtime"),
@@ -38,7 +38,7 @@ rule quantize_exl2:
         f"{LOGS}/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.tsv"
-    threads: CORES
+    threads: HALF
     resources:
         mem_mb=predicted("quantize_exl2", "mem_mb"),
         runtime=predicted("quantize_exl2", "runtime"),

@@ -13,7 +13,7 @@ from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import parse
 from frankenlab.runtime.job import job
 
-with job(snakemake):
+with job(snakemake) as experiment:
     where = snakemake.wildcards
     path = Path(snakemake.input.model)
     info = ModelShape.from_manifest(read_json(path), path)
@@ -21,7 +21,10 @@ with job(snakemake):
     if stage.name == SELECT:
         named = select_plans(read_record(snakemake.input.plans, Shortlist))
     elif stage.name == CONFIRM:
-        named = confirm_plans(read_record(snakemake.input.plans, Frozen))
+        named = confirm_plans(
+            read_record(snakemake.input.plans, Frozen),
+            experiment.runs_controls(where.model, where.quantization),
+        )
     else:
         named = read_record(snakemake.input.plans, list[tuple[str, str]])
     if snakemake.input.race:

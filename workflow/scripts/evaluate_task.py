@@ -17,12 +17,13 @@ with job(snakemake) as experiment:
     model = ModelSpec.for_stage(experiment, where.model, where.quantization, stage)
     scores = evaluate_task(
         model,
-        plans_of(frankens),
+        plans_of(frankens, experiment.runs_controls(where.model, where.quantization, where.task)),
         experiment.tasks[where.task],
         stage=stage.name,
         limit=experiment.limit(stage, where.task),
         store_root=snakemake.params.store,
         seed=experiment.settings.statistics.seed,
+        draw=experiment.settings.stages.seed,
         calibration=evaluation_excludes(experiment, where.quantization),
     )
     write_parquet(scores, snakemake.output[0])

@@ -8,6 +8,7 @@ from frankenlab.evaluate.cost import measure
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.io.parquet import write_parquet
 from frankenlab.io.records import read_record
+from frankenlab.models.footprint import Footprint
 from frankenlab.models.franken import Manifest, plans_of
 from frankenlab.runtime.job import job
 
@@ -17,9 +18,12 @@ with job(snakemake) as experiment:
     model = ModelSpec.for_stage(experiment, name, quantization, Stage(SEARCH))
     engine = model.load_engine()
     model.check_unchanged()
+    plans = plans_of(frankens)
+    size = Footprint.of_directory(model.directory)
     speeds = measure(
         engine,
-        plans_of(frankens),
+        plans,
+        [1 / size.relative_compute(plan) for plan in plans],
         experiment.settings.cost.repeats,
         experiment.settings.statistics.seed,
     )

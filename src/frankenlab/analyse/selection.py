@@ -12,6 +12,7 @@ from frankenlab.analyse.gains import bootstrap, gains, mean_gains
 from frankenlab.analyse.outcomes import Task
 from frankenlab.analyse.search_test import max_t
 from frankenlab.analyse.settings import Statistics
+from frankenlab.models.franken import CONTROL
 from frankenlab.plans.generators import equal_cost_controls
 from frankenlab.plans.plan import BASE, parse
 
@@ -202,7 +203,7 @@ def select_plans(record: Shortlist) -> PlanGroups:
     return [(BASE, "base"), *((item["plan"], item["group"]) for item in record["plans"])]
 
 
-def confirm_plans(record: Frozen) -> PlanGroups:
+def confirm_plans(record: Frozen, with_controls: bool) -> PlanGroups:
     """Return (plan, group) of what the confirm stage runs, the frozen plan before its controls."""
-    controls = [(plan, "control") for plan in record["controls"]]
+    controls = [(plan, CONTROL) for plan in record["controls"] if with_controls]
     return [(BASE, "base"), (record["frozen"], record["group"]), *controls]

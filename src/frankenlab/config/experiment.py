@@ -39,7 +39,7 @@ RESERVED = ("store", "ledger.jsonl", "slurm-logs", "readme.md")
 LONGEST_LINE = 1000
 # What a plan alone is timed on: tokens that it reads, and those that it then decodes.
 PROMPT_TOKENS = 256
-DECODED_TOKENS = 16
+DECODED_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,18 @@ class Experiment:
         return [Stage(SEARCH, number + 1) for number in range(len(racing.rounds) + 1)]
 
     def stage_quantizations(self, stage: Stage, model: str) -> tuple[str, ...]:
-        """Return where a stage runs: the reference in the search, every quantization later."""
+        """Return where a stage runs: every quantization in confirm, the reference before it."""
         settings = self.models[model]
-        return (settings.reference,) if stage.searches else settings.quantizations
+        return settings.quantizations if stage.name == CONFIRM else (settings.reference,)
+
+    def runs_controls(self, model: str, quantization: str, task: str | None = None) -> bool:
+        """Tell whether the controls are confirmed with these weights, and on this task.
+
+        They show whether the choice of the layers matters, which was made at the reference on the
+        search tasks.
+        """
+        at_reference = quantization == self.models[model].reference
+        return at_reference and (task is None or self.tasks[task].role == SEARCH)
 
     def limit(self, stage: Stage, task: str) -> int | None:
         """Return how many documents of a task a stage, or a round of it, has at most."""

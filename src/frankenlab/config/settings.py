@@ -11,7 +11,7 @@ from pydantic import Field
 from frankenlab.analyse.settings import Statistics
 from frankenlab.io.sections import OptionalKey, Section
 from frankenlab.models.quantization import HIGHEST_BITS, LOWEST_BITS
-from frankenlab.plans.generators import Generator, LayerCount
+from frankenlab.plans.generators import Generator, LayerCount, Seed
 
 MOST_ENTRIES = 1000
 MOST_DOCUMENTS = 100_000_000
@@ -216,6 +216,8 @@ class Confirm(StageSettings):
 class Stages(Section):
     """How each stage is run."""
 
+    seed: Seed = 0
+    """Seed of the division of documents into stages; 0 divides them by their hashes alone."""
     search: Search = Search()
     """Every plan on the search documents of the search tasks."""
     select: Select = Select()
@@ -231,7 +233,7 @@ class Stages(Section):
 class Cost(Section):
     """How speed is measured."""
 
-    repeats: int = Field(default=5, ge=1, le=1000)
+    repeats: int = Field(default=10, ge=1, le=1000)
     """Timed runs of each plan."""
 
 

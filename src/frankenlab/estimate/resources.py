@@ -10,7 +10,7 @@ from frankenlab.config.experiment import DECODED_TOKENS, PROMPT_TOKENS, Experime
 from frankenlab.config.stages import CONFIRM, SEARCH, Stage
 from frankenlab.estimate.memory import requirements, sizes_of
 from frankenlab.estimate.throughput import Speeds, quantizing_seconds
-from frankenlab.estimate.work import Job, Workload
+from frankenlab.estimate.work import Job, PlanWork, Workload
 from frankenlab.io.errors import UserError
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
@@ -94,7 +94,7 @@ class Prediction:
         if speed is None:
             return None
         documents = self.workload.unseen(job.model, job.task, job.stage)
-        plans = self.workload.plans(job.model, job.stage, job.shard)
+        plans = self.plans(job, job.stage)
         tokens = documents.tokens
         if self.experiment.engine(job.model, job.quantization) == "torch":
             tokens = documents.computed(self.experiment.settings.token_budget)
@@ -107,11 +107,16 @@ class Prediction:
         speed = self.speeds.of(job.model, job.quantization, Stage(SEARCH))
         if speed is None:
             return None
-        plans = self.workload.plans(job.model, Stage(CONFIRM))
+        plans = self.plans(job, Stage(CONFIRM))
         tokens = PROMPT_TOKENS + DECODED_AS_PROMPT * DECODED_TOKENS
         turns = 1 + self.experiment.settings.cost.repeats
         layers = tokens * plans.unshared / self._n_layers(job) / speed.tokens
         return self.start(job) + turns * layers
+
+    def plans(self, job: Job, stage: Stage) -> PlanWork:
+        """Return what a job that runs a stage's plans runs of them at most."""
+        controls = self.experiment.runs_controls(job.model, job.quantization, job.task or None)
+        return self.workload.plans(job.model, stage, job.shard, controls)
 
     def start(self, job: Job) -> float:
         """Return the seconds until a job has loaded its model."""
@@ -137,7 +142,7 @@ class Prediction:
             size = PROCESS_BYTES["cpu"] + needed.memory.total - needed.memory.overhead
         if job.stage is not None:
             documents = self.workload.documents(job.model, job.task, job.stage)
-            plans = self.workload.plans(job.model, job.stage, job.shard)
+            plans = self.plans(job, job.stage)
             size += ROW_BYTES * documents.count * plans.count
         return size
 

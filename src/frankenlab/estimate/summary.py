@@ -17,13 +17,21 @@ BYTES_PER_ROW = 60
 
 
 def grid_summary(prediction: Prediction) -> str:
-    """Return the grid in numbers, with the memory, time and disk of a run from nothing: what can be
-    said without the workflow."""
+    """Return the grid in numbers, with the memory, time and disk of a run from nothing and the
+    verdicts that it can reach: what can be said without the workflow."""
+    # Imported here: scipy takes a second, and every process of a workflow imports this module.
+    from frankenlab.estimate.reach import reach_lines
+
     lines = [f"experiment {prediction.experiment.name}"]
     for model in prediction.experiment.models:
         lines += _grid_lines(prediction, model)
         lines += _requirement_lines(prediction, model)
-        lines += [_stage_line(prediction, model, stage) for stage in STAGES]
+        lines += [
+            _stage_line(prediction, model, stage, quantization)
+            for stage in STAGES
+            for quantization in prediction.experiment.stage_quantizations(stage, model)
+        ]
+        lines += reach_lines(prediction.workload, model)
     return "\n".join([*lines, _total_line(prediction)])
 
 
@@ -96,19 +104,21 @@ def _requirement_line(prediction: Prediction, needed: Requirements) -> str:
     )
 
 
-def _stage_line(prediction: Prediction, model: str, stage: Stage) -> str:
+def _stage_line(prediction: Prediction, model: str, stage: Stage, quantization: str) -> str:
     workload, experiment = prediction.workload, prediction.experiment
-    quantizations = experiment.stage_quantizations(stage, model)
     documents = [workload.documents(model, t.name, stage) for t in workload.tasks(stage)]
-    seconds = _scoring_seconds(prediction, model, stage, quantizations[0])
+    seconds = _scoring_seconds(prediction, model, stage, quantization)
     note = " (assumed: data not downloaded yet)" if any(d.assumed for d in documents) else ""
-    each = " each" if len(quantizations) > 1 else ""
     about = "at most" if len(experiment.rounds(stage.name)) > 1 else "about"
-    took = "time unknown" if seconds is None else f"{about} {duration(seconds)}{each}"
+    took = "time unknown" if seconds is None else f"{about} {duration(seconds)}"
+    fewest = min(
+        _plans(prediction, model, stage, quantization, task.name) for task in workload.tasks(stage)
+    )
+    controls = _plans(prediction, model, stage, quantization, None) - fewest
+    more = f" (and {controls} controls on the search tasks)" if controls else ""
     return (
-        f"  {stage} at {', '.join(quantizations)}: {_plans(prediction, model, stage)} plans x "
-        f"{sum(d.count for d in documents)} documents, {sum(d.tokens for d in documents)} "
-        f"tokens{note}, {took}"
+        f"  {stage} at {quantization}: {fewest} plans{more} x {sum(d.count for d in documents)} "
+        f"documents, {sum(d.tokens for d in documents)} tokens{note}, {took}"
     )
 
 
@@ -180,17 +190,25 @@ def _rows(prediction: Prediction) -> int:
     """Return the number of rows of scores that the stages make."""
     workload, experiment = prediction.workload, prediction.experiment
     return sum(
-        _plans(prediction, model, stage)
-        * sum(workload.documents(model, t.name, stage).count for t in workload.tasks(stage))
-        * len(experiment.stage_quantizations(stage, model))
+        _plans(prediction, model, stage, quantization, task.name)
+        * workload.documents(model, task.name, stage).count
         for model in experiment.models
         for stage in STAGES
+        for quantization in experiment.stage_quantizations(stage, model)
+        for task in workload.tasks(stage)
     )
 
 
-def _plans(prediction: Prediction, model: str, stage: Stage) -> int:
-    workload = prediction.workload
-    return sum(workload.plans(model, stage, n).count for n in workload.shards(model, stage))
+def _plans(
+    prediction: Prediction, model: str, stage: Stage, quantization: str, task: str | None
+) -> int:
+    """Return how many plans a stage runs on a task, or on any where it is None."""
+    return sum(
+        prediction.plans(
+            Job("evaluate_task", model, quantization, stage, task or "", n), stage
+        ).count
+        for n in prediction.workload.shards(model, stage)
+    )
 
 
 def _disk(prediction: Prediction, model: str) -> int:

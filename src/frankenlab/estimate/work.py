@@ -46,7 +46,7 @@ Counts = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
 COUNTING_MODULES = (
     "frankenlab.engines.token_tree",
     "frankenlab.tasks.encoding",
-    "frankenlab.tasks.task",
+    "frankenlab.tasks.draws",
 )
 
 
@@ -233,7 +233,9 @@ class Workload:
         tasks = self.experiment.tasks.values()
         return [task for task in tasks if stage.name == CONFIRM or task.role == SEARCH]
 
-    def plans(self, model: str, stage: Stage, shard: int = 0) -> PlanWork:
+    def plans(
+        self, model: str, stage: Stage, shard: int = 0, with_controls: bool = True
+    ) -> PlanWork:
         """Return what a job runs at most: which plans a race drops is not known yet. After the
         search these are as many as allowed, of the grid's mean depth and with half of it shared."""
         grid = self.grid(model)
@@ -241,7 +243,8 @@ class Workload:
             found = grid.shards[shard]
             return PlanWork(len(found.items), found.passes, found.unshared)
         stages, n = self.experiment.settings.stages, self.model(model).n_layers
-        extra = stages.select.shortlist if stage.name == SELECT else stages.confirm.controls + 1
+        controls = stages.confirm.controls if with_controls else 0
+        extra = stages.select.shortlist if stage.name == SELECT else 1 + controls
         mean = grid.whole.unshared / grid.whole.count
         return PlanWork(1 + extra, n + extra * mean / 2, n + extra * mean)
 
@@ -252,7 +255,10 @@ class Workload:
         if key not in self._documents:
             settings = self.experiment.tasks[task]
             limit = self.experiment.limit(Stage(stage.name), task)
-            whole = document_tokens(self.model(model), settings, stage.name, limit, self.counting)
+            draw = self.experiment.settings.stages.seed
+            whole = document_tokens(
+                self.model(model), settings, stage.name, limit, self.counting, draw
+            )
             self._documents[key] = whole.first(self.experiment.limit(stage, task))
         return self._documents[key]
 
@@ -264,7 +270,12 @@ class Workload:
 
 
 def document_tokens(
-    model: ModelSettings, task: TaskSettings, stage: str, limit: int | None, counting: bool = True
+    model: ModelSettings,
+    task: TaskSettings,
+    stage: str,
+    limit: int | None,
+    counting: bool = True,
+    draw: int = 0,
 ) -> Documents:
     """Return the documents, tokens and scored positions of a task in a stage.
 
@@ -272,7 +283,7 @@ def document_tokens(
     as many documents as the limit allows, with as many tokens each as the assumptions above say.
     """
     # Not in the project: a dry run or `frankenlab plans` counts, and changes nothing there.
-    cache = cache_folder() / "counts" / f"{_count_key(model, task, stage, limit)}.json"
+    cache = cache_folder() / "counts" / f"{_count_key(model, task, stage, limit, draw)}.json"
     counts = _cached(cache)
     if counts is None:
         directory = RESOURCES / "models" / model.folder
@@ -282,7 +293,7 @@ def document_tokens(
                 tokens = count * ASSUMED_TEXT_TOKENS
                 return Documents(count, tokens, tokens, 0, True)
             return Documents(count, count * ASSUMED_TOKENS, count * ASSUMED_SCORED, 0, True)
-        counts = _count(directory, task, stage, limit)
+        counts = _count(directory, task, stage, limit, draw)
         with suppress(OSError, UserError):  # a home that cannot be written to
             write_json(cache, counts)
     count, tokens, scored, prefix = counts
@@ -298,14 +309,16 @@ def _cached(path: Path) -> Sequence[int] | None:
     return found
 
 
-def _count_key(model: ModelSettings, task: TaskSettings, stage: str, limit: int | None) -> str:
+def _count_key(
+    model: ModelSettings, task: TaskSettings, stage: str, limit: int | None, draw: int
+) -> str:
     """Return a hash of everything that a count depends on: also the data file's state and the
     code."""
     file = task.data_file
     state = file.stat() if file is not None and file.is_file() else None
     return content_hash(
         [
-            *(str(Path.cwd()), model.folder, str(task), stage, limit),
+            *(str(Path.cwd()), model.folder, str(task), stage, limit, draw),
             state and [state.st_size, state.st_mtime_ns],
             task_fingerprint(task_file(task.task, TASKS_FOLDER)),
             code_fingerprint(*COUNTING_MODULES),
@@ -319,13 +332,15 @@ def _there(directory: Path, task: TaskSettings) -> bool:
     return has_model and task.data_file is not None and task.data_file.is_file()
 
 
-def _count(directory: Path, task: TaskSettings, stage: str, limit: int | None) -> Sequence[int]:
+def _count(
+    directory: Path, task: TaskSettings, stage: str, limit: int | None, draw: int
+) -> Sequence[int]:
     # Imported here: lm-eval and transformers take seconds, and a count is made only once.
     from frankenlab.engines.token_tree import shared_prefix
+    from frankenlab.tasks.draws import DrawnTask
     from frankenlab.tasks.encoding import document_trees, encoder_of, requests_name
-    from frankenlab.tasks.task import EvaluationTask
 
-    loaded = EvaluationTask(task, TASKS_FOLDER)
+    loaded = DrawnTask(task, TASKS_FOLDER, draw)
     documents = loaded.documents(loaded.indices(stage, limit))
     found = document_trees(encoder_of(directory), documents, loaded.rolling, task.name)
     trees = [found[requests_name(document)] for document in documents]

@@ -1,9 +1,11 @@
 """The measured cost of plans: the speed and memory of each when it runs alone.
 
 In a shared sweep a plan has no speed of its own, so each plan is timed by itself, several times.
-The plans take turns, so that a drift of the machine's speed affects them alike.
+The plans take turns, so that a drift of the machine's speed affects them alike; what a plan costs
+is its speed relative to the base's in the same turn.
 """
 
+import math
 import resource
 import statistics
 import time
@@ -18,14 +20,27 @@ from frankenlab.config.experiment import DECODED_TOKENS, PROMPT_TOKENS
 from frankenlab.engines.protocol import Engine
 from frankenlab.plans.plan import Plan
 
+# Probability with which an interval of a median holds it at least.
+CONFIDENCE = 0.95
 
-def measure(engine: Engine, plans: Sequence[Plan], repeats: int, seed: int) -> list[dict[str, Any]]:
+
+def measure(
+    engine: Engine, plans: Sequence[Plan], arithmetic: Sequence[float], repeats: int, seed: int
+) -> list[dict[str, Any]]:
     """Measure each plan alone, reading a prompt and decoding.
+
+    Args:
+        plans: the base, and others.
+        arithmetic: for each plan the speed relative to the base's that its multiplications by
+            weights alone would give: below 1 for a longer plan.
 
     Returns:
         A dict for each plan: `prefill_tokens_per_second` and `decode_tokens_per_second` (medians
         of `repeats` runs), the lowest and highest of each (`_low`, `_high`), and
-        `peak_memory_bytes` of the process (on CUDA, of the device).
+        `peak_memory_bytes` of the process (on CUDA, of the device). `arithmetic_ratio` is as
+        given. `prefill_ratio` and `decode_ratio` are medians over the turns of the plan's speed
+        relative to the base's, with their intervals (`median_interval`); `prefill_clock` and
+        `decode_clock` are what these say (`clock_says`), None for the base.
     """
     generator = torch.Generator().manual_seed(seed)
     prompt = torch.randint(engine.vocabulary, (PROMPT_TOKENS,), generator=generator).tolist()
@@ -45,9 +60,39 @@ def measure(engine: Engine, plans: Sequence[Plan], repeats: int, seed: int) -> l
             **_summary("prefill", speed["prefill"]),
             **_summary("decode", speed["decode"]),
             "peak_memory_bytes": peak,
+            "arithmetic_ratio": expected,
+            **_against("prefill", speed["prefill"], speeds[0]["prefill"], expected),
+            **_against("decode", speed["decode"], speeds[0]["decode"], expected),
         }
-        for plan, speed, peak in zip(plans, speeds, peaks, strict=True)
+        for plan, speed, peak, expected in zip(plans, speeds, peaks, arithmetic, strict=True)
     ]
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return two of the values between which the median of what they are drawn from lies.
+
+    It does in 95 % of all cases or more, whatever the distribution: the median is above a value
+    with probability 1/2, so the number of values below it is binomial. NaN where there are too few
+    values (fewer than six).
+    """
+    ordered, n = sorted(values), len(values)
+    tail, beyond = 0.0, 0
+    while (tail := tail + math.comb(n, beyond) / 2**n) <= (1 - CONFIDENCE) / 2:
+        beyond += 1
+    return (ordered[beyond - 1], ordered[-beyond]) if beyond else (math.nan, math.nan)
+
+
+def clock_says(low: float, high: float, arithmetic: float) -> str:
+    """Return what an interval of a relative speed says.
+
+    It is "slower" or "faster" where it excludes 1, "as fast" where it holds 1 and excludes what the
+    arithmetic would give, and "silent" where it holds both or was not measured.
+    """
+    if high < 1:
+        return "slower"
+    if low > 1:
+        return "faster"
+    return "as fast" if arithmetic < low or high < arithmetic else "silent"
 
 
 def _time_once(engine: Engine, plan: Plan, prompt: Sequence[int]) -> tuple[float, float]:
@@ -82,6 +127,24 @@ def _summary(name: str, speeds: Sequence[float]) -> dict[str, float]:
         f"{name}_tokens_per_second": statistics.median(speeds),
         f"{name}_low": min(speeds),
         f"{name}_high": max(speeds),
+    }
+
+
+def _against(
+    name: str, speeds: Sequence[float], base: Sequence[float], arithmetic: float
+) -> dict[str, Any]:
+    """Return a plan's speed relative to the base's, each turn by itself."""
+    if speeds is base:
+        ratio, low, high, says = 1.0, 1.0, 1.0, None
+    else:
+        ratios = [own / other for own, other in zip(speeds, base, strict=True)]
+        ratio, (low, high) = statistics.median(ratios), median_interval(ratios)
+        says = clock_says(low, high, arithmetic)
+    return {
+        f"{name}_ratio": ratio,
+        f"{name}_ratio_low": low,
+        f"{name}_ratio_high": high,
+        f"{name}_clock": says,
     }
 
 

@@ -28,6 +28,7 @@ from frankenlab.io.progress import Progress
 from frankenlab.io.signals import Stopped, interruptible, shielded
 from frankenlab.plans.plan import Plan
 from frankenlab.quantize.calibration import check_disjoint
+from frankenlab.tasks.draws import DrawnTask
 from frankenlab.tasks.encoding import Encoder, document_trees, encoder_of, requests_name
 from frankenlab.tasks.index import TaskSettings
 from frankenlab.tasks.task import Document, EvaluationTask
@@ -46,16 +47,19 @@ def evaluate_task(
     limit: int | None,
     store_root: str | Path,
     seed: int = 0,
+    draw: int = 0,
     calibration: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Score plans on a task's documents; return `evaluate`'s table with what made each row.
 
-    Without plans, as in a shard that a race has emptied, the table has no rows.
+    Without plans, as in a shard that a race has emptied, the table has no rows. Its column
+    `available` has the documents that the stage has of the task before any limit.
 
     Args:
         stage: "search", "select" or "confirm"; None takes all documents in lm-eval's order.
         limit: most documents.
         seed: the experiment's, which the table states; scoring draws nothing at random.
+        draw: seed of the documents' division into stages.
         calibration: texts that the weights were quantized with.
 
     Raises:
@@ -64,8 +68,9 @@ def evaluate_task(
     """
     if settings.data_file is not None:
         verify_file(settings.data_file)
-    task = EvaluationTask(settings, TASKS_FOLDER)
-    documents = task.documents(task.indices(stage, limit))
+    task = DrawnTask(settings, TASKS_FOLDER, draw)
+    available = task.indices(stage)
+    documents = task.documents(available[:limit])
     if not documents:
         raise UserError(
             f'task "{settings.name}": it has no documents in the {stage} stage; '
@@ -97,7 +102,7 @@ def evaluate_task(
     }
     for name in reversed(made_with):
         scores.insert(0, name, pd.Categorical([made_with[name]] * len(scores)))
-    return scores
+    return scores.assign(available=len(available))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from frankenlab.plans.plan import Plan, parse
 
 KV_BYTES = 2  # of a value in a 16-bit cache
 
+# The group of the random plans that cost what the frozen one does.
+CONTROL = "control"
+
 
 class ManifestEntry(TypedDict):
     """A plan on a model.
@@ -88,8 +91,8 @@ def manifest(
     }
 
 
-def plans_of(manifest: Mapping[str, Any]) -> list[Plan]:
-    """Return the plans of a manifest.
+def plans_of(manifest: Mapping[str, Any], with_controls: bool = True) -> list[Plan]:
+    """Return the plans of a manifest, or those that are no controls.
 
     Raises:
         UserError: a text is no plan, or the steps written there are not those of its plan.
@@ -101,7 +104,10 @@ def plans_of(manifest: Mapping[str, Any]) -> list[Plan]:
     for plan, entry in zip(plans, manifest["frankens"], strict=True):
         if list(entry["occurrences"]) != _occurrences(plan):
             raise UserError(f'manifest of frankens: plan "{plan}" does not match its occurrences')
-    return plans
+    groups = [entry["group"] for entry in manifest["frankens"]]
+    return [
+        plan for plan, group in zip(plans, groups, strict=True) if with_controls or group != CONTROL
+    ]
 
 
 def _occurrences(plan: Plan) -> list[list[Any]]:

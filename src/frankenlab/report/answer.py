@@ -227,12 +227,12 @@ def changes(rows: pd.DataFrame, own: pd.DataFrame) -> str:
             for verdict, task in tasks[:MOST_NAMED]
         ]
         if len(tasks) > MOST_NAMED:
-            said.append(f"{plural(len(tasks) - MOST_NAMED, 'more change')}, named below")
+            said.append(f"changed {plural(len(tasks) - MOST_NAMED, 'more task')} (see the table)")
         # A change at several quantizations has an "and" of its own.
         joined = ", and ".join(said) if any(" and " in part for part in said) else listed(said)
         found.append(f"{_subject(mine.iloc[0], own)} {joined}")
     if len(models) > MOST_NAMED:
-        found.append(f"{len(models) - MOST_NAMED} more models are named below")
+        found.append(f"{plural(len(models) - MOST_NAMED, 'more model')} below")
     return "; ".join(found)
 
 

@@ -15,12 +15,12 @@ from frankenlab.report.results import Results, rows_of
 from frankenlab.report.sections import pictures
 from frankenlab.report.tables import corrected_p, folded, judged, plan_of, task, verdict_words
 from frankenlab.report.text import (
-    interval,
+    change_text,
+    effect_words,
     listed,
     plural,
     quantization_name,
     quantization_words,
-    signed,
     spoken_value,
 )
 
@@ -95,8 +95,8 @@ def _interaction_sentence(own: pd.DataFrame) -> str:
 def _interaction(own: pd.DataFrame, row: Mapping[str, Any]) -> str:
     """Return "on t the change is −2.0 points unquantized and −3.0 at exl2-4.0"."""
     return (
-        f"on {_where(own, row)} the change is {signed(row['reference_effect'])} {row['unit']} "
-        f"{quantization_words(row['reference'])} and {signed(row['effect'])} "
+        f"on {_where(own, row)} the change is {effect_words(row['reference_effect'], row['unit'])} "
+        f"{quantization_words(row['reference'])} and {effect_words(row['effect'], row['unit'])} "
         f"{quantization_words(row['quantization'])}"
     )
 
@@ -136,7 +136,7 @@ def _verdicts(rows: pd.DataFrame, own: pd.DataFrame) -> list[str]:
         mine = rows_of(rows, read_verdict=verdict).to_dict("records")
         named = [_where(own, row) for row in mine[:MOST_NAMED]]
         if verdict in words:
-            sizes = (f" ({signed(row['read_effect'])} {row['unit']})" for row in mine)
+            sizes = (f" ({effect_words(row['read_effect'], row['unit'])})" for row in mine)
             named = [name + size for name, size in zip(named, sizes, strict=False)]
         if len(mine) > MOST_NAMED:
             named.append(f"{len(mine) - MOST_NAMED} more")
@@ -159,8 +159,8 @@ def _interactions(results: Results) -> str:
         **_places(rows),
         "task": task,
         "quantization": lambda row: quantization_name(row["quantization"]),
-        "change here": lambda row: f"{signed(row['effect'])} {row['unit']}",
-        "change at the reference": lambda row: signed(row["reference_effect"]),
+        "change here": lambda row: effect_words(row["effect"], row["unit"]),
+        "change at the reference": lambda row: effect_words(row["reference_effect"], row["unit"]),
         "difference [interval]": lambda row: judged(row, "interaction"),
         "p, corrected": lambda row: corrected_p(row, "interaction_p_corrected"),
         "the change is": lambda row: words.get(row["interaction_verdict"], "inconclusive"),
@@ -226,9 +226,10 @@ def _bases(results: Results) -> str:
         for row in ordered:
             text = spoken_value(row["value"], row["kind"])
             if row["quantization"] != row["reference"]:
-                text += f" ({interval(row, 'shift')})"
+                shift = change_text(row["shift"], row["shift_low"], row["shift_high"], row["unit"])
+                text += f" ({shift})"
             record[quantization_name(row["quantization"])] = text
-        found.append(record | {"unit of changes": first["unit"]})
+        found.append(record)
     caption = "The base at each quantization, with its change from the reference"
     return table(pd.DataFrame(found).fillna("–"), caption, csv="bits", first="task")
 

@@ -6,18 +6,19 @@ from typing import Any
 import pandas as pd
 
 from frankenlab.analyse.verdicts import DOMINANT
+from frankenlab.plans.plan import BASE
 from frankenlab.report.answer import MOST_NAMED, Frozen, changes, frozen_rows
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
+    change_text,
+    effect_words,
     layers_of,
     listed,
     plan_words,
     plural,
     share,
-    signed,
 )
 
-WAYS = {"prefill": "reads a prompt", "decode": "decodes"}
 COUNTED = ("improved", "equivalent", "inconclusive")
 
 
@@ -56,11 +57,11 @@ def controls_finding(tables: Tables, frozen: Frozen) -> str:
         )
     said = [
         f"significantly {row['verdict']} on {_task(row, several)} "
-        f"({signed(row['effect'])} {row['unit']})"
+        f"({effect_words(row['effect'], row['unit'])})"
         for row in sure.head(MOST_NAMED).to_dict("records")
     ]
     if len(sure) > MOST_NAMED:
-        said.append(f"{len(sure) - MOST_NAMED} more differences are significant")
+        said.append(f"so in {len(sure) - MOST_NAMED} more")
     tail = f"; {_where(open_, several)} the difference is inconclusive" if len(open_) else ""
     return f"The choice of layers matters: {against} the frozen plan is {listed(said)}{tail}."
 
@@ -111,42 +112,40 @@ def counted(verdicts: pd.Series, where: str = "", others: bool = False) -> str:
 
 
 def cost_finding(tables: Tables, frozen: Frozen) -> str:
-    """Return what the frozen plans cost: layers, arithmetic, and speed as far as the clock told."""
+    """Return what the frozen plans cost by their arithmetic; the figure of speeds has the clock."""
     own = references(frozen_rows(tables, frozen), frozen)
     plans = own.drop_duplicates(["model", "plan"])
-    costs = tables.get("costs")
     said = []
     for row in plans.head(MOST_NAMED).to_dict("records"):
-        key = {name: row[name] for name in ("model", "quantization", "plan")}
-        mine = rows_of(costs, **key)
+        key = {name: row[name] for name in ("model", "quantization")}
+        mine = rows_of(tables.get("costs"), **key, plan=row["plan"])
+        base = rows_of(tables.get("costs"), **key, plan=BASE)
         where = f"In {row['model']}, running" if len(plans) > 1 else "Running"
         text = (
             f"{where} {plan_words(row['plan'], layers_of(row))} takes {row['depth']:g} layers in "
             f"place of {layers_of(row)}"
         )
-        if mine.empty:
+        if mine.empty or base.empty:
             said.append(f"{text}; it was not timed.")
             continue
         cost = mine.iloc[0]
+        more = []
         if pd.notna(cost.get("arithmetic_ratio")):
-            text += f" and {100 * (1 / cost['arithmetic_ratio'] - 1):.2g} % more arithmetic"
-        speeds = [_speed(cost, way, verb) for way, verb in WAYS.items() if f"{way}_ratio" in cost]
-        said.append(" ".join([f"{text}.", *speeds]))
-    more = len(plans) - MOST_NAMED
-    return " ".join([*said, *([f"{more} more models are in the table."] if more > 0 else [])])
+            more.append(f"{_more(1 / cost['arithmetic_ratio'])} arithmetic")
+        cache = cost["kv_bytes_per_token"] / base["kv_bytes_per_token"].iloc[0]
+        more.append(f"{_more(cache)} KV cache")
+        said.append(f"{text}: {listed(more)}, with the same weights.")
+    rest = len(plans) - MOST_NAMED
+    return " ".join([*said, *(["The table has the other models."] if rest > 0 else [])])
 
 
-def _speed(cost: pd.Series, way: str, verb: str) -> str:
-    """Return a speed relative to the base's, or that the clock cannot tell it."""
-    ratio, low, high = (cost[f"{way}_ratio{end}"] for end in ("", "_low", "_high"))
-    if pd.isna(ratio):
-        return f"How fast it {verb} was not measured."
-    limits = "" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]"
-    measured = f"{ratio:.2f} times the base's speed{limits}"
-    if cost.get(f"{way}_clock") != "silent":
-        return f"It {verb} at {measured}."
-    expected = f"{cost['arithmetic_ratio']:.2f} times by its arithmetic"
-    return f"The clock cannot tell how fast it {verb} ({measured}; {expected})."
+def _more(ratio: float) -> str:
+    """Return "2.6 % more", "as much" or "3.1 % less"."""
+    change = 100 * (ratio - 1)
+    if abs(change) < 0.05:
+        return "as much"
+    size = f"{abs(change):.2g}" if abs(change) < 10 else f"{abs(change):.0f}"
+    return f"{size} % {'more' if change > 0 else 'less'}"
 
 
 def search_finding(tables: Tables) -> str:
@@ -158,14 +157,15 @@ def search_finding(tables: Tables) -> str:
     for row in rows.head(MOST_NAMED).to_dict("records"):
         units = rows_of(tables.get("comparisons"), model=row["model"], role="search")
         units = list(units["unit"].unique()) if len(units) else []
-        unit = f" {units[0]}" if len(units) == 1 else ""
+        # A mean of points and of perplexities has no unit.
+        effect, low, high = (row[f"mean_{name}"] for name in ("effect", "low", "high"))
+        mean = change_text(effect, low, high, units[0] if len(units) == 1 else "")
         whose = f" of {row['model']}" if len(rows) > 1 else ""
         better = row["share_better"]
         above = f"{share(better)} of the plans are" if better else "none of the plans is"
         said.append(
             f"The mean change over all {row['plans']:,} plans{whose} on the search tasks is "
-            f"{signed(row['mean_effect'])}{unit} [{signed(row['mean_low'])}, "
-            f"{signed(row['mean_high'])}], and {above} above the base."
+            f"{mean}, and {above} above the base."
         )
     return " ".join(said)
 
@@ -179,7 +179,8 @@ def choice_finding(tables: Tables, frozen: Frozen) -> str:
         for freeze in named[:MOST_NAMED]
     ]
     more = len(named) - MOST_NAMED
-    return " ".join([*said, *([f"{more} more models are not named."] if more > 0 else [])])
+    others = ["How the others were chosen stands under their names below."] if more > 0 else []
+    return " ".join([*said, *others])
 
 
 def _choice(freeze: Mapping[str, Any], layers: int | None, several: bool) -> str:
@@ -194,9 +195,15 @@ def _choice(freeze: Mapping[str, Any], layers: int | None, several: bool) -> str
     else:
         said = [f"No other plan was as good {where}, within one standard error."]
     if (same := freeze.get("same_plan")) is not None:
-        said.append(f"The same plan is frozen in {share(same)} of resamples of these documents.")
-    if freeze.get("beats_base") is False:
-        said.append("On the select documents there is no evidence that any plan beats the base.")
+        said.append(
+            f"From the same shortlist, {share(same)} of resamples of these documents freeze the "
+            "same plan."
+        )
+    if (beats := freeze.get("beats_base")) is not None:
+        found = "the best plan of the shortlist was significantly better than the base"
+        if not beats:
+            found = "there is no evidence that any plan of the shortlist is better than the base"
+        said.append(f"On the select documents {found}.")
     return " ".join(said)
 
 

@@ -19,20 +19,8 @@ from frankenlab.io.records import read_record
 from frankenlab.plans.plan import BASE
 
 NAMES = (
-    "comparisons",
-    "verdicts",
-    "against_controls",
-    "pairs",
-    "costs",
-    "ledger",
-    "bits",
-    "quantizations",
-    "race",
-    "search",
-    "path",
-    "repetitions",
-    "flips",
-    "documents",
+    *("comparisons", "verdicts", "against_controls", "pairs", "costs", "ledger", "bits"),
+    *("quantizations", "race", "search", "path", "repetitions", "flips", "documents"),
 )
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]

@@ -22,8 +22,9 @@ from frankenlab.report.text import plan_words, quantization_name
 WORDS = (
     "A franken is the model itself with some of its layers run more than once, without any "
     "training; its plan says which. Every change is measured against the unmodified model, the "
-    "base, document by document, and is better above 0. Search tasks chose the plan, guard tasks "
-    "show what it may have lost, and the verdicts are from documents that chose nothing."
+    "base, document by document. A change above 0 is better, but of a perplexity it is worse. "
+    "Search tasks chose the plan, guard tasks show what it may have lost, and the verdicts are "
+    "from documents that chose nothing."
 )
 
 

@@ -10,7 +10,7 @@ from frankenlab.report.answer import frozen_rows
 from frankenlab.report.elements import Columns, Html, Row, cells, details, plan_cell, table
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.text import (
-    interval,
+    change_text,
     number,
     p_value,
     quantization_name,
@@ -71,11 +71,12 @@ def values(row: Row) -> str:
 def judged(row: Row, name: str = "") -> str:
     """Return an effect with the interval that its verdict is read from.
 
-    `name` is that of another effect than the row's own, as in `text.interval`.
+    `name` is that of another effect than the row's own: "interaction", "read" or "memory".
     """
     prefix = f"{name}_" if name else ""
-    limits = {f"{prefix}{end}": row[f"{prefix}verdict_{end}"] for end in ("low", "high")}
-    return interval(dict(row) | limits, name, row["unit"])
+    effect = row[name if name in row else f"{prefix}effect"]
+    low, high = (row[f"{prefix}verdict_{end}"] for end in ("low", "high"))
+    return change_text(effect, low, high, row["unit"])
 
 
 def corrected_p(row: Row, name: str = "p_corrected") -> str:
@@ -231,7 +232,9 @@ def top_plans(results: Results) -> pd.DataFrame:
                 "mean at select": signed(later[plan]) if plan in later.index else "–",
             }
             record |= {
-                row["task"]: interval(row) + " *" * bool(row["significant"]) for row in found
+                row["task"]: change_text(row["effect"], row["low"], row["high"], row["unit"])
+                + " *" * bool(row["significant"])
+                for row in found
             }
             records.append(record)
     return pd.DataFrame(records).fillna("–")

@@ -131,6 +131,25 @@ def spoken_change(row: Mapping[str, Any] | pd.Series) -> str:
     return f"{signed(row['effect'])} {row['unit']}"
 
 
+def effect_words(effect: float, unit: str) -> str:
+    """Return an effect as one would say it: "+10.0 points" or "+30 % in perplexity".
+
+    An effect in log-percent is better above 0, and the perplexity itself below.
+    """
+    if unit == "log-percent":
+        return f"{percent(math.exp(-effect / 100))} in perplexity"
+    return f"{signed(effect)} {unit}"
+
+
+def change_text(effect: float, low: float, high: float, unit: str) -> str:
+    """Return an effect with its limits: "+10.0 points [0.0, +19.9]" or "+30 % [+21 %, +46 %]"."""
+    if unit == "log-percent":
+        effect, low, high = (math.exp(-value / 100) for value in (effect, high, low))
+        return f"{percent(effect)} [{percent(low)}, {percent(high)}]"
+    named = f"{signed(effect)} {unit}".strip()
+    return f"{named} [{signed(low)}, {signed(high)}]"
+
+
 def size_words(size: float, unit: str) -> str:
     """Return a size of change without a sign: "4.6 points", "12 points", "4 % in perplexity"."""
     if unit == "log-percent":

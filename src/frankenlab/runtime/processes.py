@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 import psutil
@@ -18,6 +19,17 @@ WATCH_SECONDS = 1.0
 # Snakemake runs a copy of a rule's script from this folder.
 SCRIPTS = ".snakemake/scripts/"
 LOOK_SECONDS = 0.2
+
+# The most memory of a container, in bytes or "max".
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory_mb() -> int:
+    """Return the memory of this machine, or of the container that this runs in, in 10^6 bytes."""
+    total = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):
+        total = min(total, int(CONTAINER_LIMIT.read_text(encoding="utf-8")))
+    return total // 10**6
 
 
 def end_with_workflow() -> None:

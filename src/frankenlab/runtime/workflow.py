@@ -189,6 +189,7 @@ class WorkflowRun:
                 "yaml": task_fingerprint(task_file(settings.task, TASKS_FOLDER)),
                 "data": local_data(entry.data),
                 "limit": experiment.limit(stage, task),
+                "draw": experiment.settings.stages.seed,
                 "precision": experiment.precision(stage, model, quantization),
                 "device": experiment.settings.device,
                 "engine": engine,
