@@ -157,26 +157,32 @@ def race(
     return left[standing.kept]
 
 
-def halve(samples: list[NDArray], left: NDArray, leaders: dict[int, None], share: float) -> NDArray:
+def halve(
+    samples: list[NDArray],
+    left: NDArray,
+    leaders: dict[int, None],
+    share: float,
+    keep: int = SHORTLIST + 1,
+) -> NDArray:
     """Return the best `share` of the plans (successive halving), but as many as a race keeps, and
     the base."""
     means = np.mean([s.mean(axis=1, dtype=float) for s in samples], axis=0)
-    count = max(SHORTLIST + 1, int(np.ceil(share * len(left))))
+    count = max(keep, int(np.ceil(share * len(left))))
     best = left[np.argsort(-means, kind="stable")[:count]]
     return np.union1d(best, list(leaders))
 
 
 def searches(
-    rounds: Sequence[Sequence[int]], total: int
+    rounds: Sequence[Sequence[int]], total: int, keep: int
 ) -> list[tuple[str, Sequence[int], Drop | None]]:
     """Return (name, rounds, what drops) of everything that is compared."""
     found: list[tuple[str, Sequence[int], Drop | None]] = [("no race", (), None)]
     for ends in rounds:
-        for error, margin in ((0.05, 1.0), (0.05, 0.0), (0.01, 1.0), (0.2, 1.0)):
-            rule = Rule(error, margin, len(ends), keep=SHORTLIST + 1)
+        for error, margin in ((0.05, 1.0), (0.05, 0.0), (0.01, 1.0), (0.1, 1.0), (0.2, 1.0)):
+            rule = Rule(error, margin, len(ends), keep=keep)
             name = f"racing, error {error:g}, margin {margin:g}"
             found.append((name, ends, partial(race, rule=rule, total=total)))
-        found.append(("successive halving", ends, partial(halve, share=0.5)))
+        found.append(("successive halving", ends, partial(halve, share=0.5, keep=keep)))
     return found
 
 
@@ -194,19 +200,25 @@ def main() -> None:
         default=["25,50,100,200", "40,80,150", "20,40,60,90,130,200"],
         help="documents of a task after each round but the last",
     )
+    parser.add_argument("--documents", nargs="+", type=int, help="of each task; default: the run's")
+    parser.add_argument("--shortlist", type=int, default=SHORTLIST, help="plans always kept")
     options = parser.parse_args()
     run = read(options.run)
-    total = max(correct.shape[1] for correct in run.correct)
+    sizes = options.documents or [correct.shape[1] for correct in run.correct]
+    total = max(sizes)
     rounds = [tuple(map(int, text.split(","))) for text in options.rounds]
-    compared = searches(rounds, total)
+    compared = searches(rounds, total, options.shortlist + 1)
     rng = np.random.default_rng(options.seed)
     results: list[list[Replay]] = [[] for _ in compared]
     begun = time.monotonic()
     for _ in range(options.replays):
-        drawn = [rng.integers(c.shape[1], size=c.shape[1]) for c in run.correct]
+        drawn = [
+            rng.integers(c.shape[1], size=size) for c, size in zip(run.correct, sizes, strict=True)
+        ]
         for found, (_, ends, drop) in zip(results, compared, strict=True):
             found.append(replay(run, drawn, ends, drop))
-    print(f"{len(run.plans)} plans, {total} documents a task, {options.replays} replays\n")
+    documents = " and ".join(map(str, dict.fromkeys(sizes)))
+    print(f"{len(run.plans)} plans, {documents} documents a task, {options.replays} replays\n")
     print(
         "| search | rounds | within 1 point | no worse | same plan | worst | layer passes | plans "
         "in each round |\n|---|---|---|---|---|---|---|---|"

@@ -4,10 +4,12 @@ import os
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from frankenlab.io.signals import Stopped, stopped_by_signals
+from frankenlab.runtime import processes
 from frankenlab.runtime.processes import WORKFLOW_VARIABLE, end_with_workflow
 from tests.support.processes import fork, gone, number_in
 
@@ -43,3 +45,18 @@ def test_a_job_ends_with_its_workflow_also_behind_a_shell(tmp_path):
     os.waitpid(process, 0)
     assert gone(child)
     assert (tmp_path / "log").read_text().splitlines()[1] == "left"
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("3000000000\n", 3000), ("max\n", 8000), ("9000000000\n", 8000), (None, 8000)],
+)
+def test_memory_is_the_machines_or_the_containers(tmp_path, monkeypatch, limit, expected):
+    file = tmp_path / "memory.max"
+    if limit is not None:
+        file.write_text(limit)
+    monkeypatch.setattr(processes, "CONTAINER_LIMIT", file)
+    monkeypatch.setattr(
+        processes.psutil, "virtual_memory", lambda: SimpleNamespace(total=8_000_000_000)
+    )
+    assert processes.memory_mb() == expected
