@@ -1,0 +1,163 @@
+"""How often do whole experiments claim something false, and how often do they find what is there?
+
+Experiments are drawn in worlds whose truth is known, and go through the project's own steps: search
+(or race), shortlist, select, freeze, confirm, verdicts. Each claim is compared with the truth. The
+output is a page of Markdown tables.
+
+    python benchmarks/error_rates.py --draws 50                      # a quick look: minutes
+    python benchmarks/error_rates.py --settings null skewed          # names may be beginnings
+    python benchmarks/error_rates.py --output benchmarks/error_rates.md
+"""
+
+import argparse
+import gc
+import multiprocessing
+import os
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import pandas as pd
+from error_rates_experiments import Sizes, experiments
+from error_rates_tables import page
+from error_rates_worlds import Setting
+
+SIZES = {
+    "150 documents": Sizes((100, 100), (80, 80), (150, 150), guard=150, passages=40),
+    "default": Sizes(
+        (142, 218), (85, 131), (342, 523), guard=350, passages=150, rounds=(20, 40, 80)
+    ),
+}
+
+SKEWS = (-0.5, -2.0, -5.8, 0.5, 2.0, 5.8)
+RARE = (0.01, 0.01)
+SETTINGS = {
+    "null": Setting(),
+    **{f"planted +{g}": Setting(gain=g) for g in (3, 5, 10)},
+    **{f"neighbourhood +{g}": Setting(gain=g, neighbourhood=True) for g in (3, 5, 10)},
+    **{f"skewed {s:+g}": Setting(skew=s) for s in SKEWS},
+    **{f"skewed {s:+g}, 3 perplexities": Setting(skew=s, perplexities=3) for s in SKEWS},
+    "margin": Setting(guard_effect=-3.0, passage_effect=-3.0),
+    **{
+        f"margin, skewed {s:+g}": Setting(passage_effect=-3.0, skew=s, perplexities=3)
+        for s in (-0.5, -2.0, -5.8)
+    },
+    "rare flips": Setting(flips=RARE),
+    "rare flips, margin": Setting(flips=RARE, guard_effect=-3.0, passage_effect=-3.0),
+    "clustered, declared": Setting(cluster=4),
+    "clustered, undeclared": Setting(cluster=4, declared=False),
+}
+# Experiments that share resamples: fewer take longer, more take memory.
+BATCH = 25
+
+
+def chosen(beginnings: Iterable[str]) -> dict[str, Setting]:
+    """Return the settings whose names begin with one of these; all where there are none.
+
+    Raises:
+        SystemExit: no name begins so.
+    """
+    beginnings = list(beginnings)
+    for beginning in beginnings:
+        if not any(name.startswith(beginning) for name in SETTINGS):
+            raise SystemExit(f"--settings {beginning}: no such setting; there are {[*SETTINGS]}")
+    return {n: s for n, s in SETTINGS.items() if not beginnings or n.startswith((*beginnings,))}
+
+
+def batches(draws: int) -> list[int]:
+    """Return how many experiments each job draws."""
+    return [min(BATCH, draws - first) for first in range(0, draws, BATCH)]
+
+
+def drawn(
+    settings: dict[str, Setting], sizes: Sizes, draws: int, seed: int, workers: int
+) -> dict[str, pd.DataFrame]:
+    """Return the experiments of each setting, a row each.
+
+    What is drawn of a setting depends on its name, the seed and the number of draws alone.
+    """
+    # Each worker has one core; its libraries read this when they are imported.
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    found: dict[str, list[tuple[int, pd.DataFrame]]] = {name: [] for name in settings}
+    # Holm's correction collects garbage each time: with the libraries frozen there is little of it.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=gc.freeze) as pool:
+        jobs = {
+            pool.submit(
+                experiments, setting, sizes, [seed, zlib.crc32(name.encode()), number], count
+            ): (name, number)
+            for name, setting in settings.items()
+            for number, count in enumerate(batches(draws))
+        }
+        begun = time.monotonic()
+        for done, job in enumerate(as_completed(jobs), 1):
+            name, number = jobs[job]
+            found[name].append((number, job.result()))
+            left = (time.monotonic() - begun) / done * (len(jobs) - done)
+            print(
+                f"\r{done} of {len(jobs)} batches, {left / 60:.0f} min left, {name:40}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+    print(file=sys.stderr)
+    return {
+        name: pd.concat([rows for _, rows in sorted(parts, key=lambda p: p[0])], ignore_index=True)
+        for name, parts in found.items()
+    }
+
+
+def commit() -> str:
+    """Return the commit that is checked out, with a mark if it was changed."""
+    said = run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    return said.stdout.strip() or "unknown"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--settings", nargs="+", default=[], metavar="NAME", help="or beginnings")
+    parser.add_argument("--draws", type=int, default=1000, help="experiments of each setting")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--sizes", choices=SIZES, default="default", help="numbers of documents")
+    for name in ("search", "select", "confirm"):
+        help = f"documents of the two search tasks at {name}, instead"
+        parser.add_argument(f"--{name}", type=int, nargs=2, metavar="N", help=help)
+    parser.add_argument("--guard", type=int, metavar="N", help="documents of an accuracy, instead")
+    parser.add_argument("--passages", type=int, metavar="N", help="of a perplexity, instead")
+    parser.add_argument("--output", type=Path, help="a file for the tables; none prints them")
+    options = parser.parse_args(arguments)
+    numbers: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name in ("search", "select", "confirm", "guard", "passages")
+        if (value := getattr(options, name)) is not None
+    }
+    sizes = replace(SIZES[options.sizes], **numbers)
+    begun = time.monotonic()
+    found = drawn(
+        chosen(options.settings), sizes, options.draws, options.seed, options.workers or 1
+    )
+    command = " ".join(["python benchmarks/error_rates.py", *(arguments or sys.argv[1:])])
+    text = page(found, sizes, command, commit(), time.monotonic() - begun, options.workers or 1)
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
