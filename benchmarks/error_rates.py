@@ -16,8 +16,8 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from subprocess import run
@@ -75,42 +75,40 @@ def batches(draws: int) -> list[int]:
     return [min(BATCH, draws - first) for first in range(0, draws, BATCH)]
 
 
-def drawn(
-    settings: dict[str, Setting], sizes: Sizes, draws: int, seed: int, workers: int
-) -> dict[str, pd.DataFrame]:
-    """Return the experiments of each setting, a row each.
+def groups(settings: Mapping[str, Setting]) -> dict[object, dict[str, Setting]]:
+    """Return the settings in groups that can share their searches, by what these depend on."""
+    found: dict[object, dict[str, Setting]] = {}
+    for name, setting in settings.items():
+        found.setdefault(setting.search, {})[name] = setting
+    return found
 
-    What is drawn of a setting depends on its name, the seed and the number of draws alone.
-    """
+
+def drawn(
+    settings: Mapping[str, Setting], sizes: Sizes, draws: int, seed: int, workers: int
+) -> dict[str, pd.DataFrame]:
+    """Return the experiments of each setting, a row each."""
     # Each worker has one core; its libraries read this when they are imported.
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
-    found: dict[str, list[tuple[int, pd.DataFrame]]] = {name: [] for name in settings}
+    found: dict[str, list[pd.DataFrame]] = {name: [] for name in settings}
     # Holm's correction collects garbage each time: with the libraries frozen there is little of it.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=gc.freeze) as pool:
-        jobs = {
+        jobs = [
             pool.submit(
-                experiments, setting, sizes, [seed, zlib.crc32(name.encode()), number], count
-            ): (name, number)
-            for name, setting in settings.items()
-            for number, count in enumerate(batches(draws))
-        }
-        begun = time.monotonic()
-        for done, job in enumerate(as_completed(jobs), 1):
-            name, number = jobs[job]
-            found[name].append((number, job.result()))
-            left = (time.monotonic() - begun) / done * (len(jobs) - done)
-            print(
-                f"\r{done} of {len(jobs)} batches, {left / 60:.0f} min left, {name:40}",
-                end="",
-                file=sys.stderr,
-                flush=True,
+                experiments, group, sizes, [seed, zlib.crc32("".join(group).encode()), n], k
             )
+            for group in groups(settings)
+            for n, k in enumerate(batches(draws))
+        ]
+        begun = time.monotonic()
+        for done, job in enumerate(jobs, 1):
+            for name, rows in job.result().items():
+                found[name].append(rows)
+            left = (time.monotonic() - begun) / done * (len(jobs) - done)
+            said = f"{done} of {len(jobs)} batches, about {left / 60:.0f} minutes left"
+            print(f"\r{said:60}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    return {
-        name: pd.concat([rows for _, rows in sorted(parts, key=lambda p: p[0])], ignore_index=True)
-        for name, parts in found.items()
-    }
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 
 def commit() -> str:

@@ -1,8 +1,8 @@
 """Whole experiments in a world: search, race, select, freeze, confirm, verdicts, and what of their
 claims is false."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -99,13 +99,30 @@ def choose(setting: Setting, sizes: Sizes, random: np.random.Generator) -> Chose
     return Chosen(drawn, plan, *errors)
 
 
-def experiments(setting: Setting, sizes: Sizes, seed: Sequence[int], count: int) -> pd.DataFrame:
-    """Return a row for each of `count` experiments; columns as `record` has them.
+def experiments(
+    settings: Mapping[str, Setting], sizes: Sizes, seed: Sequence[int], count: int
+) -> dict[str, pd.DataFrame]:
+    """Return for each setting a row for each of `count` experiments; columns as `record` has them.
+
+    Args:
+        settings: with the same search, so that the experiments of all settings share it.
+    """
+    random = np.random.default_rng(seed)
+    chosen = [choose(next(iter(settings.values())), sizes, random) for _ in range(count)]
+    return {
+        name: confirmed(setting, sizes, chosen, np.random.default_rng([*seed, number]))
+        for number, (name, setting) in enumerate(settings.items())
+    }
+
+
+def confirmed(
+    setting: Setting, sizes: Sizes, chosen: Sequence[Chosen], random: np.random.Generator
+) -> pd.DataFrame:
+    """Return the records of experiments whose plans are frozen.
 
     Passages have the same lengths in all of them, so that one set of resamples serves all.
     """
-    random = np.random.default_rng(seed)
-    chosen = [choose(setting, sizes, random) for _ in range(count)]
+    chosen = [replace(c, drawn=replace(c.drawn, setting=setting)) for c in chosen]
     tables = []
     for task in (*SEARCH_TASKS, *setting.guards):
         weights, labels, drawn = documents_of(task, setting, sizes, chosen, random)

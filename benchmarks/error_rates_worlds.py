@@ -64,6 +64,11 @@ class Setting:
     declared: bool = True
 
     @property
+    def search(self) -> tuple[object, ...]:
+        """Return what the search depends on: settings that have it in common can share one."""
+        return self.gain, self.neighbourhood, self.flips, self.cluster, self.declared
+
+    @property
     def guards(self) -> tuple[str, ...]:
         """Return the names of the guard tasks; the perplexities come last."""
         names = [f"guard {number}" for number in range(1, 4 - self.perplexities)]
