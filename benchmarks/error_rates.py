@@ -94,10 +94,8 @@ def drawn(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=gc.freeze) as pool:
         jobs = [
-            pool.submit(
-                experiments, group, sizes, [seed, zlib.crc32("".join(group).encode()), n], k
-            )
-            for group in groups(settings)
+            pool.submit(experiments, group, sizes, [seed, zlib.crc32(repr(search).encode()), n], k)
+            for search, group in groups(settings).items()
             for n, k in enumerate(batches(draws))
         ]
         begun = time.monotonic()
