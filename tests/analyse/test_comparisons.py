@@ -59,6 +59,7 @@ def test_accuracy_is_compared_in_points_with_its_flips():
     table = comparisons(scores, "acc", "search", {"base": "base", "0:2,1:4": "layer"}, RULES)
     base, franken = table.to_dict("records")
     assert base["effect"] == 0 and base["p"] == 1 and not base["significant"]
+    assert pd.isna(franken["available"])
     assert franken["effect"] == pytest.approx(25.0)
     assert (franken["up"], franken["down"], franken["n"]) == (50, 25, 100)
     assert franken["value"] == 0.75 and franken["base_value"] == 0.5
@@ -102,7 +103,7 @@ def test_texts_that_are_all_empty_have_no_average():
         outcomes(frame.assign(word_perplexity_weight=0.0), "word_perplexity")
 
 
-def test_documents_of_one_cluster_are_resampled_together():
+def test_documents_of_one_cluster_count_as_one():
     """Ten copies of each of ten documents are ten clusters, not a hundred."""
     rng = np.random.default_rng(0)
     base = np.repeat(rng.integers(0, 2, 10), 10)
@@ -232,5 +233,5 @@ def test_verdicts_and_pairs_say_it_too():
     assert mixed["base", plan] == mixed[plan, "base"] == 7
     assert mixed["base", "base"] == mixed[plan, plan] == 0
     table = comparisons(scores, "acc", "search", {"base": "base", plan: "block"}, RULES)
-    rows = verdicts(with_shapes(table, {"m": 4}), {"m": plan}, RULES)
+    rows = verdicts(with_shapes(table, {"m": 4}), scores, TASKS, {"m": plan}, RULES)
     assert list(rows["mixed"]) == [7] and list(rows["hardware"]) == ["new; old"]

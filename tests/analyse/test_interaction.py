@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from frankenlab.analyse.interaction import corrected, task_bitrates
+from frankenlab.analyse.interaction import bitrates, corrected, task_bitrates
 from frankenlab.analyse.settings import Statistics
 from frankenlab.models.footprint import Footprint
 from frankenlab.models.shape import ModelShape
@@ -57,7 +57,7 @@ def made(table: pd.DataFrame, metric="acc", reference=NONE, rules=RULES, sizes=F
     found = task_bitrates(
         table, SimpleNamespace(metric=metric, role="search"), FRANKEN, reference, sizes, 4, rules
     )
-    return corrected(found, rules).set_index(["plan", "quantization"])
+    return corrected([found], rules).set_index(["plan", "quantization"])
 
 
 def test_the_interaction_is_the_difference_of_differences():
@@ -85,10 +85,10 @@ def test_what_quantizing_costs_the_base_is_no_interaction():
     found = made(
         scores(
             {
-                ("base", NONE): [1, 1, 1, 0] * 50,
-                (FRANKEN, NONE): [1, 1, 0, 0] * 50,
-                ("base", FOUR): [1, 0, 1, 0] * 50,
-                (FRANKEN, FOUR): [1, 0, 0, 0] * 50,
+                ("base", NONE): [1, 1, 1, 0] * 100,
+                (FRANKEN, NONE): [1, 1, 0, 0] * 100,
+                ("base", FOUR): [1, 0, 1, 0] * 100,
+                (FRANKEN, FOUR): [1, 0, 0, 0] * 100,
             }
         )
     )
@@ -119,8 +119,9 @@ def test_documents_that_move_two_steps_count_twice():
     )
     row = found.loc[(FRANKEN, FOUR)]
     assert row["interaction"] == pytest.approx(2 * up - down)
-    # sd of the flipped sum is sqrt(6 * 4 + 8), the sum 4: p is near 2 * (1 - Phi(0.7)).
-    assert row["interaction_p"] == pytest.approx(0.54, abs=0.12)
+    # sd of the flipped sum is sqrt(6 * 4 + 8), the sum 4, in steps of 2: p is near
+    # 2 * (1 - Phi(3 / 5.66)).
+    assert row["interaction_p"] == pytest.approx(0.596, abs=0.01)
 
 
 def test_perplexities_are_ratios_of_sums():
@@ -200,7 +201,7 @@ def test_a_gain_at_equal_bytes_is_significant():
     assert row["read_low"] > 0
 
 
-def test_holm_takes_a_rival_by_both_costs_as_one_test():
+def test_a_rival_by_both_costs_is_one_test():
     table = accurate(
         {
             **{("base", q): n for q, n in ((NONE, 200), (SIX, 150), (FOUR, 150))},
@@ -209,10 +210,25 @@ def test_holm_takes_a_rival_by_both_costs_as_one_test():
     )
     row = made(table).loc[(FRANKEN, FOUR)]
     assert row["read_rival"] == row["memory_rival"] == SIX
-    # Two tests in all: at 4 bits against 6, at 6 against none.
+    # Four tests in all: at 4 bits against 6, at 6 against none, and two interactions.
+    assert row["level"] == pytest.approx(0.05 * 0.04 / 4)
     assert row["read_p"] == pytest.approx(2 / 2**7)
-    assert row["read_p_holm"] == row["memory_p_holm"] == pytest.approx(row["read_p"])
-    assert row["interaction_p_holm"] == pytest.approx(2 * row["interaction_p"])
+    assert row["read_p_corrected"] == row["memory_p_corrected"] == min(1, row["read_p"] * 100)
+    assert row["read_verdict"] == "inconclusive" and row["read_low"] > 0 >= row["read_verdict_low"]
+
+
+def test_an_interaction_can_reach_the_level_of_its_small_budget():
+    """With 400 random flips the smallest p were 0.0025, and nothing could be significant."""
+    half = {
+        **{("base", q): [0] * 40 for q in (NONE, SIX, FOUR)},
+        **{(FRANKEN, q): [0] * 40 for q in (NONE, SIX)},
+        (FRANKEN, FOUR): list(np.linspace(0.31, 0.77, 40)),
+    }
+    frozen = {"m": {"frozen": FRANKEN, "reference_quantization": NONE}}
+    tasks = {"t": SimpleNamespace(metric="acc", role="search")}
+    found = bitrates(scores(half), tasks, frozen, {"m": FOOTPRINTS}, {"m": 4}, RULES)
+    row = found.set_index(["plan", "quantization"]).loc[(FRANKEN, FOUR)]
+    assert row["interaction_p"] < row["level"] and row["interaction_verdict"] == "improved"
 
 
 def test_a_reference_below_the_others_turns_the_interaction_round():
@@ -266,7 +282,7 @@ def test_intervals_of_interactions_cover_the_truth(planted):
         found = task_bitrates(
             table, SimpleNamespace(metric="acc", role="search"), FRANKEN, NONE, FOOTPRINTS, 4, quick
         )
-        rows.append(found.set_index(["plan", "quantization"]).loc[(FRANKEN, FOUR)])
+        rows.append(found.table.set_index(["plan", "quantization"]).loc[(FRANKEN, FOUR)])
         assert rows[-1]["interaction"] == pytest.approx(interaction_of(table))
     covered = np.mean([r["interaction_low"] <= truth <= r["interaction_high"] for r in rows])
     assert 0.88 <= covered <= 0.99

@@ -1,52 +1,77 @@
-"""What may be claimed, and at how many documents."""
+"""What may be claimed, and of what."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
+from frankenlab.analyse import error_budget
 from frankenlab.analyse.comparisons import comparisons, with_shapes
-from frankenlab.analyse.paired_tests import (
-    discordant,
-    mcnemar_exact,
-    paired_bootstrap,
-    sign_flip_test,
-)
-from frankenlab.analyse.verdicts import documents_needed, verdict, verdicts
-from tests.analyse.test_comparisons import RULES, accuracy_scores
+from frankenlab.analyse.paired_effects import paired_effects
+from frankenlab.analyse.verdicts import DOMINANT, judge, verdicts
+from tests.analyse.test_comparisons import RULES, TASKS, accuracy_scores
+from tests.analyse.test_paired_effects import at_most, skewed
 from tests.analyse.test_paired_tests import flips, rows
 
-NAN = float("nan")
+FRANKEN, CONTROL = "0:3,1:4", "0:2,0:4"
+
+
+def judged(d, level=0.05, margin=3.0, kind="mean"):
+    found = paired_effects(d, np.ones(np.shape(d)[1]), kind=kind, seed=1)
+    return judge(found, level, margin)
 
 
 @pytest.mark.parametrize(
-    "effect, p, low, high, expected",
+    "n, gains, losses, expected",
     [
-        (5.0, 0.01, 2.0, 8.0, "improved"),
-        (-5.0, 0.01, -8.0, -2.0, "harmed"),
-        (1.0, 0.01, 0.3, 1.7, "improved"),
-        (-1.0, 0.01, -1.7, -0.3, "harmed"),
-        (1.0, 0.05, 0.1, 1.9, "equivalent"),
-        (0.2, 0.80, -2.9, 2.9, "equivalent"),
-        (0.2, 0.80, -2.9, 3.0, "inconclusive"),
-        (0.2, 0.80, -3.0, 2.9, "inconclusive"),
-        (4.0, 0.30, -1.0, 9.0, "inconclusive"),
-        (3.5, 0.06, 3.1, 3.9, "inconclusive"),
-        (0.0, 1.00, -0.5, 0.5, "equivalent"),
-        (NAN, NAN, NAN, NAN, "inconclusive"),
-        (0.2, NAN, -1.0, 1.0, "equivalent"),
+        (100, 6, 0, "improved"),  # p = 0.03
+        (100, 0, 6, "harmed"),
+        (100, 5, 0, "inconclusive"),
+        (2000, 20, 5, "improved"),  # a small change for certain
+        (2000, 40, 40, "equivalent"),
+        (2000, 100, 60, "improved"),
+        (300, 30, 30, "inconclusive"),
+        (98, 0, 0, "inconclusive"),  # the rule of three
+        (99, 0, 0, "equivalent"),
     ],
 )
-def test_verdicts(effect, p, low, high, expected):
-    assert verdict(effect, p, low, high, RULES) == expected
+def test_a_verdict(n, gains, losses, expected):
+    assert judged(rows(n, gains, losses)).verdict.tolist() == [expected]
 
 
-@pytest.mark.parametrize(
-    "n, expected", [(20, "inconclusive"), (98, "inconclusive"), (99, "equivalent")]
+def test_nothing_follows_from_nan():
+    broken = np.array([[float("nan"), 1.0, 0.0, 1.0]])
+    for kind in ("mean", "perplexity"):
+        assert judged(broken, kind=kind).verdict.tolist() == ["inconclusive"]
+
+
+@pytest.mark.slow
+@given(
+    arrays(float, (4, 60), elements=st.sampled_from([-1.0, -0.5, 0.0, 0.0, 0.0, 0.0, 0.5, 1.0])),
+    st.sampled_from([0.05, 0.004]),
+    st.sampled_from([1.0, 10.0, 30.0]),
+    st.sampled_from(["mean", "perplexity"]),
+    st.floats(-0.2, 0.2),
 )
-def test_no_flip_at_all_is_equivalence_from_99_documents_on(n, expected):
-    effects = paired_bootstrap(rows(n, 0, 0), np.ones(n), kind="mean", seed=1, resamples=200)
-    assert verdict(0.0, 1.0, effects.low90[0], effects.high90[0], RULES) == expected
+def test_a_verdict_is_what_its_intervals_show(d, level, margin, kind, bias):
+    """Whoever sees the two intervals and the margin can say the verdict."""
+    d = d + bias if kind == "perplexity" else d
+    shown = judged(d, level, margin, kind)
+    for low, high, inner_low, inner_high, verdict in zip(
+        shown.low,
+        shown.high,
+        shown.equivalence_low,
+        shown.equivalence_high,
+        shown.verdict,
+        strict=True,
+    ):
+        assert low <= inner_low <= inner_high <= high
+        above, below = low > 0, high < 0
+        inside = -margin < inner_low and inner_high < margin
+        read = "improved" if above else "harmed" if below else "inconclusive"
+        assert verdict == ("equivalent" if inside and not (above or below) else read)
 
 
 @pytest.mark.slow
@@ -54,87 +79,32 @@ def test_no_flip_at_all_is_equivalence_from_99_documents_on(n, expected):
     "n, gain, loss", [(100, 0.03, 0.0), (300, 0.035, 0.005), (900, 0.06, 0.03)]
 )
 def test_equivalence_is_seldom_claimed_at_the_margin(n, gain, loss):
-    d = flips(1200, n, gain, loss, seed=41)
-    effects = paired_bootstrap(d, np.ones(n), kind="mean", seed=1, resamples=1000)
-    given = [
-        verdict(0, 1, *both, RULES) for both in zip(effects.low90, effects.high90, strict=True)
+    given = judged(flips(3000, n, gain, loss, seed=41)).verdict
+    assert np.mean(given == "equivalent") <= at_most(0.05, 3000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", [1, -1])
+def test_skewed_perplexities_at_the_margin_are_seldom_equivalent_or_falsely_changed(turn):
+    for truth in (0.0, 3.0, -3.0):
+        d = turn * skewed(5.8, (1500, 300), seed=42) * 0.05 + truth / 100
+        for level in (0.05, 0.004):
+            given = judged(d, level, kind="perplexity").verdict
+            right = "improved" if truth > 0 else "harmed" if truth < 0 else "equivalent"
+            assert np.mean(~np.isin(given, [right, "inconclusive"])) <= at_most(level, 1500)
+
+
+def confirmed(outcome: dict[str, dict[str, list[int]]], **columns) -> pd.DataFrame:
+    """Verdicts of the confirm stage, from task -> plan -> right answers."""
+    scores = [
+        accuracy_scores(answers, **{"stage": "confirm", "task": task} | columns)
+        for task, answers in outcome.items()
     ]
-    assert np.mean(np.array(given) == "equivalent") <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 1200)
-
-
-def reached(n, gain, loss, margin, alpha, seed):
-    """How often n documents end in a claim of a change, and of equivalence."""
-    d = flips(800, n, gain, loss, seed)
-    changed = mcnemar_exact(*discordant(d)) < alpha
-    effects = paired_bootstrap(d, np.ones(n), kind="mean", seed=1, resamples=600)
-    inside = (effects.low90 > -margin) & (effects.high90 < margin)
-    return changed.mean(), inside.mean()
-
-
-@pytest.mark.parametrize(
-    "gain, loss, alpha, claim",
-    [
-        (0.12, 0.04, 0.05, 0),
-        (0.06, 0.0, 0.01, 0),
-        (0.03, 0.03, 0.05, 1),
-        (0.01, 0.01, 0.05, 1),
-    ],
-)
-def test_documents_needed_give_the_power_they_promise(gain, loss, alpha, claim):
-    effect = 100 * (gain - loss)
-    deviation = 100 * np.sqrt(gain + loss - (gain - loss) ** 2)
-    n = documents_needed(effect, deviation, kind="mean", margin=3.0, alpha=alpha)
-    assert 0.74 <= reached(n, gain, loss, 3.0, alpha, seed=51)[claim] <= 0.95
-    assert max(reached(int(0.6 * n), gain, loss, 3.0, alpha, seed=52)) < 0.70
-
-
-def test_documents_needed_for_perplexities_give_the_power_they_promise():
-    n = documents_needed(5.0, 20.0, kind="perplexity", margin=3.0, alpha=0.01)
-    # Connor's (1987) form of the sample size, whose null variance holds the effect too.
-    normal = ((stats.norm.ppf(0.995) * np.hypot(20, 5) + stats.norm.ppf(0.8) * 20) / 5) ** 2
-    assert n == int(np.ceil(normal))
-    d = np.random.default_rng(53).normal(0.05, 0.20, (800, n))
-    assert 0.75 <= np.mean(sign_flip_test(d, seed=1, resamples=1999) < 0.01) <= 0.85
-
-
-def test_documents_needed_is_the_smaller_of_two_questions():
-    def needed(effect, deviation, kind="mean", margin=3.0, alpha=0.05):
-        return documents_needed(effect, deviation, kind=kind, margin=margin, alpha=alpha)
-
-    assert needed(0.0, 30.0) < needed(1.5, 30.0) > needed(4.0, 30.0)
-    assert needed(4.0, 30.0) < needed(4.0, 30.0, alpha=0.005)
-    assert needed(-4.0, 30.0) == needed(4.0, 30.0)
-    assert needed(0.0, 30.0, margin=6.0) < needed(0.0, 30.0)
-
-
-def test_documents_needed_at_the_edges():
-    def needed(effect, deviation, kind, margin=3.0):
-        return documents_needed(effect, deviation, kind=kind, margin=margin, alpha=0.05)
-
-    # Without one discordant document, the rule of three decides; without any loss, 2 * 0.5**6.
-    assert needed(0.0, 0.0, "mean") == 99
-    assert needed(100.0, 0.0, "mean") == 6
-    assert needed(5.0, 0.0, "perplexity") == 6
-    assert needed(0.0, 0.0, "perplexity") == 2
-    assert needed(0.0, 30.0, "mean", margin=0.0) is None
-    assert needed(0.0001, 30.0, "perplexity", margin=0.0) is None
-    assert needed(NAN, 30.0, "mean") is None
-    assert needed(1.0, NAN, "perplexity") is None
-
-
-def confirmed(outcome: dict[str, tuple[list[int], list[int]]]) -> pd.DataFrame:
-    """Comparisons of the confirm stage: task -> (base, franken) right answers."""
-    tables = [
-        comparisons(
-            accuracy_scores({"base": base, "0:3,1:4": franken}, stage="confirm", task=task),
-            "acc",
-            "search",
-            {"base": "base", "0:3,1:4": "block"},
-            RULES,
-        )
-        for task, (base, franken) in outcome.items()
-    ]
-    return with_shapes(pd.concat(tables, ignore_index=True), {"m": 4})
+    groups = dict.fromkeys(("base", FRANKEN, CONTROL), "block")
+    tables = [comparisons(own, "acc", "search", groups, RULES) for own in scores]
+    compared = with_shapes(pd.concat(tables, ignore_index=True), {"m": 4})
+    tasks = dict.fromkeys(outcome, TASKS["t"])
+    return verdicts(compared, pd.concat(scores), tasks, {"m": FRANKEN}, RULES)
 
 
 @pytest.mark.slow
@@ -142,30 +112,58 @@ def test_every_verdict_can_be_given():
     half = [1, 0] * 300
     table = confirmed(
         {
-            "better": ([0] * 600, [1] * 60 + [0] * 540),
-            "worse": ([1] * 600, [0] * 60 + [1] * 540),
-            "same": (half, half),
-            "unclear": ([1, 0] * 20, [1, 1, 0, 0, 1, 0, 1, 0] * 5),
-        }
+            "better": {"base": [0] * 600, FRANKEN: [1] * 60 + [0] * 540},
+            "worse": {"base": [1] * 600, FRANKEN: [0] * 60 + [1] * 540},
+            "same": {"base": half, FRANKEN: half},
+            "unclear": {"base": [1, 0] * 20, FRANKEN: [1, 1, 0, 0, 1, 0, 1, 0] * 5},
+        },
+        available=900,
     )
-    made = verdicts(table, {"m": "0:3,1:4"}, RULES).set_index("task")
+    made = table.set_index("task")
     assert made["verdict"].to_dict() == {
         "better": "improved",
         "worse": "harmed",
         "same": "equivalent",
         "unclear": "inconclusive",
     }
-    assert set(made["group"]) == {"frozen"}
+    assert set(made["group"]) == {"frozen"} and set(made["available"]) == {900}
     assert made.loc["unclear", "documents_needed"] > 40
+    assert made.loc["unclear", "smallest_detectable"] > 20 > made.loc["better", "effect"]
+    assert made.loc["unclear", "dominance"] < DOMINANT
+    assert list(made["level"]) == pytest.approx([0.05 * 0.8 / 4] * 4)
 
 
 @pytest.mark.slow
-def test_holm_corrects_over_all_confirm_tests():
-    """One test at p = 0.031 is significant alone, and not among ten."""
-    one = {"t0": ([0] * 100, [1] * 6 + [0] * 94)}
-    table = verdicts(confirmed(one), {"m": "0:3,1:4"}, RULES)
-    assert table["verdict"].tolist() == ["improved"]
-    ten = one | {f"t{i}": ([1, 0] * 50, [1, 0] * 50) for i in range(1, 10)}
-    table = verdicts(confirmed(ten), {"m": "0:3,1:4"}, RULES).set_index("task")
-    assert table.loc["t0", "p_holm"] == pytest.approx(10 * table.loc["t0", "p"])
-    assert table.loc["t0", "verdict"] == "inconclusive"
+def test_the_budget_is_shared_by_the_frozen_plans_alone():
+    """One test at p = 0.031 is significant alone, and not among ten; controls have no share."""
+    control = {CONTROL: [0] * 100}
+    one = {"t0": {"base": [0] * 100, FRANKEN: [1] * 6 + [0] * 94} | control}
+    table = confirmed(one)
+    assert table["group"].tolist() == ["frozen", "control"]
+    assert table["verdict"].tolist()[0] == "improved" and pd.isna(table["verdict"][1])
+    assert table["p_corrected"][0] == pytest.approx(table["p"][0] / 0.8)
+    assert table["verdict_low"][1] < 0 and pd.isna(table["p_corrected"][1])
+    same = {"base": [1, 0] * 50, FRANKEN: [1, 0] * 50} | control
+    ten = one | {f"t{i}": same for i in range(1, 10)}
+    row = confirmed(ten).set_index(["group", "task"]).loc[("frozen", "t0")]
+    assert row["p_corrected"] == pytest.approx(10 / 0.8 * row["p"])
+    assert row["verdict"] == "inconclusive" and row["low"] > 0 >= row["verdict_low"]
+
+
+def test_the_shares_of_the_budget_add_up_to_alpha():
+    tests = {"verdicts": 7, "search": 2, "controls": 3, "bits": 11}
+    spent = sum(n * error_budget.level(0.05, family, n) for family, n in tests.items())
+    assert set(tests) == set(error_budget.SHARES) and spent == pytest.approx(0.05)
+    assert error_budget.level(0.05, "bits", 0) == pytest.approx(0.05 * 0.04)
+    level = error_budget.level(0.05, "verdicts", 7)
+    assert error_budget.corrected([level, 1.0], 0.05, level) == pytest.approx([0.05, 1.0])
+
+
+def test_a_random_test_can_reach_its_level():
+    level = error_budget.level(0.05, "bits", 8)
+    flips_drawn = error_budget.resamples(400, level)
+    p = paired_effects(
+        np.linspace(0.1, 0.2, 60)[None], np.ones(60), kind="mean", seed=1, resamples=flips_drawn
+    ).p
+    assert p[0] < level / 10
+    assert error_budget.resamples(10_000, 0.05) == 10_000

@@ -112,7 +112,11 @@ def make_bits(
         for model in models
         for q, size in sizes.items()
     ]
+    bits = corrected(found, RULES)
+    # Controls ran on the search tasks at the reference only.
+    here = (bits["quantization"] == bits["reference"]) & (bits["role"] == "search")
+    bits = bits[here | (bits["group"] != "control")].reset_index(drop=True)
     return {
-        "bits": corrected(pd.concat(found, ignore_index=True), RULES),
+        "bits": bits,
         "quantizations": pd.DataFrame(weights),
     }

@@ -15,9 +15,12 @@ from scipy.stats import binomtest, norm
 
 from frankenlab.io.parquet import write_parquet
 from frankenlab.report.results import Results
+from tests.support import synthetic_choice
 from tests.support.paths import ROOT
 
 LAYERS = 30
+# Shares of alpha that go to the verdicts and to the comparisons with controls.
+VERDICTS, CONTROLS = 0.05 * 0.8, 0.05 * 0.08
 MODEL = "smollm2-135m-instruct"
 RESAMPLES = 400
 HARDWARE = "an invented processor"
@@ -33,6 +36,10 @@ class Task:
     base: float
     search_n: int
     confirm_n: int
+
+    @property
+    def available(self) -> int:
+        return self.confirm_n + 23
 
     @property
     def kind(self) -> str:
@@ -90,7 +97,7 @@ def make_plans(step: int = 1, seed: int = 0) -> list[SyntheticPlan]:
         for length in range(2, LAYERS, step)
         for start in range(0, LAYERS - length + 1, step)
     ]
-    plans += [loop(*block, times, "block") for block in ((18, 21), (8, 12)) for times in (3, 4)]
+    plans += [loop(*block, times, "block") for block in ((18, 21), (8, 12)) for times in (2, 3, 4)]
     plans.append(SyntheticPlan(f"0:24,6:{LAYERS}", "depth_up_scaling", 6, 24, 2, LAYERS + 18, -9.0))
     for extra in (1, 3, 6, 10):
         doubled = set(rng.choice(LAYERS, extra, replace=False).tolist())
@@ -137,8 +144,8 @@ def _perplexity(plan: SyntheticPlan, task: Task, n: int, rng: np.random.Generato
 
 
 def _limits(draws: np.ndarray) -> dict:
-    low, low90, high90, high = np.quantile(draws, [0.025, 0.05, 0.95, 0.975])
-    return {"low": low, "high": high, "low90": low90, "high90": high90}
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"low": low, "high": high, "standard_error": max(draws.std(), 0.1)}
 
 
 def _measure(plan: SyntheticPlan, task: Task, n: int, rng: np.random.Generator) -> dict:
@@ -157,10 +164,12 @@ def _measure(plan: SyntheticPlan, task: Task, n: int, rng: np.random.Generator) 
         "depth": plan.depth,
         "relative_depth": plan.depth / LAYERS,
         "n": n,
+        "n_clusters": n,
+        "available": task.available,
         "base_value": task.base,
     }
     if plan.text == "base":
-        zero = dict.fromkeys(("effect", "low", "high", "low90", "high90"), 0.0)
+        zero = dict.fromkeys(("effect", "low", "high", "standard_error"), 0.0)
         return row | zero | {"value": task.base, "value_stderr": 0.05, "up": 0, "down": 0, "p": 1.0}
     measure = _perplexity if task.kind == "perplexity" else _discordant
     return row | measure(plan, task, n, rng)
@@ -182,7 +191,7 @@ def comparison_rows(
     quantization: str = "none",
     seed: int = 0,
 ) -> pd.DataFrame:
-    """`comparisons` of one stage of one model, with the unrounded 90 % limits as extra columns."""
+    """`comparisons` of one stage of one model."""
     rng = np.random.default_rng(seed)
     frames = []
     for task in tasks:
@@ -200,31 +209,97 @@ def comparison_rows(
     return table.astype({"start": "Int64", "stop": "Int64", "times": "Int64"})
 
 
-def _verdict(row: pd.Series, margin: float = 3.0) -> str:
-    if row.p_holm < 0.05:
-        return "improved" if row.effect > 0 else "harmed"
-    if row.low90 > -margin and row.high90 < margin:
-        return "equivalent"
-    return "inconclusive"
+def controlled(confirmed: pd.DataFrame, frozen: str, reference: str) -> pd.DataFrame:
+    """The confirm rows that there are: controls run on search tasks at the reference only."""
+    everywhere = confirmed["plan"].isin(["base", frozen])
+    here = (confirmed["quantization"] == reference) & (confirmed["role"] == "search")
+    return confirmed[everywhere | here]
 
 
-def verdict_rows(confirmed: pd.DataFrame, frozen: str) -> pd.DataFrame:
-    """`verdicts` of the frozen plan and its controls from the confirm rows of one model."""
-    table = confirmed[confirmed["plan"] != "base"].copy()
-    table["group"] = np.where(table["plan"] == frozen, "frozen", "control")
-    order = table.groupby("plan")["p"].rank(method="first")
-    tests = table.groupby("plan")["p"].transform("size")
-    table["p_holm"] = np.minimum(table["p"] * (tests - order + 1), 1)
-    table["margin"] = 3.0
-    table["verdict"] = [_verdict(row) for row in table.itertuples()]
-    half = (table["high"] - table["low"]) / 2
-    needed = (table["n"] * (half / table["margin"]) ** 2).round()
-    table["documents_needed"] = needed.where(table["verdict"] == "inconclusive").astype("Int64")
-    columns = (
-        "model quantization task role metric kind unit plan group n value base_value effect low "
-        "high low90 high90 p p_holm margin verdict documents_needed precision hardware mixed"
+def at_level(table: pd.DataFrame, level: float) -> pd.DataFrame:
+    """The table with the corrected p and the intervals of the verdicts at `level`."""
+    effect, error = table["effect"], table["standard_error"]
+    wide, narrow = (norm.isf(share) * error for share in (level / 2, level))
+    table = table.assign(
+        p_corrected=np.minimum(table["p"] * (VERDICTS / level), 1),
+        level=level,
+        verdict_low=effect - wide,
+        verdict_high=effect + wide,
+        equivalence_low=effect - narrow,
+        equivalence_high=effect + narrow,
     )
-    return table[columns.split()].reset_index(drop=True)
+    # The picture is the verdict: what is not significant reaches 0.
+    unsure = table["p"] > level
+    table.loc[unsure, "verdict_low"] = np.minimum(table["verdict_low"], 0)
+    table.loc[unsure, "verdict_high"] = np.maximum(table["verdict_high"], 0)
+    return table
+
+
+def _verdict(row: pd.Series) -> str:
+    if row.verdict_low > 0 or row.verdict_high < 0:
+        return "improved" if row.effect > 0 else "harmed"
+    inside = row.equivalence_low > -row.margin and row.equivalence_high < row.margin
+    return "equivalent" if inside else "inconclusive"
+
+
+def verdict_rows(confirmed: pd.DataFrame, frozen: str, tests: int) -> pd.DataFrame:
+    """`verdicts` of the frozen plan and its controls, of `tests` in all, from confirm rows."""
+    table = at_level(confirmed[confirmed["plan"] != "base"], VERDICTS / tests)
+    table = table.assign(
+        group=np.where(table["plan"] == frozen, "frozen", "control"),
+        margin=3.0,
+        smallest_detectable=(norm.isf(VERDICTS / tests / 2) + 0.84) * table["standard_error"],
+        dominance=np.where(table["kind"] == "perplexity", 0.31, 2 / table["n"]),
+    )
+    own = table["group"] == "frozen"
+    table["verdict"] = [_verdict(row) for row in table.itertuples()]
+    half = (table["verdict_high"] - table["verdict_low"]) / 2
+    needed = (table["n"] * (half / table["margin"]) ** 2).round()
+    unsure = own & (table["verdict"] == "inconclusive")
+    table["documents_needed"] = needed.where(unsure).astype("Int64")
+    table["verdict"] = table["verdict"].where(own)
+    columns = (
+        "model quantization task role metric kind unit plan group depth relative_depth n "
+        "n_clusters available value base_value effect low high verdict_low verdict_high "
+        "equivalence_low equivalence_high up down p p_corrected level margin verdict "
+        "smallest_detectable documents_needed dominance precision hardware mixed"
+    )
+    return pd.concat([table[own], table[~own]])[columns.split()].reset_index(drop=True)
+
+
+def control_rows(verdicts: pd.DataFrame, tests: int) -> pd.DataFrame:
+    """`against_controls`: the frozen plan minus the mean of its controls, where they ran."""
+    rows = []
+    level = CONTROLS / tests
+    for own in verdicts[verdicts["group"] == "frozen"].to_dict("records"):
+        case = ["model", "quantization", "task"]
+        same = (verdicts[case] == [own[c] for c in case]).all(axis=1)
+        controls = verdicts[same & (verdicts["group"] == "control")]
+        if controls.empty:
+            continue
+        error = np.hypot(own["high"] - own["low"], (controls["high"] - controls["low"]).mean() / 2)
+        error /= 2 * 1.96
+        effect = own["effect"] - controls["effect"].mean()
+        p = float(2 * norm.sf(abs(effect) / error))
+        wide = max(norm.isf(level / 2) * error, abs(effect) if p > level else 0)
+        sure = "better" if effect > 0 else "worse"
+        keys = ("model", "quantization", "task", "role", "metric", "kind", "unit", "plan", "n")
+        rows.append(
+            {key: own[key] for key in keys}
+            | {
+                "controls": "; ".join(controls["plan"]),
+                "effect": effect,
+                "low": effect - 1.96 * error,
+                "high": effect + 1.96 * error,
+                "verdict_low": effect - wide,
+                "verdict_high": effect + wide,
+                "p": p,
+                "p_corrected": min(1.0, p * tests),
+                "level": level,
+                "verdict": sure if p <= level else "inconclusive",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def cost_rows(plans: list[SyntheticPlan], model: str, quantization: str) -> pd.DataFrame:
@@ -304,9 +379,9 @@ def make_tables(
     ]
     base = plans[0]
     search_tasks = [task for task in tasks if task.role == "search"]
-    parts: dict[str, list[pd.DataFrame]] = {
-        name: [] for name in ("comparisons", "verdicts", "pairs", "costs", "ledger")
-    }
+    names = ("comparisons", "verdicts", "against_controls", "pairs", "costs", "ledger")
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in names}
+    tests = len(models) * len(quantizations) * len(tasks)
     for number, model in enumerate(models):
         key = seed + 100 * number
         parts["comparisons"].append(
@@ -325,17 +400,25 @@ def make_tables(
                 quantization,
                 key + 10 + place,
             )
+            confirmed = controlled(confirmed, frozen.text, quantizations[0])
             parts["comparisons"].append(confirmed)
-            parts["verdicts"].append(verdict_rows(confirmed, frozen.text))
+            verdicts = verdict_rows(confirmed, frozen.text, tests)
+            parts["verdicts"].append(verdicts)
+            against = control_rows(verdicts, len(models) * len(search_tasks))
+            parts["against_controls"].append(against)
             parts["pairs"].append(pair_rows(confirmed, frozen.text))
-            parts["costs"].append(cost_rows([base, frozen, *controls], model, quantization))
+            ran = [base, frozen, *(controls if quantization == quantizations[0] else [])]
+            parts["costs"].append(cost_rows(ran, model, quantization))
             parts["ledger"].append(
                 confirmed[["model", "task", "plan", "quantization", "n"]]
                 .rename(columns={"n": "documents"})
                 .assign(looked="2026-11-20T10:00:00Z")
             )
     tables = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
-    tables["comparisons"] = tables["comparisons"].drop(columns=["low90", "high90"])
+    order = tables["verdicts"]["group"] != "frozen"
+    tables["verdicts"] = tables["verdicts"].loc[order.sort_values(kind="stable").index]
+    tables["verdicts"] = tables["verdicts"].reset_index(drop=True)
+    tables |= synthetic_choice.choice_tables(tables["comparisons"], frozen.text)
     freezes = [
         {
             "model": model,
@@ -344,6 +427,9 @@ def make_tables(
             "group": "loop",
             "reference_quantization": quantizations[0],
             "reason": "cheapest within one standard error of the best on the select documents",
+            "beats_base": False,
+            "as_good": [frozen.text, "0:19,19:20x2,20:30"],
+            "same_plan": 0.62,
         }
         for model in models
     ]
@@ -448,4 +534,6 @@ def as_race(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
             "share": [0.25, 0.38, 0.49],
         }
     )
-    return tables | {"comparisons": table, "race": race}
+    frozen = tables["verdicts"]["plan"].iloc[0]
+    choice = synthetic_choice.choice_tables(table, frozen)
+    return tables | choice | {"comparisons": table, "race": race}

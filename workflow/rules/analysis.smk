@@ -15,6 +15,9 @@ TABLES += ["quantizations"] if QUANTIZED else []
 # A search that drops plans on its way has a table of its rounds.
 TABLES += ["race"] if EXPERIMENT.raced else []
 
+# Where controls run, a table compares the frozen plans with them.
+TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
+
 
 # Seconds each: less than a queue takes.
 localrules:
@@ -93,11 +96,12 @@ rule shortlist:
 
 rule freeze:
     input:
-        lambda w: reference_comparisons("select", w.model),
+        shortlist=f"{RESULTS}/shortlist/{{model}}.json",
+        scores=lambda w: choice_scores(["search", "select"], w.model),
         stamp=script_stamp(
             "freeze",
             controls=SETTINGS.stages.confirm.controls,
-            seed=SETTINGS.statistics.seed,
+            statistics=SETTINGS.statistics.plain(),
         ),
     output:
         f"{RESULTS}/frozen/{{model}}.json",

@@ -150,6 +150,18 @@ def stage_scores(stage, model):
     ]
 
 
+def choice_scores(stages, model):
+    """Return the scores by which the franken is chosen: search tasks, at the reference bitrate."""
+    return [
+        path
+        for stage in stages
+        for task in EXPERIMENT.search_tasks
+        for path in scores(
+            EXPERIMENT.rounds(stage), model, EXPERIMENT.models[model].reference, task
+        )
+    ]
+
+
 def stage_frankens(stage, model):
     """Return the manifests of all plans of a stage; a race begins with every plan."""
     first = EXPERIMENT.rounds(stage)[0]

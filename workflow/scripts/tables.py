@@ -6,6 +6,7 @@ import pandas as pd
 
 from frankenlab.analyse import ledger
 from frankenlab.analyse.comparisons import concatenated, pairs
+from frankenlab.analyse.controls import against_controls
 from frankenlab.analyse.interaction import bitrates
 from frankenlab.analyse.race_rounds import Round, all_rounds
 from frankenlab.analyse.selection import Frozen
@@ -25,16 +26,19 @@ with job(snakemake) as experiment:
     frozen = {freeze["model"]: freeze for freeze in freezes}
     compared = concatenated(map(read_parquet, snakemake.input.comparisons))
     scores = concatenated(map(read_parquet, snakemake.input.scores))
+    plans = {name: freeze["frozen"] for name, freeze in frozen.items()}
     made = {
         "comparisons": compared,
         "pairs": pairs(scores, experiment.tasks, rules),
-        "verdicts": verdicts(compared, {name: f["frozen"] for name, f in frozen.items()}, rules),
+        "verdicts": verdicts(compared, scores, experiment.tasks, plans, rules),
         "costs": concatenated(map(read_parquet, snakemake.input.costs)),
         "ledger": ledger.table(
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
     }
     wanted = snakemake.output.keys()
+    if "against_controls" in wanted:
+        made["against_controls"] = against_controls(scores, experiment.tasks, plans, rules)
     if "bits" in wanted:
         footprints = {
             model: {

@@ -1,15 +1,19 @@
 """This room turns scores into comparisons, selections, races, verdicts and the ledger of looks.
 
-`comparisons` is where scores come in; `paired_tests` has the statistics that all of it rests on,
-and docs/statistics.md says why they were chosen.
+`comparisons` is where scores come in; `paired_tests` and `paired_effects` have the statistics that
+all of it rests on, and docs/statistics.md says why they were chosen.
 """
 
 __all__ = [
     "comparisons",
+    "controls",
+    "error_budget",
     "interaction",
     "ledger",
     "outcomes",
+    "paired_effects",
     "paired_tests",
+    "power",
     "race_rounds",
     "race_rule",
     "selection",

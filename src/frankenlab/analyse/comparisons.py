@@ -14,52 +14,56 @@ import pandas as pd
 
 from frankenlab.analyse import paired_tests
 from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
+from frankenlab.analyse.paired_effects import PairedEffects, paired_effects
 from frankenlab.analyse.settings import Statistics
 from frankenlab.plans.plan import BASE, parse
 
-INTERVALS = ["low", "high", "low90", "high90"]
+INTERVAL = ["low", "high"]
 
 
-def compare(
-    differences: np.ndarray, measured: Outcomes, rules: Statistics, signs: bool = True
-) -> pd.DataFrame:
-    """Return a row for each paired comparison, from differences [comparisons, documents] of which
-    higher is better.
+def paired(
+    differences: np.ndarray, measured: Outcomes, rules: Statistics, resamples: int | None = None
+) -> PairedEffects:
+    """Return paired effects from differences [comparisons, documents] of which higher is better.
 
     Args:
         measured: weights and clusters of the documents.
-        signs: whether McNemar's test, which counts signs, is right for single documents. It is not
-            where a document can move by more than one step.
+        resamples: of random sign flips, where a level needs more than the rules say.
+    """
+    return paired_effects(
+        differences,
+        measured.weights,
+        measured.clusters,
+        kind=measured.kind,
+        seed=rules.seed,
+        resamples=resamples or rules.resamples,
+    )
+
+
+def compare(differences: np.ndarray, measured: Outcomes, rules: Statistics) -> pd.DataFrame:
+    """Return a row for each paired comparison, from differences [comparisons, documents] of which
+    higher is better.
 
     Returns:
-        Columns effect, low, high, low90, high90, standard_error, up, down (how many documents got
-        better and worse; <NA> for a perplexity) and p.
+        Columns effect, low, high (95 %), standard_error, up, down (how many documents got better
+        and worse; <NA> for a perplexity) and p.
     """
-    summed = paired_tests.by_cluster(differences, measured.clusters)
-    weights = paired_tests.by_cluster(measured.weights, measured.clusters)
-    effects = paired_tests.paired_bootstrap(
-        summed, weights, kind=measured.kind, seed=rules.seed, resamples=rules.resamples
-    )
+    found = paired(differences, measured, rules)
+    low, high = found.interval(0.95)
     up, down = paired_tests.discordant(differences)
     mean = measured.kind == "mean"
-    # A document that is right in part needs its size, too.
-    whole = np.isin(differences, (-1.0, 0.0, 1.0)).all()
-    if signs and mean and whole and weights.size == measured.weights.size:
-        p = paired_tests.mcnemar_exact(up, down)
-    else:
-        p = paired_tests.sign_flip_test(summed, seed=rules.seed, resamples=rules.resamples)
-    deviation = paired_tests.cluster_deviation(summed, weights)
-    found = pd.DataFrame(
+    table = pd.DataFrame(
         {
-            "effect": effects.effect,
-            **{name: getattr(effects, name) for name in INTERVALS},
-            "standard_error": deviation / math.sqrt(weights.size),
+            "effect": found.effect,
+            "low": low,
+            "high": high,
+            "standard_error": found.standard_error,
             "up": up if mean else pd.NA,
             "down": down if mean else pd.NA,
-            "p": p,
+            "p": found.p,
         }
     )
-    return found.astype({"up": "Int64", "down": "Int64"})
+    return table.astype({"up": "Int64", "down": "Int64"})
 
 
 def stage_comparisons(
@@ -114,6 +118,7 @@ def comparisons(
     tested = table["p"].where(~raced, 1.0)[others]
     table.loc[others, "q"] = paired_tests.benjamini_hochberg(tested)
     table.loc[raced, ["p", "q"]] = np.nan
+    table["available"] = table["available"].astype("Int64")
     return table.assign(significant=table["q"] < rules.fdr)
 
 
@@ -129,7 +134,7 @@ def _compared(
     found = compare(differences.reshape(len(others), len(base)), measured, rules)
     # The base, in front, does not differ from itself.
     found = found.set_index(pd.Index(others)).reindex(plans).assign(q=np.nan)
-    found.loc[BASE, ["effect", *INTERVALS, "standard_error"]] = 0.0
+    found.loc[BASE, ["effect", *INTERVAL, "standard_error"]] = 0.0
     found.loc[BASE, ["p", "q"]] = 1.0
     values = [metric_value(measured.row(plan), measured, metric) for plan in plans]
     ran = [_hardware(measured.ran_on(plan), measured.ran_on(BASE)) for plan in plans]
@@ -143,6 +148,7 @@ def _compared(
             "unit": UNITS[measured.kind],
             "n": len(measured.documents),
             "n_clusters": measured.n_clusters,
+            "available": _available(scores),
             "base_value": values[0],
             "plan": plans,
             "value": values,
@@ -154,6 +160,11 @@ def _compared(
             "mixed": [mixed for _, mixed in ran],
         }
     )
+
+
+def _available(scores: pd.DataFrame) -> Any:
+    """Return how many documents the stage has for the task, before any limit; <NA> if unknown."""
+    return scores["available"].iloc[0] if "available" in scores else pd.NA
 
 
 def _hardware(one: np.ndarray, other: np.ndarray) -> tuple[str, int]:

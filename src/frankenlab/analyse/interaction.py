@@ -3,18 +3,19 @@
 Signs and units are those of `comparisons`: an effect above 0 is better.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from frankenlab.analyse.comparisons import INTERVALS, compare, concatenated
+from frankenlab.analyse import error_budget
+from frankenlab.analyse.comparisons import INTERVAL, concatenated, paired
 from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
-from frankenlab.analyse.paired_tests import holm
+from frankenlab.analyse.paired_effects import PairedEffects
 from frankenlab.analyse.settings import Statistics
-from frankenlab.analyse.verdicts import verdict
+from frankenlab.analyse.verdicts import judge
 from frankenlab.models.footprint import Footprint
 from frankenlab.plans.plan import BASE, Plan, parse
 
@@ -44,6 +45,20 @@ class _Cells:
         return self.scores[one] - self.scores[other]
 
 
+@dataclass(frozen=True)
+class TaskBitrates:
+    """One model on one task at all quantizations, before any correction.
+
+    Attributes:
+        table: a row a plan and quantization.
+        tested: name of an effect that is tested -> the (plan, quantization) that have it, in the
+            order of their paired effects.
+    """
+
+    table: pd.DataFrame
+    tested: Mapping[str, tuple[list[Key], PairedEffects]]
+
+
 def bitrates(
     scores: pd.DataFrame,
     tasks: Mapping[str, Task],
@@ -61,14 +76,21 @@ def bitrates(
         depths: model -> its number of layers.
     """
     found = []
+    scores = scores[scores["model"].isin(list(footprints))]
+    # No plan on a task has more tests than it has kinds of them.
+    tests = len(TESTED) * len(scores[["model", "task", "plan", "quantization"]].drop_duplicates())
+    smallest = error_budget.level(rules.alpha, "bits", tests)
+    flips = error_budget.resamples(rules.resamples, smallest)
     for model, sizes in footprints.items():
         plan, reference = frozen[model]["frozen"], frozen[model]["reference_quantization"]
         own = scores[scores["model"] == model]
         for name, rows in own.groupby("task", sort=False, observed=True):
             found.append(
-                task_bitrates(rows, tasks[name], plan, reference, sizes, depths[model], rules)
+                task_bitrates(
+                    rows, tasks[name], plan, reference, sizes, depths[model], rules, flips
+                )
             )
-    return corrected(concatenated(found), rules)
+    return corrected(found, rules)
 
 
 def task_bitrates(
@@ -79,7 +101,8 @@ def task_bitrates(
     footprints: Mapping[str, Footprint],
     n_layers: int,
     rules: Statistics,
-) -> pd.DataFrame:
+    flips: int | None = None,
+) -> TaskBitrates:
     """Compare one model's confirmed plans on one task at all of its quantizations.
 
     Every comparison is paired, over the documents that were scored at all quantizations:
@@ -93,13 +116,14 @@ def task_bitrates(
       more, the plan being a standalone checkpoint as far as it must be held. None where there is
       no such quantization, as for a deeper franken at the highest bitrate.
 
-    p are uncorrected: `corrected` takes the table of all models and tasks.
+    p are uncorrected: `corrected` takes those of all models and tasks.
 
     Args:
         scores: of the confirm stage, all quantizations.
         frozen: the frozen plan; every other but the base is a control.
         reference: where the plan was frozen.
         footprints: quantization -> what the weights take.
+        flips: how many random sign flips a test has, where the rules' are too few.
     """
     cells = _cells(scores, task.metric)
     sizes = {name: size for name, size in footprints.items() if (BASE, name) in cells.scores}
@@ -107,16 +131,18 @@ def task_bitrates(
     plans = {text: parse(text, n_layers) for text in texts}
     keys = [(text, name) for name in sizes for text in texts if (text, name) in cells.scores]
     frankens = [key for key in keys if key[0] != BASE]
+    tested: dict[str, tuple[list[Key], PairedEffects]] = {}
     rows = {key: _facts(cells, key, plans[key[0]], sizes[key[1]], task.metric) for key in keys}
 
     def add(name: str, differences: Mapping[Key, np.ndarray]) -> None:
         if differences:
             stacked = np.array(list(differences.values()))
-            # An interaction moves by up to two steps a document.
-            found = compare(stacked, cells.measured, rules, signs=name != "interaction")
-            named = found.rename(columns=_columns_of(name))[list(_columns_of(name).values())]
-            for key, row in zip(differences, named.to_dict("records"), strict=True):
-                rows[key] |= row
+            found = paired(stacked, cells.measured, rules, flips)
+            columns = (found.effect, *found.interval(0.95), found.p)
+            for place, key in enumerate(differences):
+                rows[key] |= dict(zip(_columns_of(name), (c[place] for c in columns), strict=True))
+            if name in TESTED:
+                tested[name] = list(differences), found
 
     effects = {key: cells.difference(key, (BASE, key[1])) for key in frankens}
     add("effect", effects)
@@ -158,34 +184,46 @@ def task_bitrates(
         {**common, "plan": plan, "group": groups.get(plan, "control"), "quantization": q, **row}
         for (plan, q), row in rows.items()
     )
-    return table.reindex(columns=COLUMNS)
+    return TaskBitrates(table.reindex(columns=COLUMNS), tested)
 
 
-def corrected(table: pd.DataFrame, rules: Statistics) -> pd.DataFrame:
-    """Add Holm's p and verdicts ("improved", "harmed", "equivalent", "inconclusive").
+def corrected(found: Iterable[TaskBitrates], rules: Statistics) -> pd.DataFrame:
+    """Return the tables below each other with verdicts ("improved", "harmed", "equivalent",
+    "inconclusive"), limits at the level of the verdicts, and corrected p.
 
-    Two families, each over all models, tasks, plans and bitrates: the interactions, and the
-    comparisons with rivals, where the same rival by both costs is one test.
+    All interactions and all comparisons with rivals, over all models, tasks, plans and bitrates,
+    share the budget of "bits". The same rival by both costs is one test.
     """
-    table = table.copy()
-    table["interaction_p_holm"] = holm(table["interaction_p"])
-    cell = ["model", "task", "plan", "quantization"]
-    tests = pd.concat(
-        table[cell].assign(rival=table[f"{kind}_rival"], p=table[f"{kind}_p"]) for kind in RIVALS
+    found = list(found)
+    level = error_budget.level(rules.alpha, "bits", sum(map(_tests, found)))
+    tables = []
+    for one in found:
+        table = one.table.set_index(["plan", "quantization"], drop=False).assign(level=level)
+        for name in TESTED:
+            prefix = PREFIXES[name]
+            keys, effects = one.tested.get(name, ([], None))
+            made = dict.fromkeys(("verdict_low", "verdict_high", "p_corrected"), np.nan)
+            table = table.assign(**{prefix + end: value for end, value in made.items()})
+            table[f"{prefix}verdict"] = pd.Series(None, index=table.index, dtype=object)
+            if effects is not None:
+                shown = judge(effects, level, rules.margin)
+                p = error_budget.corrected(effects.p, rules.alpha, level)
+                table.loc[keys, f"{prefix}verdict_low"] = shown.low
+                table.loc[keys, f"{prefix}verdict_high"] = shown.high
+                table.loc[keys, f"{prefix}p_corrected"] = p
+                table.loc[keys, f"{prefix}verdict"] = shown.verdict
+        tables.append(table.reset_index(drop=True))
+    return concatenated(tables)
+
+
+def _tests(one: TaskBitrates) -> int:
+    """Return how many different comparisons are tested."""
+    interactions, _ = one.tested.get("interaction", ([], None))
+    rivals = pd.concat(
+        one.table[["plan", "quantization"]].assign(rival=one.table[f"{kind}_rival"])
+        for kind in RIVALS
     )
-    once = tests[tests["p"].notna()].drop_duplicates([*cell, "rival"])
-    families = once.assign(p_holm=holm(once["p"])).set_index([*cell, "rival"])["p_holm"].to_dict()
-    for kind in RIVALS:
-        named = table[[*cell, f"{kind}_rival"]].itertuples(index=False, name=None)
-        table[f"{kind}_p_holm"] = [families.get(test, np.nan) for test in named]
-    for name in TESTED:
-        prefix = PREFIXES[name]
-        columns = [name, f"{prefix}p_holm", f"{prefix}low90", f"{prefix}high90"]
-        table[f"{prefix}verdict"] = [
-            None if pd.isna(effect) else verdict(effect, p, low90, high90, rules)
-            for effect, p, low90, high90 in table[columns].itertuples(index=False, name=None)
-        ]
-    return table.drop(columns=[c for c in table if c.endswith(("low90", "high90"))])
+    return len(interactions) + len(rivals.dropna().drop_duplicates())
 
 
 def _cells(scores: pd.DataFrame, metric: str) -> _Cells:
@@ -224,20 +262,16 @@ def _rival(own: int, costs: Mapping[str, int]) -> str | None:
     return min(enough, key=costs.__getitem__, default=None)
 
 
-def _columns_of(name: str) -> dict[str, str]:
-    """Map the columns of a comparison to those of the table, for the effect of this name."""
-    return {"effect": name} | {end: PREFIXES[name] + end for end in (*INTERVALS, "p")}
+def _columns_of(name: str) -> list[str]:
+    """Return the columns of an effect: itself, its 95 % limits and its p."""
+    return [name, *(PREFIXES[name] + end for end in (*INTERVAL, "p"))]
 
 
 COLUMNS = [
     *("model", "quantization", "reference", "task", "role", "metric", "kind", "unit", "plan"),
     *("group", "depth", "relative_depth", "relative_compute", "bits_per_weight", "head_bits"),
     *("weight_bytes", "materialized_bytes", "read_bytes", "n", "n_clusters", "value"),
-    *(
-        column
-        for name in ("effect", "shift", "interaction")
-        for column in _columns_of(name).values()
-    ),
-    *("read_rival", "read_rival_bytes", *_columns_of("read_effect").values()),
-    *("memory_rival", "memory_rival_bytes", *_columns_of("memory_effect").values()),
+    *(column for name in ("effect", "shift", "interaction") for column in _columns_of(name)),
+    *("read_rival", "read_rival_bytes", *_columns_of("read_effect")),
+    *("memory_rival", "memory_rival_bytes", *_columns_of("memory_effect")),
 ]

@@ -1,15 +1,26 @@
 """Which plans go from search to select, and which one is frozen for confirm."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from frankenlab.analyse.gains import bootstrap, gains, mean_gains
+from frankenlab.analyse.outcomes import Task
+from frankenlab.analyse.search_test import max_t
+from frankenlab.analyse.settings import Statistics
 from frankenlab.plans.generators import equal_cost_controls
 from frankenlab.plans.plan import BASE, parse
 
 PlanGroups = list[tuple[str, str]]
+
+# Level of the question whether any plan of the select stage beats the base.
+BEATS_LEVEL = 0.05
+# Resamples that say how stable a choice is: to within 2 points.
+STABILITY_RESAMPLES = 2000
 
 
 class Shortlisted(TypedDict):
@@ -26,13 +37,22 @@ class Shortlist(TypedDict):
 
 
 class Frozen(TypedDict):
-    """The file that holds a model's frozen plan: what `freeze` returns."""
+    """The file that holds a model's frozen plan: what `freeze` returns.
+
+    `beats_base` tells whether a plan of the select stage is better than the base there, by more
+    than a one-sided 95 % limit that is simultaneous over these plans. `as_good` are the plans
+    within one standard error of the best, best first. `same_plan` is the share of resamples of the
+    documents in which the same rule freezes the same plan.
+    """
 
     model: str
     frozen: str
     group: str
     controls: list[str]
     reference_quantization: str
+    beats_base: bool
+    as_good: list[str]
+    same_plan: float
     reason: str
 
 
@@ -63,36 +83,117 @@ def shortlist(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
 
 
 def freeze(
-    table: pd.DataFrame, model: str, n_layers: int, quantization: str, controls: int, seed: int
+    scores: pd.DataFrame,
+    tasks: Mapping[str, Task],
+    shortlisted: Sequence[Shortlisted],
+    model: str,
+    n_layers: int,
+    quantization: str,
+    controls: int,
+    rules: Statistics,
 ) -> Frozen:
     """Return the franken of a model: the cheapest plan within one standard error of the best
-    (Breiman et al. 1984). Of equally deep plans it is the one with the higher effect.
+    (Breiman et al. 1984), on the documents of search and select together.
 
     Args:
-        table: comparisons of the select stage at the reference quantization.
+        scores: of the shortlist and the base on the search tasks, in the stages search and select,
+            at the reference quantization.
         controls: how many random plans of the same cost go with it.
     """
-    means = mean_effects(table)
-    best = means.iloc[0]
-    if pd.isna(best["mean_effect"]):
+    scores = scores.drop_duplicates(["task", "plan", "document"])
+    groups = {item["plan"]: item["group"] for item in shortlisted}
+    # Of equally good plans the first is chosen: the cheapest, then by its text.
+    depths = {plan: parse(plan, n_layers).depth for plan in groups}
+    plans = sorted(groups, key=lambda plan: (depths[plan], plan))
+    by_task = [
+        (tasks[str(name)].metric, rows)
+        for name, rows in scores.groupby("task", sort=False, observed=True)
+    ]
+    both = [gains(rows, metric, plans) for metric, rows in by_task]
+    effects, errors = mean_gains(both)
+    if not np.isfinite(effects).any():
         raise ValueError("no plan has an effect")
-    error = 0.0 if pd.isna(best["standard_error"]) else best["standard_error"]
-    near = means[means["mean_effect"] >= best["mean_effect"] - error]
-    chosen = near.sort_values(["depth", "mean_effect"], ascending=[True, False]).iloc[0]
-    plan = parse(chosen["plan"], n_layers)
-    return {
+    cost = np.array([depths[plan] for plan in plans])
+    chosen = int(choose(effects, errors, cost))
+    order = np.argsort(-effects, kind="stable")
+    near = as_good(effects, errors)
+    fresh = [gains(rows[rows["stage"] == "select"], metric, plans) for metric, rows in by_task]
+    ran = np.ones(len(plans), bool)
+    test = max_t(fresh, ran, level=BEATS_LEVEL, seed=rules.seed, resamples=rules.resamples)
+    random = np.random.default_rng([rules.seed, 3])
+    drawn = [bootstrap(task)(random, STABILITY_RESAMPLES) for task in both]
+    # Resampled effects are centred at the observed ones.
+    shifts, variances = (np.sum(part, axis=0) for part in zip(*drawn, strict=True))
+    moved = effects + 100 * shifts / len(both)
+    again = choose(moved, 100 * np.sqrt(variances) / len(both), cost)
+    frozen = parse(plans[chosen], n_layers)
+    record: Frozen = {
         "model": model,
-        "frozen": plan.text,
-        "group": chosen["group"],
-        "controls": [c.text for c in equal_cost_controls(plan, controls, seed)],
+        "frozen": frozen.text,
+        "group": groups[plans[chosen]],
+        "controls": [c.text for c in equal_cost_controls(frozen, controls, rules.seed)],
         "reference_quantization": quantization,
-        "reason": (
-            f"the cheapest of {len(means)} plans within one standard error "
-            f"({best['standard_error']:.1f}) of the best mean change over the search tasks "
-            f"({best['mean_effect']:+.1f} of plan {best['plan']}; its own is "
-            f"{chosen['mean_effect']:+.1f}) on the select documents"
-        ),
+        "beats_base": test.p <= BEATS_LEVEL,
+        "as_good": [plans[i] for i in order if near[i]],
+        "same_plan": round(float((again == chosen).mean()), 3),
+        "reason": "",
     }
+    best = test.best
+    record["reason"] = _reason(
+        record,
+        f"{effects[chosen]:+.1f}",
+        f"plan {plans[order[0]]} ({effects[order[0]]:+.1f}, standard error {errors[order[0]]:.1f})",
+        f"plan {plans[best]}: {test.effects[best]:+.1f}, at least {test.lows[best]:+.1f}",
+    )
+    return record
+
+
+def as_good(effects: ArrayLike, errors: ArrayLike) -> NDArray[np.bool_]:
+    """Tell which plans are within one standard error of the best, from mean effects and their
+    standard errors [..., plans]; a plan whose effect is NaN is not."""
+    effects = np.asarray(effects, float)
+    known = np.where(np.isfinite(effects), effects, -np.inf)
+    best = np.argmax(known, axis=-1, keepdims=True)
+    error = np.nan_to_num(np.take_along_axis(np.asarray(errors, float), best, axis=-1))
+    # Means that differ by rounding are the same.
+    return known >= np.take_along_axis(known, best, axis=-1) - error - 1e-9
+
+
+def choose(effects: ArrayLike, errors: ArrayLike, depths: ArrayLike) -> NDArray[np.intp]:
+    """Return the number [...] of the cheapest plan that is as good as the best; of equally deep
+    plans the one with the higher effect, and of those the first.
+
+    Args:
+        effects: [..., plans] mean effects; not all NaN.
+        errors: [..., plans] their standard errors.
+        depths: [plans].
+    """
+    near = as_good(effects, errors)
+    cost = np.where(near, depths, np.inf)
+    cheapest = near & (cost == cost.min(axis=-1, keepdims=True))
+    return np.argmax(np.where(cheapest, effects, -np.inf), axis=-1)
+
+
+def _reason(record: Frozen, own: str, best: str, fresh: str) -> str:
+    """Return why a plan was frozen, in whole sentences."""
+    near, stable = record["as_good"], f"{record['same_plan']:.0%}"
+    found = (
+        f"the best plan beat the base ({fresh}"
+        if record["beats_base"]
+        else f"there is no evidence that any plan beats the base (best: {fresh}"
+    )
+    return (
+        f"The highest mean change over the search tasks, on the documents of search and select "
+        f"together, is that of {best}. "
+        + (
+            "No other plan is within one standard error of it. "
+            if len(near) == 1
+            else f"{len(near)} plans are within one standard error of it, and so as good: "
+            f"{'; '.join(near)}. The cheapest of them is frozen; its own mean change is {own}. "
+        )
+        + f"On the select documents alone {found}; one-sided limit at 95 %, for all plans at "
+        f"once). The same plan is frozen in {stable} of resamples of these documents."
+    )
 
 
 def select_plans(record: Shortlist) -> PlanGroups:

@@ -12,10 +12,10 @@ class Statistics(Section):
     fdr: float = Field(default=0.05, gt=0, lt=1)
     """False discovery rate of the marks on maps (Benjamini-Hochberg)."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    """Family-wise error over all confirm tests (Holm)."""
+    """Chance that any claim of the page is false, over all of them."""
     margin: float = Field(default=3.0, gt=0, le=1000)
     """Largest change that still counts as equivalent (points; 100 x log-perplexity)."""
     resamples: int = Field(default=10_000, ge=100, le=1_000_000)
-    """Bootstrap resamples."""
+    """Resamples of the bootstrap, and random sign flips."""
     seed: Seed = 1
     """Seed of resampling and of random controls."""

@@ -1,0 +1,94 @@
+"""Invented tables about the choice of the plan: `search`, `path` and `repetitions`."""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+LEVEL = 0.05 * 0.08
+TIMES = (2, 3, 4)
+
+
+def choice_tables(comparisons: pd.DataFrame, frozen: str) -> dict[str, pd.DataFrame]:
+    """The three tables, from the comparisons of all stages."""
+    search = comparisons[comparisons["stage"] == "search"]
+    cases = ["model", "quantization"]
+    found: dict[str, list] = {"search": [], "path": [], "repetitions": []}
+    models = search["model"].nunique()
+    for case, rows in search.groupby(cases, sort=False):
+        where = dict(zip(cases, case, strict=True))
+        own = comparisons[(comparisons[cases] == list(case)).all(axis=1)]
+        found["search"].append(where | _search(rows, LEVEL / models))
+        found["path"] += [where | step for step in _path(own, frozen)]
+        found["repetitions"] += [where | row for row in _repetitions(rows)]
+    return {name: pd.DataFrame(rows) for name, rows in found.items()}
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """The mean effect of each plan over the search tasks, with its standard error."""
+    rows = rows[(rows["plan"] != "base") & (rows["role"] == "search")]
+    means = rows.groupby("plan", sort=False).agg(
+        effect=("effect", "mean"),
+        error=("standard_error", lambda e: float(np.sqrt((e**2).sum()) / len(e))),
+        n=("n", "sum"),
+    )
+    return means.sort_values("effect", ascending=False)
+
+
+def _search(rows: pd.DataFrame, level: float) -> dict:
+    means = _means(rows)
+    best = means.iloc[0]
+    p = float(min(1, len(means) * norm.sf(best["effect"] / best["error"])))
+    mean, half = means["effect"].mean(), 1.96 * means["error"].mean() / 3
+    return {
+        "plans": len(means),
+        "dropped": int(rows.loc[rows["dropped"].notna(), "plan"].nunique()),
+        "tasks": rows["task"].nunique(),
+        "documents": int(rows.groupby("task")["n"].max().sum()),
+        "best_plan": means.index[0],
+        "best_effect": best["effect"],
+        "best_low": best["effect"] - norm.isf(level / len(means)) * best["error"],
+        "p": p,
+        "level": level,
+        "significant": p <= level,
+        "mean_effect": mean,
+        "mean_low": mean - half,
+        "mean_high": mean + half,
+        "share_better": float((means["effect"] > 0).mean()),
+    }
+
+
+def _path(rows: pd.DataFrame, frozen: str) -> list[dict]:
+    """The frozen plan and a runner-up through the stages; the runner-up ends at select."""
+    stages = {stage: _means(rows[rows["stage"] == stage]) for stage in ("search", "select")}
+    stages["confirm"] = _means(rows[rows["stage"] == "confirm"])
+    runner_up = next(plan for plan in stages["select"].index if plan != frozen)
+    steps = []
+    for plan, group in ((frozen, "frozen"), (runner_up, "runner-up")):
+        for stage, means in stages.items():
+            if plan not in means.index or (stage == "confirm" and group != "frozen"):
+                continue
+            effect, error, n = means.loc[plan]
+            step = {"plan": plan, "group": group, "stage": stage, "n": int(n), "effect": effect}
+            step |= {"low": effect - 1.96 * error, "high": effect + 1.96 * error}
+            known = stage != "confirm"
+            kept = 0.3 if stage == "search" else 0.5
+            step["shrunken"] = kept * effect if known else np.nan
+            step["shrunken_low"] = kept * (effect - 1.6 * error) if known else np.nan
+            step["shrunken_high"] = kept * (effect + 1.6 * error) if known else np.nan
+            steps.append(step)
+    return steps
+
+
+def _repetitions(rows: pd.DataFrame) -> list[dict]:
+    """The mean over the blocks that ran with all of TIMES, on each task."""
+    rows = rows[rows["times"].isin(TIMES)]
+    counts = rows.groupby(["start", "stop"])["times"].transform("nunique")
+    rows = rows[counts == len(TIMES)]
+    found = []
+    keys = ["task", "metric", "kind", "unit", "times"]
+    for key, part in rows.groupby(keys, sort=False):
+        half = 1.96 * part["standard_error"].mean() / np.sqrt(2)
+        effect = part["effect"].mean()
+        row = dict(zip(keys, key, strict=True)) | {"blocks": len(part), "n": int(part["n"].min())}
+        found.append(row | {"effect": effect, "low": effect - half, "high": effect + half})
+    return found
