@@ -6,152 +6,185 @@ the intervals of many experiments are computed at once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from error_rates_worlds import QUANTIZATIONS, Floats, Grid
+from numpy.typing import NDArray
 
-from frankenlab.analyse.comparisons import compare
+from frankenlab.analyse.comparisons import paired
+from frankenlab.analyse.error_budget import Family, level
+from frankenlab.analyse.gains import Gains, mean_gains
 from frankenlab.analyse.outcomes import Outcomes
-from frankenlab.analyse.paired_tests import Kind, by_cluster, holm, standard_error
+from frankenlab.analyse.paired_tests import Kind, by_cluster, standard_error
 from frankenlab.analyse.race_rule import Rule, Sample, stand
-from frankenlab.analyse.selection import freeze, shortlist
+from frankenlab.analyse.search_test import Found, max_t
+from frankenlab.analyse.selection import BEATS_LEVEL, choose, shortlist
 from frankenlab.analyse.settings import Statistics
-from frankenlab.analyse.verdicts import verdict
+from frankenlab.analyse.shrinkage import Z95, measure, shrunken
+from frankenlab.analyse.verdicts import judge
+
+Booleans = NDArray[np.bool_]
+Labels = NDArray[np.int64]
 
 RULES = Statistics()
+RACE_ERROR, RACE_MARGIN = 0.1, 1.0
 
 
 def race(
-    differences: Sequence[Floats], clusters: Sequence[np.ndarray], rounds: Sequence[int], keep: int
-) -> tuple[Floats, np.ndarray]:
-    """Return how many documents of each task each plan saw, [tasks, plans], and which were
-    dropped; without rounds no plan is.
+    differences: Sequence[Floats], clusters: Sequence[Labels], rounds: Sequence[int], keep: int
+) -> NDArray[np.int64]:
+    """Return how many documents of each task each plan saw before it was dropped, [tasks, plans].
 
     Args:
         differences: for each search task [plans, documents].
+        rounds: documents of a task after which plans are dropped; without any none is.
         keep: plans that stay, the base among them.
     """
-    seen = np.repeat([[float(d.shape[1])] for d in differences], len(differences[0]), axis=1)
+    sizes = [d.shape[1] for d in differences]
+    seen = np.repeat(np.array(sizes)[:, None], len(differences[0]), axis=1)
     # The base is in the race; its differences to itself are 0.
     scores = [np.vstack((np.zeros(d.shape[1]), d)) for d in differences]
     left, leaders = np.arange(len(scores[0])), [0]
-    rule = Rule(error=0.05, margin=1.0, decisions=max(1, len(rounds)), keep=keep)
+    rule = Rule(RACE_ERROR, RACE_MARGIN, decisions=max(1, len(rounds)), keep=keep)
     for end in rounds:
         samples = [
             Sample(
                 by_cluster(s[left, :end], c[:end]),
-                by_cluster(np.ones(min(end, s.shape[1])), c[:end]),
+                by_cluster(np.ones(len(c[:end])), c[:end]),
                 len(np.unique(c)),
             )
             for s, c in zip(scores, clusters, strict=True)
         ]
         standing = stand(samples, rule, np.flatnonzero(np.isin(left, leaders)))
         leaders.append(int(left[standing.leader]))
-        out = left[~standing.kept]
-        for task, d in enumerate(differences):
-            seen[task, out - 1] = min(end, d.shape[1])
+        for task, size in enumerate(sizes):
+            seen[task, left[~standing.kept] - 1] = min(end, size)
         left = left[standing.kept]
-    dropped = ~np.isin(np.arange(1, len(scores[0])), left)
-    return seen, dropped
+    return seen
 
 
-def stage_table(
+def gains_of(differences: Floats, labels: Labels, seen: NDArray[np.int64]) -> Gains:
+    """Return what plans gained on one task, from differences [plans, documents] and how many of
+    the documents each plan saw."""
+    ran = np.arange(differences.shape[1]) < seen[:, None]
+    values = by_cluster(np.where(ran, differences, 0.0), labels)
+    if ran.all():
+        return Gains(values, by_cluster(np.ones(len(labels)), labels))
+    return Gains(values, by_cluster(1.0 * ran, labels), by_cluster(1.0 * ran, labels) > 0)
+
+
+def shortlisted(
     known: Grid,
-    plans: np.ndarray,
     differences: Sequence[Floats],
-    clusters: Sequence[np.ndarray],
-    seen: Floats | None = None,
-    dropped: np.ndarray | None = None,
-) -> pd.DataFrame:
-    """Return what `comparisons` holds of a stage, as far as shortlist and freeze read it.
-
-    Args:
-        plans: numbers in the grid of the rows of `differences`.
-        seen: documents of each task and plan; all where it is None.
-        dropped: [plans]; none where it is None.
-    """
-    rows = []
-    for task, (values, labels) in enumerate(zip(differences, clusters, strict=True)):
-        effect, error = np.empty(len(values)), np.empty(len(values))
-        counts = np.full(len(values), values.shape[1]) if seen is None else seen[task].astype(int)
-        for count in np.unique(counts):
-            same = counts == count
-            summed = by_cluster(values[same, :count], labels[:count])
-            weights = by_cluster(np.ones(count), labels[:count])
-            effect[same] = 100 * summed.sum(axis=1) / weights.sum()
-            error[same] = 100 * standard_error(summed, weights)
-        rows.append(
+    clusters: Sequence[Labels],
+    ran: Booleans,
+    count: int,
+) -> NDArray[np.int64]:
+    """Return the numbers of the plans that go from search to select."""
+    plans = np.flatnonzero(ran)
+    tables = []
+    for values, labels in zip(differences, clusters, strict=True):
+        summed, weights = (
+            by_cluster(values[plans], labels),
+            by_cluster(np.ones(len(labels)), labels),
+        )
+        tables.append(
             pd.DataFrame(
                 {
                     "role": "search",
-                    "task": task,
-                    "number": plans,
                     "plan": [known.plans[p].text for p in plans],
                     "group": "layer",
                     "depth": [known.plans[p].depth for p in plans],
-                    "effect": effect,
-                    "standard_error": error,
-                    "dropped": np.nan if dropped is None else np.where(dropped, 1.0, np.nan),
+                    "effect": 100 * summed.sum(axis=1) / weights.sum(),
+                    "standard_error": 100 * standard_error(summed, weights),
+                    "dropped": np.nan,
                 }
             )
         )
-    return pd.concat(rows, ignore_index=True)
+    texts = [plan.text for plan in known.plans]
+    return np.array([texts.index(row["plan"]) for row in shortlist(pd.concat(tables), count)])
 
 
-def shortlisted(table: pd.DataFrame, count: int) -> list[str]:
-    """Return the plans that go from search to select."""
-    return [row["plan"] for row in shortlist(table, count)]
+def frozen(known: Grid, short: NDArray[np.int64], both: Sequence[Gains]) -> int:
+    """Return the place in the shortlist of the frozen plan.
+
+    Args:
+        both: the gains of the shortlist on the documents of search and select together.
+    """
+    effects, errors = mean_gains(both)
+    return int(choose(effects, errors, np.array([known.plans[p].depth for p in short])))
 
 
-def frozen(known: Grid, table: pd.DataFrame) -> str:
-    """Return the frozen plan."""
-    return freeze(table, "model", known.plans[0].n_layers, "none", 0, RULES.seed)["frozen"]
+def tested_search(searched: Sequence[Gains], ran: Booleans) -> tuple[Found, float]:
+    """Return what the test of the whole search found, and its level."""
+    at = level(RULES.alpha, "search", 1)
+    return max_t(searched, ran, level=at, seed=RULES.seed, resamples=RULES.resamples), at
+
+
+def beats_base(selected: Sequence[Gains]) -> bool:
+    """Tell what the frozen plan's file says of the shortlist on the select documents."""
+    ran = np.ones(len(selected[0].values), bool)
+    found = max_t(selected, ran, level=BEATS_LEVEL, seed=RULES.seed, resamples=RULES.resamples)
+    return found.p <= BEATS_LEVEL
+
+
+def shrunken_effect(
+    searched: Sequence[Gains], selected: Sequence[Gains], short: NDArray[np.int64], plan: int
+) -> tuple[float, float]:
+    """Return the shrunken mean effect of a plan after select, and half the width of its 95 %
+    interval."""
+    count = len(searched[0].values)
+    stages = [measure(searched, range(count)), measure(selected, short.tolist())]
+    mean, deviation = shrunken(stages, count)
+    return float(mean[plan]), float(Z95 * deviation[plan])
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One comparison that the page makes of claims about one task.
+    """One comparison that the page makes claims about.
 
     Attributes:
-        family: what it is corrected together with.
+        family: whose share of the error budget it has a part of.
         coefficients: [bitrates, plans]; the frozen plan comes first, its controls after it.
-        signs: whether a document moves by one step at most.
     """
 
-    family: str
+    family: Family
     quantization: str
-    plan: str
     coefficients: Floats
-    signs: bool = True
 
 
 def contrasts(role: str, controls: int) -> list[Contrast]:
-    """Return what is compared on a task of this role: each plan with the base, the frozen plan with
-    each control, and each plan at fewer bits with itself."""
-    names = ["frozen", *(f"control {number}" for number in range(1, controls + 1))]
+    """Return what is compared on a task of this role: the frozen plan with the base, with the mean
+    of its controls (they run at the reference, on search tasks), and with itself at fewer bits."""
+    shape = (len(QUANTIZATIONS), 1 + controls)
     found = []
     for q, quantization in enumerate(QUANTIZATIONS):
-        for p, plan in enumerate(names):
-            own = np.zeros((len(QUANTIZATIONS), len(names)))
-            own[q, p] = 1
-            found.append(Contrast("verdicts", quantization, plan, own))
-            if p:
-                against = -own
-                against[q, 0] = 1
-                found.append(Contrast("controls", quantization, plan, against))
-            if q:
-                bits = own.copy()
-                bits[0, p] = -1
-                found.append(Contrast("bits", quantization, plan, bits, signs=False))
+        own = np.zeros(shape)
+        own[q, 0] = 1
+        found.append(Contrast("verdicts", quantization, own))
+        if q:
+            bits = own.copy()
+            bits[0, 0] = -1
+            found.append(Contrast("bits", quantization, bits))
+        elif role == "search" and controls:
+            against = own.copy()
+            against[q, 1:] = -1 / controls
+            found.append(Contrast("controls", quantization, against))
     return found
 
 
-def compared(
-    differences: Floats, weights: Floats, labels: np.ndarray, kind: Kind, signs: bool
+def levels(roles: Sequence[str], controls: int) -> dict[Family, float]:
+    """Return the level of each test of a family, from the roles of all tasks."""
+    families = [c.family for role in roles for c in contrasts(role, controls)]
+    return {family: level(RULES.alpha, family, families.count(family)) for family in families}
+
+
+def judged(
+    differences: Floats, weights: Floats, labels: Labels, kind: Kind, family: Family, at: float
 ) -> pd.DataFrame:
-    """Return tests and intervals of many comparisons [comparisons, documents] of one task."""
+    """Return effects, intervals and claims of many comparisons [comparisons, documents] of one
+    task, at this level."""
     measured = Outcomes(
         kind=kind,
         plans=(),
@@ -162,29 +195,20 @@ def compared(
         hardware=np.empty((0, weights.size)),
         sign=1.0,
     )
-    return compare(differences, measured, RULES, signs).assign(kind=kind)
-
-
-def judged(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the verdict of each comparison of ONE experiment, as the page has it, and the limits of
-    the interval at the level of the verdict where there is one.
-
-    Takes columns task, role, family, quantization, plan and what `compared` gives.
-    """
-    found = []
-    for family, own in rows.groupby("family"):
-        if family == "controls":
-            # The page counts 95 % intervals that exclude 0.
-            claims: list[Any] = [
-                "improved" if low > 0 else "harmed" if high < 0 else "inconclusive"
-                for low, high in zip(own["low"], own["high"], strict=True)
-            ]
-        else:
-            claims = [
-                verdict(effect, p, low, high, RULES)
-                for effect, p, low, high in zip(
-                    own["effect"], holm(own["p"]), own["low90"], own["high90"], strict=True
-                )
-            ]
-        found.append(own.assign(verdict=claims, verdict_low=np.nan, verdict_high=np.nan))
-    return pd.concat(found)
+    found = paired(differences, measured, RULES)
+    low, high = found.interval(0.95)
+    shown = judge(found, at, RULES.margin)
+    claims = shown.verdict
+    if family == "controls":  # The page says better, worse or inconclusive of them.
+        claims = np.where(claims == "equivalent", "inconclusive", claims)
+    return pd.DataFrame(
+        {
+            "kind": kind,
+            "effect": found.effect,
+            "low": low,
+            "high": high,
+            "verdict_low": shown.low,
+            "verdict_high": shown.high,
+            "verdict": claims,
+        }
+    )

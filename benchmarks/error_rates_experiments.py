@@ -3,20 +3,22 @@ claims is false."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from error_rates_decisions import (
     RULES,
-    compared,
+    beats_base,
     contrasts,
     frozen,
+    gains_of,
     judged,
+    levels,
     race,
     shortlisted,
-    stage_table,
+    shrunken_effect,
+    tested_search,
 )
 from error_rates_worlds import (
     QUANTIZATIONS,
@@ -35,7 +37,10 @@ from error_rates_worlds import (
 )
 from numpy.typing import NDArray
 
+from frankenlab.analyse.error_budget import Family
+from frankenlab.analyse.gains import mean_gains
 from frankenlab.analyse.paired_tests import Kind
+from frankenlab.analyse.shrinkage import Z95
 from frankenlab.report.answer import outcome
 
 CONTROLS = 2
@@ -71,32 +76,58 @@ class Chosen:
 
     Attributes:
         plan: the number in the grid of the frozen plan.
-        search, select: its mean effect over the search tasks, in points.
+        found: columns of the experiment's record that are known before confirm.
     """
 
     drawn: World
     plan: int
-    search: float
-    select: float
+    found: Mapping[str, Any]
 
 
 def choose(setting: Setting, sizes: Sizes, random: np.random.Generator) -> Chosen:
     """Search a fresh world, select on fresh documents, and freeze one plan."""
     known, drawn = grid(), world(setting, random)
+    first = [search_differences(drawn, t, n, random) for t, n in enumerate(sizes.search)]
     labels = [clusters(setting, n) for n in sizes.search]
-    values = [search_differences(drawn, t, n, random) for t, n in enumerate(sizes.search)]
-    everything = np.arange(len(known.plans))
-    searched = stage_table(
-        known, everything, values, labels, *race(values, labels, sizes.rounds, sizes.shortlist + 1)
-    )
-    texts = [plan.text for plan in known.plans]
-    short = np.array([texts.index(text) for text in shortlisted(searched, sizes.shortlist)])
-    labels = [clusters(setting, n) for n in sizes.select]
-    values = [search_differences(drawn, t, n, random)[short] for t, n in enumerate(sizes.select)]
-    selected = stage_table(known, short, values, labels)
-    plan = texts.index(frozen(known, selected))
-    errors = [t.loc[t["number"] == plan, "effect"].mean() for t in (searched, selected)]
-    return Chosen(drawn, plan, *errors)
+    seen = race(first, labels, sizes.rounds, sizes.shortlist + 1)
+    searched = [gains_of(*task) for task in zip(first, labels, seen, strict=True)]
+    ran = np.all(seen.T == sizes.search, axis=1)
+    short = shortlisted(known, first, labels, ran, sizes.shortlist)
+    second = [search_differences(drawn, t, n, random)[short] for t, n in enumerate(sizes.select)]
+    fresh = [clusters(setting, n) for n in sizes.select]
+    selected = [
+        gains_of(values, own, np.full(len(short), len(own)))
+        for values, own in zip(second, fresh, strict=True)
+    ]
+    both = [
+        gains_of(
+            np.hstack((one[short], other)),
+            np.concatenate((own, own.max() + 1 + more)),
+            np.full(len(short), len(own) + len(more)),
+        )
+        for one, own, other, more in zip(first, labels, second, fresh, strict=True)
+    ]
+    place = frozen(known, short, both)
+    plan = int(short[place])
+    real = float(drawn.effects[plan])
+    test, level = tested_search(searched, ran)
+    best = float(drawn.effects[test.best])
+    says = test.p <= level
+    shrunk, width = shrunken_effect(searched, selected, short, plan)
+    planted = bool(drawn.effects.any())
+    found: dict[str, Any] = {
+        "false search": says and (best <= 0 or test.lows[test.best] > best + TINY),
+        "search finds": says if planted else np.nan,
+        "false beats base": beats_base(selected) and not (drawn.effects[short] > 0).any(),
+        "planted frozen": real > 0 if planted else np.nan,
+        "shrunken error": shrunk - real,
+        "shrunken coverage": abs(shrunk - real) <= width,
+    }
+    for name, stage, at in (("search", searched, plan), ("select", selected, place)):
+        effect, error = (float(values[at]) for values in mean_gains(stage))
+        found[f"{name} error"] = effect - real
+        found[f"{name} coverage"] = abs(effect - real) <= Z95 * error
+    return Chosen(drawn, plan, found)
 
 
 def experiments(
@@ -123,13 +154,15 @@ def confirmed(
     Passages have the same lengths in all of them, so that one set of resamples serves all.
     """
     chosen = [replace(c, drawn=replace(c.drawn, setting=setting)) for c in chosen]
+    tasks = (*SEARCH_TASKS, *setting.guards)
+    at = levels([role_of(task) for task in tasks], CONTROLS)
     tables = []
-    for task in (*SEARCH_TASKS, *setting.guards):
+    for task in tasks:
         weights, labels, drawn = documents_of(task, setting, sizes, chosen, random)
         truths = np.array(
             [[c.drawn.truth(task, c.plan), *[c.drawn.truth(task, None)] * CONTROLS] for c in chosen]
         )
-        tables.append(task_rows(task, drawn, truths, weights, labels))
+        tables.append(task_rows(task, drawn, truths, weights, labels, at))
     rows = pd.concat(tables, ignore_index=True)
     by_experiment = dict(list(rows.groupby("experiment")))
     return pd.DataFrame([record(c, by_experiment[number]) for number, c in enumerate(chosen)])
@@ -154,34 +187,41 @@ def documents_of(
 
 
 def task_rows(
-    task: str, drawn: Floats, truths: Floats, weights: Floats, labels: NDArray[np.int64]
+    task: str,
+    drawn: Floats,
+    truths: Floats,
+    weights: Floats,
+    labels: NDArray[np.int64],
+    at: Mapping[Family, float],
 ) -> pd.DataFrame:
     """Return the comparisons of all experiments on one task.
 
     Args:
         drawn: [experiments, bitrates, plans, documents].
         truths: [experiments, plans] true effects, the same at all bitrates.
+        at: the level of a test of each family.
     """
-    role = "search" if task in SEARCH_TASKS else "guard"
     kind: Kind = "perplexity" if is_perplexity(task) else "mean"
     found = []
-    made = sorted(contrasts(role, CONTROLS), key=lambda c: (c.family, c.signs))
-    for (family, signs), group in groupby(made, key=lambda c: (c.family, c.signs)):
-        own = list(group)
-        matrix = np.array([c.coefficients for c in own])
-        values = np.einsum("cqp,eqpn->ecn", matrix, drawn).reshape(-1, weights.size)
+    for contrast in contrasts(role_of(task), CONTROLS):
+        values = np.einsum("qp,eqpn->en", contrast.coefficients, drawn)
+        rows = judged(values, weights, labels, kind, contrast.family, at[contrast.family])
         found.append(
-            compared(values, weights, labels, kind, signs).assign(
+            rows.assign(
                 task=task,
-                role=role,
-                family=family,
-                experiment=np.repeat(np.arange(len(drawn)), len(own)),
-                quantization=np.tile([c.quantization for c in own], len(drawn)),
-                plan=np.tile([c.plan for c in own], len(drawn)),
-                truth=np.einsum("cqp,ep->ec", matrix, truths).ravel(),
+                role=role_of(task),
+                family=contrast.family,
+                experiment=np.arange(len(drawn)),
+                quantization=contrast.quantization,
+                truth=np.einsum("qp,ep->e", contrast.coefficients, truths),
             )
         )
     return pd.concat(found)
+
+
+def role_of(task: str) -> str:
+    """Return the role of a task."""
+    return "search" if task in SEARCH_TASKS else "guard"
 
 
 def is_false(verdict: str, truth: float, margin: float) -> bool:
@@ -198,33 +238,35 @@ def record(chosen: Chosen, rows: pd.DataFrame) -> dict[str, Any]:
     """Return what one experiment claimed, and how far it was from the truth.
 
     Returns:
-        False claims by kind; whether a planted plan was frozen, was called improved, and the share
-        of the true equivalents that were reached; errors of the effects of each stage; coverage.
+        False claims, of any kind and by kind; whether a planted plan was frozen and called
+        improved, and the share of true equivalents that were reached; errors of the effects of each
+        stage; whether intervals cover the truth; the outcome of the headline.
     """
-    rows = judged(rows)
     truth, verdicts = rows["truth"], rows["verdict"]
     wrong = np.array([is_false(v, t, RULES.margin) for v, t in zip(verdicts, truth, strict=True)])
-    claimed = rows["family"] == "verdicts"
-    false = {f"false {word}": wrong & claimed & (verdicts == word) for word in WORDS}
-    false |= {f"false {f}": wrong & (rows["family"] == f) for f in ("verdicts", "controls", "bits")}
-    own = claimed & (rows["plan"] == "frozen")
+    families = {f: rows["family"] == f for f in ("verdicts", "controls", "bits")}
+    own = families["verdicts"]
+    false = {f"false {family}": bool((wrong & mine).any()) for family, mine in families.items()}
+    false |= {f"false {word}": bool((wrong & own & (verdicts == word)).any()) for word in WORDS}
     reference = own & (rows["quantization"] == QUANTIZATIONS[0])
     searched, guards = (reference & (rows["role"] == role) for role in ("search", "guard"))
     better, same = searched & (truth > 0), guards & (truth.abs() < RULES.margin)
-    covered = (rows["low"] <= truth + TINY) & (truth - TINY <= rows["high"])
-    means = rows["kind"] == "mean"
+    means = own & (rows["kind"] == "mean")
+    passages = own & (rows["kind"] == "perplexity")
+    usual = (rows["low"] <= truth + TINY) & (truth - TINY <= rows["high"])
+    strict = (rows["verdict_low"] <= truth + TINY) & (truth - TINY <= rows["verdict_high"])
     real = float(chosen.drawn.effects[chosen.plan])
     planted = bool(chosen.drawn.effects.any())
     return {
-        "any false claim": bool(wrong.any()),
-        **{name: bool(which.any()) for name, which in false.items()},
-        "planted frozen": real > 0 if planted else np.nan,
+        "any false claim": bool(wrong.any()) or bool(chosen.found.get("false search", False)),
+        **false,
+        **chosen.found,
         "gain improved": bool((verdicts[better] == "improved").any()) if planted else np.nan,
         "equivalent reached": (verdicts[same] == "equivalent").mean(),
-        "search error": chosen.search - real,
-        "select error": chosen.select - real,
         "confirm error": rows["effect"][searched].mean() - real,
-        "coverage": covered[own & means].mean(),
-        "coverage of perplexities": covered[own & ~means].mean(),
+        "accuracies, 95 %": usual[means].mean(),
+        "accuracies, verdict's level": strict[means].mean(),
+        "perplexities, 95 %": usual[passages].mean(),
+        "perplexities, verdict's level": strict[passages].mean(),
         "outcome": outcome(rows[reference]),
     }

@@ -1,7 +1,7 @@
 """The tables of `error_rates.py`."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,12 +14,15 @@ Column = Callable[[pd.DataFrame], str]
 BUDGET = 0.05
 FALSE = (
     *("any false claim", "false verdicts", "false improved", "false harmed", "false equivalent"),
-    *("false controls", "false bits"),
+    *("false search", "false controls", "false bits", "false beats base"),
 )
-POWER = ("planted frozen", "gain improved", "equivalent reached")
-ERRORS = ("search error", "select error", "confirm error")
-COVERAGE = ("coverage", "coverage of perplexities")
-OUTCOMES = ("free", "none", "inconclusive")
+POWER = ("search finds", "planted frozen", "gain improved", "equivalent reached")
+ERRORS = ("search error", "select error", "shrunken error", "confirm error")
+COVERAGE = (
+    *("search coverage", "select coverage", "shrunken coverage"),
+    *("accuracies, 95 %", "accuracies, verdict's level"),
+    *("perplexities, 95 %", "perplexities, verdict's level"),
+)
 
 
 def share(values: pd.Series) -> str:
@@ -56,7 +59,7 @@ def table(found: Mapping[str, pd.DataFrame], columns: Mapping[str, Column]) -> s
     return "\n".join(lines)
 
 
-def shares(names: tuple[str, ...]) -> dict[str, Column]:
+def shares(names: Sequence[str]) -> dict[str, Column]:
     """Return columns that show shares."""
     return {name: partial(cell, name=name, words=share) for name in names}
 
@@ -78,8 +81,9 @@ def page(
     draws = len(next(iter(found.values())))
     loud = [name for name, rows in found.items() if over_budget(rows["any false claim"])]
     errors = {name: partial(cell, name=name, words=points) for name in ERRORS}
+    words = sorted(set().union(*(rows["outcome"] for rows in found.values())))
     outcomes = {
-        name: rows.assign(**{o: (rows["outcome"] == o).astype(float) for o in OUTCOMES})
+        name: rows.assign(**{word: (rows["outcome"] == word) * 1.0 for word in words})
         for name, rows in found.items()
     }
     return f"""# Error rates of whole experiments
@@ -99,11 +103,17 @@ Above the budget of {100 * BUDGET:.0f} %: {", ".join(loud) or "no setting"}.
 
 {table(found, shares(POWER))}
 
-## Error of the effects, in points, and coverage of the intervals, in per cent
+## Error of the frozen plan's effect on the search tasks, in points
 
-{table(found, errors | shares(COVERAGE))}
+{table(found, errors)}
+
+## Coverage of the truth by the frozen plan's intervals
+
+Search, select and shrunken: 95 % intervals of its mean effect over the search tasks.
+
+{table(found, shares(COVERAGE))}
 
 ## Outcome of the headline
 
-{table(outcomes, shares(OUTCOMES))}
+{table(outcomes, shares(words))}
 """
