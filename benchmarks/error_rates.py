@@ -10,13 +10,12 @@ output is a page of Markdown tables.
 """
 
 import argparse
-import gc
 import multiprocessing
 import os
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -85,28 +84,28 @@ def groups(settings: Mapping[str, Setting]) -> dict[object, dict[str, Setting]]:
 
 def drawn(
     settings: Mapping[str, Setting], sizes: Sizes, draws: int, seed: int, workers: int
-) -> dict[str, pd.DataFrame]:
-    """Return the experiments of each setting, a row each."""
+) -> Iterator[dict[str, pd.DataFrame]]:
+    """Yield the experiments of each setting, a row each, with one more batch of each every time."""
     # Each worker has one core; its libraries read this when they are imported.
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
-    found: dict[str, list[pd.DataFrame]] = {name: [] for name in settings}
-    # Holm's correction collects garbage each time: with the libraries frozen there is little of it.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=gc.freeze) as pool:
+    found = {name: pd.DataFrame() for name in settings}
+    shared = groups(settings)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         jobs = [
             pool.submit(experiments, group, sizes, [seed, zlib.crc32(repr(search).encode()), n], k)
-            for search, group in groups(settings).items()
             for n, k in enumerate(batches(draws))
+            for search, group in shared.items()
         ]
         begun = time.monotonic()
         for done, job in enumerate(jobs, 1):
             for name, rows in job.result().items():
-                found[name].append(rows)
+                found[name] = pd.concat([found[name], rows], ignore_index=True)
             left = (time.monotonic() - begun) / done * (len(jobs) - done)
             said = f"{done} of {len(jobs)} batches, about {left / 60:.0f} minutes left"
             print(f"\r{said:60}", end="", file=sys.stderr, flush=True)
+            if done % len(shared) == 0:
+                yield found
     print(file=sys.stderr)
-    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 
 def commit() -> str:
@@ -143,15 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if (value := getattr(options, name)) is not None
     }
     sizes = replace(SIZES[options.sizes], **numbers)
-    begun = time.monotonic()
-    found = drawn(
-        chosen(options.settings), sizes, options.draws, options.seed, options.workers or 1
-    )
+    settings, workers = chosen(options.settings), options.workers or 1
     command = " ".join(["python benchmarks/error_rates.py", *(arguments or sys.argv[1:])])
-    text = page(found, sizes, command, commit(), time.monotonic() - begun, options.workers or 1)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
-    else:
+    begun, text = time.monotonic(), ""
+    for found in drawn(settings, sizes, options.draws, options.seed, workers):
+        text = page(found, sizes, command, commit(), time.monotonic() - begun, workers)
+        if options.output:  # A run that is stopped leaves the page of the batches that it had.
+            options.output.write_text(text, encoding="utf-8")
+    if not options.output:
         print(text)
 
 
