@@ -91,7 +91,7 @@ def choose(setting: Setting, sizes: Sizes, random: np.random.Generator) -> Chose
     labels = [clusters(setting, n) for n in sizes.search]
     seen = race(first, labels, sizes.rounds, sizes.shortlist + 1)
     searched = [gains_of(*task) for task in zip(first, labels, seen, strict=True)]
-    ran = np.all(seen.T == sizes.search, axis=1)
+    ran = (seen == np.array(sizes.search)[:, None]).all(axis=0)
     short = shortlisted(known, first, labels, ran, sizes.shortlist)
     second = [search_differences(drawn, t, n, random)[short] for t, n in enumerate(sizes.select)]
     fresh = [clusters(setting, n) for n in sizes.select]
