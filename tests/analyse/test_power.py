@@ -104,7 +104,11 @@ def test_more_documents_detect_less_and_too_few_nothing():
     assert smallest_detectable(1, 20.0, kind="perplexity", level=0.05) is None
 
 
-@pytest.mark.parametrize("n, share, reached", [(150, 0.1, False), (1700, 0.04, True)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "n, share, reached",
+    [(150, 0.1, False), (800, 0.04, True), (2500, 0.2, False), (3600, 0.2, True)],
+)
 def test_a_dry_run_knows_whether_equivalence_can_be_shown(n, share, reached):
     deviation = deviation_of_flips(share)
     assert can_be_equivalent(n, deviation, kind="mean", margin=3.0, level=0.004) == reached

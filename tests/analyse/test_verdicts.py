@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -48,6 +48,7 @@ def test_nothing_follows_from_nan():
 
 
 @pytest.mark.slow
+@settings(deadline=None, max_examples=60)
 @given(
     arrays(float, (4, 60), elements=st.sampled_from([-1.0, -0.5, 0.0, 0.0, 0.0, 0.0, 0.5, 1.0])),
     st.sampled_from([0.05, 0.004]),

@@ -37,9 +37,11 @@ class PairedEffects:
         effect: [comparisons] in points or log-percent.
         standard_error: [comparisons] of the effect, in its unit.
         p: [comparisons] two-sided.
+        binary: whether these are means of single documents that are right or wrong.
     """
 
     kind: Kind
+    binary: bool
     differences: Floats
     weights: Floats
     effect: Floats
@@ -59,14 +61,14 @@ class PairedEffects:
         tail = (1 - confidence) / 2
         t = special.stdtrit(self.n_clusters - 1, 1 - tail)
         low, high = self.effect - t * self.standard_error, self.effect + t * self.standard_error
-        if self.kind == "mean":
-            exact = _exact_limits(self.differences, self.weights, tail)
-            low, high = np.fmin(low, exact[0]), np.fmax(high, exact[1])
-        else:
+        if not self.binary:
             bends, shift = _skewness_terms(self.differences, self.weights)
             furthest = _unbent(t, bends, shift).max(axis=0), _unbent(-t, bends, shift).min(axis=0)
             low = np.minimum(low, self.effect - furthest[0] * self.standard_error)
             high = np.maximum(high, self.effect - furthest[1] * self.standard_error)
+        if self.kind == "mean":
+            exact = _exact_limits(self.differences, self.weights, tail)
+            low, high = np.fmin(low, exact[0]), np.fmax(high, exact[1])
         open_ = self.p > 1 - confidence
         return np.where(open_, np.fmin(low, 0), low), np.where(open_, np.fmax(high, 0), high)
 
@@ -83,11 +85,9 @@ def paired_effects(
     """Return effects with two-sided p, from differences and weights of documents.
 
     - A mean over single documents that are right or wrong: McNemar's exact test.
-    - Another mean (documents that share a text or are right in part, differences of differences):
-      the larger p of the sign-flip test, which is right for few flips, and the t-test, which does
-      not need symmetry.
-    - A perplexity: the larger p of the t-test with and without a correction for skewness (Hall
-      1992).
+    - All else: the larger p of the t-test with and without a correction for skewness (Hall 1992).
+    - Of these, a mean (documents that share a text or are right in part, differences of
+      differences) also has the p of the sign-flip test at least, which is right for few flips.
 
     Args:
         differences: [comparisons, documents]; higher is better.
@@ -100,23 +100,24 @@ def paired_effects(
     if clusters is not None and len(np.unique(np.asarray(clusters))) < w.size:
         d, w, single = by_cluster(d, clusters), by_cluster(w, clusters), False
     effect, error = 100 * d.sum(axis=1) / w.sum(), 100 * standard_error(d, w)
-    if kind == "mean" and single and (np.isin(d, (-1.0, 0.0, 1.0)) | np.isnan(d)).all():
+    whole = (np.isin(d, (-1.0, 0.0, 1.0)) | np.isnan(d)).all()
+    binary = bool(kind == "mean" and single and whole)
+    if binary:
         p = np.where(np.isnan(effect), np.nan, mcnemar_exact(*discordant(d)))
     else:
-        # Without any spread every effect but 0 is certain.
-        t = np.divide(effect, error, out=np.copysign(np.inf, effect), where=error != 0)
-        t = np.where(effect == 0, 0.0, t)
+        p = _corrected_p(d, w, effect, error)
         if kind == "mean":
-            p = np.fmax(_two_sided(t, w.size), sign_flip_test(d, seed=seed, resamples=resamples))
-        else:
-            bent = _bent(np.abs(t), *(np.sign(t) * term for term in _skewness_terms(d, w)))
-            least = np.fmax(bent.min(axis=0), 0)
-            p = np.maximum(_two_sided(t, w.size), _two_sided(least, w.size))
-    return PairedEffects(kind, d, w, effect, error, p)
+            p = np.fmax(p, sign_flip_test(d, seed=seed, resamples=resamples))
+    return PairedEffects(kind, binary, d, w, effect, error, p)
 
 
-def _two_sided(t: Floats, n: int) -> Floats:
-    return 2 * special.stdtr(n - 1, -np.abs(t))
+def _corrected_p(d: Floats, w: Floats, effect: Floats, error: Floats) -> Floats:
+    # Without any spread every effect but 0 is certain.
+    t = np.divide(effect, error, out=np.copysign(np.inf, effect), where=error != 0)
+    t = np.where(effect == 0, 0.0, t)
+    bent = _bent(np.abs(t), *(np.sign(t) * term for term in _skewness_terms(d, w)))
+    least = np.minimum(np.abs(t), np.fmax(bent.min(axis=0), 0))
+    return 2 * special.stdtr(w.size - 1, -least)
 
 
 def _skewness_terms(d: Floats, w: Floats) -> tuple[Floats, Floats]:

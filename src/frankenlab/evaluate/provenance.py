@@ -46,7 +46,9 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
         "code": {
             "scoring": scoring_fingerprint(),
             "analysis": code_fingerprint(
-                "frankenlab.analyse.interaction", "frankenlab.analyse.race_rounds"
+                "frankenlab.analyse.controls",
+                "frankenlab.analyse.interaction",
+                "frankenlab.analyse.race_rounds",
             ),
             "figures": code_fingerprint("frankenlab.report.figures.catalogue"),
         },
