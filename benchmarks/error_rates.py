@@ -27,6 +27,8 @@ from error_rates_experiments import Sizes, experiments
 from error_rates_tables import page
 from error_rates_worlds import Setting
 
+from frankenlab.io.signals import die_with_parent
+
 SIZES = {
     "150 documents": Sizes((100, 100), (80, 80), (150, 150), guard=150, passages=40),
     "default": Sizes((142, 218), (85, 131), (342, 523), guard=300, passages=150, rounds=(20, 50)),
@@ -88,7 +90,8 @@ def drawn(
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     found = {name: pd.DataFrame() for name in settings}
     shared = groups(settings)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=die_with_parent) as pool:
         jobs = [
             pool.submit(experiments, group, sizes, [seed, zlib.crc32(repr(search).encode()), n], k)
             for n, k in enumerate(batches(draws))
