@@ -19,7 +19,7 @@ from frankenlab.analyse.outcomes import Outcomes
 from frankenlab.analyse.paired_tests import Kind, by_cluster, standard_error
 from frankenlab.analyse.race_rule import Rule, Sample, stand
 from frankenlab.analyse.search_test import Found, max_t
-from frankenlab.analyse.selection import BEATS_LEVEL, choose, shortlist
+from frankenlab.analyse.selection import choose, shortlist
 from frankenlab.analyse.settings import Statistics
 from frankenlab.analyse.shrinkage import Z95, measure, shrunken
 from frankenlab.analyse.verdicts import judge
@@ -28,6 +28,8 @@ Booleans = NDArray[np.bool_]
 Labels = NDArray[np.int64]
 
 RULES = Statistics()
+# Tests that share what the budget has for the search: of the grid, and of the shortlist.
+SEARCH_TESTS = 2
 RACE_ERROR, RACE_MARGIN = 0.1, 1.0
 
 
@@ -116,17 +118,15 @@ def frozen(known: Grid, short: NDArray[np.int64], both: Sequence[Gains]) -> int:
     return int(choose(effects, errors, np.array([known.plans[p].depth for p in short])))
 
 
-def tested_search(searched: Sequence[Gains], ran: Booleans) -> tuple[Found, float]:
-    """Return what the test of the whole search found, and its level."""
-    at = level(RULES.alpha, "search", 1)
-    return max_t(searched, ran, level=at, seed=RULES.seed, resamples=RULES.resamples), at
+def beats_base(tested: Sequence[Gains], ran: Booleans) -> tuple[Found, bool]:
+    """Return the test whether any of these plans beats the base, and whether it says so.
 
-
-def beats_base(selected: Sequence[Gains]) -> bool:
-    """Tell what the frozen plan's file says of the shortlist on the select documents."""
-    ran = np.ones(len(selected[0].values), bool)
-    found = max_t(selected, ran, level=BEATS_LEVEL, seed=RULES.seed, resamples=RULES.resamples)
-    return found.p <= BEATS_LEVEL
+    There is one over the whole grid on the search documents, and one over the shortlist on the
+    select documents.
+    """
+    at = level(RULES.alpha, "search", SEARCH_TESTS)
+    found = max_t(tested, ran, level=at, seed=RULES.seed, resamples=RULES.resamples)
+    return found, found.p <= at
 
 
 def shrunken_effect(

@@ -18,7 +18,6 @@ from error_rates_decisions import (
     race,
     shortlisted,
     shrunken_effect,
-    tested_search,
 )
 from error_rates_worlds import (
     QUANTIZATIONS,
@@ -110,15 +109,17 @@ def choose(setting: Setting, sizes: Sizes, random: np.random.Generator) -> Chose
     place = frozen(known, short, both)
     plan = int(short[place])
     real = float(drawn.effects[plan])
-    test, level = tested_search(searched, ran)
-    best = float(drawn.effects[test.best])
-    says = test.p <= level
+    tests = [beats_base(searched, ran), beats_base(selected, np.ones(len(short), bool))]
+    best = [drawn.effects, drawn.effects[short]]
     shrunk, width = shrunken_effect(searched, selected, short, plan)
     planted = bool(drawn.effects.any())
     found: dict[str, Any] = {
-        "false search": says and (best <= 0 or test.lows[test.best] > best + TINY),
-        "search finds": says if planted else np.nan,
-        "false beats base": beats_base(selected) and not (drawn.effects[short] > 0).any(),
+        "false search": any(
+            says and (effects[test.best] <= 0 or test.lows[test.best] > effects[test.best] + TINY)
+            for (test, says), effects in zip(tests, best, strict=True)
+        ),
+        "search finds": tests[0][1] if planted else np.nan,
+        "shortlist finds": tests[1][1] if planted else np.nan,
         "planted frozen": real > 0 if planted else np.nan,
         "shrunken error": shrunk - real,
         "shrunken coverage": abs(shrunk - real) <= width,
@@ -258,7 +259,7 @@ def record(chosen: Chosen, rows: pd.DataFrame) -> dict[str, Any]:
     real = float(chosen.drawn.effects[chosen.plan])
     planted = bool(chosen.drawn.effects.any())
     return {
-        "any false claim": bool(wrong.any()) or bool(chosen.found.get("false search", False)),
+        "any false claim": bool(wrong.any()) or chosen.found.get("false search", False),
         **false,
         **chosen.found,
         "gain improved": bool((verdicts[better] == "improved").any()) if planted else np.nan,
