@@ -53,7 +53,7 @@ SETTINGS = {
     "clustered, undeclared": Setting(cluster=4, declared=False),
 }
 # Experiments that share resamples: fewer take longer, more take memory.
-BATCH = 25
+BATCH = 50
 
 
 def chosen(beginnings: Iterable[str]) -> dict[str, Setting]:

@@ -43,6 +43,7 @@ from frankenlab.analyse.shrinkage import Z95
 from frankenlab.report.answer import outcome
 
 CONTROLS = 2
+FAMILIES: tuple[Family, ...] = ("verdicts", "controls", "bits")
 WORDS = ("improved", "harmed", "equivalent")
 # Limits that differ from the truth by rounding cover it.
 TINY = 1e-9
@@ -134,7 +135,7 @@ def choose(setting: Setting, sizes: Sizes, random: np.random.Generator) -> Chose
 def experiments(
     settings: Mapping[str, Setting], sizes: Sizes, seed: Sequence[int], count: int
 ) -> dict[str, pd.DataFrame]:
-    """Return for each setting a row for each of `count` experiments; columns as `record` has them.
+    """Return for each setting a row for each of `count` experiments; columns as `records` has them.
 
     Args:
         settings: with the same search, so that the experiments of all settings share it.
@@ -165,8 +166,7 @@ def confirmed(
         )
         tables.append(task_rows(task, drawn, truths, weights, labels, at))
     rows = pd.concat(tables, ignore_index=True)
-    by_experiment = dict(list(rows.groupby("experiment")))
-    return pd.DataFrame([record(c, by_experiment[number]) for number, c in enumerate(chosen)])
+    return records(chosen, rows)
 
 
 def documents_of(
@@ -225,49 +225,56 @@ def role_of(task: str) -> str:
     return "search" if task in SEARCH_TASKS else "guard"
 
 
-def is_false(verdict: str, truth: float, margin: float) -> bool:
-    """Tell whether a verdict claims what is not true of an effect."""
-    return {
-        "improved": truth <= 0,
-        "harmed": truth >= 0,
-        "equivalent": abs(truth) >= margin,
-        "inconclusive": False,
-    }[verdict]
+def false_claims(rows: pd.DataFrame, margin: float) -> pd.Series:
+    """Tell of each comparison whether its verdict claims what is not true of the effect."""
+    truth, verdict = rows["truth"], rows["verdict"]
+    return (
+        ((verdict == "improved") & (truth <= 0))
+        | ((verdict == "harmed") & (truth >= 0))
+        | ((verdict == "equivalent") & (truth.abs() >= margin))
+    )
 
 
-def record(chosen: Chosen, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return what one experiment claimed, and how far it was from the truth.
+def records(chosen: Sequence[Chosen], rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each experiment: what it claimed, and how far it was from the truth.
 
     Returns:
-        False claims, of any kind and by kind; whether a planted plan was frozen and called
-        improved, and the share of true equivalents that were reached; errors of the effects of each
-        stage; whether intervals cover the truth; the outcome of the headline.
+        Columns: false claims, of any kind and by kind; whether a planted plan was frozen and called
+        improved, and the share of true equivalents that were reached; errors of the frozen plan's
+        effects; shares of its intervals that cover the truth; the outcome of the headline.
     """
-    truth, verdicts = rows["truth"], rows["verdict"]
-    wrong = np.array([is_false(v, t, RULES.margin) for v, t in zip(verdicts, truth, strict=True)])
-    families = {f: rows["family"] == f for f in ("verdicts", "controls", "bits")}
-    own = families["verdicts"]
-    false = {f"false {family}": bool((wrong & mine).any()) for family, mine in families.items()}
-    false |= {f"false {word}": bool((wrong & own & (verdicts == word)).any()) for word in WORDS}
+    truth, verdict = rows["truth"], rows["verdict"]
+    own = rows["family"] == "verdicts"
     reference = own & (rows["quantization"] == QUANTIZATIONS[0])
-    searched, guards = (reference & (rows["role"] == role) for role in ("search", "guard"))
-    better, same = searched & (truth > 0), guards & (truth.abs() < RULES.margin)
-    means = own & (rows["kind"] == "mean")
-    passages = own & (rows["kind"] == "perplexity")
+    on_search, passages = rows["role"] == "search", rows["kind"] == "perplexity"
+    wrong = false_claims(rows, RULES.margin)
     usual = (rows["low"] <= truth + TINY) & (truth - TINY <= rows["high"])
     strict = (rows["verdict_low"] <= truth + TINY) & (truth - TINY <= rows["verdict_high"])
-    real = float(chosen.drawn.effects[chosen.plan])
-    planted = bool(chosen.drawn.effects.any())
-    return {
-        "any false claim": bool(wrong.any()) or chosen.found.get("false search", False),
-        **false,
-        **chosen.found,
-        "gain improved": bool((verdicts[better] == "improved").any()) if planted else np.nan,
-        "equivalent reached": (verdicts[same] == "equivalent").mean(),
-        "confirm error": rows["effect"][searched].mean() - real,
-        "accuracies, 95 %": usual[means].mean(),
-        "accuracies, verdict's level": strict[means].mean(),
-        "perplexities, 95 %": usual[passages].mean(),
-        "perplexities, verdict's level": strict[passages].mean(),
-        "outcome": outcome(rows[reference]),
+    planted = [bool(c.drawn.effects.any()) for c in chosen]
+
+    def each(values: pd.Series, where: pd.Series) -> pd.Series:
+        """Return the mean over some comparisons of each experiment, NaN where there are none."""
+        means = values[where].astype(float).groupby(rows["experiment"][where]).mean()
+        return means.reindex(range(len(chosen)))
+
+    def some(which: pd.Series) -> pd.Series:
+        return each(which, own | ~own) > 0
+
+    before = pd.DataFrame([c.found for c in chosen])
+    found = {"any false claim": some(wrong) | before["false search"]}
+    found |= {f"false {f}": some(wrong & (rows["family"] == f)) for f in FAMILIES}
+    found |= {f"false {w}": some(wrong & own & (verdict == w)) for w in WORDS}
+    gained = some(reference & on_search & (truth > 0) & (verdict == "improved"))
+    same = reference & ~on_search & (truth.abs() < RULES.margin)
+    found |= {
+        "gain improved": gained.astype(float).where(planted),
+        "equivalent reached": each(verdict == "equivalent", same),
+        "confirm error": each(rows["effect"] - truth, reference & on_search),
+        "accuracies, 95 %": each(usual, own & ~passages),
+        "accuracies, verdict's level": each(strict, own & ~passages),
+        "perplexities, 95 %": each(usual, own & passages),
+        "perplexities, verdict's level": each(strict, own & passages),
     }
+    table = before.join(pd.DataFrame(found))
+    table["outcome"] = [outcome(at) for _, at in rows[reference].groupby("experiment")]
+    return table

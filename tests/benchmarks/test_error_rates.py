@@ -9,7 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from error_rates_decisions import contrasts, gains_of, levels, race
-from error_rates_experiments import Chosen, Sizes, experiments, is_false, record, role_of, task_rows
+from error_rates_experiments import (
+    Chosen,
+    Sizes,
+    experiments,
+    false_claims,
+    records,
+    role_of,
+    task_rows,
+)
 from error_rates_tables import over_budget, share
 from error_rates_worlds import (
     QUANTIZATIONS,
@@ -112,7 +120,8 @@ def test_a_race_drops_bad_plans_and_counts_what_they_saw():
     ],
 )
 def test_what_is_false(verdict, truth, false):
-    assert is_false(verdict, truth, 3.0) is false
+    rows = pd.DataFrame({"verdict": [verdict], "truth": [truth]})
+    assert false_claims(rows, 3.0).tolist() == [false]
 
 
 def one_experiment(gained: float, truth: float) -> dict:
@@ -126,8 +135,8 @@ def one_experiment(gained: float, truth: float) -> dict:
         drawn = 1.0 * (random.random(shape) < gained)
         truths = np.full((1, shape[2]), truth)
         rows.append(task_rows(task, drawn, truths, np.ones(200), np.arange(200), at))
-    chosen = Chosen(world(Setting(), random), 0, {})
-    return record(chosen, pd.concat(rows, ignore_index=True))
+    chosen = Chosen(world(Setting(), random), 0, {"false search": False})
+    return records([chosen], pd.concat(rows, ignore_index=True)).iloc[0].to_dict()
 
 
 def test_false_claims_are_counted():
