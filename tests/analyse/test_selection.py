@@ -1,20 +1,27 @@
 """The shortlist and the frozen plan."""
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from frankenlab.analyse.comparisons import with_shapes
 from frankenlab.analyse.selection import (
+    as_good,
+    choose,
     confirm_plans,
     freeze,
     mean_effects,
     select_plans,
     shortlist,
 )
+from frankenlab.analyse.settings import Statistics
 
 NAN = float("nan")
+TASKS = {task: SimpleNamespace(metric="acc", role="search") for task in "ab"}
+RULES = Statistics(resamples=500, seed=1)
 
 
 def selected(effects: dict[str, tuple[float, float]]) -> pd.DataFrame:
@@ -44,41 +51,113 @@ def test_the_shortlist_takes_the_highest_mean_change():
     assert errors.tolist() == pytest.approx([math.sqrt(2)] * 3)
 
 
+def scores(gains: dict[str, tuple[int, int]], documents: int = 60) -> pd.DataFrame:
+    """Scores of both search tasks: plan -> documents that it wins against the base in search and in
+    select (a negative number loses them). The base is right on every other document."""
+    rows = []
+    for task in "ab":
+        for place, stage in enumerate(("search", "select")):
+            base = np.arange(documents) % 2
+            for plan, won in {"base": (0, 0), **gains}.items():
+                right = base.astype(float)
+                flips = np.flatnonzero(base == (won[place] < 0))[: abs(won[place])]
+                right[flips] = 1 - right[flips]
+                rows += [
+                    {
+                        "task": task,
+                        "stage": stage,
+                        "plan": plan,
+                        "document": 1000 * place + i,
+                        "acc": x,
+                    }
+                    for i, x in enumerate(right)
+                ]
+    table = pd.DataFrame(rows)
+    return table.assign(cluster=table["document"].astype(str), hardware="one")
+
+
+def frozen_of(gains: dict[str, tuple[int, int]], controls: int = 0, level: float = 0.05):
+    listed = [{"plan": plan, "group": "block"} for plan in gains]
+    return freeze(scores(gains), TASKS, listed, "m", 8, "none", controls, level, RULES)
+
+
 def test_the_frozen_plan_is_the_cheapest_within_one_standard_error_of_the_best():
-    table = selected({"base": (0, 0), "0:6,2:8": (4, 4), "0:3,2:8": (3, 3), "0:5,4:8": (1, 1)})
-    frozen = freeze(table, "m", 8, "none", controls=3, seed=1)
-    assert frozen["frozen"] == "0:3,2:8"
-    assert len(set(frozen["controls"])) == 3
-    assert "0:3,2:8" not in frozen["controls"] and "0:6,2:8" in frozen["reason"]
+    frozen = frozen_of({"0:6,2:8": (4, 4), "0:3,2:8": (3, 4), "0:5,4:8": (-2, 0)}, controls=3)
+    assert (frozen["frozen"], frozen["group"]) == ("0:3,2:8", "block")
+    assert frozen["as_good"] == ["0:6,2:8", "0:3,2:8"]
+    assert len(set(frozen["controls"])) == 3 and "0:3,2:8" not in frozen["controls"]
+    assert "is that of plan 0:6,2:8 (+6.7, standard error" in frozen["reason"]
+    assert "2 plans are within one standard error of it" in frozen["reason"]
+    assert 0.5 < frozen["same_plan"] < 1
+    assert f"{100 * frozen['same_plan']:.0f} % of resamples" in frozen["reason"]
+
+
+def test_search_and_select_choose_together():
+    """On the select documents alone the deeper plan is better by more than a standard error."""
+    frozen = frozen_of({"0:6,2:8": (0, 6), "0:3,2:8": (9, 2)})
+    assert frozen["frozen"] == "0:3,2:8" and frozen["as_good"] == ["0:3,2:8"]
+    assert "No other plan is within one standard error" in frozen["reason"]
+
+
+def test_whether_any_plan_beats_the_base_is_asked_of_the_select_documents():
+    """The search documents have chosen these plans, so that their best is partly lucky."""
+    lucky = frozen_of({"0:6,2:8": (20, 0), "0:3,2:8": (-3, -4)})
+    assert not lucky["beats_base"] and "no evidence that any plan beats" in lucky["reason"]
+    # Eight documents won and none lost: p is 0.004.
+    good = frozen_of({"0:6,2:8": (0, 4), "0:3,2:8": (-3, -4)})
+    assert good["beats_base"] and "the best plan beats the base" in good["reason"]
+    assert not frozen_of({"0:6,2:8": (0, 4), "0:3,2:8": (-3, -4)}, level=0.002)["beats_base"]
+
+
+def test_a_clear_choice_is_stable_and_a_close_one_is_not():
+    assert frozen_of({"0:6,2:8": (12, 12), "0:3,2:8": (-9, -9)})["same_plan"] == 1
+    # They differ by about a standard error.
+    assert frozen_of({"0:6,2:8": (9, 9), "0:3,2:8": (8, 7)})["same_plan"] < 0.8
+
+
+def test_a_document_scored_in_several_rounds_counts_once():
+    gains = {"0:6,2:8": (4, 4), "0:3,2:8": (3, 4)}
+    listed = [{"plan": plan, "group": "block"} for plan in gains]
+    once = scores(gains)
+    raced = pd.concat([once[once["document"] < 20], once])
+    arguments = (TASKS, listed, "m", 8, "none", 0, 0.05, RULES)
+    assert freeze(raced, *arguments) == freeze(once, *arguments)
 
 
 def test_select_runs_the_shortlist_and_confirm_the_frozen_plan_with_its_controls():
     table = selected({"base": (0, 0), "0:6,2:8": (4, 4), "0:3,2:8": (3, 3)})
     chosen = select_plans({"plans": shortlist(table, 1)})
     assert chosen == [("base", "base"), ("0:6,2:8", "block")]
-    frozen = freeze(table, "m", 8, "none", controls=2, seed=1)
+    frozen = frozen_of({"0:6,2:8": (4, 4), "0:3,2:8": (4, 4)}, controls=2)
     base, own, *controls = confirm_plans(frozen)
     assert (base, own) == (("base", "base"), ("0:3,2:8", "block"))
     assert controls == [(plan, "control") for plan in frozen["controls"]]
 
 
 @pytest.mark.parametrize(
-    ("effects", "expected"),
+    ("effects", "depths", "expected"),
     [
-        # Both tasks have a standard error of 2 points, their mean has one of 1.4.
-        ({"0:6,4:8": 1.0, "0:7,1:8": 3.0, "0:5,2:8": 2.0}, "0:5,2:8"),
-        ({"0:6,4:8": 1.0, "0:7,1:8": 3.0, "0:5,2:8": 1.5}, "0:7,1:8"),
-        ({"0:6,4:8": 2.0, "0:7,1:8": 3.0, "0:5,2:8": 2.5}, "0:6,4:8"),
-        ({"0:5,2:8": 2.0, "0:7,1:8": 3.0, "0:4,1:8": 2.5}, "0:4,1:8"),
-        ({"0:5,2:8": 2.5, "0:7,1:8": 3.0, "0:4,1:8": 2.5}, "0:4,1:8"),
-        ({"0:6,4:8": NAN, "0:7,1:8": 3.0, "0:5,2:8": 2.5}, "0:5,2:8"),
+        # All have a standard error of 1.4.
+        ([1.0, 3.0, 2.0], [10, 14, 11], 2),
+        ([1.0, 3.0, 1.5], [10, 14, 11], 1),
+        ([2.0, 3.0, 2.5], [10, 14, 11], 0),
+        ([2.5, 3.0, 2.5], [11, 14, 11], 0),
+        ([2.0, 3.0, 2.5], [11, 14, 11], 2),
+        ([NAN, 3.0, 2.5], [10, 14, 11], 2),
     ],
 )
-def test_the_choice_is_by_depth_then_by_effect_then_by_the_text(effects, expected):
-    table = selected({plan: (effect, effect) for plan, effect in effects.items()})
-    assert freeze(table, "m", 8, "none", controls=0, seed=1)["frozen"] == expected
+def test_the_choice_is_by_depth_then_by_effect_then_by_place(effects, depths, expected):
+    errors = np.full(3, 1.4)
+    assert choose(effects, errors, depths) == expected
+    # And the same for many at once.
+    many = choose([effects, [9.0, 0, 0]], [errors, errors], depths)
+    assert many.tolist() == [expected, 0]
+    assert as_good(effects, errors)[expected]
 
 
 def test_no_plan_no_choice():
+    broken = scores({"0:6,4:8": (1, 1)})
+    broken.loc[broken["plan"] != "base", "acc"] = np.inf
+    listed = [{"plan": "0:6,4:8", "group": "block"}]
     with pytest.raises(ValueError, match="no plan"):
-        freeze(selected({"0:6,4:8": (NAN, NAN)}), "m", 8, "none", controls=0, seed=1)
+        freeze(broken, TASKS, listed, "m", 8, "none", 0, 0.05, RULES)

@@ -18,6 +18,9 @@ FREEZE = {
     "group": "rys",
     "controls": ["0:2,0:4"],
     "reference_quantization": "none",
+    "beats_base": False,
+    "as_good": ["0:3,1:4", "0:2,1:4"],
+    "same_plan": 0.5,
     "reason": "the cheapest",
 }
 

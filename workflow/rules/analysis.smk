@@ -1,4 +1,5 @@
 TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
+TABLES += ["search", "path", "repetitions"]
 
 # Models of several quantizations have a table and a picture of what those change.
 BITS_MODELS = [m.name for m in EXPERIMENT.models.values() if len(m.quantizations) > 1]
@@ -102,6 +103,7 @@ rule freeze:
             "freeze",
             controls=SETTINGS.stages.confirm.controls,
             statistics=SETTINGS.statistics.plain(),
+            models=len(EXPERIMENT.models),
         ),
     output:
         f"{RESULTS}/frozen/{{model}}.json",
@@ -127,6 +129,11 @@ rule tables:
             path
             for model in EXPERIMENT.models
             for path in stage_scores("confirm", model)
+        ],
+        choice=[
+            path
+            for model in EXPERIMENT.models
+            for path in choice_scores(["search", "select"], model)
         ],
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
         costs=[

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from frankenlab.analyse import ledger
+from frankenlab.analyse import error_budget, ledger
 from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.controls import against_controls
 from frankenlab.analyse.interaction import bitrates
 from frankenlab.analyse.race_rounds import Round, all_rounds
+from frankenlab.analyse.repetitions import repetitions
+from frankenlab.analyse.search_test import search
 from frankenlab.analyse.selection import Frozen
+from frankenlab.analyse.shrinkage import paths
 from frankenlab.analyse.verdicts import verdicts
 from frankenlab.io.directories import read_manifest
 from frankenlab.io.files import atomic_path
@@ -27,6 +30,9 @@ with job(snakemake) as experiment:
     compared = concatenated(map(read_parquet, snakemake.input.comparisons))
     scores = concatenated(map(read_parquet, snakemake.input.scores))
     plans = {name: freeze["frozen"] for name, freeze in frozen.items()}
+    choice = concatenated(map(read_parquet, snakemake.input.choice))
+    searched = choice[choice["stage"] == "search"]
+    level = error_budget.level(rules.alpha, "search", error_budget.SEARCH_TESTS * len(depths))
     made = {
         "comparisons": compared,
         "pairs": pairs(scores, experiment.tasks, rules),
@@ -35,6 +41,9 @@ with job(snakemake) as experiment:
         "ledger": ledger.table(
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
+        "search": search(searched, experiment.tasks, level, rules),
+        "path": paths(compared, choice, experiment.tasks, frozen),
+        "repetitions": repetitions(searched, experiment.tasks, depths, rules),
     }
     wanted = snakemake.output.keys()
     if "against_controls" in wanted:

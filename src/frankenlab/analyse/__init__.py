@@ -8,6 +8,7 @@ __all__ = [
     "comparisons",
     "controls",
     "error_budget",
+    "gains",
     "interaction",
     "ledger",
     "outcomes",
@@ -16,7 +17,10 @@ __all__ = [
     "power",
     "race_rounds",
     "race_rule",
+    "repetitions",
+    "search_test",
     "selection",
     "settings",
+    "shrinkage",
     "verdicts",
 ]

@@ -17,10 +17,13 @@ Family = Literal["verdicts", "search", "controls", "bits"]
 
 SHARES: Mapping[Family, float] = {
     "verdicts": 0.80,  # frozen plans against the base, on every task, model and quantization
-    "search": 0.08,  # does any plan of the grid beat the base; one test a model
+    "search": 0.08,  # does any plan of the grid beat the base; `SEARCH_TESTS` a model
     "controls": 0.08,  # is a frozen plan better than random plans of the same cost
     "bits": 0.04,  # interactions with quantizing, and bases that cost the same
 }
+
+# One on the search documents, for all plans, and one on the select documents, for the shortlist.
+SEARCH_TESTS = 2
 
 
 def level(alpha: float, family: Family, tests: int) -> float:

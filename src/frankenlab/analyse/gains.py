@@ -47,7 +47,8 @@ class Gains:
     @property
     def stepwise(self) -> bool:
         """Tell whether all differences are single steps: one document turned right or wrong."""
-        return bool(np.isin(self.values, (-1.0, 0.0, 1.0)).all())
+        values = self.values[np.isfinite(self.values)]
+        return bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
 
     def filled(self) -> "Gains":
         """Return gains where plans that saw less have what they saw again, in turn, in the place of
@@ -77,7 +78,10 @@ def seen_by(scores: pd.DataFrame, plans: Sequence[str]) -> NDArray[np.bool_]:
 def gains(scores: pd.DataFrame, metric: str, plans: Sequence[str]) -> Gains:
     """Return what plans gained on one task, from its scores and the base's."""
     measured, seen = outcomes(scores, metric), seen_by(scores, plans)
-    values = by_cluster(np.where(seen, differences(measured, plans), 0.0), measured.clusters)
+    differed = differences(measured, plans)
+    # NaN stays inside its plan; inf does not.
+    differed[~np.isfinite(differed)] = np.nan
+    values = by_cluster(np.where(seen, differed, 0.0), measured.clusters)
     if seen.all():
         return Gains(values, by_cluster(measured.weights, measured.clusters))
     weights = by_cluster(np.where(seen, measured.weights, 0.0), measured.clusters)

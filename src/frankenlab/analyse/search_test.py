@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from frankenlab.analyse import error_budget
 from frankenlab.analyse.comparisons import compare
 from frankenlab.analyse.gains import (
     Gains,
@@ -33,8 +34,6 @@ from frankenlab.analyse.paired_tests import BLOCK_BYTES, Floats
 from frankenlab.analyse.settings import Statistics
 from frankenlab.plans.plan import BASE
 
-# Resamples beyond the critical value: with fewer it would itself be uncertain.
-TAIL_RESAMPLES = 40
 # Sums in another order differ by rounding: without slack, ties would be lost at random.
 TINY = 1e-9
 
@@ -79,7 +78,7 @@ def max_t(
     ran = np.asarray(ran) & np.isfinite(effects)
     if not ran.any():
         raise ValueError("no plan has an effect on all documents")
-    resamples = max(resamples, math.ceil(TAIL_RESAMPLES / level))
+    resamples = error_budget.resamples(resamples, level)
     largest = np.array([_largest(tasks, draw, resamples, seed) for draw in draws])
     t = np.where(ran, _ratio(effects, errors), -np.inf)
     beyond = int((largest >= t.max() - TINY).sum(axis=1).max())

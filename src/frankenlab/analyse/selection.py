@@ -17,8 +17,6 @@ from frankenlab.plans.plan import BASE, parse
 
 PlanGroups = list[tuple[str, str]]
 
-# Level of the question whether any plan of the select stage beats the base.
-BEATS_LEVEL = 0.05
 # Resamples that say how stable a choice is: to within 2 points.
 STABILITY_RESAMPLES = 2000
 
@@ -39,10 +37,10 @@ class Shortlist(TypedDict):
 class Frozen(TypedDict):
     """The file that holds a model's frozen plan: what `freeze` returns.
 
-    `beats_base` tells whether a plan of the select stage is better than the base there, by more
-    than a one-sided 95 % limit that is simultaneous over these plans. `as_good` are the plans
+    `beats_base` tells whether any plan of the select stage is better than the base on its documents
+    (`search_test.max_t`). `as_good` are the plans
     within one standard error of the best, best first. `same_plan` is the share of resamples of the
-    documents in which the same rule freezes the same plan.
+    documents in which the same rule freezes the same plan of the same shortlist.
     """
 
     model: str
@@ -90,6 +88,7 @@ def freeze(
     n_layers: int,
     quantization: str,
     controls: int,
+    level: float,
     rules: Statistics,
 ) -> Frozen:
     """Return the franken of a model: the cheapest plan within one standard error of the best
@@ -99,6 +98,7 @@ def freeze(
         scores: of the shortlist and the base on the search tasks, in the stages search and select,
             at the reference quantization.
         controls: how many random plans of the same cost go with it.
+        level: of the test whether any of the plans beats the base.
     """
     scores = scores.drop_duplicates(["task", "plan", "document"])
     groups = {item["plan"]: item["group"] for item in shortlisted}
@@ -119,7 +119,7 @@ def freeze(
     near = as_good(effects, errors)
     fresh = [gains(rows[rows["stage"] == "select"], metric, plans) for metric, rows in by_task]
     ran = np.ones(len(plans), bool)
-    test = max_t(fresh, ran, level=BEATS_LEVEL, seed=rules.seed, resamples=rules.resamples)
+    test = max_t(fresh, ran, level=level, seed=rules.seed, resamples=rules.resamples)
     random = np.random.default_rng([rules.seed, 3])
     drawn = [bootstrap(task)(random, STABILITY_RESAMPLES) for task in both]
     # Resampled effects are centred at the observed ones.
@@ -133,7 +133,7 @@ def freeze(
         "group": groups[plans[chosen]],
         "controls": [c.text for c in equal_cost_controls(frozen, controls, rules.seed)],
         "reference_quantization": quantization,
-        "beats_base": test.p <= BEATS_LEVEL,
+        "beats_base": test.p <= level,
         "as_good": [plans[i] for i in order if near[i]],
         "same_plan": round(float((again == chosen).mean()), 3),
         "reason": "",
@@ -143,7 +143,8 @@ def freeze(
         record,
         f"{effects[chosen]:+.1f}",
         f"plan {plans[order[0]]} ({effects[order[0]]:+.1f}, standard error {errors[order[0]]:.1f})",
-        f"plan {plans[best]}: {test.effects[best]:+.1f}, at least {test.lows[best]:+.1f}",
+        f"plan {plans[best]}: {test.effects[best]:+.1f}, with a lower limit of "
+        f"{test.lows[best]:+.1f} at level {level:.2g}",
     )
     return record
 
@@ -176,23 +177,23 @@ def choose(effects: ArrayLike, errors: ArrayLike, depths: ArrayLike) -> NDArray[
 
 def _reason(record: Frozen, own: str, best: str, fresh: str) -> str:
     """Return why a plan was frozen, in whole sentences."""
-    near, stable = record["as_good"], f"{record['same_plan']:.0%}"
+    near, stable = record["as_good"], f"{100 * record['same_plan']:.0f} %"
+    others = (
+        "No other plan is within one standard error of it."
+        if len(near) == 1
+        else f"{len(near)} plans are within one standard error of it, and so as good: "
+        f"{'; '.join(near)}. The cheapest of them is frozen; its own mean change is {own}."
+    )
     found = (
-        f"the best plan beat the base ({fresh}"
+        f"the best plan beats the base ({fresh}"
         if record["beats_base"]
         else f"there is no evidence that any plan beats the base (best: {fresh}"
     )
     return (
-        f"The highest mean change over the search tasks, on the documents of search and select "
-        f"together, is that of {best}. "
-        + (
-            "No other plan is within one standard error of it. "
-            if len(near) == 1
-            else f"{len(near)} plans are within one standard error of it, and so as good: "
-            f"{'; '.join(near)}. The cheapest of them is frozen; its own mean change is {own}. "
-        )
-        + f"On the select documents alone {found}; one-sided limit at 95 %, for all plans at "
-        f"once). The same plan is frozen in {stable} of resamples of these documents."
+        "The highest mean change over the search tasks, on the documents of search and select "
+        f"together, is that of {best}. {others} On the select documents alone {found}, for all "
+        f"plans at once). With the same shortlist, {stable} of resamples of these documents freeze "
+        "the same plan."
     )
 
 

@@ -64,7 +64,7 @@ def measure(tasks: Sequence[Gains], plans: Sequence[int]) -> Measured:
         plans: their numbers.
     """
     effects, errors = mean_gains(tasks)
-    errors = np.maximum(errors, LEAST_ERROR * np.median(errors))
+    errors = np.maximum(errors, LEAST_ERROR * np.nanmedian(errors))
     seen = np.sum([task.clusters for task in tasks], axis=0)
     parts = np.hstack([task.residuals[seen == seen.max()] for task in tasks])
     common = np.sqrt(_mean_covariance(100 / len(tasks) * parts))
@@ -135,7 +135,7 @@ def shrunken(stages: Sequence[Measured], count: int) -> tuple[Floats, Floats]:
     return mean, np.sqrt(np.maximum(variance, 0))
 
 
-def path(
+def paths(
     compared: pd.DataFrame,
     scores: pd.DataFrame,
     tasks: Mapping[str, Task],

@@ -16,7 +16,10 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import read_parquet
 from frankenlab.io.records import read_record
 
-NAMES = ("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race")
+NAMES = (
+    *("comparisons", "verdicts", "pairs", "costs", "ledger", "bits", "quantizations", "race"),
+    *("search", "path", "repetitions"),
+)
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]
 

@@ -1,0 +1,122 @@
+"""Shrunken effects: the luck of the best plan is taken out, and a good plan stays one."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from frankenlab.analyse.gains import Gains, mean_gains
+from frankenlab.analyse.shrinkage import Measured, measure, paths, shrunken
+
+PLANS, DOCUMENTS = 60, 100
+
+
+def flipped(seed: int, truth: np.ndarray, documents: int = DOCUMENTS) -> list[Gains]:
+    """Two tasks on which plans gain `truth` points; the base's luck is common to all plans."""
+    rng = np.random.default_rng(seed)
+    tasks = []
+    for _ in range(2):
+        right = rng.random(documents) < 0.5
+        change = rng.random((len(truth), documents))
+        gained = ~right & (change < 0.2 + truth[:, None] / 100)
+        lost = right & (change < 0.2 - truth[:, None] / 100)
+        tasks.append(Gains(gained * 1.0 - lost, np.ones(documents)))
+    return tasks
+
+
+def test_the_best_of_many_equal_plans_is_taken_for_luck():
+    raw, left, within = [], [], []
+    for seed in range(8):
+        tasks = flipped(seed, np.zeros(PLANS))
+        effects, _ = mean_gains(tasks)
+        best = int(np.argmax(effects))
+        mean, deviation = shrunken([measure(tasks, range(PLANS))], PLANS)
+        raw.append(effects[best])
+        left.append(mean[best])
+        within.append(abs(mean[best]) < 1.96 * deviation[best])
+    assert np.mean(raw) > 5
+    assert np.mean(left) < 0.5 * np.mean(raw) and np.mean(within) > 0.8
+
+
+def test_a_good_plan_among_bad_ones_stays_good():
+    truth = np.random.default_rng(0).normal(-6, 2, PLANS)
+    truth[5] = 12
+    stages = [measure(flipped(1, truth), range(PLANS))]
+    stages.append(measure([Gains(g.values[:6], g.weights) for g in flipped(2, truth)], range(6)))
+    mean, deviation = shrunken(stages, PLANS)
+    assert mean[5] == pytest.approx(12, abs=2.5 * deviation[5]) and mean[5] > 7
+    # The others are closer to the truth than what was measured.
+    measured = stages[0].effects
+    assert np.sum((mean - truth)[6:] ** 2) < 0.7 * np.sum((measured - truth)[6:] ** 2)
+
+
+def test_more_documents_shrink_less():
+    effects = np.array([-4.0, -2, 0, 2, 4, 6])
+    stage = [Measured(np.arange(6), effects, error * np.eye(6)) for error in (1e-4, 1.0, 16.0)]
+    sure, middling, vague = (shrunken([one], 6) for one in stage)
+    assert sure[0] == pytest.approx(effects, abs=1e-3)
+    assert 1 < vague[0][-1] < middling[0][-1] < 6
+    assert (sure[1] < middling[1]).all() and (middling[1] < vague[1]).all()
+
+
+def test_the_common_error_stays_in_the_interval():
+    """A thousand plans that share one lucky base are no better known than one of them."""
+    rng = np.random.default_rng(0)
+    base = rng.choice([-1.0, 0.0, 1.0], 100)
+    noise = rng.choice([-1.0, 0.0, 1.0], (50, 100), p=[0.05, 0.9, 0.05])
+    tasks = [Gains(base + noise, np.ones(100))]
+    _, deviation = shrunken([measure(tasks, range(50))], 50)
+    common = 100 * base.std() / np.sqrt(100)
+    assert (deviation > 0.8 * common).all()
+
+
+def test_broken_plans_and_dropped_ones_do_no_harm():
+    tasks = flipped(3, np.zeros(10))
+    seen = np.ones((10, DOCUMENTS), bool)
+    seen[7:, 20:] = False
+    tasks = [
+        Gains(np.where(seen, g.values, 0.0), np.where(seen, g.weights, 0.0), seen) for g in tasks
+    ]
+    tasks[0].values[0] = np.nan
+    mean, deviation = shrunken([measure(tasks, range(10))], 10)
+    assert np.isfinite(mean).all() and np.isfinite(deviation).all()
+    assert deviation[7:].min() > deviation[1:7].max()
+
+
+def test_the_path_of_the_frozen_plan_and_of_the_runners_up():
+    rng = np.random.default_rng(0)
+    plans = ["base", "0:2,1:4", "0:3,2:4", "0:1,0:4"]
+    frames, compared = [], []
+    for stage, some in (("search", plans), ("select", plans[:3]), ("confirm", plans[:2])):
+        for task, role in (("a", "search"), ("b", "search"), ("g", "guard")):
+            case = {"model": "m", "quantization": "none", "stage": stage, "task": task}
+            if role == "search":
+                table = pd.DataFrame(
+                    [(plan, document) for plan in some for document in range(40)],
+                    columns=["plan", "document"],
+                )
+                table["acc"] = rng.integers(2, size=len(table)).astype(float)
+                table["cluster"] = table["document"].astype(str)
+                frames.append(table.assign(hardware="one", **case))
+            for place, plan in enumerate(some):
+                row = {"plan": plan, "role": role, "n": 40, "effect": 2.0 * place, "low": -4.0}
+                compared.append(case | row | {"high": 8.0})
+    tasks = {task: SimpleNamespace(metric="acc", role="search") for task in "ab"}
+    frozen = {"m": {"frozen": "0:2,1:4", "reference_quantization": "none"}}
+    scores = pd.concat(frames)
+    scores = scores[scores["stage"] != "confirm"]
+    table = paths(pd.DataFrame(compared), scores, tasks, frozen)
+    assert list(zip(table["group"], table["plan"], table["stage"], strict=True)) == [
+        ("frozen", "0:2,1:4", "search"),
+        ("frozen", "0:2,1:4", "select"),
+        ("frozen", "0:2,1:4", "confirm"),
+        ("runner-up", "0:3,2:4", "search"),
+        ("runner-up", "0:3,2:4", "select"),
+    ]
+    assert table["n"].tolist() == [80] * 5 and table["effect"].tolist() == [2, 2, 2, 4, 4]
+    # Two tasks, each 6 below and 6 above: the mean is known better by the root of two.
+    assert table["low"][0] == pytest.approx(2 - 6 / np.sqrt(2))
+    known = table["stage"] != "confirm"
+    assert table.loc[known, "shrunken"].notna().all() and table.loc[~known, "shrunken"].isna().all()
+    assert (table["shrunken_low"] < table["shrunken_high"])[known].all()
