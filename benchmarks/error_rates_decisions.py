@@ -13,7 +13,7 @@ from error_rates_worlds import QUANTIZATIONS, Floats, Grid
 from numpy.typing import NDArray
 
 from frankenlab.analyse.comparisons import paired
-from frankenlab.analyse.error_budget import Family, level
+from frankenlab.analyse.error_budget import SEARCH_TESTS, Family, level
 from frankenlab.analyse.gains import Gains, mean_gains
 from frankenlab.analyse.outcomes import Outcomes
 from frankenlab.analyse.paired_tests import Kind, by_cluster, standard_error
@@ -28,8 +28,6 @@ Booleans = NDArray[np.bool_]
 Labels = NDArray[np.int64]
 
 RULES = Statistics()
-# Tests that share what the budget has for the search: of the grid, and of the shortlist.
-SEARCH_TESTS = 2
 RACE_ERROR, RACE_MARGIN = 0.1, 1.0
 
 
