@@ -30,8 +30,10 @@ from error_rates_worlds import Setting
 from frankenlab.io.signals import die_with_parent
 
 SIZES = {
-    "150 documents": Sizes((100, 100), (80, 80), (150, 150), guard=150, passages=40),
-    "default": Sizes((142, 218), (85, 131), (342, 523), guard=300, passages=150, rounds=(20, 50)),
+    "150 documents": Sizes((100, 100), (80, 80), (150, 150), guard=(150, 150), passages=40),
+    "default": Sizes(
+        (142, 218), (85, 131), (342, 523), guard=(1600, 300), passages=150, rounds=(20, 50)
+    ),
 }
 
 SKEWS = (-0.5, -2.0, -5.8, 0.5, 2.0, 5.8)
@@ -133,7 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("search", "select", "confirm"):
         help = f"documents of the two search tasks at {name}, instead"
         parser.add_argument(f"--{name}", type=int, nargs=2, metavar="N", help=help)
-    parser.add_argument("--guard", type=int, metavar="N", help="documents of an accuracy, instead")
+    parser.add_argument(
+        "--guard", type=int, nargs=2, metavar="N", help="of the guard tasks, instead"
+    )
     parser.add_argument("--passages", type=int, metavar="N", help="of a perplexity, instead")
     parser.add_argument("--output", type=Path, help="a file for the tables; none prints them")
     options = parser.parse_args(arguments)

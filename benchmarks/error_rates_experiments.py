@@ -55,7 +55,7 @@ class Sizes:
 
     Attributes:
         search, select, confirm: of the two search tasks.
-        guard: of a guard task of kind "mean".
+        guard: of the two guard tasks of kind "mean".
         passages: of a perplexity.
         rounds: documents of each search task after the rounds of a race; none is no race.
         shortlist: plans that go to select.
@@ -64,7 +64,7 @@ class Sizes:
     search: tuple[int, int]
     select: tuple[int, int]
     confirm: tuple[int, int]
-    guard: int
+    guard: tuple[int, int]
     passages: int
     rounds: tuple[int, ...] = ()
     shortlist: int = 6
@@ -182,7 +182,10 @@ def documents_of(
         weights = passage_weights(sizes.passages, random)
         drawn = [passage_differences(setting, weights, CONTROLS, random) for _ in chosen]
         return weights, np.arange(sizes.passages), np.array(drawn)
-    count = sizes.confirm[SEARCH_TASKS.index(task)] if task in SEARCH_TASKS else sizes.guard
+    if task in SEARCH_TASKS:
+        count = sizes.confirm[SEARCH_TASKS.index(task)]
+    else:
+        count = sizes.guard[setting.guards.index(task)]
     drawn = [confirm_differences(c.drawn, task, c.plan, count, CONTROLS, random) for c in chosen]
     return np.ones(count), clusters(setting, count), np.array(drawn)
 

@@ -92,7 +92,7 @@ def page(
 
 `{command}` at commit {commit}: {draws} experiments of each setting, {seconds / 60:.0f} minutes
 with {workers} processes. Documents of the two search tasks: search {sizes.search}, rounds of a race
-{sizes.rounds or "none"}, select {sizes.select}, confirm {sizes.confirm}; of a guard task
+{sizes.rounds or "none"}, select {sizes.select}, confirm {sizes.confirm}; of the guard tasks
 {sizes.guard}, or {sizes.passages} passages. Per cent of experiments ± Monte Carlo error.
 
 Above the budget of {100 * BUDGET:.0f} %: {", ".join(loud) or "no setting"}.

@@ -34,7 +34,7 @@ from error_rates_worlds import (
 )
 from scipy import special, stats
 
-SMALL = Sizes((60, 60), (60, 60), (120, 120), guard=60, passages=30, rounds=(20,))
+SMALL = Sizes((60, 60), (60, 60), (120, 120), guard=(60, 60), passages=30, rounds=(20,))
 
 
 def test_planted_plans_gain_and_others_do_not():
