@@ -31,7 +31,7 @@ from frankenlab.report.text import (
     plan_words,
     plural,
     signed,
-    spoken_size,
+    size_words,
     unit_name,
 )
 
@@ -307,7 +307,7 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         f"The best, {_said(best)}, changed its {metric_name(best['metric'])} by "
         f"{change_text(best, unit=' ' + unit)}, the worst, {_said(worst)}, by "
         f"{change_text(worst, unit=' ' + unit)}; a change below "
-        f"{spoken_size(cells['half'].median(), unit)} is no evidence on a typical block."
+        f"{size_words(cells['half'].median(), unit)} is no evidence on a typical block."
     )
 
 
