@@ -11,7 +11,7 @@ The output is two Markdown tables: the rules, and how good shrunken effects are.
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +130,7 @@ def row(*cells: object) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def report(rows: list[Mapping[str, str]]) -> str:
+def report(rows: Sequence[Mapping[str, str]]) -> str:
     """Return a Markdown table; the rows have the same keys."""
     head = [row(*rows[0]), row(*["---"] * len(rows[0]))]
     return "\n".join([*head, *(row(*one.values()) for one in rows)])

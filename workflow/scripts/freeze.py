@@ -15,8 +15,8 @@ with job(snakemake) as experiment:
     rules, tests = experiment.settings.statistics, error_budget.SEARCH_TESTS
     scores = map(read_parquet, snakemake.input.scores)
     frozen = freeze(
-        # A search has the scores of many more plans.
-        concatenated(rows[rows["plan"].isin(plans)] for rows in scores),
+        # A search scores many more plans; a shard that a race emptied has no columns.
+        concatenated(rows[rows["plan"].isin(plans)] for rows in scores if len(rows)),
         experiment.tasks,
         shortlist["plans"],
         model.name,

@@ -29,7 +29,7 @@ COLUMNS = (
 # Standard deviations of a normal distribution to the limits of its 95 % interval.
 Z95 = 1.959963984540054
 # Spreads of the true effects that are averaged over.
-SPREADS = 41
+SPREADS = 21
 # No plan is taken to be known better than by this share of the plans' usual standard error.
 LEAST_ERROR = 0.1
 # Most of a plan's standard error that is common to all plans.
