@@ -100,14 +100,17 @@ def drawn(
             for search, group in shared.items()
         ]
         begun = time.monotonic()
-        for done, job in enumerate(jobs, 1):
-            for name, rows in job.result().items():
-                found[name] = pd.concat([found[name], rows], ignore_index=True)
-            left = (time.monotonic() - begun) / done * (len(jobs) - done)
-            said = f"{done} of {len(jobs)} batches, about {left / 60:.0f} minutes left"
-            print(f"\r{said:60}", end="", file=sys.stderr, flush=True)
-            if done % len(shared) == 0:
-                yield found
+        try:
+            for done, job in enumerate(jobs, 1):
+                for name, rows in job.result().items():
+                    found[name] = pd.concat([found[name], rows], ignore_index=True)
+                left = (time.monotonic() - begun) / done * (len(jobs) - done)
+                said = f"{done} of {len(jobs)} batches, about {left / 60:.0f} minutes left"
+                print(f"\r{said:60}", end="", file=sys.stderr, flush=True)
+                if done % len(shared) == 0:
+                    yield found
+        finally:  # of an error or a stop: what has not begun is not waited for
+            pool.shutdown(cancel_futures=True)
     print(file=sys.stderr)
 
 

@@ -85,6 +85,16 @@ def test_broken_plans_and_dropped_ones_do_no_harm():
     assert deviation[7:].min() > deviation[1:7].max()
 
 
+@pytest.mark.parametrize("flips", [0, 1])
+def test_plans_that_hardly_change_a_document_have_an_estimate(flips):
+    values = np.zeros((PLANS, DOCUMENTS))
+    values[:flips, 0] = 1.0  # most plans have no spread at all
+    tasks = [Gains(values, np.ones(DOCUMENTS))] * 2
+    mean, deviation = shrunken([measure(tasks, range(PLANS))], PLANS)
+    assert np.isfinite(mean).all() and (deviation > 0).all()
+    assert np.abs(mean).max() <= flips
+
+
 def test_the_path_of_the_frozen_plan_and_of_the_runners_up():
     rng = np.random.default_rng(0)
     plans = ["base", "0:2,1:4", "0:3,2:4", "0:1,0:4"]
