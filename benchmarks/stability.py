@@ -32,6 +32,7 @@ from frankenlab.plans.words import words
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2, 3, 4)
+STAGES = ("search", "select")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def changed(experiment: Experiment, draw: Draw) -> Experiment:
     raw["experiment"] = f"{experiment.name[:40]}-{draw.seed}-{draw.precision}"
     stages = raw["stages"]
     stages["seed"] = draw.seed
-    for stage in ("search", "select"):
+    for stage in STAGES:
         stages[stage]["precision"] = draw.precision
     return configuration.check(raw)
 
@@ -90,7 +91,14 @@ def run(experiment: Experiment, draw: Draw, arguments: Sequence[str]) -> list[Ou
     """
     own = changed(experiment, draw)
     results = Path("results") / own.name
-    targets = [str(results / "frozen" / f"{model}.json") for model in own.models]
+    targets = [
+        str(path)
+        for model, settings in own.models.items()
+        for path in (
+            results / "frozen" / f"{model}.json",
+            *(_comparisons(results, stage, model, settings.reference) for stage in STAGES),
+        )
+    ]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
         yaml.safe_dump(own.settings.plain(), file, sort_keys=False)
         file.flush()
@@ -108,12 +116,16 @@ def outcome(
     frozen = json.loads((results / "frozen" / f"{model}.json").read_text(encoding="utf-8"))
     reference = experiment.models[model].reference
     found = {}
-    for stage in ("search", "select"):
-        table = pd.read_parquet(results / "comparisons" / stage / model / f"{reference}.parquet")
+    for stage in STAGES:
+        table = pd.read_parquet(_comparisons(results, stage, model, reference))
         means = mean_effects(table[table["dropped"].isna()])
         found[stage] = dict(zip(means["plan"], means["mean_effect"], strict=True))
     good = tuple(frozen["as_good"])
     return Outcome(model, draw, frozen["frozen"], good, found["search"], found["select"], minutes)
+
+
+def _comparisons(results: Path, stage: str, model: str, quantization: str) -> Path:
+    return results / "comparisons" / stage / model / f"{quantization}.parquet"
 
 
 def page(outcomes: Sequence[Outcome], experiment: Experiment, command: str) -> str:

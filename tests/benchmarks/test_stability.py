@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks import stability
 from benchmarks.stability import Draw, Outcome, changed, draws, main, page
 from frankenlab.config import experiment as config
 from tests.support.laboratory import Laboratory
@@ -65,6 +66,10 @@ def test_search_and_select_run_on_each_draw_and_share_the_store(tmp_path, monkey
     lab = Laboratory(tmp_path)
     lab.write_config()
     monkeypatch.chdir(tmp_path)
+    # The copy has tasks of its own.
+    monkeypatch.setattr(stability, "ROOT", tmp_path)
+    monkeypatch.setattr(config, "TASKS_FOLDER", tmp_path / "config" / "tasks")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "src"))
     arguments = ["--config", "tiny.yaml", "--seeds", "0", "1", "--output", "stability.md"]
     assert main([*arguments, "--", "--cores", "2"]) == 0
     text = (tmp_path / "stability.md").read_text()
