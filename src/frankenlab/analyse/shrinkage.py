@@ -30,8 +30,7 @@ COLUMNS = (
 Z95 = 1.959963984540054
 # Spreads of the true effects that are averaged over.
 SPREADS = 21
-# No plan is taken to be known better than by this share of the plans' usual standard error, or of
-# what one document is worth: plans that changed no document on the way have no spread at all.
+# No plan is taken to be known better than by this share of the plans' usual standard error.
 LEAST_ERROR = 0.1
 # Most of a plan's standard error that is common to all plans.
 MOST_COMMON = 0.9
@@ -66,7 +65,9 @@ def measure(tasks: Sequence[Gains], plans: Sequence[int]) -> Measured:
     """
     effects, errors = mean_gains(tasks)
     seen = np.sum([task.clusters for task in tasks], axis=0)
-    errors = np.maximum(errors, LEAST_ERROR * np.maximum(np.nanmedian(errors), 100 / seen))
+    # A plan that changed no document has no spread, but might have changed the next one.
+    least = np.maximum(LEAST_ERROR * np.nanmedian(errors), 100 / seen)
+    errors = np.maximum(errors, least)
     parts = np.hstack([task.residuals[seen == seen.max()] for task in tasks])
     common = np.sqrt(_mean_covariance(100 / len(tasks) * parts))
     shared = np.minimum(common * np.sqrt(seen.max() / seen), MOST_COMMON * errors)
