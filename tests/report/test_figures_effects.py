@@ -98,7 +98,7 @@ def test_ruinous_layers_are_marked_on_the_axis_and_counted(tables):
 
 def test_the_best_third_of_the_layers_is_named_with_its_numbers(tables):
     finding = layer_effects_finding(tables, LEVELS, **WHERE)
-    assert finding.startswith("Running a middle layer twice costs least: −")
+    assert finding.startswith("Running a middle layer twice measures best: −")
     assert "points on average over 2 tasks, against −" in finding
     assert finding.endswith("none of the 30 is significantly better than the base.")
     assert "**" not in finding and "nan" not in finding
@@ -120,7 +120,7 @@ def test_the_finding_on_layers_calls_better_only_what_is_significant(
     )
     finding = layer_effects_finding(changed, LEVELS, **WHERE)
     assert finding.endswith(end)
-    assert ("Layer 15 does best (+9.0 points" in finding) == (effect > 0)
+    assert ("Layer 15 measures best (+9.0 points" in finding) == (effect > 0)
     assert ("layer 15 worst (−60.0 points)" in finding) == (effect < 0)
 
 

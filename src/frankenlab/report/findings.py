@@ -223,6 +223,6 @@ def dominance_finding(tables: Tables, frozen: Frozen) -> str:
     found = rows.groupby("task", sort=False)["dominance"].max()
     each = [f"on {task} one has {share(most)}" for task, most in found.items()]
     return (
-        f"A single document (or passage) dominates some comparisons: {listed(each)} of the sum of "
-        "squared deviations, so that their verdicts rest on few documents."
+        f"A single passage dominates some comparisons: {listed(each)} of the variance, so that "
+        "their verdicts rest on few passages."
     )

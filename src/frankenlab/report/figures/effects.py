@@ -188,16 +188,16 @@ def layer_effects_finding(tables: Tables, levels: Statistics, **where: str) -> s
     best, worst = shown.loc[shown["effect"].idxmax()], shown.loc[shown["effect"].idxmin()]
     first = ""
     if len(means) > 1:
-        verb = "gains most" if means.max() > 0 else "costs least"
         low, high = means.idxmin(), means.idxmax()
         first = (
-            f"Running {high} layer {_times(count)} {verb}: {effect_said(means[high], unit)} on "
+            f"Running {high} layer {_times(count)} measures best: "
+            f"{effect_said(means[high], unit)} on "
             f"average {over}, against {effect_said(means[low], unit)} for {low} one. "
         )
     found = rows[rows["significant"].astype(bool)].drop_duplicates("plan")
     better = found[found["effect"] > 0]
     number = rows["plan"].nunique()
-    text = f"Layer {best['start']} does best ({change_text(best, unit=f' {unit}')}), "
+    text = f"Layer {best['start']} measures best ({change_text(best, unit=f' {unit}')}), "
     text += f"layer {worst['start']} worst ({effect_said(worst['effect'], unit)}); "
     if better.empty:
         return f"{first}{text}none of the {number} is significantly better than the base."

@@ -52,8 +52,7 @@ def _reasons(row: Mapping[str, Any]) -> list[str]:
     if row["verdict"] == "inconclusive" and not row["low"] <= 0 <= row["high"]:
         lines += ["95 % interval excludes 0,", "the corrected one does not"]
     if row["dominance"] >= DOMINANT:
-        one = "passage" if row["kind"] == "perplexity" else "document"
-        lines.append(f"one {one} makes up {100 * row['dominance']:.0f} % of the variance")
+        lines.append(f"one passage makes up {100 * row['dominance']:.0f} % of the variance")
     return lines
 
 
