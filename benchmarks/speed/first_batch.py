@@ -26,7 +26,7 @@ def main(result: str, *given: str) -> None:
     stamps["imports"] = time.time()
     _stamp(experiment, "load", "config")
     _stamp(evaluation.ModelSpec, "for_directory", "model's hash")
-    _stamp(evaluation, "EvaluationTask", "task")
+    _stamp(evaluation, "DrawnTask", "task")
     _stamp(evaluation, "encoder_of", "documents and tokenizer")
     load = evaluation.ModelSpec.load_engine
 

@@ -51,6 +51,23 @@ def test_documents_that_became_right_or_wrong_are_found_the_best_plan_first():
     ]
 
 
+def test_shards_share_the_base_that_is_in_one_of_them():
+    whole = scores("acc", {"base": [0, 1, 1], "a": [1, 1, 1], "b": [0, 0, 1]})
+    shards = [whole[whole["plan"] == "b"], whole[whole["plan"] != "b"], whole[:0]]
+    assert changes(flips(shards, TASKS, FROZEN)) == changes(flips([whole], TASKS, FROZEN))
+
+
+def test_tasks_with_the_same_metric_keep_their_own_direction():
+    tasks = {"right": TASKS["right"], "turned": TASKS["right"]}
+    values = {"base": [0, 1], "a": [1, 1]}
+    turned = scores("acc", values, task="turned", acc_sign=-1.0)
+    found = flips([scores("acc", values), turned], tasks, {"m": "a"})
+    assert list(found[["task", "change"]].itertuples(index=False, name=None)) == [
+        ("right", 1),
+        ("turned", -1),
+    ]
+
+
 def test_at_confirm_only_the_frozen_plan_is_kept():
     table = scores("acc", {"base": [0, 1], "a": [1, 1], "b": [1, 1]}, stage="confirm")
     assert changes(flips([table], TASKS, FROZEN)) == [("confirm", "b", 10, 1)]

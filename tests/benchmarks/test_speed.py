@@ -200,7 +200,7 @@ def test_clocks_up_to_the_first_batch(setting, monkeypatch):
         (config, "load"),
         (evaluation.ModelSpec, "for_directory"),
         (sweep, "sweep"),
-        (evaluation, "EvaluationTask"),
+        (evaluation, "DrawnTask"),
         (evaluation, "encoder_of"),
         (evaluation.ModelSpec, "load_engine"),
     ):

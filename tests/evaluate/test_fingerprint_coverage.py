@@ -27,6 +27,7 @@ FLOW_MODULES = {
     "io/signals.py",  # signals wait for the end of a batch
     "evaluate/store.py",  # which part files there are; test_store says that rows come back exactly
     "io/parquet.py",  # as for store.py
+    "tasks/draws.py",  # which documents a stage has; their rows are the same in every stage
 }
 
 # Functions that make no number, in modules that do more than one thing.

@@ -179,7 +179,7 @@ FAULTS = {
     greedy_is_what_is_not: "differs: is_greedy",
     a_metric_upside_down: "differs: metric acc",
     choices_in_another_order: "differs: log-likelihood",
-    nothing_is_refused_in_one_line: "traceback: KeyError in runner.py:evaluate_task",
+    nothing_is_refused_in_one_line: "traceback: KeyError in draws.py:__init__",
 }
 
 

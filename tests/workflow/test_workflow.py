@@ -37,7 +37,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_a_run_ends_with_the_page_the_tables_and_the_pictures(lab: Laboratory) -> None:
     page = (lab.results / "report" / "index.html").read_text()
-    assert "free lunch" in page.lower() and "data:image/svg+xml" in page
+    assert "free lunch" in page.lower() and "<svg" in page
     verdicts = pd.read_csv(lab.results / "tables" / "verdicts.csv")
     assert set(verdicts["task"]) == {"animals", "liquids", "passages"}
     assert set(verdicts["group"]) == {"frozen", "control"}

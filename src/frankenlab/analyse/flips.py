@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
+from frankenlab.analyse.comparisons import concatenated
 from frankenlab.analyse.outcomes import Task, outcomes
 from frankenlab.plans.plan import BASE
 
@@ -33,13 +34,15 @@ def flips(
     """
     parts = [pd.DataFrame(columns=COLUMNS)]
     keys = ["model", "quantization", "stage", "task"]
-    for table in scores:
-        for case, rows in table.groupby(keys, sort=False, observed=True):
-            model, _, stage, task = case
-            if stage == "confirm":
-                rows = rows[rows["plan"].isin([BASE, frozen[model]])]
-            found = _changes(rows.drop_duplicates(["plan", "document"]), tasks[task].metric)
-            parts.append(found.assign(**dict(zip(keys, case, strict=True)))[COLUMNS])
+    # Shards of one task share the base, which is in one of them.
+    whole = concatenated(scores)
+    cases = whole.groupby(keys, sort=False, observed=True) if len(whole) else ()
+    for case, rows in cases:
+        model, _, stage, task = case
+        if stage == "confirm":
+            rows = rows[rows["plan"].isin([BASE, frozen[model]])]
+        found = _changes(rows.drop_duplicates(["plan", "document"]), tasks[task].metric)
+        parts.append(found.assign(**dict(zip(keys, case, strict=True)))[COLUMNS])
     changes = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
     return _best(changes, frozen, most).astype({"document": "int64", "change": "int64"})
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -75,12 +75,13 @@ def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
     Raises:
         UserError: the metric is an average over words, bytes or tokens, of which no text has any.
     """
-    weighted = f"{metric}_weight" in scores
+    # Rows of several tasks were below each other: a column may be another task's.
+    weighted = _first(scores, f"{metric}_weight", None) is not None
     table = scores.pivot(index="plan", columns="document", values=metric)
     documents = scores.drop_duplicates("document").set_index("document").loc[table.columns]
     values = table.to_numpy(dtype=float)
     weights = np.ones(values.shape[1])
-    sign = float(scores[f"{metric}_sign"].iloc[0]) if f"{metric}_sign" in scores else 1.0
+    sign = float(_first(scores, f"{metric}_sign", 1.0))
     if weighted:
         weights = documents[f"{metric}_weight"].to_numpy(dtype=float)
         if not weights.any():
@@ -105,6 +106,12 @@ def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
         .to_numpy(),
         sign=sign,
     )
+
+
+def _first(scores: pd.DataFrame, column: str, default: Any) -> Any:
+    """Return the first value of a column; the default where it is missing or empty."""
+    values = scores[column].dropna() if column in scores else ()
+    return values.iloc[0] if len(values) else default
 
 
 def metric_value(scores: np.ndarray, measured: Outcomes, metric: str) -> float:
