@@ -11,6 +11,7 @@ import math
 import re
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -68,6 +69,8 @@ def main() -> None:
     parser.add_argument("--passages", type=int, default=200, help="held-out texts")
     parser.add_argument("--texts", type=int, default=300, help="calibration texts, at most")
     parser.add_argument("--rows", type=int, default=64, help="rows of calibration tokens")
+    parser.add_argument("--measured-rows", type=int, default=16, help="rows to choose options by")
+    parser.add_argument("--methods", nargs="+", default=["gptq", "rtn"], help="gptq, rtn")
     parser.add_argument("--length", type=int, default=256, help="tokens in a row")
     parser.add_argument("--bits", type=float, nargs="+", default=[6.0, 4.0, 3.0])
     parser.add_argument("--head-bits", type=int, default=6)
@@ -92,14 +95,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work, measurement = Path(folder) / "work", Path(folder) / "measurement.json"
         begun = time.monotonic()
-        measure_model(ReferenceQuantizer(rows, {}), arguments.model, measurement, work)
+        quantizer = ReferenceQuantizer(rows, {}, measured_rows=arguments.measured_rows)
+        measure_model(quantizer, arguments.model, measurement, work)
         measuring = time.monotonic() - begun
         for bits in arguments.bits:
-            for method in ("gptq", "rtn"):
+            for method in arguments.methods:
                 target = Path(folder) / f"{method}-{bits}"
                 begun = time.monotonic()
                 manifest = quantize_model(
-                    *(ReferenceQuantizer(rows, {}, method=method), arguments.model, target, bits),
+                    *(replace(quantizer, method=method), arguments.model, target, bits),
                     *(arguments.head_bits, measurement, work, {"key": target.name}),
                 )
                 spent = time.monotonic() - begun
@@ -107,6 +111,7 @@ def main() -> None:
                 line(f"{method} {bits}", stored, load(arguments.model, target), spent)
     print(f"\nMeasuring all options, once for all bitrates: {measuring:.0f} seconds; ", end="")
     print(f"{arguments.threads} threads, {arguments.rows} rows of {arguments.length} tokens,")
+    print(f"{arguments.measured_rows} of them to choose the options by,")
     print(f"{len(passages)} held-out passages, {arguments.head_bits} bits for the head.")
 
 

@@ -67,6 +67,8 @@ class ReferenceQuantizer:
 
     Attributes:
         rows: tokens of the calibration text, int64 [rows, length].
+        measured_rows: how many of the first rows the options are measured on. Choosing among
+            options needs less text than rounding with one; exllamav2's converter takes 16, too.
         calibration: what config.json says about that text.
         method: "rtn" rounds to nearest with the options that "gptq" has, to compare with.
     """
@@ -75,6 +77,7 @@ class ReferenceQuantizer:
     calibration: Mapping[str, Any]
     device: str = "cpu"
     method: Method = "gptq"
+    measured_rows: int = 16
 
     @property
     def name(self) -> str:
@@ -88,6 +91,7 @@ class ReferenceQuantizer:
             {
                 "model": model_hash(model),
                 "rows": self.rows.tolist(),
+                "measured_rows": self.measured_rows,
                 "code": code_fingerprint(*NUMERIC_CODE),
                 "libraries": library_versions(("torch", "transformers")),
             }
@@ -99,7 +103,8 @@ class ReferenceQuantizer:
         layers = LayerwiseModel(model, torch.device(self.device))
         folder = work / f"measuring-{self.identity(model)}"
         title = f"{model.name}: measuring"
-        parts = run_layers(layers, self.rows, folder, title, _measure_linears, head=False)
+        rows = self.rows[: self.measured_rows]
+        parts = run_layers(layers, rows, folder, title, _measure_linears, head=False)
         measured = {name: values for part in parts for name, values in load_tensors(part).items()}
         linears = {
             name: {"energy": float(values[0]), "errors": values[1:].tolist()}
