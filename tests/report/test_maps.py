@@ -100,7 +100,9 @@ def test_the_finding_counts_marks_and_names_best_and_worst(tables):
 
 def test_the_best_of_a_race_is_one_that_it_did_not_drop(tables):
     dropped = altered(tables, 18, 19, effect=30.0, dropped=1)
-    assert "The best, layer 18 twice" not in block_map_finding(dropped, LEVELS, **WHERE)
+    said = block_map_finding(dropped, LEVELS, **WHERE)
+    assert "The best, layer 18 twice" not in said
+    assert "the race dropped 1 early; of the other " in said
 
 
 @pytest.mark.slow

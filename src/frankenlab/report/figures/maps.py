@@ -301,8 +301,11 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     whole = cells[survivors(cells)] if survivors(cells).any() else cells
     best = whole.loc[whole["effect"].idxmax()]
     worst = cells.loc[cells["effect"].idxmin()]
+    tested = f"Of {plural(len(cells), 'block')} run twice, "
+    if len(whole) < len(cells):
+        tested += f"the race dropped {len(cells) - len(whole)} early; of the other {len(whole)}, "
     return (
-        f"Of {plural(len(cells), 'block')} run twice, {better or 'none'} made {where['task']} "
+        f"{tested}{better or 'none'} made {where['task']} "
         f"significantly better and {worse or 'none'} significantly worse. "
         f"The best, {_said(best)}, changed its {metric_name(best['metric'])} by "
         f"{change_text(best, unit=' ' + unit)}, the worst, {_said(worst)}, by "
