@@ -228,6 +228,6 @@ def figure(name, folder):
         f"{RESULTS}/figures/{folder}/{name}.svg",
         caption=f"../report/figures/{kind}.rst",
         category=catalogue.entry_of(name).category,
-        subcategory=folder.replace("/", ", "),
+        subcategory=", ".join(Path(folder).parts),
         labels={"figure": kind.replace("_", " ")} | ({"task": task} if task else {}),
     )

@@ -110,7 +110,7 @@ def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
 
 def _first(scores: pd.DataFrame, column: str, default: Any) -> Any:
     """Return the first value of a column; the default where it is missing or empty."""
-    values = scores[column].dropna() if column in scores else ()
+    values = scores[column].dropna() if column in scores else pd.Series()
     return values.iloc[0] if len(values) else default
 
 
