@@ -1,4 +1,4 @@
-"""What the workflow would decide and claim: the only module here that calls the analysis.
+"""Decide and claim what the workflow would. No other module here calls the analysis.
 
 Each function stands for a step of the workflow, and takes arrays instead of score tables, so that
 the intervals of many experiments are computed at once.

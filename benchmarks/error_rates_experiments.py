@@ -72,7 +72,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What search and select found.
+    """The result of the search and select stages of many experiments.
 
     Attributes:
         plan: the number in the grid of the frozen plan.

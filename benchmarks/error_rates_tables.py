@@ -10,7 +10,7 @@ from error_rates_experiments import Sizes
 
 Column = Callable[[pd.DataFrame], str]
 
-# What the page may claim falsely in one experiment of twenty.
+# At most one experiment in twenty may make any of these false claims.
 BUDGET = 0.05
 FALSE = (
     *("any false claim", "false verdicts", "false improved", "false harmed", "false equivalent"),

@@ -45,7 +45,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one model's search and select came to.
+    """The result of one model's search and select.
 
     Attributes:
         frozen: the plan.

@@ -1,4 +1,4 @@
-"""What plans gained over the base on the search tasks, as arrays, and means over these tasks."""
+"""Hold the plans' gains over the base on the search tasks as arrays, and average them over tasks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Resample = Callable[[np.random.Generator, int], tuple[Floats, Floats]]
 
 @dataclass(frozen=True, eq=False)
 class Gains:
-    """What plans gained over the base on one task.
+    """The gains of plans over the base on one task.
 
     Attributes:
         values: [plans, clusters] sums of the differences plan - base; higher is better.

@@ -1,5 +1,6 @@
-"""What more repetitions do: the mean effect of running a block 2, 3, ... times, of blocks that were
-run with all of these counts.
+"""Measure what more repetitions of a block change: the mean effect of running it 2, 3, ... times.
+
+The mean is over the blocks that were run with all of these counts.
 
 No block is chosen by its effect. Picking those that did best at the lowest count, on the same
 documents, would show a fall towards the higher counts that is only the luck of the lowest.

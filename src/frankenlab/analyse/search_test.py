@@ -40,7 +40,7 @@ TINY = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What the test found.
+    """The result of the global test of a search.
 
     Attributes:
         effects: [plans] mean effects over the tasks, in points or log-percent.
