@@ -1,4 +1,4 @@
-"""Hold the plans' gains over the base on the search tasks as arrays, and average them over tasks."""
+"""Hold the plans' gains over the base on the search tasks as arrays, and average them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
