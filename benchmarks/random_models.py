@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from frankenlab.io.directories import make_directory
 from frankenlab.io.files import write_json
 from frankenlab.models.exl2.declaration import Declaration
-from frankenlab.models.exl2.format import QuantizedLinear, padded
-from frankenlab.models.exl2.packing import packed_words
+from frankenlab.models.exl2.format import QuantizedLinear
+from frankenlab.models.exl2.limits import packed_words, padded
 from frankenlab.models.exl2.writing import stored_tensors, write_exl2
 from frankenlab.models.shape import HEAD, ModelShape
 

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -178,3 +180,23 @@ def test_text_is_read_and_written_as_utf_8_in_any_locale(path: Path) -> None:
         as_text = name == "open" and any(m in ("r", "w", "a", "a+", "x") for m in modes)
         if name in ("read_text", "write_text") or as_text:
             assert any(k.arg == "encoding" for k in call.keywords), f"line {call.lineno}"
+
+
+# Jobs of seconds, of which an experiment has dozens.
+SHORT_JOBS = ("aggregate", "construct_frankens", "freeze", "plot", "race", "shortlist")
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "statsmodels")
+
+
+def test_jobs_that_run_no_model_do_not_load_the_libraries_that_run_models() -> None:
+    scripts = [ROOT / "workflow" / "scripts" / f"{name}.py" for name in SHORT_JOBS]
+    nodes = [node for path in scripts for node in tree(path).body]
+    imported = [
+        ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert len(imported) > len(SHORT_JOBS)
+    read = "import sys; from frankenlab.config.experiment import load; load('config/config.yaml')"
+    code = "\n".join([*imported, read, f"print([n for n in {HEAVY} if n in sys.modules])"])
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert result.stdout == "[]\n"

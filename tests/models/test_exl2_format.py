@@ -21,7 +21,8 @@ from frankenlab.models.exl2.format import (
     dequantize,
     pack,
 )
-from frankenlab.models.exl2.packing import BITS, unpack_columns, unpack_nibbles
+from frankenlab.models.exl2.limits import BITS
+from frankenlab.models.exl2.packing import unpack_columns, unpack_nibbles
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.exl2.writing import stored_tensors, write_exl2
 from tests.support.paths import DATA

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from frankenlab.io.errors import UserError
-from frankenlab.tasks import index as task_index
-from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
+from frankenlab.tasks.folders import harness_tasks
+from frankenlab.tasks.index import TaskSettings, task_file
 from frankenlab.tasks.task import EvaluationTask
+from frankenlab.tasks.yaml_files import task_fingerprint
 from tests.support.processes import one_line
 
 BODY = "output_type: multiple_choice\ndoc_to_text: '{{q}}'\n"
@@ -118,7 +119,7 @@ def test_a_group_or_a_tag_is_told_with_its_members(tmp_path, name, parts):
 
 def test_groups_and_tags_are_lm_evals():
     """A sample of each kind: nested, by a file that others include, in a list."""
-    harness = task_index._harness_index()
+    harness = harness_tasks()
     assert harness.tags["glue"] == sorted(harness.tags["glue"])
     assert {"rte", "wnli"} <= set(harness.tags["glue"])
     assert "arc_challenge" in harness.tags["ai2_arc"] and "arc_easy" in harness.tags["ai2_arc"]

@@ -2,12 +2,17 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from frankenlab.config.experiment import TASKS_FOLDER
 from frankenlab.io.errors import UserError
-from frankenlab.tasks.index import harness_task_files, task_file, task_fingerprint
+from frankenlab.io.files import CACHE_VARIABLE
+from frankenlab.tasks import folders
+from frankenlab.tasks.folders import harness_tasks
+from frankenlab.tasks.index import task_file
+from frankenlab.tasks.yaml_files import task_fingerprint
 from tests.support.processes import one_line
 
 TASK = """# A task.
@@ -31,8 +36,61 @@ def folder(tmp_path) -> Path:
 @pytest.mark.parametrize("name", ["arc_easy", "sst2", "lambada_openai", "winogrande", "wikitext"])
 def test_the_harnesss_tasks_are_found(name):
     path = task_file(name, TASKS_FOLDER)
-    assert path == harness_task_files()[name]
+    assert path == harness_tasks().tasks[name]
     assert f"task: {name}" in path.read_text()
+
+
+@pytest.fixture
+def harness(tmp_path, monkeypatch) -> Path:
+    """Put a folder with one task in the place of lm-eval's, and an empty cache beside it."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(folders, "find_spec", lambda name: found)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "one.yaml").write_text("task: one\n")
+    yield tmp_path / "tasks"
+    harness_tasks.cache_clear()
+
+
+def again() -> folders.TaskFolder:
+    """Ask as the next process would."""
+    harness_tasks.cache_clear()
+    return harness_tasks()
+
+
+def test_the_harnesss_tasks_are_read_once(harness, monkeypatch):
+    first = again()
+    assert first.tasks == {"one": harness / "one.yaml"} and not first.groups
+    monkeypatch.setattr(folders, "_named", lambda files: pytest.fail("the files are read again"))
+    assert again() == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tasks: (tasks / "one.yaml").write_text("task: another\n"),
+        lambda tasks: (tasks / "two.yaml").write_text("group: two\n"),
+        lambda tasks: (tasks / "one.yaml").unlink(),
+    ],
+    ids=["edited", "added", "removed"],
+)
+def test_a_change_of_the_harnesss_tasks_is_seen(harness, change):
+    first = again()
+    change(harness)
+    assert again() != first
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"tasks": 1}', "{}"])
+def test_a_damaged_cache_of_the_harnesss_tasks_is_made_again(harness, text):
+    first = again()
+    (kept,) = (harness.parent / "cache" / "tasks").iterdir()
+    kept.write_text(text)
+    assert again() == first
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(harness):
+    (harness.parent / "cache").write_text("a file")
+    assert "one" in again().tasks
 
 
 def test_an_own_task_wins_over_the_harnesss(folder):

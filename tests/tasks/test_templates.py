@@ -10,8 +10,9 @@ from jinja2 import BaseLoader, Environment, StrictUndefined, meta
 from lm_eval import utils as harness_utils
 
 from frankenlab.io.errors import UserError
-from frankenlab.tasks.index import harness_task_files, read_task_file
+from frankenlab.tasks.folders import harness_tasks
 from frankenlab.tasks.templates import TaskTemplates
+from frankenlab.tasks.yaml_files import read_task_file
 from tests.support.processes import one_line
 from tests.support.task_rows import load_task, task_settings
 
@@ -53,7 +54,7 @@ def shipped_templates() -> list[str]:
     """One of every 15th task file of lm-eval, and of every file that others include."""
     included = Path(lm_eval.tasks.__file__).parent.rglob("*yaml")
     shared = [path for path in included if path.suffix != ".yaml"]
-    files = [*list(harness_task_files().values())[::15], *shared]
+    files = [*list(harness_tasks().tasks.values())[::15], *shared]
     found = {}
     for path in files:
         text = path.read_bytes()

@@ -52,6 +52,7 @@ rule race:
         f"{RESULTS}/races/{{model}}.{{round}}.json",
     log:
         f"{LOGS}/race/{{model}}.{{round}}.log",
+    priority: SOON
     resources:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(10),
@@ -76,6 +77,7 @@ rule aggregate:
         f"{RESULTS}/comparisons/{{stage}}/{{model}}/{{quantization}}.parquet",
     log:
         f"{LOGS}/aggregate/{{stage}}.{{model}}.{{quantization}}.log",
+    priority: SOON
     resources:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(30),
@@ -91,6 +93,7 @@ rule shortlist:
         f"{RESULTS}/shortlist/{{model}}.json",
     log:
         f"{LOGS}/shortlist/{{model}}.log",
+    priority: SOON
     resources:
         mem_mb=by_attempt(1000),
         runtime=by_attempt(10),
@@ -112,6 +115,7 @@ rule freeze:
         f"{RESULTS}/frozen/{{model}}.json",
     log:
         f"{LOGS}/freeze/{{model}}.log",
+    priority: SOON
     resources:
         mem_mb=by_attempt(1000),
         runtime=by_attempt(10),

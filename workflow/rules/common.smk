@@ -48,6 +48,10 @@ if workflow.resource_settings.cores and "mem_mb" not in workflow.global_resource
     workflow.register_resource("mem_mb", memory_mb())
 
 
+# The priority of short jobs that many others wait for: above any number of seconds.
+SOON = 10**7
+
+
 wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
     quantization="|".join(map(re.escape, EXPERIMENT.quantizations)),
@@ -79,6 +83,17 @@ def predicted(rule, resource):
         return getattr(resources_of(RUN.prediction, job, attempt, RUN.limits), resource)
 
     return ask
+
+
+def longest_first(rule):
+    """Return the priority of a job that runs a model: the seconds that it is predicted to take.
+
+    Of a few jobs on a few cores, a long one that starts last leaves all cores but its own idle.
+    """
+    return (
+        lambda wildcards: RUN.prediction.seconds(job_of(EXPERIMENT, rule, wildcards))
+        or 0
+    )
 
 
 def script_stamp(name, **settings):

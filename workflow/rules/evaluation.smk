@@ -17,6 +17,7 @@ rule evaluate_task:
         f"{LOGS}/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.tsv"
+    priority: longest_first("evaluate_task")
     threads: HALF
     resources:
         mem_mb=predicted("evaluate_task", "mem_mb"),

@@ -13,6 +13,7 @@ rule construct_frankens:
         f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
     log:
         f"{LOGS}/construct_frankens/{{model}}.{{quantization}}.{{stage}}.{{shard}}.log",
+    priority: SOON
     resources:
         mem_mb=by_attempt(1000),
         runtime=by_attempt(10),

@@ -12,6 +12,7 @@ rule measure_exl2:
         f"{LOGS}/measure_exl2/{{folder}}.{{key}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/measure_exl2/{{folder}}.{{key}}.tsv"
+    priority: longest_first("measure_exl2")
     threads: HALF
     resources:
         mem_mb=predicted("measure_exl2", "mem_mb"),
@@ -38,6 +39,7 @@ rule quantize_exl2:
         f"{LOGS}/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.tsv"
+    priority: longest_first("quantize_exl2")
     threads: HALF
     resources:
         mem_mb=predicted("quantize_exl2", "mem_mb"),

@@ -1,5 +1,4 @@
-"""Standard errors, exact tests and corrections of paired differences, by NumPy, SciPy and
-statsmodels.
+"""Standard errors, exact tests and corrections of paired differences, by NumPy and SciPy.
 
 `differences[plan, cluster]` is what a plan gains over its base on one cluster, oriented so that
 positive is better, and `weights[cluster]` is the cluster's share of the denominator. A cluster is
@@ -18,7 +17,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
-from statsmodels.stats.multitest import multipletests
 
 Kind = Literal["mean", "perplexity"]
 Floats = NDArray[np.float64]
@@ -181,5 +179,5 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     adjusted = np.array(p, dtype=float)
     known = ~np.isnan(adjusted)
     if known.any():
-        adjusted[known] = multipletests(adjusted[known], method="fdr_bh")[1]
+        adjusted[known] = stats.false_discovery_control(adjusted[known])
     return adjusted

@@ -24,7 +24,8 @@ from frankenlab.io.yaml_file import check_plain, read_yaml
 from frankenlab.models.quantization import NONE, Quantization
 from frankenlab.models.sources import Source, source_key
 from frankenlab.plans.grid import Grid, expand
-from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
+from frankenlab.tasks.index import TaskSettings, task_file
+from frankenlab.tasks.yaml_files import task_fingerprint
 
 DEFAULT = Path("config/config.yaml")
 # Of the checkout; a package that was built (setup.py) has a copy.

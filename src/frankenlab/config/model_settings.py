@@ -6,6 +6,7 @@ from typing import Any
 
 from frankenlab.config.settings import ModelEntry, Settings, SourceEntry
 from frankenlab.io.errors import UserError
+from frankenlab.models.exl2.options import attainable_bits
 from frankenlab.models.quantization import NONE, Quantization
 from frankenlab.models.shape import ModelShape
 from frankenlab.models.sources import Source, Use, source_from_config, source_key
@@ -104,9 +105,6 @@ def _check_bits(
     model: ModelSettings, shapes: Mapping[str, Any], head_bits: int, where: str
 ) -> None:
     """Check that the model's shapes allow its bitrates."""
-    # Imported here: it loads torch, which most jobs that read the config do without.
-    from frankenlab.models.exl2.options import attainable_bits
-
     try:
         low, high = attainable_bits(ModelShape.from_config(shapes), head_bits)
     except UserError as error:

@@ -20,7 +20,8 @@ from frankenlab.models.memory import live_states
 from frankenlab.plans.grid import Grid
 from frankenlab.plans.shards import divide
 from frankenlab.plans.trie import plan_trie
-from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
+from frankenlab.tasks.index import TaskSettings, task_file
+from frankenlab.tasks.yaml_files import task_fingerprint
 
 STAGES = (Stage(SEARCH), Stage(SELECT), Stage(CONFIRM))
 

@@ -22,7 +22,7 @@ from frankenlab.models.quantization import NONE
 
 LIBRARIES = (
     *("torch", "transformers", "tokenizers", "datasets", "lm-eval", "snakemake", "numpy"),
-    *("scipy", "statsmodels", "pandas", "altair", "vl-convert-python", "papermill"),
+    *("scipy", "pandas", "altair", "vl-convert-python", "papermill"),
 )
 
 

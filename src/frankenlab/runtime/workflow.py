@@ -28,7 +28,8 @@ from frankenlab.runtime import lock, orphans
 from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
 from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps
-from frankenlab.tasks.index import task_file, task_fingerprint
+from frankenlab.tasks.index import task_file
+from frankenlab.tasks.yaml_files import task_fingerprint
 
 # Settings of the summary of a dry run: tokens a second of the models as `given_speeds` takes them,
 # and numbers of GPUs ("4" or "1,4,16") on which the run's length is wanted.

@@ -1,8 +1,9 @@
 """Tasks of lm-evaluation-harness: their documents and requests, and metrics of the answers.
 
-`index` finds tasks by name without importing lm-eval, `task` holds a loaded task with its stages,
-`draws` divides its documents otherwise, `encoding` turns its requests into tokens, `excerpts` shows
-documents to people, and `data_files` reads data in any usual format.
+`index` finds tasks by name and `yaml_files` reads them, both without importing lm-eval. `task`
+holds a loaded task with its stages, `draws` divides its documents otherwise, `encoding` turns its
+requests into tokens, `excerpts` shows documents to people, and `data_files` reads data in any usual
+format.
 """
 
-__all__ = ["data_files", "draws", "encoding", "excerpts", "index", "task"]
+__all__ = ["data_files", "draws", "encoding", "excerpts", "index", "task", "yaml_files"]

@@ -15,8 +15,9 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from frankenlab.io.errors import UserError, describe
 from frankenlab.tasks.data_files import read_data
 from frankenlab.tasks.documents import check_documents
-from frankenlab.tasks.index import TaskSettings, task_file, task_fingerprint
+from frankenlab.tasks.index import TaskSettings, task_file
 from frankenlab.tasks.templates import TaskTemplates
+from frankenlab.tasks.yaml_files import task_fingerprint
 
 OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
 

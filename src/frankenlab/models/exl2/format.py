@@ -24,16 +24,20 @@ import torch
 import torch.nn.functional as F
 
 from frankenlab.io.errors import UserError
-from frankenlab.models.exl2.packing import (
+from frankenlab.models.exl2.limits import (
+    ALIGNMENT,
     BITS,
     WORD,
+    check_inputs,
+    packed_words,
+    padded,
+)
+from frankenlab.models.exl2.packing import (
     pack_columns,
     pack_nibbles,
-    packed_words,
     unpack_columns,
     unpack_nibbles,
 )
-from frankenlab.models.shape import ATTENTION, ModelShape
 
 PARTS = ("q_weight", "q_scale", "q_scale_max", "q_groups", "q_invperm")
 DTYPES = {
@@ -43,12 +47,6 @@ DTYPES = {
     "q_groups": torch.int16,
     "q_invperm": torch.int32,
 }
-# Outputs are padded to a multiple of this; inputs must be one, for the kernels read 32 rows.
-ALIGNMENT = 32
-# exllamav2's attention takes these outputs without their padding.
-UNPADDED = ATTENTION[:3]
-# Positions of inputs are 16-bit in memory, starts of groups on disk too.
-MOST_INPUTS = 65536
 # Weights that are unpacked at a time: few enough for a CPU's cache.
 CHUNK = 1 << 21
 
@@ -109,38 +107,6 @@ class Codes:
     groups: tuple[tuple[int, int], ...]
     order: torch.Tensor
     bias: torch.Tensor | None = None
-
-
-def padded(out_features: int) -> int:
-    """Return the number of outputs as stored."""
-    return -(-out_features // ALIGNMENT) * ALIGNMENT
-
-
-def check_inputs(name: str, in_features: int) -> None:
-    """Check that the format can hold a layer of that many inputs.
-
-    Raises:
-        UserError: it cannot.
-    """
-    if in_features % ALIGNMENT or not 0 < in_features <= MOST_INPUTS:
-        raise UserError(
-            f"tensor '{name}': {in_features} inputs cannot be stored as EXL2, which takes "
-            f"multiples of {ALIGNMENT} up to {MOST_INPUTS}"
-        )
-
-
-def check_outputs(shape: ModelShape, unpadded: tuple[str, ...] = UNPADDED) -> None:
-    """Check that exllamav2 can take the outputs of these linear layers without their padding.
-
-    Raises:
-        UserError: it cannot; names the tensor.
-    """
-    for name, (outputs, _) in shape.linears.items():
-        if name.endswith(unpadded) and outputs % ALIGNMENT:
-            raise UserError(
-                f"tensor '{name}.weight': {outputs} outputs; exllamav2 takes multiples of "
-                f"{ALIGNMENT}"
-            )
 
 
 def parse_groups(q_groups: torch.Tensor, words: int, in_features: int) -> list[Group]:

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from math import prod
 
 from frankenlab.io.errors import UserError
-from frankenlab.models.exl2.format import check_inputs, check_outputs, padded
-from frankenlab.models.exl2.packing import BITS, WORD, packed_words
+from frankenlab.models.exl2.limits import (
+    BITS,
+    WORD,
+    check_inputs,
+    check_outputs,
+    packed_words,
+    padded,
+)
 from frankenlab.models.shape import HEAD, ModelShape
 
 # Groups of every option divide this number of inputs, so none straddles a multiple of it.

@@ -5,14 +5,7 @@ Every function works a whole matrix at a time, on any device.
 
 import torch
 
-WORD = 32  # bits
-
-BITS = (2, 3, 4, 5, 6, 8)
-
-
-def packed_words(rows: int, bits: int) -> int:
-    """Return the number of words that a column of `rows` codes takes."""
-    return -(-rows * bits // WORD)
+from frankenlab.models.exl2.limits import BITS, WORD
 
 
 def unpack_columns(words: torch.Tensor, bits: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash, write_json
 from frankenlab.io.fingerprints import library_versions
 from frankenlab.io.parquet import write_parquet
-from frankenlab.models.exl2.format import check_outputs
+from frankenlab.models.exl2.limits import check_outputs
 from frankenlab.models.files import copy_companions, read_json, weight_files
 from frankenlab.models.shape import ModelShape
 from frankenlab.models.tokenizer import load_tokenizer
