@@ -135,6 +135,7 @@ def test_the_table_of_a_race_compares_all_plans_on_what_all_saw():
     assert (row["plans"], row["dropped"], row["tasks"], row["documents"]) == (2, 1, 2, 40)
     assert (row["best_plan"], row["best_effect"]) == ("good", 50) and row["significant"]
     assert row["p"] <= row["level"] == 0.01 and row["best_low"] > 0
+    assert row["shared_documents"] == 8
     # On the first four documents: +50 and -50 on task a, +50 and -25 on task b.
     assert row["mean_effect"] == pytest.approx((0 + 12.5) / 2)
     assert row["mean_low"] < row["mean_effect"] < row["mean_high"]

@@ -108,6 +108,9 @@ def test_the_mean_of_the_search_is_over_all_plans():
     )
     none = search_finding({"search": searched(**row | {"share_better": 0.0})})
     assert none.endswith("and none of the plans is above the base.")
+    raced = search_finding({"search": searched(**row | {"shared_documents": 40})})
+    assert " plans on the 40 search documents that all of them saw is " in raced
+    assert raced.endswith("8 % of the plans are above the base there.")
 
 
 def test_the_choice_says_which_plans_were_as_good():

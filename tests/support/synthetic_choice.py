@@ -50,6 +50,7 @@ def _search(rows: pd.DataFrame, level: float) -> dict:
         "p": p,
         "level": level,
         "significant": p <= level,
+        "shared_documents": int(rows.groupby("task")["n"].min().sum()),
         "mean_effect": mean,
         "mean_low": mean - half,
         "mean_high": mean + half,

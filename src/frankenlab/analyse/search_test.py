@@ -158,7 +158,7 @@ def _row(
     scores: pd.DataFrame, tasks: Mapping[str, Task], level: float, rules: Statistics
 ) -> dict[str, Any]:
     plans = [plan for plan in scores["plan"].unique() if plan != BASE]
-    ran, documents = np.ones(len(plans), bool), 0
+    ran, documents, shared = np.ones(len(plans), bool), 0, 0
     measured, together, means = [], [], []
     for name, rows in scores.groupby("task", sort=False, observed=True):
         metric = tasks[str(name)].metric
@@ -167,6 +167,7 @@ def _row(
         documents += seen.shape[1]
         measured.append(gains(rows, metric, plans))
         common = outcomes(rows, metric).at(np.flatnonzero(seen.all(axis=0)))
+        shared += len(common.documents)
         gained = differences(common, plans)
         together.append(Gains(gained, common.weights))
         means.append(compare(gained.mean(axis=0)[None], common, rules))
@@ -184,6 +185,7 @@ def _row(
         "p": found.p,
         "level": level,
         "significant": found.p <= level,
+        "shared_documents": shared,
         "mean_effect": mean["effect"].mean(),
         "mean_low": low,
         "mean_high": high,

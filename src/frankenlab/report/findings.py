@@ -163,9 +163,13 @@ def search_finding(tables: Tables) -> str:
         whose = f" of {row['model']}" if len(rows) > 1 else ""
         better = row["share_better"]
         above = f"{share(better)} of the plans are" if better else "none of the plans is"
+        where, there = " on the search tasks", ""
+        if row["shared_documents"] < row["documents"]:
+            where = f" on the {row['shared_documents']:,} search documents that all of them saw"
+            there = " there"
         said.append(
-            f"The mean change over all {row['plans']:,} plans{whose} on the search tasks is "
-            f"{mean}, and {above} above the base."
+            f"The mean change over all {row['plans']:,} plans{whose}{where} is {mean}, and {above} "
+            f"above the base{there}."
         )
     return " ".join(said)
 
