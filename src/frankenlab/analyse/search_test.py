@@ -49,6 +49,8 @@ class Found:
         best: the plan with the highest effect: of those whose limit is above 0, where there are
             any, else of all that were not dropped.
         p: one-sided; the null hypothesis is that no plan is better than the base.
+        luck: the mean of the highest effect if no plan differed from the base, in points or
+            log-percent: what the best of so many plans would have measured by luck alone.
     """
 
     effects: Floats
@@ -56,6 +58,7 @@ class Found:
     lows: Floats
     best: int
     p: float
+    luck: float
 
 
 def max_t(
@@ -79,7 +82,8 @@ def max_t(
     if not ran.any():
         raise ValueError("no plan has an effect on all documents")
     resamples = error_budget.resamples(resamples, level)
-    largest = np.array([_largest(tasks, draw, resamples, seed) for draw in draws])
+    drawn = [_largest(tasks, draw, resamples, seed) for draw in draws]
+    largest = np.array([t for t, _ in drawn])
     t = np.where(ran, _ratio(effects, errors), -np.inf)
     beyond = int((largest >= t.max() - TINY).sum(axis=1).max())
     rank = resamples - math.floor(level * (resamples + 1))
@@ -91,6 +95,7 @@ def max_t(
         np.where(ran, effects - critical * errors, np.nan),
         int(np.argmax(np.where(better if better.any() else ran, effects, -np.inf))),
         (beyond + 1) / (resamples + 1),
+        max(float(highest.mean()) for _, highest in drawn),
     )
 
 
@@ -102,19 +107,20 @@ def _ratio(effects: Floats, errors: Floats) -> Floats:
 
 def _largest(
     tasks: Sequence[Gains], draw: Callable[[Gains], Resample], resamples: int, seed: int
-) -> Floats:
-    """Return the largest t of all plans in each resample."""
+) -> tuple[Floats, Floats]:
+    """Return the largest t and the highest effect of all plans in each resample."""
     random = np.random.default_rng([seed, 2])
     rows = max(1, BLOCK_BYTES // (8 * max(max(task.values.shape) for task in tasks)))
     drawn = [draw(task) for task in tasks]
-    largest = np.empty(resamples)
+    largest, highest = np.empty(resamples), np.empty(resamples)
     for start in range(0, resamples, rows):
-        block = largest[start : start + rows]
-        parts = [resample(random, len(block)) for resample in drawn]
+        block = slice(start, min(start + rows, resamples))
+        parts = [resample(random, block.stop - start) for resample in drawn]
         effects, variances = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
         # fmax passes over plans with values that are not finite.
-        block[:] = np.fmax.reduce(_ratio(effects, np.sqrt(variances)), axis=1)
-    return largest
+        largest[block] = np.fmax.reduce(_ratio(effects, np.sqrt(variances)), axis=1)
+        highest[block] = 100 / len(tasks) * np.fmax.reduce(effects, axis=1)
+    return largest, highest
 
 
 def _flips(task: Gains) -> Resample:
@@ -182,6 +188,7 @@ def _row(
         "best_plan": plans[found.best],
         "best_effect": found.effects[found.best],
         "best_low": found.lows[found.best],
+        "best_by_luck": found.luck,
         "p": found.p,
         "level": level,
         "significant": found.p <= level,
