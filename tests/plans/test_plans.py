@@ -4,11 +4,14 @@ import random
 from itertools import product
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from frankenlab.io.errors import UserError
 from frankenlab.plans.plan import (
     MAX_STEPS,
     PARTS,
+    Change,
     Plan,
     Step,
     base,
@@ -183,6 +186,46 @@ def test_nothing_else_is_taken_for_a_loop(seed):
 @pytest.mark.parametrize("text", ["base", "0:3,1:3@attn,3", "0:3*0.5,1:4", "0:3", "0,2,1,3"])
 def test_plans_that_loop_no_block_say_so(text):
     assert parse(text, 4).loop is None
+
+
+@given(
+    st.integers(0, 4),
+    st.integers(1, 5),
+    st.integers(0, 4),
+    st.sampled_from(PARTS),
+    st.sampled_from([1.0, 0.5, -2.0]),
+)
+def test_every_change_of_one_range_is_recognized(start, length, times, part, scale):
+    change = Change(start, min(start + length, 5), times, part, scale if times else 1.0)
+    assume(times != 1 and (times or part != "block" or change[:2] != (0, 5)))
+    plan = change.plan(5)
+    assert plan.change == change
+    assert from_steps(plan.steps, 5) == plan
+
+
+@given(st.lists(st.builds(Step, st.integers(0, 3), st.sampled_from(PARTS)), min_size=1))
+def test_a_change_gives_the_plan_back(steps):
+    plan = from_steps(steps, 4)
+    assert plan.change is None or plan.change.plan(4) == plan
+
+
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ("base", None),
+        ("0:3,1:4", (1, 3, 2, "block", 1)),
+        ("0:3,1:3x2@attn*0.5,3", (1, 3, 3, "attn", 0.5)),
+        ("0,2:4", (1, 2, 0, "block", 1)),
+        ("0:2", (2, 4, 0, "block", 1)),
+        ("0,1@mlp,2:4", (1, 2, 0, "attn", 1)),
+        ("0:3,1:3@attn,2:4", None),
+        ("0,1*0.5,2:4", None),
+        ("0,2:4,3", None),
+        ("1,0,2:4", None),
+    ],
+)
+def test_a_change_says_which_range_runs_how_often(text, change):
+    assert parse(text, 4).change == change
 
 
 def test_a_part_counts_as_half_a_layer():

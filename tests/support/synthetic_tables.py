@@ -163,6 +163,8 @@ def _measure(plan: SyntheticPlan, task: Task, n: int, rng: np.random.Generator) 
         "start": plan.start,
         "stop": plan.stop,
         "times": plan.times,
+        "part": None if plan.start is None else "block",
+        "scale": np.nan if plan.start is None else 1.0,
         "depth": plan.depth,
         "relative_depth": plan.depth / LAYERS,
         "n": n,

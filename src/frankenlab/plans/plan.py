@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import groupby
+from typing import NamedTuple
 
 from frankenlab.io.errors import UserError, excerpt, printable
 from frankenlab.io.files import content_hash
@@ -95,23 +96,31 @@ class Plan:
         """Return how many layers run; an `attn` or `mlp` occurrence counts as one half."""
         return sum(step.depth for step in self.steps)
 
+    @cached_property
+    def change(self) -> "Change | None":
+        """Return the one range of layers whose number of runs sets the plan apart from the base.
+
+        `0:20,10:30` is (10, 20, 2, "block", 1.0), `0:10,8:10x2@attn*0.5,10:30` is (8, 10, 3,
+        "attn", 0.5), and `0:5,7:30` is (5, 7, 0, "block", 1.0): layers 5 and 6 are left out. The
+        base and every other plan have None.
+        """
+        whole = _whole(self.n_layers)
+        pairs = enumerate(zip(self.steps, whole, strict=False))
+        alike = min(len(self.steps), len(whole))
+        first = next((place for place, (own, step) in pairs if own != step), alike)
+        found = _left_out(self, first) or _run_again(self, first)
+        return found if found and found.plan(self.n_layers).steps == self.steps else None
+
     @property
     def loop(self) -> tuple[int, int, int] | None:
         """Return (start, stop, times) of the block that the base runs `times` times in a row.
 
         RYS's (i, j) is the loop (i, j, 2). The base and every other plan have None.
         """
-        if any(step.part != "block" or step.scale != 1.0 for step in self.steps):
+        change = self.change
+        if change is None or change.times < 2 or change[3:] != ("block", 1.0):
             return None
-        layers = [step.layer for step in self.steps]
-        stop = next((i for i in range(1, len(layers)) if layers[i] != layers[i - 1] + 1), None)
-        if stop is None:
-            return None
-        start, extra = layers[stop], len(layers) - self.n_layers
-        if not start < stop or extra <= 0 or extra % (stop - start):
-            return None
-        times = 1 + extra // (stop - start)
-        return (start, stop, times) if self == looped(start, stop, times, self.n_layers) else None
+        return change[:3]
 
     def __str__(self) -> str:
         return self.text
@@ -122,23 +131,79 @@ def base(n_layers: int) -> Plan:
     return Plan(_whole(n_layers), n_layers)
 
 
+class Change(NamedTuple):
+    """A range of layers, or a part of each, that runs `times` times where the base runs it once.
+
+    The runs after the first follow the whole range and add `scale` times their update; with
+    `times` 0 the range, or the part of each of its layers, is left out.
+    """
+
+    start: int
+    stop: int
+    times: int
+    part: str = "block"
+    scale: float = 1.0
+
+    def plan(self, n_layers: int) -> Plan:
+        """Return the base with this change.
+
+        Raises:
+            UserError: it would run more than `MAX_STEPS` layers, or none.
+        """
+        start, stop, times, part, scale = self
+        layers = _whole(n_layers)
+        if times == 0:
+            left = [_whole(n_layers, other)[start:stop] for other in PARTS[1:] if other != part]
+            kept = layers[:start] + (left[0] if part != "block" else ()) + layers[stop:]
+            if not kept:
+                raise UserError(f"a plan without the layers {start}:{stop} would run no layer")
+            return Plan(kept, n_layers)
+        count = n_layers + (stop - start) * (times - 1)
+        if count > MAX_STEPS:
+            raise UserError(f"a plan would run {count:,} layers, at most {MAX_STEPS:,} can be")
+        again = _whole(n_layers, part, scale)[start:stop] * (times - 1)
+        return Plan(layers[:stop] + again + layers[stop:], n_layers)
+
+
 def looped(start: int, stop: int, times: int, n_layers: int) -> Plan:
     """Return the base with the block `start:stop` run `times` times in a row.
 
     Raises:
         UserError: it would run more than `MAX_STEPS` layers.
     """
-    layers = _whole(n_layers)
-    count = n_layers + (stop - start) * (times - 1)
-    if count > MAX_STEPS:
-        raise UserError(f"a plan would run {count:,} layers, at most {MAX_STEPS:,} can be")
-    return Plan(layers[:start] + layers[start:stop] * times + layers[stop:], n_layers)
+    return Change(start, stop, times).plan(n_layers)
+
+
+def _left_out(plan: Plan, first: int) -> Change | None:
+    """Return what a plan leaves out from the step `first` on, if it leaves one range out.
+
+    The plan's steps before `first` are the base's.
+    """
+    rest = plan.steps[first:]
+    if len(plan.steps) < plan.n_layers:
+        return Change(first, rest[0].layer if rest else plan.n_layers, 0)
+    if not rest or rest[0].layer != first or rest[0].part == "block":
+        return None
+    kept = rest[0].part
+    count = next((i for i, step in enumerate(rest) if step.part != kept), len(rest))
+    return Change(first, first + count, 0, "mlp" if kept == "attn" else "attn")
+
+
+def _run_again(plan: Plan, first: int) -> Change | None:
+    """Return what a plan runs again from the step `first` on, if it runs one range again."""
+    extra = len(plan.steps) - plan.n_layers
+    if extra <= 0:
+        return None
+    start, part, scale = plan.steps[first].layer, plan.steps[first].part, plan.steps[first].scale
+    if start >= first or extra % (first - start):
+        return None
+    return Change(start, first, 1 + extra // (first - start), part, scale)
 
 
 @cache
-def _whole(n_layers: int) -> tuple[Step, ...]:
+def _whole(n_layers: int, part: str = "block", scale: float = 1.0) -> tuple[Step, ...]:
     """Return a step for every layer; the plans of a grid share them, which saves memory."""
-    return tuple(map(Step, range(n_layers)))
+    return tuple(Step(layer, part, scale) for layer in range(n_layers))
 
 
 def from_steps(steps: Iterable[Step], n_layers: int) -> Plan:
