@@ -14,16 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from frankenlab.io.errors import UserError, excerpt
 from frankenlab.io.sections import OptionalKey, Section
-from frankenlab.plans.plan import (
-    MAX_LAYERS,
-    MAX_STEPS,
-    Plan,
-    Step,
-    from_steps,
-    looped,
-    number,
-    parse,
-)
+from frankenlab.plans.plan import Plan, from_steps, looped, parse
+from frankenlab.plans.steps import MAX_LAYERS, MAX_STEPS, Step, number
 
 # Far beyond what any machine evaluates: all (i, j) of 126 layers are 8,000 plans.
 MAX_PLANS = 200_000
