@@ -23,10 +23,15 @@ def words(plan: Plan) -> str:
     if plan.loop:
         start, stop, times = plan.loop
         return f"{_layers(range(start, stop))} {_times(times)}"
+    if plan.window:
+        start, stop, times, beta = plan.window
+        passes = "each pass " if times > 1 else ""
+        return f"{_layers(range(start, stop))} {_times(times)}, {passes}damped by {beta:.3g}"
     said = [*_repeats(plan), *_omitted(plan)]
     if not said:
-        said = [f"{len(plan.steps)} layers in another order"]
-    return ", ".join(said) + _scales(plan)
+        in_order = [step.layer for step in plan.steps] == list(range(plan.n_layers))
+        said = ["each layer once" if in_order else f"{len(plan.steps)} layers in another order"]
+    return ", ".join(said) + _scales(plan) + _windows(plan)
 
 
 def layer_counts(plan: Plan) -> list[float]:
@@ -77,12 +82,21 @@ def _omitted(plan: Plan) -> list[str]:
 
 
 def _scales(plan: Plan) -> str:
-    scales = sorted({step.scale for step in plan.steps if step.scale != 1.0})
+    scales = sorted({step.scale for step in plan.steps if step.scale != 1.0 and step.span == 1})
     if not scales:
         return ""
     if len(scales) == 1:
         return f", with updates scaled by {scales[0]:g} where it repeats"
     return ", with scaled updates"
+
+
+def _windows(plan: Plan) -> str:
+    scales = {step.scale for step in plan.steps if step.span > 1}
+    if not scales:
+        return ""
+    if len(scales) == 1:
+        return f", with windows damped by {scales.pop():.3g}"
+    return ", with damped windows"
 
 
 def _part_counts(plan: Plan) -> dict[str, Counter[int]]:
