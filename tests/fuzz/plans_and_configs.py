@@ -24,7 +24,8 @@ from frankenlab.config import experiment as config
 from frankenlab.estimate.resources import predict
 from frankenlab.estimate.summary import grid_summary
 from frankenlab.io.errors import UserError
-from frankenlab.plans.plan import MAX_STEPS, omissions, parse
+from frankenlab.plans.plan import omissions, parse
+from frankenlab.plans.steps import MAX_STEPS
 from tests.support.paths import ROOT
 
 SHIPPED = ("config/config.yaml", "config/experiments/small.yaml", "config/experiments/llama.yaml")

@@ -26,7 +26,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from frankenlab.plans.plan import Step
+from frankenlab.plans.steps import Step
 
 from .answers import Answers, Crash, Document
 from .specs import TaskSpec

@@ -8,18 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from frankenlab.io.errors import UserError
-from frankenlab.plans.plan import (
-    MAX_STEPS,
-    PARTS,
-    Change,
-    Plan,
-    Step,
-    base,
-    from_steps,
-    looped,
-    omissions,
-    parse,
-)
+from frankenlab.plans.plan import Change, Plan, base, from_steps, looped, omissions, parse
+from frankenlab.plans.steps import MAX_STEPS, PARTS, Step
 
 
 def blocks(*layers: int) -> tuple[Step, ...]:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frankenlab.plans.plan import Step, from_steps, parse
+from frankenlab.plans.plan import from_steps, parse
+from frankenlab.plans.steps import Step
 from frankenlab.plans.words import layer_counts, words
 
 

@@ -22,7 +22,8 @@ from frankenlab.engines.scoring import score_targets
 from frankenlab.io.errors import UserError
 from frankenlab.models.directory import model_shape
 from frankenlab.models.memory import pass_tokens
-from frankenlab.plans.plan import Plan, Step, base
+from frankenlab.plans.plan import Plan, base
+from frankenlab.plans.steps import Step
 
 # The activation kernel takes two blocks of 32 columns at a time and leaves an odd one out.
 ACTIVATION_WIDTH = 64

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import torch
 
 from frankenlab.engines.batches import Batch
-from frankenlab.plans.plan import Plan, Step
+from frankenlab.plans.plan import Plan
+from frankenlab.plans.steps import Step
 
 
 class Decoder(Protocol):

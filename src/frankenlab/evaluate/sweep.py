@@ -23,7 +23,8 @@ from frankenlab.engines.packing import group_by_length, group_to_pack
 from frankenlab.engines.protocol import Engine
 from frankenlab.engines.token_tree import TokenTree, causal_length, shared_prefix
 from frankenlab.io.errors import UserError
-from frankenlab.plans.plan import Plan, Step
+from frankenlab.plans.plan import Plan
+from frankenlab.plans.steps import Step
 from frankenlab.plans.trie import Node, plan_trie
 
 

@@ -23,7 +23,8 @@ from frankenlab.models.files import CONFIG, copy_companions, read_json
 from frankenlab.models.franken import layer_tensors
 from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.models.weight_writing import write_weights
-from frankenlab.plans.plan import Plan, Step
+from frankenlab.plans.plan import Plan
+from frankenlab.plans.steps import Step
 
 # Zero, it makes a part's residual update vanish; scaled, it scales the update.
 OUTPUTS = {"attn": "self_attn.o_proj", "mlp": "mlp.down_proj"}

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 from pydantic_core import PydanticCustomError
 
 from frankenlab.io.errors import UserError, excerpt
-from frankenlab.plans.plan import MAX_LAYERS, MAX_SCALE, MAX_STEPS, MIN_SCALE, number
+from frankenlab.plans.steps import MAX_LAYERS, MAX_SCALE, MAX_STEPS, MIN_SCALE, number
 
 # 0.29 of 100 layers is 28.999999999999996 in floating point.
 _ROUNDING = 1e-9

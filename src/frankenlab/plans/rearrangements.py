@@ -6,7 +6,8 @@ from typing import Literal
 from frankenlab.io.errors import UserError
 from frankenlab.io.sections import OptionalKey, Section
 from frankenlab.plans.numbers import LayerNumbers, Parts, lengths, parts, positions
-from frankenlab.plans.plan import Change, Plan, Step, from_steps
+from frankenlab.plans.plan import Change, Plan, from_steps
+from frankenlab.plans.steps import Step
 
 
 class Skip(Section):

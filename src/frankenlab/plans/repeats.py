@@ -29,7 +29,7 @@ from frankenlab.plans.numbers import (
     positions,
     scales,
 )
-from frankenlab.plans.plan import Change, Plan, Step, changed, check_steps, from_steps
+from frankenlab.plans.plan import Change, Plan, changed
 
 # Far beyond what any machine evaluates: all (i, j) of 126 layers are 8,000 plans.
 MAX_PLANS = 200_000
@@ -55,8 +55,8 @@ class Layers(Section):
     def make(self, n_layers: int) -> Iterator[Plan]:
         for times, part, scale in _ways(self.times, self.part, self.scale):
             for layer in positions(self.layer, n_layers, "layer"):
-                change = Change(layer, layer + 1, times, part, scale)
-                yield _in_place(change, n_layers) if self.in_place else change.plan(n_layers)
+                change = Change(layer, layer + 1, times, part, scale, self.in_place)
+                yield change.plan(n_layers)
 
 
 class Blocks(Section):
@@ -77,13 +77,8 @@ class Blocks(Section):
         for times, part, scale in _ways(self.times, self.part, self.scale):
             for length in lengths(self.length, n_layers):
                 for start in positions(self.start, n_layers):
-                    change = Change(start, start + length, times, part, scale)
-                    if change.stop > n_layers:
-                        yield None
-                    elif self.in_place:
-                        yield _in_place(change, n_layers)
-                    else:
-                        yield change.plan(n_layers)
+                    change = Change(start, start + length, times, part, scale, self.in_place)
+                    yield change.plan(n_layers) if change.stop <= n_layers else None
 
 
 class Rys(Section):
@@ -255,17 +250,3 @@ def _ways(times: Numbers, part: Parts, scale: Scales) -> Iterator[tuple[int, Par
 
 def _limit(length: LayerCount | float, n_layers: int) -> int:
     return lengths(length, n_layers)[0] if isinstance(length, float) else length
-
-
-def _in_place(change: Change, n_layers: int) -> Plan:
-    """Return the base with the runs of each layer, or of its part, one after the other."""
-    start, stop, times, part, scale = change
-    check_steps(n_layers + (stop - start) * (times - 1))
-    steps: list[Step] = []
-    for layer in range(n_layers):
-        added = [Step(layer, part, scale)] * (times - 1) if start <= layer < stop else []
-        if part == "attn":
-            steps += [Step(layer, "attn"), *added, Step(layer, "mlp")]
-        else:
-            steps += [Step(layer), *added]
-    return from_steps(steps, n_layers)
