@@ -2,9 +2,9 @@
 
 import pytest
 
-from frankenlab.plans.generators import Layers, Rys
 from frankenlab.plans.grid import GridPlan, expand
 from frankenlab.plans.plan import BASE, parse
+from frankenlab.plans.repeats import Layers, Rys
 from frankenlab.plans.shards import Shard, divide, shard_of
 from frankenlab.plans.trie import plan_trie
 

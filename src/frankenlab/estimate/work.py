@@ -225,23 +225,24 @@ class Workload:
     Attributes:
         counting: whether to count tokens once model and data are there, which imports lm-eval the
             first time; else what was counted before and assumptions must do.
-        grids: a model's depth -> its plans; filled when they are asked for.
+        grids: (key of a model's generators in the config, its depth) -> its plans; filled when
+            they are asked for.
     """
 
     experiment: Experiment
     counting: bool = False
-    grids: dict[int, GridWork] = field(default_factory=dict)
+    grids: dict[tuple[str, int], GridWork] = field(default_factory=dict)
     _documents: dict[tuple[str, str, Stage], Documents] = field(default_factory=dict, init=False)
 
     def model(self, name: str) -> ModelSettings:
         return self.experiment.models[name]
 
     def grid(self, model: str) -> GridWork:
-        depth = self.model(model).n_layers
-        if depth not in self.grids:
+        key = (self.experiment.generators(model)[1], self.model(model).n_layers)
+        if key not in self.grids:
             shards = self.experiment.settings.stages.search.shards
-            self.grids[depth] = GridWork(self.experiment.grid(model), shards)
-        return self.grids[depth]
+            self.grids[key] = GridWork(self.experiment.grid(model), shards)
+        return self.grids[key]
 
     def shards(self, model: str, stage: Stage) -> Collection[int]:
         """Return the numbers of a stage's shards that have a plan; only the search is divided."""

@@ -4,9 +4,10 @@
 same list of steps are one plan, and `Plan.text` is the canonical one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 from frankenlab.io.errors import UserError, excerpt
@@ -45,18 +46,40 @@ class Plan:
         return sum(step.depth for step in self.steps)
 
     @cached_property
+    def edit(self) -> tuple[int, int, tuple[Step, ...]]:
+        """Return (start, stop, steps): the plan is the base with `steps` instead of its layers
+        from `start` to just before `stop`. No window begins before `start`."""
+        whole, n_steps = _whole(self.n_layers), len(self.steps)
+        most = min(n_steps, self.n_layers)
+        start = next((i for i in range(most) if self.steps[i] != whole[i]), most)
+        alike = range(1, most - start + 1)
+        after = next((i - 1 for i in alike if self.steps[-i] != whole[-i]), most - start)
+        windows = (i + 1 - step.span for i, step in enumerate(self.steps) if step.span > 1)
+        start = min(start, *windows, self.n_layers)
+        return start, self.n_layers - after, self.steps[start : n_steps - after]
+
+    @cached_property
+    def changes(self) -> "tuple[Change, ...] | None":
+        """Return the ranges of layers that run more or less often than in the base, in order.
+
+        None if the plan is more than the base with such changes of ranges that do not overlap, and
+        for ranges whose layers run again at their places.
+        """
+        found = tuple(_changes(self))
+        apart = all(one.stop <= other.start for one, other in pairwise(found))
+        return found if apart and changed(found, self.n_layers).steps == self.steps else None
+
+    @cached_property
     def change(self) -> "Change | None":
         """Return the one range of layers whose number of runs sets the plan apart from the base.
 
-        `0:20,10:30` is (10, 20, 2, "block", 1.0), `0:10,8:10x2@attn*0.5,10:30` is (8, 10, 3,
-        "attn", 0.5), and `0:5,7:30` is (5, 7, 0, "block", 1.0): layers 5 and 6 are left out. The
-        base and every other plan have None.
+        `0:20,10:30` is (10, 20, 2, "block", 1.0, False), `0:10,8:10x2@attn*0.5,10:30` is (8, 10, 3,
+        "attn", 0.5, False), and `0:5,7:30` is (5, 7, 0, "block", 1.0, False): layers 5 and 6 are
+        left out. The base and every other plan have None.
         """
-        whole = _whole(self.n_layers)
-        pairs = enumerate(zip(self.steps, whole, strict=False))
-        alike = min(len(self.steps), len(whole))
-        first = next((place for place, (own, step) in pairs if own != step), alike)
-        found = _left_out(self, first) or _run_again(self, first)
+        if self.changes is not None and len(self.changes) < 2:
+            return self.changes[0] if self.changes else None
+        found = _in_place(self)
         return found if found and found.plan(self.n_layers).steps == self.steps else None
 
     @property
@@ -66,7 +89,7 @@ class Plan:
         RYS's (i, j) is the loop (i, j, 2). The base and every other plan have None.
         """
         change = self.change
-        if change is None or change.times < 2 or change[3:] != ("block", 1.0):
+        if change is None or change.times < 2 or change[3:] != ("block", 1.0, False):
             return None
         return change[:3]
 
@@ -98,7 +121,8 @@ class Change(NamedTuple):
     """A range of layers, or a part of each, that runs `times` times where the base runs it once.
 
     The runs after the first follow the whole range and add `scale` times their update; with
-    `times` 0 the range, or the part of each of its layers, is left out.
+    `times` 0 the range, or the part of each of its layers, is left out. With `in_place` each layer
+    runs again before the next one runs, and its attention before its MLP.
     """
 
     start: int
@@ -106,6 +130,7 @@ class Change(NamedTuple):
     times: int
     part: str = "block"
     scale: float = 1.0
+    in_place: bool = False
 
     def plan(self, n_layers: int) -> Plan:
         """Return the base with this change.
@@ -113,17 +138,44 @@ class Change(NamedTuple):
         Raises:
             UserError: it would run more than `MAX_STEPS` layers, or none.
         """
-        start, stop, times, part, scale = self
-        layers = _whole(n_layers)
-        if times == 0:
-            left = [_whole(n_layers, other)[start:stop] for other in PARTS[1:] if other != part]
-            kept = layers[:start] + (left[0] if part != "block" else ()) + layers[stop:]
-            if not kept:
-                raise UserError(f"a plan without the layers {start}:{stop} would run no layer")
-            return Plan(kept, n_layers)
-        _check_steps(n_layers + (stop - start) * (times - 1))
-        again = _whole(n_layers, part, scale)[start:stop] * (times - 1)
-        return Plan(layers[:stop] + again + layers[stop:], n_layers)
+        return changed([self], n_layers)
+
+
+def changed(changes: Iterable[Change], n_layers: int) -> Plan:
+    """Return the base with changes of ranges that do not overlap.
+
+    Raises:
+        UserError: it would run more than `MAX_STEPS` layers, or none.
+    """
+    changes = sorted(changes, reverse=True)
+    _check_steps(n_layers + sum((c.stop - c.start) * max(c.times - 1, 0) for c in changes))
+    steps = list(_whole(n_layers))
+    # The last is made first: the places of the others stay.
+    for start, stop, times, part, scale, in_place in changes:
+        again = _whole(n_layers, part, scale)
+        if times and in_place:
+            steps[start:stop] = [
+                step
+                for layer in range(start, stop)
+                for step in _repeated(layer, [again[layer]] * (times - 1))
+            ]
+        elif times:
+            steps[stop:stop] = again[start:stop] * (times - 1)
+        else:
+            other = "mlp" if part == "attn" else "attn"
+            steps[start:stop] = () if part == "block" else _whole(n_layers, other)[start:stop]
+    if not steps:
+        raise UserError(f"a plan without all {n_layers} layers would run none")
+    return Plan(tuple(steps), n_layers)
+
+
+def _repeated(layer: int, again: Sequence[Step]) -> list[Step]:
+    """Return the canonical steps of one layer with more runs at its place."""
+    if not again or again[0].part != "attn":
+        return [Step(layer), *again]
+    if again[0].scale == 1:
+        return [*again, Step(layer)]
+    return [Step(layer, "attn"), *again, Step(layer, "mlp")]
 
 
 class Window(NamedTuple):
@@ -167,30 +219,49 @@ def looped(start: int, stop: int, times: int, n_layers: int) -> Plan:
     return Change(start, stop, times).plan(n_layers)
 
 
-def _left_out(plan: Plan, first: int) -> Change | None:
-    """Return what a plan leaves out from the step `first` on, if it leaves one range out.
+def _changes(plan: Plan) -> Iterator[Change]:
+    """Yield the changes that make the plan from its base, as far as there are any that do."""
+    steps, whole = plan.steps, _whole(plan.n_layers)
+    place = layer = 0  # of the plan's next step, and of the base's
+    while place < len(steps):
+        step = steps[place]
+        start = layer
+        if step.layer < layer:
+            again = _whole(plan.n_layers, step.part, step.scale)[step.layer : layer]
+            times = 1
+            while steps[place : place + len(again)] == again:
+                place, times = place + len(again), times + 1
+            if times == 1:
+                return
+            yield Change(step.layer, layer, times, step.part, step.scale)
+        elif step.layer > layer:
+            layer = step.layer
+            yield Change(start, layer, 0)
+        elif step == whole[layer]:
+            place, layer = place + 1, layer + 1
+        else:
+            while layer < plan.n_layers and steps[place : place + 1] == (Step(layer, step.part),):
+                place, layer = place + 1, layer + 1
+            if layer == start:
+                return
+            yield Change(start, layer, 0, "mlp" if step.part == "attn" else "attn")
+    if layer < plan.n_layers:
+        yield Change(layer, plan.n_layers, 0)
 
-    The plan's steps before `first` are the base's.
-    """
-    rest = plan.steps[first:]
-    if len(plan.steps) < plan.n_layers:
-        return Change(first, rest[0].layer if rest else plan.n_layers, 0)
-    if not rest or rest[0].layer != first or rest[0].part == "block":
-        return None
-    kept = rest[0].part
-    count = next((i for i, step in enumerate(rest) if step.part != kept), len(rest))
-    return Change(first, first + count, 0, "mlp" if kept == "attn" else "attn")
 
-
-def _run_again(plan: Plan, first: int) -> Change | None:
-    """Return what a plan runs again from the step `first` on, if it runs one range again."""
-    extra = len(plan.steps) - plan.n_layers
-    if extra <= 0:
+def _in_place(plan: Plan) -> Change | None:
+    """Return the change at their place that would explain a plan's steps, if there is one."""
+    layers = [step.layer for step in plan.edit[2]]
+    if not layers:
         return None
-    start, part, scale = plan.steps[first].layer, plan.steps[first].part, plan.steps[first].scale
-    if start >= first or extra % (first - start):
+    start, stop = min(layers), max(layers) + 1
+    counts = [sum(part in step.parts for step in plan.steps) for part in PARTS[1:]]
+    extra = max(counts) - plan.n_layers
+    if extra <= 0 or extra % (stop - start):
         return None
-    return Change(start, first, 1 + extra // (first - start), part, scale)
+    part = "block" if counts[0] == counts[1] else PARTS[1 + counts.index(max(counts))]
+    scale = next((step.scale for step in plan.steps if step.scale != 1), 1.0)
+    return Change(start, stop, 1 + extra // (stop - start), part, scale, in_place=True)
 
 
 @cache
