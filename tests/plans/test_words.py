@@ -38,6 +38,11 @@ from frankenlab.plans.words import layer_counts, words
         ("0:4,7,6,5,4,8:30", "layers 4–7 in reverse order"),
         ("0:4,6,4,7,5,8:30", "layers 4–7 in another order"),
         ("0:4,4@mlp,4@attn,5:30", "31 steps in another order"),
+        ("0:10,(10:14)x3*0.5,14:30", "layers 10–13 three times, each pass damped by 0.5"),
+        ("0:10,10x2*0.5,11:30", "layer 10 twice, each pass damped by 0.5"),
+        ("0:10,(10:13)*0.3333333333333333,13:30", "layers 10–12 once, damped by 0.333"),
+        ("0:14,(10:14)*0.5,14:30", "layers 10–13 twice, with windows damped by 0.5"),
+        ("0:10,(10:14)*0.5,(14:18)*2,18:30", "each layer once, with damped windows"),
     ],
 )
 def test_a_plan_is_said_in_words(text, expected):

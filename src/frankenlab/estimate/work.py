@@ -193,6 +193,24 @@ class GridWork:
         """Hidden states that are alive at once in a sweep of all plans."""
         return live_states(plan_trie(item.plan for item in self.grid.plans))
 
+    def states_of(self, plans: int) -> int:
+        """Return the most hidden states alive at once in a sweep of so many plans of the grid.
+
+        Every state that waits has a plan to come, and with it those that a window goes back to; all
+        of them are on the path of one plan.
+        """
+        return 1 + min(plans * self._reach, self._longest + 1)
+
+    @cached_property
+    def _reach(self) -> int:
+        """Most states that a step goes back: the steps of the longest damped window."""
+        return max(step.span for item in self.grid.plans for step in item.plan.steps)
+
+    @cached_property
+    def _longest(self) -> int:
+        """Most steps of a plan."""
+        return max(len(item.plan.steps) for item in self.grid.plans)
+
     @cached_property
     def occurrences(self) -> int:
         """Most occurrences of a plan that attend, and so have a KV cache."""

@@ -23,6 +23,7 @@ from frankenlab.plans.repeats import (
     Rys,
     Spread,
 )
+from frankenlab.plans.windows import Windows
 
 
 class Explicit(Section):
@@ -47,6 +48,7 @@ Generator = Annotated[
     | Skip
     | Swap
     | Reverse
+    | Windows
     | Explicit,
     Field(discriminator="generator"),
 ]

@@ -20,9 +20,13 @@ def words(plan: Plan) -> str:
     """
     if plan.text == BASE:
         return "the unmodified model"
+    if plan.window:
+        start, stop, times, beta = plan.window
+        passes = "each pass " if times > 1 else ""
+        return f"{_layers(range(start, stop))} {_times(times)}, {passes}damped by {beta:.3g}"
     repeats = _repeats(plan) if plan.changes is None else _ranges(plan.changes)
     said = [*repeats, *_omitted(plan)] or [_order(plan)]
-    return ", ".join(said) + _scales(plan)
+    return ", ".join(said) + _scales(plan) + _windows(plan)
 
 
 def layer_counts(plan: Plan) -> list[float]:
@@ -101,6 +105,8 @@ def _order(plan: Plan) -> str:
     """Return a phrase for the order of layers that each run once."""
     start, stop, steps = plan.edit
     layers, whole = [step.layer for step in steps], list(range(start, stop))
+    if layers == whole:
+        return "each layer once"
     if any(step.part != "block" for step in steps) or sorted(layers) != whole:
         return f"{len(plan.steps)} steps in another order"
     first = stop - layers[0]
@@ -113,12 +119,21 @@ def _order(plan: Plan) -> str:
 
 
 def _scales(plan: Plan) -> str:
-    scales = sorted({step.scale for step in plan.steps if step.scale != 1.0})
+    scales = sorted({step.scale for step in plan.steps if step.scale != 1.0 and step.span == 1})
     if not scales:
         return ""
     if len(scales) == 1:
         return f", with updates scaled by {scales[0]:g} where it repeats"
     return ", with scaled updates"
+
+
+def _windows(plan: Plan) -> str:
+    scales = {step.scale for step in plan.steps if step.span > 1}
+    if not scales:
+        return ""
+    if len(scales) == 1:
+        return f", with windows damped by {scales.pop():.3g}"
+    return ", with damped windows"
 
 
 def _part_counts(plan: Plan) -> dict[str, Counter[int]]:

@@ -54,6 +54,7 @@ GROUPS = {
     "skip": ("triangle-left", "left out"),
     "swap": ("wedge", "swapped"),
     "reverse": ("arrow", "in reverse order"),
+    "window": ("M-1,-0.6H1V0.6H-1Z", "damped window"),
     "other": ("triangle-right", "other"),
 }
 PLAN, DROPPED = "#66717f", "#c3c9d1"
