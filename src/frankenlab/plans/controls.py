@@ -34,11 +34,12 @@ def equal_cost_controls(plan: Plan, count: int, seed: int) -> list[Plan]:
 
 def _added(plan: Plan) -> tuple[int, str, float]:
     """Return how many steps a plan adds to its base, their part and scale; or the whole layers that
-    it is deeper, where it adds several kinds or leaves something out."""
+    it is deeper, where it adds several kinds, damps windows or leaves something out."""
     own, whole = Counter(plan.steps), Counter(base(plan.n_layers).steps)
     added = own - whole
     kinds = {(step.part, step.scale) for step in added}
-    if len(kinds) == 1 and not whole - own:
+    windows = any(step.span > 1 for step in added)
+    if len(kinds) == 1 and not windows and not whole - own:
         return (added.total(), *kinds.pop())
     return round(plan.depth) - plan.n_layers, "block", 1.0
 

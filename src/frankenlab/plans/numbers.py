@@ -7,7 +7,7 @@ rounds up), and at least one. A block whose start and length add up to 1.0 or le
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -20,62 +20,66 @@ from frankenlab.plans.steps import MAX_LAYERS, MAX_SCALE, MAX_STEPS, MIN_SCALE, 
 _ROUNDING = 1e-9
 
 
-def _one_error(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """Raise one error where each member of a union would have its own."""
-    try:
-        return check(value)
-    except ValidationError:
-        raise PydanticCustomError("numbers", "none of these") from None
+def _one_error(allowed: str) -> WrapValidator:
+    """Return what raises one error, with what is allowed, where each member of a union would have
+    its own."""
+
+    def check(value: Any, union: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return union(value)
+        except ValidationError:
+            raise PydanticCustomError("none_of_these", "{allowed}", {"allowed": allowed}) from None
+
+    return WrapValidator(check)
 
 
+# A list becomes a tuple, so that a generator can be the key of a cache.
+_Several = Field(min_length=1, max_length=MAX_STEPS, strict=False)
 _Number = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Range = Annotated[str, Field(pattern="^[0-9]+:[0-9]+(:[0-9]+)?$")]
-# A list becomes a tuple, so that a generator can be the key of a cache.
-_Several = Field(min_length=1, max_length=MAX_STEPS, strict=False)
-_RANGE = '"start:stop[:step]" as in Python.'
+_RANGE = 'a list of these, or "start:stop[:step]" as in Python'
 
+_NUMBERS = f"a number from 0 to {MAX_STEPS:,}, {_RANGE}"
 Numbers = Annotated[
     _Number | Annotated[tuple[_Number, ...], _Several] | _Range,
-    WrapValidator(_one_error),
-    Field(description=f"A number from 0 to {MAX_STEPS:,}, a list of such numbers, or {_RANGE}"),
+    _one_error(_NUMBERS),
+    Field(description=_NUMBERS),
 ]
+
+_LAYER_NUMBERS = (
+    f"a whole number from 0 to {MAX_STEPS:,}, a share of the depth from 0.0 to 1.0, {_RANGE}"
+)
 # Of layers: positions or lengths.
 LayerNumbers = Annotated[
     _Number | _Share | Annotated[tuple[_Number | _Share, ...], _Several] | _Range,
-    WrapValidator(_one_error),
-    Field(
-        description=f"A whole number from 0 to {MAX_STEPS:,}, a share of the depth from 0.0 to "
-        f"1.0, a list of these, or {_RANGE}"
-    ),
+    _one_error(_LAYER_NUMBERS),
+    Field(description=_LAYER_NUMBERS),
 ]
+
 LayerCount = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
+_LENGTH = f"a number of layers from 1 to {MAX_LAYERS:,}, a share of the depth above 0.0 up to 1.0"
 Length = Annotated[
     LayerCount | Annotated[float, Field(gt=0, le=1)],
-    WrapValidator(_one_error),
-    Field(
-        description=f"A number of layers from 1 to {MAX_LAYERS:,}, or a share of the depth above "
-        "0.0 and up to 1.0."
-    ),
+    _one_error(_LENGTH),
+    Field(description=_LENGTH),
 ]
 
 Part = Literal["block", "attn", "mlp"]
+_PARTS = "block, attn, mlp, a list of these"
 Parts = Annotated[
-    Part | Annotated[tuple[Part, ...], Field(min_length=1, max_length=3, strict=False)],
-    WrapValidator(_one_error),
-    Field(description="block, attn or mlp, or a list of these."),
+    Part | Annotated[tuple[Part, ...], _Several], _one_error(_PARTS), Field(description=_PARTS)
 ]
+
 _Scale = (
     Annotated[float, Field(ge=MIN_SCALE, le=MAX_SCALE)]
     | Annotated[float, Field(ge=-MAX_SCALE, le=-MIN_SCALE)]
 )
+_SCALES = f"a number from {MIN_SCALE:g} to {MAX_SCALE:g} in size, above or below 0, a list of these"
 Scales = Annotated[
-    _Scale | Annotated[tuple[_Scale, ...], Field(min_length=1, max_length=1000, strict=False)],
-    WrapValidator(_one_error),
-    Field(
-        description="A number that is not 0, or a list of these, in size from "
-        f"{MIN_SCALE:g} to {MAX_SCALE:g}."
-    ),
+    _Scale | Annotated[tuple[_Scale, ...], _Several],
+    _one_error(_SCALES),
+    Field(description=_SCALES),
 ]
 
 
@@ -102,7 +106,7 @@ def positions(value: LayerNumbers | None, n_layers: int, name: str = "start") ->
     """Return the layers that a config means, for a model of `n_layers` layers; None means all.
 
     Raises:
-        UserError: the model lacks one of them.
+        UserError: the model lacks one of them, or there is none.
     """
     if value is None:
         return range(n_layers)
@@ -110,7 +114,7 @@ def positions(value: LayerNumbers | None, n_layers: int, name: str = "start") ->
         min(math.floor(item * n_layers + _ROUNDING), n_layers - 1)
         if isinstance(item, float)
         else item
-        for item in _items(value)
+        for item in _items(value, name)
     ]
     wrong = next((layer for layer in found if layer >= n_layers), None)
     if wrong is not None:
@@ -124,11 +128,11 @@ def lengths(
     """Return the numbers of layers that a config means, for a model of `n_layers` layers.
 
     Raises:
-        UserError: one is below `least` or more than the model has.
+        UserError: one is below `least` or more than the model has, or there is none.
     """
     found = [
         max(1, math.floor(item * n_layers + 0.5 + _ROUNDING)) if isinstance(item, float) else item
-        for item in _items(value)
+        for item in _items(value, name)
     ]
     wrong = next((length for length in found if not least <= length <= n_layers), None)
     if wrong is not None:
@@ -140,10 +144,10 @@ def counts(value: Numbers) -> Sequence[int]:
     """Return how many times something runs.
 
     Raises:
-        UserError: one is 0.
+        UserError: one is 0, or there is none.
     """
-    times = numbers(value)
-    if min(times, default=1) < 1:
+    times = _items(value, "times")
+    if min(times) < 1:
         raise UserError("times must be 1 or more")
     return times
 
@@ -158,5 +162,13 @@ def scales(value: Scales) -> Sequence[float]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def _items(value: LayerNumbers) -> Iterable[int | float]:
-    return [value] if isinstance(value, float) else numbers(value)  # type: ignore[arg-type]
+def _items(value: Any, name: str) -> Sequence[Any]:
+    """Return the numbers of a key.
+
+    Raises:
+        UserError: there is none. Thousands of combinations with nothing would be tried in vain.
+    """
+    found = [value] if isinstance(value, float) else numbers(value)
+    if not found:
+        raise UserError(f'{name} "{value}" has no numbers')
+    return found

@@ -182,15 +182,15 @@ class MultiBlock(Section):
     scale: Scales = 1.0
 
     def make(self, n_layers: int) -> Iterator[Plan]:
-        for times, part, scale in _ways(self.times, self.part, self.scale):
-            for length in lengths(self.length, n_layers):
-                starts = [s for s in positions(self.start, n_layers) if s + length <= n_layers]
-                placed = disjoint(starts, length, self.blocks, self.count, self.seed)
-                if not placed:
-                    raise UserError(
-                        f"{self.blocks} blocks of length {length} do not fit into the model's "
-                        f"{n_layers} layers without an overlap"
-                    )
+        for length in lengths(self.length, n_layers):
+            starts = [s for s in positions(self.start, n_layers) if s + length <= n_layers]
+            placed = disjoint(starts, length, self.blocks, self.count, self.seed)
+            if not placed:
+                raise UserError(
+                    f"{self.blocks} blocks of length {length} do not fit into the model's "
+                    f"{n_layers} layers without an overlap"
+                )
+            for times, part, scale in _ways(self.times, self.part, self.scale):
                 for chosen in placed:
                     blocks = [Change(start, start + length, times, part, scale) for start in chosen]
                     yield changed(blocks, n_layers)
