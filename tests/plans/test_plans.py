@@ -127,7 +127,7 @@ def test_only_attention_followed_by_the_same_layers_mlp_is_a_block(text):
         ("(0,1:5)*2", 5, "5 is too large, at most 4"),
         ("(1:3)x0*2", 6, "times must be 1 or more"),
         ("(1:3)*0", 6, "finite and not 0"),
-        ("0,(0:4)x2500*2", 9, "at most 10,000 layers"),
+        ("0,(0:4)x2500*2", 8, "at most 10,000 layers"),
     ],
 )
 def test_a_wrong_plan_is_refused_with_a_caret_under_the_fault(text, caret, reason):

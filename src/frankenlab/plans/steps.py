@@ -168,9 +168,11 @@ class _Reader:
     def window(self, item: str, place: int) -> tuple[Step, ...]:
         match = _WINDOW.match(item)
         if not match:
-            inner = item.find("(", 1)
-            what = "no window stands inside another" if inner > 0 else "this is never closed"
-            raise self.fault(place + max(inner, 0), what)
+            inner = self.text.find("(", place + 1)
+            if inner < 0:
+                raise self.fault(place, "this is never closed")
+            what = "the window before this is not closed, and no window stands inside another"
+            raise self.fault(inner, what)
         if match.end() != len(item):
             allowed = 'after a window come "x" times and "*" scale, in this order'
             raise self.fault(place + match.end(), f"unexpected text; {allowed}")
