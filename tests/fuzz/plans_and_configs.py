@@ -73,6 +73,21 @@ VALUES: tuple[Any, ...] = (
     "2020-01-01", b"bytes", "{{ 7 * 7 }}", "!function a.b", "&a", "*a", "<<",
 )  # fmt: skip
 
+# Every key of the generators that the shipped configs do without.
+GENERATORS: list[Any] = [
+    {"generator": "layer", "layer": [0.0, 0.5], "part": ["attn", "mlp"], "scale": [0.5, 1.0]},
+    {"generator": "block", "start": 0.2, "length": 0.1, "part": "attn", "in_place": True},
+    {"generator": "rys", "min_length": 0.4, "max_length": 0.5, "part": "mlp"},
+    {"generator": "depth_up_scaling", "drop": [0.1, 2], "part": "attn"},
+    {"generator": "random_block", "length": 3, "count": 4, "seed": 2, "scale": -0.5},
+    {"generator": "multi_block", "blocks": 3, "start": "0:20:2", "length": 2, "count": 5},
+    {"generator": "spread", "length": [1, 0.2], "times": 3},
+    {"generator": "window", "start": 0.3, "length": 0.1, "times": [1, 2], "beta": 0.5},
+    {"generator": "skip", "length": [1, 0.1], "part": "mlp"},
+    {"generator": "swap", "length": 2},
+    {"generator": "reverse", "start": [0.1, 5], "length": 3},
+]
+
 LINES = (
     "experiment: again", "? [a]\n: b", "x: &a [*a]", "y: {<<: *nothing}", "\tz: 1", "- 1", "---",
     "...", "z: !!python/object/apply:os.getcwd []", "w: 2001-13-99", "v: 0x" + "f" * 6000,
@@ -185,6 +200,9 @@ def random_config(draw: random.Random) -> bytes:
     kind = draw.random()
     if kind < 0.7:
         value = yaml.safe_load(text)
+        if draw.random() < 0.3:
+            model = draw.choice(list(value["models"].values()))
+            draw.choice((value, model))["plans"] = deepcopy(draw.sample(GENERATORS, 4))
         for _ in range(draw.choice((1, 1, 1, 2, 4))):
             value = mutated(draw, value) if isinstance(value, dict | list) else value
         text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)

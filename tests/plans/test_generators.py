@@ -57,7 +57,7 @@ def frankens(*generators, n_layers=4) -> list[Plan]:
         (DepthUpScaling(drop=3, part="attn"), ["0,1:3@mlp,3"]),
         (Spread(length=2), ["0x2,1,2x2,3"]),
         (Spread(length=2, times=3, part="mlp"), ["0,0@mlp,1,1@mlp,2,2@mlp,3,3@mlp"]),
-        (Spread(length=0.75, times=3), ["0x2,1x3,2x2,3x3"]),
+        (Spread(length=0.75, times=3), ["0x3,1x2,2x3,3x2"]),
         (MultiBlock(length=1, start=[0, 1, 3], count=9),
          ["0x2,1x2,2:4", "0x2,1:4,3", "0:2,1:4,3"]),
         (MultiBlock(length=2, count=9, part="attn"), ["0:2,0:2@attn,2:4,2:4@attn"]),

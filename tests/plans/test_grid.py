@@ -64,7 +64,7 @@ def test_an_empty_grid_is_refused(generators):
             "3 blocks of length 2 do not fit into the model's 4",
         ),
         (MultiBlock(length=1, start=[2, 4], count=9), "start 4: the model has 4 layers"),
-        (Skip(length=4), "length 4 leaves nothing of the 4 layers"),
+        (Skip(length=4), "length 4 leaves nothing of the model's 4 layers"),
         (Swap(length=5), "length 5: the model has 4 layers"),
         (Reverse(length=2, start=7), "start 7: the model has 4 layers"),
         (RandomBlocks(length=5, count=1), "length 5: the model has 4"),
@@ -116,9 +116,9 @@ def test_the_messages_name_the_key_that_has_the_grid():
 
 def test_many_plans_that_are_there_already_have_one_notice():
     few, many = Layers(layer=[0.1, 0.2, 0.3]), Layers(layer=[i / 10 for i in range(10)])
-    assert list(notices(expand([few], 4))) == ["plan 0x2,1:4 (layer) is there already"]
+    assert list(notices(expand([few], 4))) == ["plan 0,0:4 (layer) is there already"]
     assert list(notices(expand([many], 4))) == [
-        "6 plans of layer are there already; the first, 0x2,1:4, is there already"
+        "6 plans of layer are there already; the first, 0,0:4, is there already"
     ]
 
 

@@ -280,10 +280,14 @@ def test_plans_that_loop_no_block_say_so(text):
     st.integers(0, 4),
     st.sampled_from(PARTS),
     st.sampled_from([1.0, 0.5, -2.0]),
+    st.booleans(),
 )
-def test_every_change_of_one_range_is_recognized(start, length, times, part, scale):
+def test_every_change_of_one_range_is_recognized(start, length, times, part, scale, in_place):
     change = Change(start, min(start + length, 5), times, part, scale if times else 1.0)
     assume(times != 1 and (times or part != "block" or change[:2] != (0, 5)))
+    # The runs of one layer, or of its MLP, follow each other anyway.
+    several = change.stop > change.start + 1 or part == "attn"
+    change = change._replace(in_place=in_place and several and times > 1)
     plan = change.plan(5)
     assert plan.change == change
     assert from_steps(plan.steps, 5) == plan
@@ -299,11 +303,13 @@ def test_a_change_gives_the_plan_back(steps):
     ("text", "change"),
     [
         ("base", None),
-        ("0:3,1:4", (1, 3, 2, "block", 1)),
-        ("0:3,1:3x2@attn*0.5,3", (1, 3, 3, "attn", 0.5)),
-        ("0,2:4", (1, 2, 0, "block", 1)),
-        ("0:2", (2, 4, 0, "block", 1)),
-        ("0,1@mlp,2:4", (1, 2, 0, "attn", 1)),
+        ("0:3,1:4", (1, 3, 2, "block", 1, False)),
+        ("0:3,1:3x2@attn*0.5,3", (1, 3, 3, "attn", 0.5, False)),
+        ("0,2:4", (1, 2, 0, "block", 1, False)),
+        ("0:2", (2, 4, 0, "block", 1, False)),
+        ("0,1@mlp,2:4", (1, 2, 0, "attn", 1, False)),
+        ("0,1@attn,1:4", (1, 2, 2, "attn", 1, True)),
+        ("0,1x2,2x2,3", (1, 3, 2, "block", 1, True)),
         ("0:3,1:3@attn,2:4", None),
         ("0,1*0.5,2:4", None),
         ("0,2:4,3", None),

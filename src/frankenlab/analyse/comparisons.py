@@ -196,7 +196,7 @@ def with_shapes(table: pd.DataFrame, depths: Mapping[str, int]) -> pd.DataFrame:
     changes = [plan.change or (None,) * len(Change._fields) for plan in plans]
     shapes = pd.DataFrame(changes, columns=Change._fields, index=table.index)
     types: dict[str, Any] = dict.fromkeys(("start", "stop", "times"), "Int64")
-    types |= {"part": object, "scale": float, "in_place": "boolean"}
+    types |= {"part": "str", "scale": float, "in_place": "boolean"}
     return table.assign(
         depth=[plan.depth for plan in plans],
         relative_depth=[plan.depth / plan.n_layers for plan in plans],

@@ -23,7 +23,8 @@ def equal_cost_controls(plan: Plan, count: int, seed: int) -> list[Plan]:
     shifts = [by for by in range(-first, plan.n_layers - last + 1) if by]
     draw = random.Random(seed)
     length, part, scale = _added(plan)
-    if len(shifts) < count and plan.change is None and 1 <= length <= plan.n_layers:
+    one = plan.change or plan.window
+    if len(shifts) < count and not one and 1 <= length <= plan.n_layers:
         starts = range(plan.n_layers - length + 1)
         return [
             Change(first, first + length, 2, part, scale).plan(plan.n_layers)

@@ -1,6 +1,6 @@
 """Generators of plans that run no layer again: what duplication is to be compared with."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from frankenlab.io.errors import UserError
@@ -45,12 +45,8 @@ class Swap(Section):
     def make(self, n_layers: int) -> Iterator[Plan | None]:
         """Yield the plans; None where the second block reaches past the last layer."""
         for length in lengths(self.length, n_layers):
-            yield from _reordered(
-                positions(self.start, n_layers),
-                2 * length,
-                lambda block, half=length: [*block[half:], *block[:half]],
-                n_layers,
-            )
+            order = [*range(length, 2 * length), *range(length)]
+            yield from _reordered(positions(self.start, n_layers), order, n_layers)
 
 
 class Reverse(Section):
@@ -64,23 +60,18 @@ class Reverse(Section):
     def make(self, n_layers: int) -> Iterator[Plan | None]:
         """Yield the plans; None for a block that reaches past the last layer."""
         for length in lengths(self.length, n_layers):
-            yield from _reordered(
-                positions(self.start, n_layers), length, lambda block: block[::-1], n_layers
-            )
+            order = range(length)[::-1]
+            yield from _reordered(positions(self.start, n_layers), order, n_layers)
 
 
-def _reordered(
-    starts: Sequence[int],
-    length: int,
-    order: Callable[[Sequence[int]], Sequence[int]],
-    n_layers: int,
-) -> Iterator[Plan | None]:
-    """Yield the base with `length` layers from each start in another order, None where they reach
-    past the last layer."""
+def _reordered(starts: Sequence[int], order: Sequence[int], n_layers: int) -> Iterator[Plan | None]:
+    """Yield the base with the layers from each start in another order, None where they reach past
+    the last layer.
+
+    Args:
+        order: of the layers, counted from their start.
+    """
     for start in starts:
-        stop = start + length
-        if stop > n_layers:
-            yield None
-            continue
-        layers = [*range(start), *order(range(start, stop)), *range(stop, n_layers)]
-        yield from_steps(map(Step, layers), n_layers)
+        stop = start + len(order)
+        layers = [*range(start), *(start + place for place in order), *range(stop, n_layers)]
+        yield from_steps(map(Step, layers), n_layers) if stop <= n_layers else None

@@ -144,8 +144,8 @@ class RandomBlocks(Section):
 
 
 class Spread(Section):
-    """As many added layers as a block of `length` layers that runs `times` times, evenly over the
-    depth, each after its own layer: what a block's cost buys without a choice of layers."""
+    """The cost of a block of `length` layers that runs `times` times, spent without a choice of
+    layers: as many added runs, evenly over the depth, each after its own layer."""
 
     generator: Literal["spread"] = "spread"
     length: LayerNumbers
