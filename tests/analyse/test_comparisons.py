@@ -123,12 +123,15 @@ def test_documents_of_one_cluster_count_as_one():
     assert together["p"] > alone["p"]
 
 
-def test_shapes_name_the_loop_of_a_plan():
-    table = pd.DataFrame({"plan": ["base", "0:3,1:4", "0:4,2@attn"], "model": "m"})
-    shaped = with_shapes(table, {"m": 4})
-    assert shaped["start"].tolist() == [pd.NA, 1, pd.NA]
-    assert shaped["times"].tolist() == [pd.NA, 2, pd.NA]
-    assert shaped["depth"].tolist() == [4, 6, 4.5]
+def test_shapes_name_the_range_that_a_plan_changes():
+    plans = ["base", "0:3,1:4", "0:3,2@attn*0.5,3", "0,2:4", "3,0"]
+    shaped = with_shapes(pd.DataFrame({"plan": plans, "model": "m"}), {"m": 4})
+    assert shaped["start"].tolist() == [pd.NA, 1, 2, 1, pd.NA]
+    assert shaped["stop"].tolist() == [pd.NA, 3, 3, 2, pd.NA]
+    assert shaped["times"].tolist() == [pd.NA, 2, 2, 0, pd.NA]
+    assert shaped["part"].fillna("").tolist() == ["", "block", "attn", "block", ""]
+    assert shaped["scale"].fillna(-1).tolist() == [-1, 1, 0.5, 1, -1]
+    assert shaped["depth"].tolist() == [4, 6, 4.5, 3, 2]
 
 
 def test_pairs_compare_within_and_across_models_on_common_documents():

@@ -5,6 +5,7 @@ from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.effects import (
     layer_effects,
     layer_effects_finding,
+    loops,
     repetition_effect,
     repetition_effect_finding,
 )
@@ -40,6 +41,14 @@ def repetitions(*rows: tuple) -> dict[str, pd.DataFrame]:
     """The table `repetitions` of these (task, times, effect, low, high)."""
     table = pd.DataFrame(rows, columns=["task", "times", "effect", "low", "high"])
     return {"repetitions": table.assign(**WHERE, unit="points", blocks=5, n=100)}
+
+
+@pytest.mark.parametrize("other", [{"part": "attn"}, {"scale": 0.5}, {"in_place": True}])
+def test_loops_are_whole_layers_that_repeat_as_they_are(tables, other):
+    changed = altered(tables, 5, **other)
+    before, after = (loops(t["comparisons"], **WHERE) for t in (tables, changed))
+    gone = before.loc[before.index.difference(after.index)]
+    assert set(zip(gone["start"], gone["length"], gone["times"], strict=True)) == {(5, 1, 2)}
 
 
 @pytest.mark.slow

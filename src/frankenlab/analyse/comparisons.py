@@ -16,7 +16,7 @@ from frankenlab.analyse import paired_tests
 from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
 from frankenlab.analyse.paired_effects import PairedEffects, paired_effects
 from frankenlab.analyse.settings import Statistics
-from frankenlab.plans.plan import BASE, parse
+from frankenlab.plans.plan import BASE, Change, parse
 
 INTERVAL = ["low", "high"]
 
@@ -186,18 +186,21 @@ def _value_error(measured: Outcomes, plan: str, metric: str) -> float:
 
 
 def with_shapes(table: pd.DataFrame, depths: Mapping[str, int]) -> pd.DataFrame:
-    """Add depth, relative_depth and the loop (start, stop, times) of each row's plan.
+    """Add depth, relative_depth and the one range that each row's plan runs again or leaves out:
+    start, stop, times (0 if it is left out), part, scale and in_place.
 
     Args:
         depths: model -> its number of layers.
     """
     plans = [parse(t, depths[m]) for t, m in zip(table["plan"], table["model"], strict=True)]
-    loops = [plan.loop or (None, None, None) for plan in plans]
-    shapes = pd.DataFrame(loops, columns=["start", "stop", "times"], index=table.index)
+    changes = [plan.change or (None,) * len(Change._fields) for plan in plans]
+    shapes = pd.DataFrame(changes, columns=Change._fields, index=table.index)
+    types: dict[str, Any] = dict.fromkeys(("start", "stop", "times"), "Int64")
+    types |= {"part": "str", "scale": float, "in_place": "boolean"}
     return table.assign(
         depth=[plan.depth for plan in plans],
         relative_depth=[plan.depth / plan.n_layers for plan in plans],
-        **{name: shapes[name].astype("Int64") for name in shapes},
+        **{name: shapes[name].astype(types[name]) for name in shapes},
     )
 
 
