@@ -9,7 +9,7 @@ from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.controls import against_controls
 from frankenlab.analyse.interaction import bitrates
 from frankenlab.analyse.race_rounds import Round, all_rounds
-from frankenlab.analyse.repetitions import repetitions
+from frankenlab.analyse.repetitions import dose_response, repetitions
 from frankenlab.analyse.search_test import search
 from frankenlab.analyse.selection import Frozen
 from frankenlab.analyse.shrinkage import paths
@@ -44,6 +44,7 @@ with job(snakemake) as experiment:
         "search": search(searched, experiment.tasks, level, rules),
         "path": paths(compared, choice, experiment.tasks, frozen),
         "repetitions": repetitions(searched, experiment.tasks, depths, rules),
+        "dose_response": dose_response(searched, experiment.tasks, depths, rules),
     }
     wanted = snakemake.output.keys()
     if "against_controls" in wanted:

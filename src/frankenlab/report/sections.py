@@ -80,7 +80,19 @@ def times_html(results: Results) -> str:
     shown, more = pictures(results, catalogue.TIMES)
     if not shown:
         return ""
-    return section("times", "How often?", "", *shown, details("Other models", *more))
+    return section(
+        "times",
+        "How often?",
+        "",
+        *shown,
+        details("Other models", *more),
+        folded(
+            "The trend with more repetitions, as a table",
+            results,
+            "dose_response",
+            tables.dose_table(results),
+        ),
+    )
 
 
 def price_html(results: Results) -> str:

@@ -14,6 +14,7 @@ from frankenlab.report.text import (
     number,
     p_value,
     quantization_name,
+    repeated,
     signed,
     size_words,
     spoken_value,
@@ -164,6 +165,30 @@ def controls_table(results: Results) -> str:
     }
     caption = "The frozen plans against the mean of their random controls of the same cost"
     return table(cells(rows, columns), caption, csv="against_controls", first="plan")
+
+
+def dose_table(results: Results) -> str:
+    """Return what more repetitions of the same places change."""
+    rows = results.table("dose_response")
+    if rows.empty:
+        return ""
+    columns: Columns = {
+        **places(rows),
+        "task": "{task}",
+        "repeated": lambda row: repeated(f"{row['blocks']} blocks", row["part"], row["scale"]),
+        "times": "{counts}",
+        "documents": lambda row: count(row["n"]),
+        "each further time [interval]": lambda row: change_text(
+            row["slope"], row["slope_low"], row["slope_high"], row["unit"]
+        ),
+        "p": lambda row: p_value(row["p"]),
+        "q": lambda row: p_value(row["q"]),
+        "isotonic fit": "{fit}",
+        "best [interval]": "{best} [{best_low}, {best_high}]",
+        "worse from": lambda row: number(row["worse_from"]),
+    }
+    caption = "More repetitions of the same blocks, where 1 is the base"
+    return table(cells(rows, columns), caption, csv="dose_response")
 
 
 def cost_table(results: Results) -> str:

@@ -44,10 +44,11 @@ class Entry:
             path,
             quality,
             race,
+            repetitions,
             speed,
         )
 
-        modules = (bitrates, effects, forest, maps, path, quality, race, speed)
+        modules = (bitrates, effects, forest, maps, path, quality, race, repetitions, speed)
         module = next(m for m in modules if m.__name__.endswith(f".{self.module}"))
         found: Callable[..., Any] = getattr(module, f"{self.name}{suffix}")
         return found
@@ -93,11 +94,11 @@ CATALOGUE = (
     ),
     Entry(
         "repetition_effect",
-        "effects",
+        "repetitions",
         "More repetitions of the same blocks",
         "search",
         TIMES,
-        ("repetitions",),
+        ("repetitions", "dose_response"),
     ),
     Entry(
         "quality_speed",

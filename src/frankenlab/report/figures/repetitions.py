@@ -1,0 +1,235 @@
+"""How an effect depends on the number of times that the same places run."""
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from frankenlab.analyse.settings import Statistics
+from frankenlab.plans.plan import BASE
+from frankenlab.report.figures.effects import FAINT, TIMES, measure
+from frankenlab.report.figures.key import KeyItem, key
+from frankenlab.report.figures.style import (
+    GREEN,
+    INK,
+    ORANGE,
+    PLOT,
+    blank,
+    change_text,
+    cut_axis,
+    effect_title,
+    finish,
+    interval_rules,
+    panel_title,
+    point_data,
+    short_unit,
+    tooltip,
+    value_axis,
+    zero_rule,
+)
+from frankenlab.report.results import Tables, rows_of
+from frankenlab.report.text import INTERVAL, interval, listed, plural, repeated, shorten
+
+# Of the kinds of places in their order.
+COLORS = (INK, ORANGE, GREEN, "#7a5195", "#9a6a43", "#0173b2")
+# The width of each of two panels side by side.
+COLUMN = (PLOT - 72) // 2
+# Between the marks of two kinds at one count.
+APART = 0.07
+
+
+def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
+    """Draw how the effect changes with the number of times that the same places run.
+
+    One panel a task: the mean over all places that ran with every count, in bold, with its
+    isotonic fit. A grid of one kind of place has the single places behind it, one of several kinds
+    has a line for each. All lines start at the base, which runs each place once.
+    """
+    means = rows_of(tables.get("repetitions"), **where)
+    if means.empty:
+        return blank(f"{where['model']}: no block of the search ran with several counts.")
+    kinds = list(dict.fromkeys(zip(means["part"], means["scale"], strict=True)))
+    looks = {kind: COLORS[place % len(COLORS)] for place, kind in enumerate(kinds)}
+    rows = rows_of(tables.get("comparisons"), stage="search", **where)
+    width = COLUMN if means["task"].nunique() > 1 else PLOT
+    panels = [
+        _panel(task, part, rows[rows["task"] == task], looks, width)
+        for task, part in means.groupby("task", sort=False)
+    ]
+    items: list[KeyItem] = []
+    for (part, scale), color in looks.items():
+        own = rows_of(means, part=part, scale=scale).iloc[0]
+        items.append(("point", color, "circle", f"mean over {_places(own)}"))
+    items += [
+        ("thick", INK, "", INTERVAL),
+        ("line", INK, "", "isotonic fit: only falling, or only rising"),
+    ]
+    if len(kinds) == 1:
+        items.append(("point", FAINT, "circle", "the single blocks"))
+    chart = alt.vconcat(alt.concat(*panels, columns=2, spacing=14), key(items))
+    finding = repetition_effect_finding(tables, levels, **where)
+    return finish(
+        chart, "More repetitions of the same blocks", where, finding, ["search documents"]
+    )
+
+
+def _places(row: pd.Series, these: str = "") -> str:
+    """Return what a row is the mean of: "15 layers", "the attention of these 3 blocks"."""
+    of = plural(int(row["blocks"]), "layer" if row["longest"] == 1 else "block")
+    return repeated(these + of, row["part"], row["scale"])
+
+
+def _panel(
+    task: str,
+    means: pd.DataFrame,
+    rows: pd.DataFrame,
+    looks: dict[tuple[str, float], str],
+    width: int,
+) -> Any:
+    """Draw one task: the means in bold over the places that they are means of."""
+    counts = sorted(means["times"].astype(int).unique())
+    unit = means["unit"].iloc[0]
+    single = _single(rows, means) if len(looks) == 1 else pd.DataFrame()
+    mean = means[["times", "part", "scale", "blocks", "n"]].assign(
+        task=task,
+        effect_text=[interval(row, unit=short_unit(unit)) for row in means.to_dict("records")],
+        **{name: means[name].round(3) for name in ("effect", "low", "high", "fitted")},
+    )
+    kinds = list(looks)
+    places = [kinds.index(kind) for kind in zip(mean["part"], mean["scale"], strict=True)]
+    mean = mean.assign(place=mean["times"] + (np.array(places) - (len(kinds) - 1) / 2) * APART)
+    cut = cut_axis(pd.concat([mean, single.assign(**_flat(single))]) if len(single) else mean)
+    scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
+    x = alt.X(
+        "place:Q",
+        scale=alt.Scale(domain=[0.85, counts[-1] + 0.25], nice=False),
+        axis=alt.Axis(
+            title="times that each runs",
+            values=[1, *counts],
+            grid=False,
+            labelExpr="datum.value == 1 ? '1 (base)' : format(datum.value, 'd')",
+        ),
+    )
+    axis = value_axis(effect_title(unit))
+    y = alt.Y("effect:Q", scale=scale, axis=axis)
+    drawn = [zero_rule()]
+    if len(single):
+        drawn += _single_lines(single, x, y)
+    for (part, damping), color in looks.items():
+        own = rows_of(mean, part=part, scale=damping)
+        once = {"times": 1, "place": 1, "effect": 0.0, "fitted": 0.0}
+        chart = alt.Chart(pd.concat([pd.DataFrame([once]), own], ignore_index=True)).encode(x=x)
+        bars = chart.transform_filter("datum.times > 1")
+        fit = alt.Y("fitted:Q", scale=scale, axis=axis)
+        low = alt.Y("low:Q", scale=scale, axis=axis)
+        drawn += [
+            chart.mark_line(color=color, strokeWidth=2.2).encode(y=y),
+            chart.mark_line(color=color, strokeWidth=1.4, strokeDash=[4, 3]).encode(y=fit),
+            interval_rules(bars, low, "high", color=color, strokeWidth=2),
+            bars.mark_point(color=color, filled=True, size=60, opacity=1).encode(
+                y=y,
+                tooltip=[
+                    alt.Tooltip("task:N", title="task"),
+                    alt.Tooltip("times:Q", title="times"),
+                    alt.Tooltip("effect_text:N", title="mean change"),
+                    alt.Tooltip("blocks:Q", title="blocks"),
+                    alt.Tooltip("n:Q", title="documents"),
+                ],
+            ),
+        ]
+    title = panel_title(f"{shorten(task)}, n = {int(means['n'].max()):,}", cut.note)
+    return alt.layer(*drawn).properties(width=width, height=190, title=title)
+
+
+def _single(rows: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
+    """Return the data of the single places that the means are over."""
+    rows = rows_of(rows, part=means["part"].iloc[0], scale=means["scale"].iloc[0])
+    rows = rows[rows["times"].isin(means["times"])] if len(rows) else rows
+    if rows.empty:
+        return rows
+    counts = rows.groupby(["start", "stop"])["times"].transform("nunique")
+    rows = rows[counts == means["times"].nunique()]
+    rows = rows.assign(place=rows["times"].astype(int))
+    return point_data(rows, "place", "n", "start", "stop") if len(rows) else rows
+
+
+def _flat(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return intervals of no width: those of single places are not drawn."""
+    return {"low": rows["effect"], "high": rows["effect"]}
+
+
+def _single_lines(rows: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """Draw a light line for each place, from the base, and points for its plans."""
+    block = rows["start"].astype(str) + ":" + rows["stop"].astype(str)
+    rows = rows.drop(columns=["start", "stop"]).assign(block=block)
+    once = pd.DataFrame({"block": block.unique(), "place": 1, "effect": 0.0})
+    once = once.assign(plan=BASE, words="the unmodified model", task=rows["task"].iloc[0])
+    strength = float(np.clip(12 / len(once), 0.15, 0.9))
+    look: dict[str, Any] = {"color": FAINT, "clip": True, "opacity": strength}
+    chart = alt.Chart(pd.concat([once, rows], ignore_index=True)).encode(x=x, y=y)
+    points = chart.transform_filter("datum.place > 1").encode(
+        tooltip=tooltip(alt.Tooltip("n:Q", title="documents"))
+    )
+    return [
+        chart.mark_line(strokeWidth=1, **look).encode(detail="block:N"),
+        points.mark_point(filled=True, size=22, **look),
+    ]
+
+
+def repetition_effect_finding(tables: Tables, levels: Statistics, **where: str) -> str:
+    """Say what each further repetition changes, which number of times is best, and from which on
+    more is significantly worse."""
+    rows = rows_of(tables.get("dose_response"), **where)
+    said = []
+    for _, own in rows.groupby(["part", "scale"], sort=False) if len(rows) else ():
+        records = own.to_dict("records")
+        sure = [_trend(row) for row in records if row["significant"]]
+        unsure = [_no_trend(row) for row in records if not row["significant"]]
+        places = _places(own.iloc[0], "these ")
+        first = f"Each further repetition of {places} {listed(sure)}" if sure else ""
+        none = f"no evidence that further repetitions of {places} change {listed(unsure)}"
+        none = f"there is {none}" if unsure and not sure else f"no trend on {listed(unsure)}"
+        trend = "; ".join(filter(None, [first, none if unsure else ""]))
+        said.append(f"{trend[0].upper()}{trend[1:]}.")
+        best = "; ".join(_best(row) for row in records)
+        said.append(f"{best[0].upper()}{best[1:]}.")
+    return " ".join(said)
+
+
+def _slope(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its slope in the place of its effect."""
+    return row | {"effect": row["slope"], "low": row["slope_low"], "high": row["slope_high"]}
+
+
+def _trend(row: dict[str, Any]) -> str:
+    """Return "costs 2.1 points [1.0, 3.3] on arc_easy"."""
+    if row["unit"] == "log-percent":
+        return f"changes the perplexity of {row['task']} by {change_text(_slope(row))}"
+    sign = np.sign(row["slope"])
+    low, high = sorted((sign * row["slope_low"], sign * row["slope_high"]))
+    verb = "costs" if sign < 0 else "adds"
+    numbers = f"{abs(row['slope']):.1f} {row['unit']} [{low:.1f}, {high:.1f}]"
+    return f"{verb} {numbers} on {row['task']}".replace("-", "−")
+
+
+def _no_trend(row: dict[str, Any]) -> str:
+    """Return "sst2 (−0.3 points each [−1.0, +0.4])"."""
+    each = change_text(_slope(row), unit=f" {row['unit']} each")
+    return f"{row['task']}{measure(row['unit'])} ({each})"
+
+
+def _times(count: int) -> str:
+    return {1: "once", **TIMES}.get(count, f"{count} times")
+
+
+def _best(row: dict[str, Any]) -> str:
+    """Return "once is best on arc_easy, and from three times on it is significantly worse"."""
+    best, low, high = (int(row[name]) for name in ("best", "best_low", "best_high"))
+    said = f"{_times(best)} is best on {row['task']}"
+    if low != high:
+        said = f"{_times(best)} measures best on {row['task']}, "
+        said += f"with a {INTERVAL} from {_times(low)} to {_times(high)}"
+    if pd.isna(row["worse_from"]):
+        return said
+    return f"{said}, and from {_times(int(row['worse_from']))} on it is significantly worse"
