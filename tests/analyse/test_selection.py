@@ -129,8 +129,8 @@ def test_select_runs_the_shortlist_and_confirm_the_frozen_plan_with_its_controls
     chosen = select_plans({"plans": shortlist(table, 1)})
     assert chosen == [("base", "base"), ("0:6,2:8", "block")]
     frozen = frozen_of({"0:6,2:8": (4, 4), "0:3,2:8": (4, 4)}, controls=2)
-    assert len(confirm_plans(frozen, with_controls=False)) == 2
-    base, own, *controls = confirm_plans(frozen, with_controls=True)
+    assert len(confirm_plans(frozen, at_reference=False)) == 2
+    base, own, *controls = confirm_plans(frozen, at_reference=True)
     assert (base, own) == (("base", "base"), ("0:3,2:8", "block"))
     assert controls == [(plan, "control") for plan in frozen["controls"]]
 

@@ -19,6 +19,10 @@ TABLES += ["race"] if EXPERIMENT.raced else []
 # Where controls run, a table compares the frozen plans with them.
 TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
 
+# Where several plans of the shortlist are confirmed on guard tasks, a table has gain against loss.
+GUARDED = any(task.role == "guard" for task in EXPERIMENT.tasks.values())
+TABLES += ["tradeoff"] if SETTINGS.stages.confirm.finalists and GUARDED else []
+
 # Which documents changed, for the page alone.
 FLIPS = ["flips", "documents"]
 
@@ -108,6 +112,7 @@ rule freeze:
         stamp=script_stamp(
             "freeze",
             controls=SETTINGS.stages.confirm.controls,
+            finalists=SETTINGS.stages.confirm.finalists,
             statistics=SETTINGS.statistics.plain(),
             models=len(EXPERIMENT.models),
         ),

@@ -1,6 +1,6 @@
 SEARCH_FIGURES = catalogue.names("search", TABLES, EXPERIMENT.search_tasks)
 CONFIRM_FIGURES = catalogue.names("confirm", TABLES)
-# What the pictures of a search read; `race` is there if it was one.
+# What the pictures of a search read; `tradeoff` and `race` are there if they were made.
 SEARCH_TABLES = [
     name
     for name in [
@@ -9,6 +9,7 @@ SEARCH_TABLES = [
         "path",
         "repetitions",
         "dose_response",
+        "tradeoff",
         "race",
     ]
     if name in TABLES

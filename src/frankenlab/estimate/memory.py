@@ -128,7 +128,7 @@ def _loads(workload: Workload, model: ModelSettings, sizes: ModelShape) -> list[
     states = {
         Stage(SEARCH): grid.live_states,
         Stage(SELECT): settings.stages.select.shortlist + 2,
-        Stage(CONFIRM): settings.stages.confirm.controls + 3,
+        Stage(CONFIRM): settings.stages.confirm.controls + settings.stages.confirm.finalists + 3,
     }
     budget = settings.token_budget
     passed = pass_tokens(budget, sizes.max_position_embeddings)

@@ -11,6 +11,7 @@ from frankenlab.report.elements import Columns, Html, Row, cells, details, plan_
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.text import (
     change_text,
+    guard_name,
     number,
     p_value,
     quantization_name,
@@ -122,6 +123,28 @@ def guard_table(results: Results) -> str:
         "verdict": lambda row: verdict_words(row["verdict"]),
     }
     return table(cells(rows, columns), "The guard tasks, which chose nothing", csv="verdicts")
+
+
+def tradeoff_table(results: Results) -> str:
+    """Return what each confirmed plan of the shortlist gains and loses."""
+    rows = results.table("tradeoff")
+    if rows.empty:
+        return ""
+    columns: Columns = {
+        "plan": plan_of(results),
+        **places(rows),
+        "search tasks [interval]": lambda row: change_text(
+            row["gain"], row["gain_low"], row["gain_high"], row["gain_unit"]
+        ),
+        "guard task": lambda row: guard_name(row["guard"], row["guards"]),
+        "change [interval]": lambda row: change_text(
+            row["effect"], row["low"], row["high"], row["unit"]
+        ),
+        "documents": lambda row: count(row["n"]),
+    }
+    caption = "The frozen plan and the finalists on fresh documents, without verdicts"
+    frozen = rows["group"] == "frozen"
+    return table(cells(rows, columns), caption, csv="tradeoff", first="plan", frozen=frozen)
 
 
 def verdict_words(verdict: Any) -> str:
