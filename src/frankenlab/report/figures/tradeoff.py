@@ -147,4 +147,7 @@ def tradeoff_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         "open": "there is no evidence that gain and loss go together on",
     }
     parts = [f"{text} {listed(said[turn])}" for turn, text in openings.items() if turn in said]
-    return f"Of {count} confirmed plans, {'; '.join(parts)} (correlation with its {INTERVAL})."
+    return (
+        f"Of {count} confirmed plans, {'; '.join(parts)}. In brackets are correlations over these "
+        f"plans with their {INTERVAL}s."
+    )
