@@ -79,7 +79,7 @@ def test_without_a_trend_the_finding_claims_none():
         "Twice measures best on a, with a 95 % interval from once to four times."
     )
     both = finding(dose(), dose(**flat, slope_high=1.6, task="b"))
-    assert "[1.0, 3.3] on a; no trend on b (+0.3 points each" in both
+    assert "[1.0, 3.3] on a; no evidence of a trend on b (+0.3 points each" in both
 
 
 def test_parts_have_their_own_sentences_and_perplexities_are_in_per_cent():
@@ -87,7 +87,7 @@ def test_parts_have_their_own_sentences_and_perplexities_are_in_per_cent():
     said = finding(dose(slope=2.1, slope_low=1.0, slope_high=3.3), attention | {"slope_high": -4})
     assert "Each further repetition of these 15 layers adds 2.1 points [1.0, 3.3] on a." in said
     assert (
-        "Each further repetition of the attention of these 15 layers, scaled by 0.5, changes the "
+        "Each further repetition of the attention of these 15 layers (scaled by 0.5) changes the "
         "perplexity of a by +8.3 % [+4.1, +12.7]." in said
     )
 

@@ -7,7 +7,7 @@ No place is chosen by its effect. Picking those that did best at the lowest coun
 documents, would show a fall towards the higher counts that is only the luck of the lowest.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from scipy.optimize import isotonic_regression
 from frankenlab.analyse.comparisons import paired
 from frankenlab.analyse.gains import Gains, differences, seen_by
 from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, outcomes
+from frankenlab.analyse.paired_effects import PairedEffects
 from frankenlab.analyse.paired_tests import Floats, benjamini_hochberg, by_cluster
 from frankenlab.analyse.search_test import max_t
 from frankenlab.analyse.settings import Statistics
@@ -97,9 +98,8 @@ def dose_response(
     """
     rows = []
     for series in _all_series(scores, tasks, depths):
-        steps = np.array(series.counts) - np.mean(series.counts)
-        trend = paired((steps / (steps**2).sum() @ series.gained)[None], series.common, rules)
-        low, high = trend.interval(0.95)
+        slope = trend(series.counts, series.gained, series.common, rules)
+        low, high = slope.interval(0.95)
         effects = paired(series.gained, series.common, rules).effect
         fit, _, share = isotonic(effects)
         counts = (1, *series.counts)
@@ -111,10 +111,10 @@ def dose_response(
             {
                 **series.where,
                 "counts": ", ".join(map(str, series.counts)),
-                "slope": trend.effect[0],
+                "slope": slope.effect[0],
                 "slope_low": low[0],
                 "slope_high": high[0],
-                "p": trend.p[0],
+                "p": slope.p[0],
                 "fit": fit,
                 "fit_share": share,
                 "best": best,
@@ -128,6 +128,19 @@ def dose_response(
         cells = table.groupby(["model", "quantization"], sort=False)["p"]
         table["q"] = cells.transform(benjamini_hochberg)
     return table.assign(significant=table["q"] < rules.fdr)
+
+
+def trend(
+    counts: Sequence[int], gained: Floats, common: Outcomes, rules: Statistics
+) -> PairedEffects:
+    """Return the change for each further repetition: a linear contrast of the counts, document by
+    document.
+
+    Args:
+        gained: [counts, documents] differences from the base.
+    """
+    steps = np.array(counts) - np.mean(counts)
+    return paired((steps / (steps**2).sum() @ gained)[None], common, rules)
 
 
 def isotonic(effects: Floats) -> tuple[str, Floats, float]:

@@ -163,9 +163,9 @@ def rst(text: str) -> str:
 
 
 def repeated(places: str, part: str, scale: float) -> str:
-    """Return what of some places runs again: "the attention of 3 layers, scaled by 0.5"."""
+    """Return what of some places runs again: "the attention of 3 layers (scaled by 0.5)"."""
     of = {"attn": "the attention of ", "mlp": "the MLP of "}.get(part, "")
-    return f"{of}{places}" + (f", scaled by {scale:g}" if scale != 1 else "")
+    return f"{of}{places}" + (f" (scaled by {scale:g})" if scale != 1 else "")
 
 
 def guard_name(guard: str, guards: int) -> str:

@@ -187,11 +187,12 @@ def repetition_effect_finding(tables: Tables, levels: Statistics, **where: str) 
         sure = [_trend(row) for row in records if row["significant"]]
         unsure = [_no_trend(row) for row in records if not row["significant"]]
         places = _places(own.iloc[0], "these ")
-        first = f"Each further repetition of {places} {listed(sure)}" if sure else ""
-        none = f"no evidence that further repetitions of {places} change {listed(unsure)}"
-        none = f"there is {none}" if unsure and not sure else f"no trend on {listed(unsure)}"
-        trend = "; ".join(filter(None, [first, none if unsure else ""]))
-        said.append(f"{trend[0].upper()}{trend[1:]}.")
+        if sure:
+            none = f"; no evidence of a trend on {listed(unsure)}" if unsure else ""
+            said.append(f"Each further repetition of {places} {listed(sure)}{none}.")
+        else:
+            none = f"further repetitions of {places} change {listed(unsure)}"
+            said.append(f"There is no evidence that {none}.")
         best = "; ".join(_best(row) for row in records)
         said.append(f"{best[0].upper()}{best[1:]}.")
     return " ".join(said)
