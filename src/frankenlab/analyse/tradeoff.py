@@ -43,9 +43,9 @@ def tradeoff(
         frozen: model -> what `selection.freeze` made.
 
     Returns:
-        `correlation` is that of the two effects over the plans, with a 95 % interval from resamples
-        of the documents, task by task; NaN for fewer than three plans. Below 0, plans that gain
-        more lose more.
+        `correlation` is that of the two true effects over the plans (`correlated`), with a 95 %
+        interval from resamples of the documents, task by task; NaN for fewer than three plans.
+        Below 0, plans that gain more lose more.
     """
     rows: list[dict[str, Any]] = []
     for model, record in frozen.items():
@@ -85,8 +85,13 @@ def tradeoff(
 
 
 def correlated(one: Floats, other: Floats) -> tuple[float, float, float]:
-    """Return the correlation over plans of two effects, with a 95 % interval; NaN for fewer than
-    three plans.
+    """Return the correlation over plans of two true effects, with a 95 % interval; NaN for fewer
+    than three plans.
+
+    Noise makes plans differ more than they do, which pulls a correlation towards 0. So the variance
+    that noise gives, as the resamples show it, is taken off those of the effects; resamples have
+    the noise of the measurement and as much again. Where nothing is left of a variance, the
+    correlation may be anything, and is taken to be 1 or -1.
 
     Args:
         one, other: [1 + resamples, plans]: the effects, and those of resampled documents.
@@ -94,10 +99,13 @@ def correlated(one: Floats, other: Floats) -> tuple[float, float, float]:
     if one.shape[1] < LEAST_PLANS:
         return np.nan, np.nan, np.nan
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (one, other))
-    spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # Plans that do not differ say nothing about which way a correlation goes.
-        r = np.where(spread > 0, (a * b).sum(axis=1) / spread, 0.0)
+    together, own = (a * b).sum(axis=1), []
+    for x in (a, b):
+        noise = ((x[1:] - x[0]) ** 2).sum(axis=1).mean()
+        own.append((x**2).sum(axis=1) - noise * np.append(1, np.full(len(x) - 1, 2)))
+    known = (own[0] > 0) & (own[1] > 0)
+    scale = np.sqrt(np.where(known, own[0] * own[1], 1.0))
+    r = np.where(known, np.clip(together / scale, -1, 1), np.sign(together))
     low, high = np.quantile(r[1:], [0.025, 0.975])
     return float(r[0]), float(low), float(high)
 
