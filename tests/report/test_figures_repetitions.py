@@ -66,7 +66,7 @@ def test_several_parts_are_lines_side_by_side_without_the_single_blocks(tables):
 def test_the_finding_says_slope_best_count_and_from_where_on_more_is_worse():
     assert finding(dose()) == (
         "Each further repetition of these 15 layers costs 2.1 points [1.0, 3.3] on a. "
-        "Once is best on a, and from three times on it is significantly worse."
+        "Once is best on a, and from three times on the result is significantly worse."
     )
 
 
@@ -77,6 +77,11 @@ def test_without_a_trend_the_finding_claims_none():
         "There is no evidence that further repetitions of these 15 blocks change a "
         "(+0.3 points each [−1.0, +1.6]). "
         "Twice measures best on a, with a 95 % interval from once to four times."
+    )
+    assert finding(dose(), dose(task="b")) == (
+        "Each further repetition of these 15 layers costs 2.1 points [1.0, 3.3] on a and 2.1 "
+        "points [1.0, 3.3] on b. Once is best on a and b, and from three times on the result is "
+        "significantly worse."
     )
     both = finding(dose(), dose(**flat, slope_high=1.6, task="b"))
     assert "[1.0, 3.3] on a; no evidence of a trend on b (+0.3 points each" in both

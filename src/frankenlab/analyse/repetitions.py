@@ -180,7 +180,7 @@ def possible_best(gained: Floats, common: Outcomes, rules: Statistics) -> NDArra
     """
     sums = by_cluster(np.vstack([np.zeros(gained.shape[1]), gained]), common.clusters)
     weights = by_cluster(common.weights, common.clusters)
-    known = np.isfinite(sums).all(axis=1)
+    known: NDArray[np.bool_] = np.asarray(np.isfinite(sums).all(axis=1))
     possible = known.copy()
     if len(weights) < 2:
         return possible

@@ -1,5 +1,6 @@
 """How an effect depends on the number of times that the same places run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import altair as alt
@@ -184,18 +185,33 @@ def repetition_effect_finding(tables: Tables, levels: Statistics, **where: str) 
     said = []
     for _, own in rows.groupby(["part", "scale"], sort=False) if len(rows) else ():
         records = own.to_dict("records")
-        sure = [_trend(row) for row in records if row["significant"]]
-        unsure = [_no_trend(row) for row in records if not row["significant"]]
+        sure, best = _by_words(_trend, [row for row in records if row["significant"]]), []
+        unsure = listed([_no_trend(row) for row in records if not row["significant"]] or [""])
         places = _places(own.iloc[0], "these ")
         if sure:
-            none = f"; no evidence of a trend on {listed(unsure)}" if unsure else ""
-            said.append(f"Each further repetition of {places} {listed(sure)}{none}.")
+            none = f"; no evidence of a trend on {unsure}" if unsure else ""
+            verbs = [f"{verb} {listed(tasks)}" for verb, tasks in sure.items()]
+            said.append(f"Each further repetition of {places} {listed(verbs)}{none}.")
         else:
-            none = f"further repetitions of {places} change {listed(unsure)}"
-            said.append(f"There is no evidence that {none}.")
-        best = "; ".join(_best(row) for row in records)
-        said.append(f"{best[0].upper()}{best[1:]}.")
+            said.append(
+                f"There is no evidence that further repetitions of {places} change {unsure}."
+            )
+        for (times, more), tasks in _by_words(_best, records).items():
+            best.append(f"{times} on {listed(tasks)}{more}")
+        text = "; ".join(best)
+        said.append(f"{text[0].upper()}{text[1:]}.")
     return " ".join(said)
+
+
+def _by_words(
+    say: Callable[[dict[str, Any]], tuple[Any, str]], rows: list[dict[str, Any]]
+) -> dict[Any, list[str]]:
+    """Return the words that rows share -> what each of them adds."""
+    found: dict[Any, list[str]] = {}
+    for row in rows:
+        shared, own = say(row)
+        found.setdefault(shared, []).append(own)
+    return found
 
 
 def _slope(row: dict[str, Any]) -> dict[str, Any]:
@@ -203,15 +219,14 @@ def _slope(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"effect": row["slope"], "low": row["slope_low"], "high": row["slope_high"]}
 
 
-def _trend(row: dict[str, Any]) -> str:
-    """Return "costs 2.1 points [1.0, 3.3] on arc_easy"."""
+def _trend(row: dict[str, Any]) -> tuple[str, str]:
+    """Return "costs" and "2.1 points [1.0, 3.3] on arc_easy"."""
     if row["unit"] == "log-percent":
-        return f"changes the perplexity of {row['task']} by {change_text(_slope(row))}"
+        return "changes the perplexity of", f"{row['task']} by {change_text(_slope(row))}"
     sign = np.sign(row["slope"])
     low, high = sorted((sign * row["slope_low"], sign * row["slope_high"]))
-    verb = "costs" if sign < 0 else "adds"
     numbers = f"{abs(row['slope']):.1f} {row['unit']} [{low:.1f}, {high:.1f}]"
-    return f"{verb} {numbers} on {row['task']}".replace("-", "−")
+    return "costs" if sign < 0 else "adds", f"{numbers} on {row['task']}".replace("-", "−")
 
 
 def _no_trend(row: dict[str, Any]) -> str:
@@ -224,13 +239,13 @@ def _times(count: int) -> str:
     return {1: "once", **TIMES}.get(count, f"{count} times")
 
 
-def _best(row: dict[str, Any]) -> str:
-    """Return "once is best on arc_easy, and from three times on it is significantly worse"."""
+def _best(row: dict[str, Any]) -> tuple[tuple[str, str], str]:
+    """Return "once is best" with what follows on the tasks, and the task."""
     best, low, high = (int(row[name]) for name in ("best", "best_low", "best_high"))
-    said = f"{_times(best)} is best on {row['task']}"
+    said, more = f"{_times(best)} is best", ""
     if low != high:
-        said = f"{_times(best)} measures best on {row['task']}, "
-        said += f"with a {INTERVAL} from {_times(low)} to {_times(high)}"
-    if pd.isna(row["worse_from"]):
-        return said
-    return f"{said}, and from {_times(int(row['worse_from']))} on it is significantly worse"
+        said = f"{_times(best)} measures best"
+        more = f", with a {INTERVAL} from {_times(low)} to {_times(high)}"
+    if pd.notna(row["worse_from"]):
+        more += f", and from {_times(int(row['worse_from']))} on the result is significantly worse"
+    return (said, more), str(row["task"])
