@@ -1,5 +1,6 @@
 """How an effect depends on the number of times that the same places run."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from frankenlab.report.figures.style import (
     INK,
     ORANGE,
     PLOT,
+    RED,
     blank,
     change_text,
     cut_axis,
@@ -32,8 +34,9 @@ from frankenlab.report.figures.style import (
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import INTERVAL, interval, listed, plural, repeated, shorten
 
-# Of the kinds of places in their order.
-COLORS = (INK, ORANGE, GREEN, "#7a5195", "#9a6a43", "#0173b2")
+# Of a part, unscaled or at its first scale; then of further scales.
+COLORS = {"block": "#5b4aa0", "attn": GREEN, "mlp": RED}
+MORE = (ORANGE, "#9a6a43", "#b0699b", "#7a7a7a")
 # The width of each of two panels side by side.
 COLUMN = (PLOT - 72) // 2
 # Between the marks of two kinds at one count.
@@ -43,7 +46,7 @@ APART = 0.07
 def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     """Draw how the effect changes with the number of times that the same places run.
 
-    One panel a task: the mean over all places that ran with every count, in bold, with its
+    One panel a task: the mean over all places that ran with every count, and a line that is its
     isotonic fit. A grid of one kind of place has the single places behind it, one of several kinds
     has a line for each. All lines start at the base, which runs each place once.
     """
@@ -51,7 +54,7 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     if means.empty:
         return blank(f"{where['model']}: no block of the search ran with several counts.")
     kinds = list(dict.fromkeys(zip(means["part"], means["scale"], strict=True)))
-    looks = {kind: COLORS[place % len(COLORS)] for place, kind in enumerate(kinds)}
+    looks = _colors(kinds)
     rows = rows_of(tables.get("comparisons"), stage="search", **where)
     width = COLUMN if means["task"].nunique() > 1 else PLOT
     panels = [
@@ -64,7 +67,7 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
         items.append(("point", color, "circle", f"mean over {_places(own)}"))
     items += [
         ("thick", INK, "", INTERVAL),
-        ("line", INK, "", "isotonic fit: only falling, or only rising"),
+        ("thin", INK, "", "isotonic fit: it only falls, or only rises"),
     ]
     if len(kinds) == 1:
         items.append(("point", FAINT, "circle", "the single blocks"))
@@ -73,6 +76,12 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     return finish(
         chart, "More repetitions of the same blocks", where, finding, ["search documents"]
     )
+
+
+def _colors(kinds: list[tuple[str, float]]) -> dict[tuple[str, float], str]:
+    """Return the colour of each kind of place, a part and its scale."""
+    more, free = itertools.cycle(MORE), dict(COLORS)
+    return {(part, scale): free.pop(part, None) or next(more) for part, scale in kinds}
 
 
 def _places(row: pd.Series, these: str = "") -> str:
@@ -88,7 +97,7 @@ def _panel(
     looks: dict[tuple[str, float], str],
     width: int,
 ) -> Any:
-    """Draw one task: the means in bold over the places that they are means of."""
+    """Draw one task: the means and their fit, over the places that they are means of."""
     counts = sorted(means["times"].astype(int).unique())
     unit = means["unit"].iloc[0]
     single = _single(rows, means) if len(looks) == 1 else pd.DataFrame()
@@ -125,8 +134,7 @@ def _panel(
         fit = alt.Y("fitted:Q", scale=scale, axis=axis)
         low = alt.Y("low:Q", scale=scale, axis=axis)
         drawn += [
-            chart.mark_line(color=color, strokeWidth=2.2).encode(y=y),
-            chart.mark_line(color=color, strokeWidth=1.4, strokeDash=[4, 3]).encode(y=fit),
+            chart.mark_line(color=color, strokeWidth=1.8).encode(y=fit),
             interval_rules(bars, low, "high", color=color, strokeWidth=2),
             bars.mark_point(color=color, filled=True, size=60, opacity=1).encode(
                 y=y,
