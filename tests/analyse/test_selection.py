@@ -16,6 +16,7 @@ from frankenlab.analyse.selection import (
     mean_effects,
     select_plans,
     shortlist,
+    without_finalists,
 )
 from frankenlab.analyse.settings import Statistics
 
@@ -76,9 +77,10 @@ def scores(gains: dict[str, tuple[int, int]], documents: int = 60) -> pd.DataFra
     return table.assign(cluster=table["document"].astype(str), hardware="one")
 
 
-def frozen_of(gains: dict[str, tuple[int, int]], controls: int = 0, level: float = 0.05):
+def frozen_of(gains, controls: int = 0, level: float = 0.05, finalists: int = 0):
     listed = [{"plan": plan, "group": "block"} for plan in gains]
-    return freeze(scores(gains), TASKS, listed, "m", 8, "none", controls, level, RULES)
+    rest = (controls, level, RULES, finalists)
+    return freeze(scores(gains), TASKS, listed, "m", 8, "none", *rest)
 
 
 def test_the_frozen_plan_is_the_cheapest_within_one_standard_error_of_the_best():
@@ -124,13 +126,33 @@ def test_a_document_scored_in_several_rounds_counts_once():
     assert freeze(raced, *arguments) == freeze(once, *arguments)
 
 
+def test_finalists_are_the_best_other_plans_and_no_controls():
+    gains = {"0:6,2:8": (-9, -9), "0:3,2:8": (9, 9), "0:5,4:8": (2, 2), "0:7,6:8": (4, 4)}
+    frozen = frozen_of(gains, finalists=2)
+    assert frozen["frozen"] == "0:3,2:8" and frozen["finalists"] == ["0:7,6:8", "0:5,4:8"]
+    assert frozen_of(gains)["finalists"] == []
+    # Every other single layer runs twice as a control.
+    assert frozen_of(gains, controls=7, finalists=3)["finalists"] == ["0:6,2:8"]
+    confirmed = confirm_plans(frozen | {"controls": ["0:2,0:8"]}, at_reference=True)
+    groups = ["base", "block", "finalist", "finalist", "control"]
+    assert [group for _, group in confirmed] == groups
+    assert len(confirm_plans(frozen, at_reference=False)) == 2
+
+
+def test_nothing_is_claimed_of_finalists():
+    record = {"finalists": ["0:7,6:8"]}
+    rows = pd.DataFrame({"model": ["m", "m", "n"], "plan": ["base", "0:7,6:8", "0:7,6:8"]})
+    kept = without_finalists(rows, {"m": record, "n": {"finalists": []}})
+    assert kept.index.tolist() == [0, 2]
+
+
 def test_select_runs_the_shortlist_and_confirm_the_frozen_plan_with_its_controls():
     table = selected({"base": (0, 0), "0:6,2:8": (4, 4), "0:3,2:8": (3, 3)})
     chosen = select_plans({"plans": shortlist(table, 1)})
     assert chosen == [("base", "base"), ("0:6,2:8", "block")]
     frozen = frozen_of({"0:6,2:8": (4, 4), "0:3,2:8": (4, 4)}, controls=2)
-    assert len(confirm_plans(frozen, with_controls=False)) == 2
-    base, own, *controls = confirm_plans(frozen, with_controls=True)
+    assert len(confirm_plans(frozen, at_reference=False)) == 2
+    base, own, *controls = confirm_plans(frozen, at_reference=True)
     assert (base, own) == (("base", "base"), ("0:3,2:8", "block"))
     assert controls == [(plan, "control") for plan in frozen["controls"]]
 

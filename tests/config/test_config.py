@@ -487,6 +487,7 @@ NUMBERS = {
     "stages.search.limit": (10, 100_000_000),
     "stages.select.shortlist": (1, 10_000),
     "stages.confirm.controls": (0, 1000),
+    "stages.confirm.finalists": (0, 10_000),
     "statistics.alpha": (0.001, 0.999),
     "statistics.fdr": (0.001, 0.999),
     "statistics.margin": (0.001, 1000),

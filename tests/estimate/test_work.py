@@ -204,6 +204,18 @@ def test_a_guard_task_takes_no_controls(fetched):
     assert "2 plans (and 2 controls on the search tasks) x " in line
 
 
+def test_finalists_run_on_all_tasks_at_the_reference_and_are_not_timed(fetched):
+    raw = fetched.settings.plain()
+    raw["stages"]["confirm"]["finalists"] = 2
+    more = config.check(raw)
+    prediction = predicted(more, 10.0)
+    jobs = [Job("evaluate_task", "tiny", "none", CONFIRM, x) for x in more.tasks]
+    assert [prediction.plans(job, CONFIRM).count for job in jobs] == [6, 4]
+    assert prediction.plans(Job("measure_cost", "tiny", "none"), CONFIRM).count == 4
+    line = next(x for x in text_of(more, 10.0).splitlines() if x.startswith("  confirm at "))
+    assert "4 plans (and 2 controls on the search tasks) x " in line
+
+
 def test_another_draw_is_counted_anew(fetched):
     raw = fetched.settings.plain()
     raw["stages"]["seed"] = 5

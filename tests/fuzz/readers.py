@@ -256,6 +256,7 @@ FREEZE = {
     "frozen": "0:3,1:4",
     "group": "rys",
     "controls": ["0:2,0:4"],
+    "finalists": ["0:2,1:4"],
     "reference_quantization": "none",
     "beats_base": False,
     "as_good": ["0:3,1:4", "0:2,1:4"],

@@ -6,8 +6,6 @@ from frankenlab.report.figures.effects import (
     layer_effects,
     layer_effects_finding,
     loops,
-    repetition_effect,
-    repetition_effect_finding,
 )
 from frankenlab.report.figures.style import BLUE, spec_of, svg_of
 from tests.support import synthetic_tables as synthetic
@@ -35,12 +33,6 @@ def altered(tables, start: int, **columns) -> dict:
     for column, value in columns.items():
         table.loc[layer.fillna(False) & (table["stage"] == "search"), column] = value
     return tables | {"comparisons": table}
-
-
-def repetitions(*rows: tuple) -> dict[str, pd.DataFrame]:
-    """The table `repetitions` of these (task, times, effect, low, high)."""
-    table = pd.DataFrame(rows, columns=["task", "times", "effect", "low", "high"])
-    return {"repetitions": table.assign(**WHERE, unit="points", blocks=5, n=100)}
 
 
 @pytest.mark.parametrize("other", [{"part": "attn"}, {"scale": 0.5}, {"in_place": True}])
@@ -147,65 +139,9 @@ def test_the_finding_on_layers_calls_better_only_what_is_significant(
     assert ("layer 15 worst (−60.0 points)" in finding) == (effect < 0)
 
 
-def test_perplexities_are_in_per_cent_and_rise_where_a_plan_is_worse():
-    table = repetitions(("a", 2, -8.0, -12.0, -4.0), ("a", 3, -20.0, -25.0, -15.0))
-    table["repetitions"]["unit"] = "log-percent"
-    finding = repetition_effect_finding(table, LEVELS, **WHERE)
-    assert "a (perplexity) changes by +8.3 % [+4.1, +12.7] run twice" in finding
-    assert finding.startswith("More repetitions measure worse: ")
-
-
-def test_a_grid_without_single_layers_or_repetitions_has_no_finding(tables):
+def test_a_grid_without_single_layers_has_no_finding(tables):
     comparisons = tables["comparisons"]
     only = {"comparisons": comparisons[comparisons["group"].isin(["base", "random_block"])]}
     for nothing in (only, {}, {"comparisons": comparisons.head(0)}):
         assert layer_effects_finding(nothing, LEVELS, **WHERE) == ""
-        assert repetition_effect_finding(nothing, LEVELS, **WHERE) == ""
         assert "title" not in spec_of(layer_effects(nothing, LEVELS, **WHERE))
-        assert "title" not in spec_of(repetition_effect(nothing, LEVELS, **WHERE))
-
-
-@pytest.mark.slow
-def test_counts_stand_at_whole_places_and_all_lines_begin_at_the_base(tables):
-    spec = spec_of(repetition_effect(tables, LEVELS, **WHERE))
-    rows = [row for row in rows_of_spec(spec) if "times" in row]
-    assert {row["times"] for row in rows} == {1, 2, 3, 4}
-    once = [row for row in rows if row["times"] == 1]
-    assert {row["effect"] for row in once} == {0.0}
-    mean = tables["repetitions"]
-    drawn = {(row["task"], row["times"], row["effect"]) for row in rows if "blocks" in row}
-    assert drawn >= set(mean[["task", "times", "effect"]].itertuples(index=False, name=None))
-
-
-@pytest.mark.slow
-def test_single_blocks_are_those_of_the_mean_whatever_their_effect(tables):
-    spec = spec_of(repetition_effect(tables, LEVELS, **WHERE))
-    blocks = {row["block"] for row in rows_of_spec(spec) if "block" in row}
-    assert blocks == {"18+3", "8+4"} and (tables["repetitions"]["blocks"] == 2).all()
-
-
-@pytest.mark.parametrize(
-    ("rows", "start"),
-    [
-        (
-            [("a", 2, -3.0, -4.0, -2.0), ("a", 3, -9.0, -11.0, -7.0)],
-            "More repetitions measure worse: on average over 5 blocks, a changes by "
-            "−3.0 points [−4.0, −2.0] run twice and by −9.0 [−11.0, −7.0] run three times.",
-        ),
-        (
-            [("a", 2, -3.0, -9.0, 3.0), ("a", 3, -5.0, -11.0, 1.0)],
-            "More repetitions measure worse, but the intervals overlap: ",
-        ),
-        (
-            [("a", 2, 1.0, 0.0, 2.0), ("a", 4, 6.0, 5.0, 7.0)],
-            "More repetitions measure better: ",
-        ),
-        (
-            [("a", 2, 1.0, 0.0, 2.0), ("a", 3, 6.0, 5.0, 7.0)]
-            + [("b", 2, 1.0, -4.0, 5.0), ("b", 3, 0.0, -5.0, 5.0)],
-            "More repetitions do not measure alike on all tasks, but the intervals overlap on b: ",
-        ),
-    ],
-)
-def test_the_finding_on_repetitions_says_the_turn_and_whether_intervals_overlap(rows, start):
-    assert repetition_effect_finding(repetitions(*rows), LEVELS, **WHERE).startswith(start)

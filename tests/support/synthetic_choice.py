@@ -1,4 +1,4 @@
-"""Invented tables about the choice of the plan: `search`, `path` and `repetitions`."""
+"""Invented tables of the search and the choice: `search`, `path`, and those of repetitions."""
 
 import numpy as np
 import pandas as pd
@@ -9,17 +9,20 @@ TIMES = (2, 3, 4)
 
 
 def choice_tables(comparisons: pd.DataFrame, frozen: str) -> dict[str, pd.DataFrame]:
-    """The three tables, from the comparisons of all stages."""
+    """These tables, from the comparisons of all stages."""
     search = comparisons[comparisons["stage"] == "search"]
     cases = ["model", "quantization"]
-    found: dict[str, list] = {"search": [], "path": [], "repetitions": []}
+    found: dict[str, list] = {"search": [], "path": []}
+    found |= {"repetitions": [], "dose_response": []}
     models = search["model"].nunique()
     for case, rows in search.groupby(cases, sort=False):
         where = dict(zip(cases, case, strict=True))
         own = comparisons[(comparisons[cases] == list(case)).all(axis=1)]
         found["search"].append(where | _search(rows, LEVEL / models))
         found["path"] += [where | step for step in _path(own, frozen)]
-        found["repetitions"] += [where | row for row in _repetitions(rows)]
+        repeated = [where | row for row in _repetitions(rows)]
+        found["repetitions"] += repeated
+        found["dose_response"] += _dose_response(pd.DataFrame(repeated))
     return {name: pd.DataFrame(rows) for name, rows in found.items()}
 
 
@@ -92,5 +95,22 @@ def _repetitions(rows: pd.DataFrame) -> list[dict]:
         half = 1.96 * part["standard_error"].mean() / np.sqrt(2)
         effect = part["effect"].mean()
         row = dict(zip(keys, key, strict=True)) | {"blocks": len(part), "n": int(part["n"].min())}
+        row |= {"part": "block", "scale": 1.0, "longest": int((part["stop"] - part["start"]).max())}
         found.append(row | {"effect": effect, "low": effect - half, "high": effect + half})
+        found[-1]["fitted"] = min(0.0, *(r["effect"] for r in found if r["task"] == key[0]))
+    return found
+
+
+def _dose_response(rows: pd.DataFrame) -> list[dict]:
+    """One row a task: a fall with an interval, once best, and worse from the second count on."""
+    common = ["model", "quantization", "task", "metric", "kind", "unit", "part", "scale"]
+    found = []
+    for _, part in rows.groupby("task", sort=False) if len(rows) else ():
+        part = part.sort_values("times")
+        slope = np.polyfit(part["times"], part["effect"], 1)[0]
+        row = part.iloc[0][[*common, "blocks", "longest", "n"]].to_dict()
+        row |= {"counts": ", ".join(map(str, part["times"])), "slope": slope}
+        row |= {"slope_low": slope - 1, "slope_high": slope + 1, "p": 0.001, "q": 0.002}
+        row |= {"significant": True, "fit": "decreasing", "fit_share": 0.9, "best": 1}
+        found.append(row | {"best_low": 1, "best_high": 2, "worse_from": 3})
     return found

@@ -437,6 +437,7 @@ def make_tables(
             "model": model,
             "frozen": frozen.text,
             "controls": [control.text for control in controls],
+            "finalists": [],
             "group": "loop",
             "reference_quantization": quantizations[0],
             "reason": "cheapest within one standard error of the best on the select documents",

@@ -20,6 +20,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     del laboratory.config["tasks"]["liquids"]
     laboratory.config["plans"] = [{"generator": "layer", "times": 2}]
     laboratory.config["quantizations"] = ["none", "exl2-4.0"]
+    laboratory.config["stages"]["confirm"] |= {"controls": 1, "finalists": 2}
     laboratory.config["exl2"] = {"calibration": CALIBRATION}
     laboratory.snakemake()
     return laboratory
@@ -43,9 +44,11 @@ def test_a_run_quantizes_once_and_searches_the_reference_only(lab: Laboratory) -
     }
 
 
-def test_controls_run_at_the_reference_on_search_tasks_only(lab: Laboratory) -> None:
+def test_controls_run_on_search_tasks_and_both_they_and_finalists_at_the_reference(
+    lab: Laboratory,
+) -> None:
     frozen = json.loads((lab.results / "frozen" / "tiny.json").read_text())
-    assert frozen["controls"]
+    assert frozen["controls"] and frozen["finalists"]
     plans = {
         (q, task): set(
             pd.read_parquet(lab.results / f"scores/confirm/tiny/{q}/{task}.0.parquet")["plan"]
@@ -54,11 +57,18 @@ def test_controls_run_at_the_reference_on_search_tasks_only(lab: Laboratory) -> 
         for task in ("animals", "passages")
     }
     few = {"base", frozen["frozen"]}
-    assert plans.pop(("none", "animals")) == few | set(frozen["controls"])
+    more = few | set(frozen["finalists"])
+    assert plans.pop(("none", "animals")) == more | set(frozen["controls"])
+    assert plans.pop(("none", "passages")) == more
     assert all(found == few for found in plans.values())
     costs = pd.read_csv(lab.results / "tables" / "costs.csv")
     timed = costs.groupby("quantization")["plan"].agg(set)
     assert timed["exl2-4.0"] == few and timed["none"] == few | set(frozen["controls"])
+    verdicts = pd.read_csv(lab.results / "tables" / "verdicts.csv")
+    assert set(verdicts["plan"]) == timed["none"] - {"base"}
+    tradeoff = pd.read_csv(lab.results / "tables" / "tradeoff.csv")
+    assert set(tradeoff["plan"]) == more - {"base"} and set(tradeoff["guard"]) == {"passages"}
+    assert (lab.results / "figures" / "tiny" / "none" / "tradeoff.svg").is_file()
 
 
 def test_scores_differ_by_quantization_and_by_plan(lab: Laboratory) -> None:

@@ -1,5 +1,5 @@
 TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
-TABLES += ["search", "path", "repetitions"]
+TABLES += ["search", "path", "repetitions", "dose_response"]
 
 # Models of several quantizations have a table and a picture of what those change.
 BITS_MODELS = [m.name for m in EXPERIMENT.models.values() if len(m.quantizations) > 1]
@@ -18,6 +18,10 @@ TABLES += ["race"] if EXPERIMENT.raced else []
 
 # Where controls run, a table compares the frozen plans with them.
 TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
+
+# Where several plans of the shortlist are confirmed on guard tasks, a table has gain against loss.
+GUARDED = any(task.role == "guard" for task in EXPERIMENT.tasks.values())
+TABLES += ["tradeoff"] if SETTINGS.stages.confirm.finalists and GUARDED else []
 
 # Which documents changed, for the page alone.
 FLIPS = ["flips", "documents"]
@@ -108,6 +112,7 @@ rule freeze:
         stamp=script_stamp(
             "freeze",
             controls=SETTINGS.stages.confirm.controls,
+            finalists=SETTINGS.stages.confirm.finalists,
             statistics=SETTINGS.statistics.plain(),
             models=len(EXPERIMENT.models),
         ),

@@ -1,9 +1,17 @@
 SEARCH_FIGURES = catalogue.names("search", TABLES, EXPERIMENT.search_tasks)
 CONFIRM_FIGURES = catalogue.names("confirm", TABLES)
-# What the pictures of a search read; `race` is there if it was one.
+# What the pictures of a search read; `tradeoff` and `race` are there if they were made.
 SEARCH_TABLES = [
     name
-    for name in ["comparisons", "verdicts", "path", "repetitions", "race"]
+    for name in [
+        "comparisons",
+        "verdicts",
+        "path",
+        "repetitions",
+        "dose_response",
+        "tradeoff",
+        "race",
+    ]
     if name in TABLES
 ]
 CASE = "{model}/{quantization}"

@@ -6,7 +6,7 @@ from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.evaluate.runner import evaluate_task
 from frankenlab.io.parquet import write_parquet
 from frankenlab.io.records import read_record
-from frankenlab.models.franken import Manifest, plans_of
+from frankenlab.models.franken import CONTROL, Manifest, plans_of
 from frankenlab.quantize.calibration import evaluation_excludes
 from frankenlab.runtime.job import job
 
@@ -15,9 +15,10 @@ with job(snakemake) as experiment:
     frankens = read_record(snakemake.input.frankens, Manifest)
     stage = Stage.parse(where.stage)
     model = ModelSpec.for_stage(experiment, where.model, where.quantization, stage)
+    controls = experiment.runs_controls(where.model, where.quantization, where.task)
     scores = evaluate_task(
         model,
-        plans_of(frankens, experiment.runs_controls(where.model, where.quantization, where.task)),
+        plans_of(frankens, without=[] if controls else [CONTROL]),
         experiment.tasks[where.task],
         stage=stage.name,
         limit=experiment.limit(stage, where.task),

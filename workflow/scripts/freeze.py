@@ -25,5 +25,6 @@ with job(snakemake) as experiment:
         experiment.settings.stages.confirm.controls,
         error_budget.level(rules.alpha, "search", tests * len(experiment.models)),
         rules,
+        experiment.settings.stages.confirm.finalists,
     )
     write_json(snakemake.output[0], frozen)

@@ -9,10 +9,11 @@ from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.controls import against_controls
 from frankenlab.analyse.interaction import bitrates
 from frankenlab.analyse.race_rounds import Round, all_rounds
-from frankenlab.analyse.repetitions import repetitions
+from frankenlab.analyse.repetitions import dose_response, repetitions
 from frankenlab.analyse.search_test import search
-from frankenlab.analyse.selection import Frozen
+from frankenlab.analyse.selection import Frozen, without_finalists
 from frankenlab.analyse.shrinkage import paths
+from frankenlab.analyse.tradeoff import tradeoff
 from frankenlab.analyse.verdicts import verdicts
 from frankenlab.io.directories import read_manifest
 from frankenlab.io.files import atomic_path
@@ -33,10 +34,13 @@ with job(snakemake) as experiment:
     choice = concatenated(map(read_parquet, snakemake.input.choice))
     searched = choice[choice["stage"] == "search"]
     level = error_budget.level(rules.alpha, "search", error_budget.SEARCH_TESTS * len(depths))
+    claimed = without_finalists(scores, frozen)
     made = {
         "comparisons": compared,
         "pairs": pairs(scores, experiment.tasks, rules),
-        "verdicts": verdicts(compared, scores, experiment.tasks, plans, rules),
+        "verdicts": verdicts(
+            without_finalists(compared, frozen), claimed, experiment.tasks, plans, rules
+        ),
         "costs": concatenated(map(read_parquet, snakemake.input.costs)),
         "ledger": ledger.table(
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
@@ -44,10 +48,13 @@ with job(snakemake) as experiment:
         "search": search(searched, experiment.tasks, level, rules),
         "path": paths(compared, choice, experiment.tasks, frozen),
         "repetitions": repetitions(searched, experiment.tasks, depths, rules),
+        "dose_response": dose_response(searched, experiment.tasks, depths, rules),
     }
     wanted = snakemake.output.keys()
     if "against_controls" in wanted:
-        made["against_controls"] = against_controls(scores, experiment.tasks, plans, rules)
+        made["against_controls"] = against_controls(claimed, experiment.tasks, plans, rules)
+    if "tradeoff" in wanted:
+        made["tradeoff"] = tradeoff(compared, scores, experiment.tasks, frozen, rules)
     if "bits" in wanted:
         footprints = {
             model: {
@@ -57,7 +64,7 @@ with job(snakemake) as experiment:
             }
             for model in snakemake.params.models
         }
-        made["bits"] = bitrates(scores, experiment.tasks, frozen, footprints, depths, rules)
+        made["bits"] = bitrates(claimed, experiment.tasks, frozen, footprints, depths, rules)
     if "quantizations" in wanted:
         made["quantizations"] = pd.DataFrame(
             weights_row(*cell, folder, read_manifest(folder)) for cell, folder in folders.items()

@@ -23,5 +23,6 @@ __all__ = [
     "selection",
     "settings",
     "shrinkage",
+    "tradeoff",
     "verdicts",
 ]

@@ -12,7 +12,7 @@ from frankenlab.analyse.gains import bootstrap, gains, mean_gains
 from frankenlab.analyse.outcomes import Task
 from frankenlab.analyse.search_test import max_t
 from frankenlab.analyse.settings import Statistics
-from frankenlab.models.franken import CONTROL
+from frankenlab.models.franken import CONTROL, FINALIST
 from frankenlab.plans.controls import equal_cost_controls
 from frankenlab.plans.plan import BASE, parse
 
@@ -38,16 +38,18 @@ class Shortlist(TypedDict):
 class Frozen(TypedDict):
     """The file that holds a model's frozen plan: what `freeze` returns.
 
-    `beats_base` tells whether any plan of the select stage is better than the base on its documents
-    (`search_test.max_t`). `as_good` are the plans
-    within one standard error of the best, best first. `same_plan` is the share of resamples of the
-    documents in which the same rule freezes the same plan of the same shortlist.
+    `finalists` are the best other plans of the shortlist, best first. `beats_base` tells whether
+    any plan of the select stage is better than the base on its documents (`search_test.max_t`).
+    `as_good` are the plans within one standard error of the best, best first. `same_plan` is the
+    share of resamples of the documents in which the same rule freezes the same plan of the same
+    shortlist.
     """
 
     model: str
     frozen: str
     group: str
     controls: list[str]
+    finalists: list[str]
     reference_quantization: str
     beats_base: bool
     as_good: list[str]
@@ -91,6 +93,7 @@ def freeze(
     controls: int,
     level: float,
     rules: Statistics,
+    finalists: int = 0,
 ) -> Frozen:
     """Return the franken of a model: the cheapest plan within one standard error of the best
     (Breiman et al. 1984), on the documents of search and select together.
@@ -100,6 +103,7 @@ def freeze(
             at the reference quantization.
         controls: how many random plans of the same cost go with it.
         level: of the test whether any of the plans beats the base.
+        finalists: how many other plans of the shortlist are confirmed beside it.
     """
     scores = scores.drop_duplicates(["task", "plan", "document"])
     groups = {item["plan"]: item["group"] for item in shortlisted}
@@ -128,11 +132,16 @@ def freeze(
     moved = effects + 100 * shifts / len(both)
     again = choose(moved, 100 * np.sqrt(variances) / len(both), cost)
     frozen = parse(plans[chosen], n_layers)
+    random_plans = [c.text for c in equal_cost_controls(frozen, controls, rules.seed)]
+    others = [plans[i] for i in order if i != chosen and np.isfinite(effects[i])]
+    # A control by chance is a control.
+    others = [plan for plan in others if plan not in random_plans]
     record: Frozen = {
         "model": model,
         "frozen": frozen.text,
         "group": groups[plans[chosen]],
-        "controls": [c.text for c in equal_cost_controls(frozen, controls, rules.seed)],
+        "controls": random_plans,
+        "finalists": others[:finalists],
         "reference_quantization": quantization,
         "beats_base": test.p <= level,
         "as_good": [plans[i] for i in order if near[i]],
@@ -203,7 +212,21 @@ def select_plans(record: Shortlist) -> PlanGroups:
     return [(BASE, "base"), *((item["plan"], item["group"]) for item in record["plans"])]
 
 
-def confirm_plans(record: Frozen, with_controls: bool) -> PlanGroups:
-    """Return (plan, group) of what the confirm stage runs, the frozen plan before its controls."""
-    controls = [(plan, CONTROL) for plan in record["controls"] if with_controls]
-    return [(BASE, "base"), (record["frozen"], record["group"]), *controls]
+def confirm_plans(record: Frozen, at_reference: bool) -> PlanGroups:
+    """Return (plan, group) of what the confirm stage runs, the frozen plan before all others, which
+    run at the reference quantization only."""
+    others = [(plan, FINALIST) for plan in record["finalists"]]
+    others += [(plan, CONTROL) for plan in record["controls"]]
+    return [(BASE, "base"), (record["frozen"], record["group"]), *(others if at_reference else [])]
+
+
+def without_finalists(rows: pd.DataFrame, frozen: Mapping[str, Frozen]) -> pd.DataFrame:
+    """Return scores or comparisons of the confirm stage without the finalists', of which nothing is
+    claimed.
+
+    Args:
+        frozen: model -> what `freeze` made.
+    """
+    named = {(model, plan) for model, record in frozen.items() for plan in record["finalists"]}
+    plans = zip(rows["model"], rows["plan"], strict=True)
+    return rows[[plan not in named for plan in plans]]

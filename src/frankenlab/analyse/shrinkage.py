@@ -144,7 +144,7 @@ def paths(
     frozen: Mapping[str, Frozen],
 ) -> pd.DataFrame:
     """Return the mean effects over the search tasks of each model's frozen plan in all stages, and
-    of the other plans of the shortlist in search and select.
+    of the other plans of the shortlist in search and select; of the finalists in confirm as well.
 
     Args:
         compared: comparisons of all stages and models.

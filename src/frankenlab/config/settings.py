@@ -216,6 +216,8 @@ class Confirm(StageSettings):
 
     controls: int = Field(default=3, ge=0, le=1000)
     """Random plans of the same cost as the frozen franken."""
+    finalists: int = Field(default=0, ge=0, le=10_000)
+    """Best other plans of the shortlist that are confirmed too, without verdicts."""
 
 
 class Stages(Section):

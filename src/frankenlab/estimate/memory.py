@@ -124,11 +124,12 @@ def _requirements(
 def _loads(workload: Workload, model: ModelSettings, sizes: ModelShape) -> list[tuple[Stage, Load]]:
     """Return the heaviest batch of each stage, and a timed run (in the search's precision)."""
     settings, grid = workload.experiment.settings, workload.grid(model.name)
+    confirm = settings.stages.confirm
     states = {
         Stage(SEARCH): grid.live_states,
         # The base is one of the plans, and the frozen one of those that are confirmed.
         Stage(SELECT): grid.states_of(settings.stages.select.shortlist + 1),
-        Stage(CONFIRM): grid.states_of(settings.stages.confirm.controls + 2),
+        Stage(CONFIRM): grid.states_of(confirm.controls + confirm.finalists + 2),
     }
     budget = settings.token_budget
     passed = pass_tokens(budget, sizes.max_position_embeddings)

@@ -116,7 +116,9 @@ class Prediction:
     def plans(self, job: Job, stage: Stage) -> PlanWork:
         """Return what a job that runs a stage's plans runs of them at most."""
         controls = self.experiment.runs_controls(job.model, job.quantization, job.task or None)
-        return self.workload.plans(job.model, stage, job.shard, controls)
+        at_reference = self.experiment.runs_controls(job.model, job.quantization)
+        finalists = at_reference and job.rule != "measure_cost"
+        return self.workload.plans(job.model, stage, job.shard, controls, finalists)
 
     def start(self, job: Job) -> float:
         """Return the seconds until a job has loaded its model."""

@@ -254,7 +254,12 @@ class Workload:
         return [task for task in tasks if stage.name == CONFIRM or task.role == SEARCH]
 
     def plans(
-        self, model: str, stage: Stage, shard: int = 0, with_controls: bool = True
+        self,
+        model: str,
+        stage: Stage,
+        shard: int = 0,
+        with_controls: bool = True,
+        with_finalists: bool = True,
     ) -> PlanWork:
         """Return what a job runs at most: which plans a race drops is not known yet. After the
         search these are as many as allowed, of the grid's mean depth and with half of it shared."""
@@ -264,7 +269,9 @@ class Workload:
             return PlanWork(len(found.items), found.passes, found.unshared)
         stages, n = self.experiment.settings.stages, self.model(model).n_layers
         controls = stages.confirm.controls if with_controls else 0
-        extra = stages.select.shortlist if stage.name == SELECT else 1 + controls
+        others = min(stages.confirm.finalists, stages.select.shortlist - 1)
+        confirmed = 1 + controls + (others if with_finalists else 0)
+        extra = stages.select.shortlist if stage.name == SELECT else confirmed
         mean = grid.whole.unshared / grid.whole.count
         return PlanWork(1 + extra, n + extra * mean / 2, n + extra * mean)
 

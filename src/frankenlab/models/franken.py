@@ -1,6 +1,6 @@
 """A plan on a model: its size and cost, and the stored tensors that each occurrence uses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -14,6 +14,8 @@ KV_BYTES = 2  # of a value in a 16-bit cache
 
 # The group of the random plans that cost what the frozen one does.
 CONTROL = "control"
+# The group of plans that are confirmed beside the frozen one, of which nothing is claimed.
+FINALIST = "finalist"
 
 
 class ManifestEntry(TypedDict):
@@ -92,8 +94,8 @@ def manifest(
     }
 
 
-def plans_of(manifest: Mapping[str, Any], with_controls: bool = True) -> list[Plan]:
-    """Return the plans of a manifest, or those that are no controls.
+def plans_of(manifest: Mapping[str, Any], without: Collection[str] = ()) -> list[Plan]:
+    """Return the plans of a manifest, without those of some groups.
 
     Raises:
         UserError: a text is no plan, or the steps written there are not those of its plan.
@@ -106,9 +108,7 @@ def plans_of(manifest: Mapping[str, Any], with_controls: bool = True) -> list[Pl
         if list(entry["occurrences"]) != _occurrences(plan):
             raise UserError(f'manifest of frankens: plan "{plan}" does not match its occurrences')
     groups = [entry["group"] for entry in manifest["frankens"]]
-    return [
-        plan for plan, group in zip(plans, groups, strict=True) if with_controls or group != CONTROL
-    ]
+    return [plan for plan, group in zip(plans, groups, strict=True) if group not in without]
 
 
 def _occurrences(plan: Plan) -> list[list[Any]]:

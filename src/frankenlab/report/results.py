@@ -20,7 +20,8 @@ from frankenlab.plans.plan import BASE
 
 NAMES = (
     *("comparisons", "verdicts", "against_controls", "pairs", "costs", "ledger", "bits"),
-    *("quantizations", "race", "search", "path", "repetitions", "flips", "documents"),
+    *("quantizations", "race", "search", "path", "repetitions", "dose_response", "flips"),
+    *("documents", "tradeoff"),
 )
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]

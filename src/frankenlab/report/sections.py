@@ -80,7 +80,19 @@ def times_html(results: Results) -> str:
     shown, more = pictures(results, catalogue.TIMES)
     if not shown:
         return ""
-    return section("times", "How often?", "", *shown, details("Other models", *more))
+    return section(
+        "times",
+        "How often?",
+        "",
+        *shown,
+        details("Other models", *more),
+        folded(
+            "The trend with more repetitions, as a table",
+            results,
+            "dose_response",
+            tables.dose_table(results),
+        ),
+    )
 
 
 def price_html(results: Results) -> str:
@@ -106,7 +118,18 @@ def lost_html(results: Results) -> str:
     finding = findings.guard_finding(results.tables, results.frozen)
     if not finding:
         return ""
-    return section("lost", "Is anything lost?", finding, tables.guard_table(results))
+    shown, more = pictures(results, catalogue.LOST)
+    return section(
+        "lost",
+        "Is anything lost?",
+        finding,
+        *shown,
+        tables.guard_table(results),
+        details("Other models", *more),
+        folded(
+            "Gain against loss, plan by plan", results, "tradeoff", tables.tradeoff_table(results)
+        ),
+    )
 
 
 def sure_html(results: Results) -> str:

@@ -11,9 +11,11 @@ from frankenlab.report.elements import Columns, Html, Row, cells, details, plan_
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.text import (
     change_text,
+    guard_name,
     number,
     p_value,
     quantization_name,
+    repeated,
     signed,
     size_words,
     spoken_value,
@@ -123,6 +125,28 @@ def guard_table(results: Results) -> str:
     return table(cells(rows, columns), "The guard tasks, which chose nothing", csv="verdicts")
 
 
+def tradeoff_table(results: Results) -> str:
+    """Return what each confirmed plan of the shortlist gains and loses."""
+    rows = results.table("tradeoff")
+    if rows.empty:
+        return ""
+    columns: Columns = {
+        "plan": plan_of(results),
+        **places(rows),
+        "search tasks [interval]": lambda row: change_text(
+            row["gain"], row["gain_low"], row["gain_high"], row["gain_unit"]
+        ),
+        "guard task": lambda row: guard_name(row["guard"], row["guards"]),
+        "change [interval]": lambda row: change_text(
+            row["effect"], row["low"], row["high"], row["unit"]
+        ),
+        "documents": lambda row: count(row["n"]),
+    }
+    caption = "The frozen plan and the finalists on fresh documents, without verdicts"
+    frozen = rows["group"] == "frozen"
+    return table(cells(rows, columns), caption, csv="tradeoff", first="plan", frozen=frozen)
+
+
 def verdict_words(verdict: Any) -> str:
     """Return a verdict as the page says it; a dash where nothing was tested."""
     if pd.isna(verdict):
@@ -164,6 +188,30 @@ def controls_table(results: Results) -> str:
     }
     caption = "The frozen plans against the mean of their random controls of the same cost"
     return table(cells(rows, columns), caption, csv="against_controls", first="plan")
+
+
+def dose_table(results: Results) -> str:
+    """Return what more repetitions of the same places change."""
+    rows = results.table("dose_response")
+    if rows.empty:
+        return ""
+    columns: Columns = {
+        **places(rows),
+        "task": "{task}",
+        "repeated": lambda row: repeated(f"{row['blocks']} blocks", row["part"], row["scale"]),
+        "times": "{counts}",
+        "documents": lambda row: count(row["n"]),
+        "each further time [interval]": lambda row: change_text(
+            row["slope"], row["slope_low"], row["slope_high"], row["unit"]
+        ),
+        "p": lambda row: p_value(row["p"]),
+        "q": lambda row: p_value(row["q"]),
+        "isotonic fit": "{fit}",
+        "best [interval]": "{best} [{best_low}, {best_high}]",
+        "worse from": lambda row: number(row["worse_from"]),
+    }
+    caption = "More repetitions of the same blocks, where 1 is the base"
+    return table(cells(rows, columns), caption, csv="dose_response")
 
 
 def cost_table(results: Results) -> str:

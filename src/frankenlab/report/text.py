@@ -160,3 +160,14 @@ def size_words(size: float, unit: str) -> str:
 def rst(text: str) -> str:
     """Return the text with all that reStructuredText would read as markup escaped."""
     return re.sub(r"([\\*`_|<>])", r"\\\1", text)
+
+
+def repeated(places: str, part: str, scale: float) -> str:
+    """Return what of some places runs again: "the attention of 3 layers (scaled by 0.5)"."""
+    of = {"attn": "the attention of ", "mlp": "the MLP of "}.get(part, "")
+    return f"{of}{places}" + (f" (scaled by {scale:g})" if scale != 1 else "")
+
+
+def guard_name(guard: str, guards: int) -> str:
+    """Return a guard task's name, or of how many tasks a row is the mean."""
+    return guard if guards == 1 else f"the mean of {guards} guard tasks"

@@ -44,24 +44,38 @@ class Entry:
             path,
             quality,
             race,
+            repetitions,
             speed,
+            tradeoff,
         )
 
-        modules = (bitrates, effects, forest, maps, path, quality, race, speed)
+        modules = (
+            bitrates,
+            effects,
+            forest,
+            maps,
+            path,
+            quality,
+            race,
+            repetitions,
+            speed,
+            tradeoff,
+        )
         module = next(m for m in modules if m.__name__.endswith(f".{self.module}"))
         found: Callable[..., Any] = getattr(module, f"{self.name}{suffix}")
         return found
 
 
 # What a reader asks, in the order of the page; Snakemake's report sorts its categories by name.
-ANSWER, LAYERS, TIMES, PRICE, BITS, SURE, TABLES = (
+ANSWER, LAYERS, TIMES, PRICE, LOST, BITS, SURE, TABLES = (
     "1 The answer",
     "2 Which layers",
     "3 How often",
     "4 At what price",
-    "5 At fewer bits",
-    "6 How sure is this",
-    "7 Tables",
+    "5 Is anything lost",
+    "6 At fewer bits",
+    "7 How sure is this",
+    "8 Tables",
 )
 
 # In the order of the page.
@@ -93,11 +107,11 @@ CATALOGUE = (
     ),
     Entry(
         "repetition_effect",
-        "effects",
+        "repetitions",
         "More repetitions of the same blocks",
         "search",
         TIMES,
-        ("repetitions",),
+        ("repetitions", "dose_response"),
     ),
     Entry(
         "quality_speed",
@@ -108,6 +122,14 @@ CATALOGUE = (
         ("verdicts", "costs"),
     ),
     Entry("quality_cost", "quality", "Quality against cost", "search", PRICE, ("comparisons",)),
+    Entry(
+        "tradeoff",
+        "tradeoff",
+        "Gain on the search tasks against loss on the guard tasks",
+        "search",
+        LOST,
+        ("tradeoff",),
+    ),
     Entry("bits", "bitrates", "Quality against the bytes of weights", "bits", BITS, ("bits",)),
     Entry("path", "path", "The frozen plan from search to confirm", "search", SURE, ("path",)),
     Entry("race", "race", "Which plans were dropped when", "search", SURE, ("comparisons", "race")),

@@ -1,4 +1,4 @@
-"""What repeating does: layer by layer, and with the number of repetitions."""
+"""What repeating a single layer does, layer by layer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,12 +8,10 @@ import numpy as np
 import pandas as pd
 
 from frankenlab.analyse.settings import Statistics
-from frankenlab.plans.plan import BASE
 from frankenlab.report.figures.key import KeyItem, key
 from frankenlab.report.figures.quality import mean_over_tasks
 from frankenlab.report.figures.style import (
     GREY,
-    INK,
     PLOT,
     base_text,
     blank,
@@ -27,14 +25,13 @@ from frankenlab.report.figures.style import (
     panel_title,
     plan_looks,
     point_data,
-    short_unit,
     survivors,
     tooltip,
     value_axis,
     zero_rule,
 )
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import INTERVAL, interval, layers_of, listed, plural, shorten
+from frankenlab.report.text import INTERVAL, layers_of, listed, plural, shorten
 
 # Of the numbers of times that a layer runs: darker for more.
 COUNTS = (("#938bc9", "circle"), ("#5b4aa0", "square"), ("#2b1b60", "triangle-up"))
@@ -42,8 +39,6 @@ COUNTS = (("#938bc9", "circle"), ("#5b4aa0", "square"), ("#2b1b60", "triangle-up
 APART = 0.3
 TIMES = {2: "twice", 3: "three times", 4: "four times", 5: "five times"}
 FAINT = "#bcc3cc"
-# The width of each of two panels side by side.
-COLUMN = (PLOT - 72) // 2
 
 
 def _times(count: int) -> str:
@@ -217,152 +212,9 @@ def _over_tasks(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         means = mean_over_tasks(rows)
         if len(means):
             return means, f"over {plural(len(tasks), 'task')}"
-    return rows[rows["task"] == tasks[0]], f"on {tasks[0]}{_measure(rows['unit'].iloc[0])}"
+    return rows[rows["task"] == tasks[0]], f"on {tasks[0]}{measure(rows['unit'].iloc[0])}"
 
 
-def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
-    """Draw how the effect changes with the number of times that a block runs.
-
-    One panel a task: the mean over all blocks that ran with every count, in bold, over the single
-    blocks. All lines start at the base, which runs each block once.
-    """
-    means = rows_of(tables.get("repetitions"), **where)
-    if means.empty:
-        return blank(f"{where['model']}: no block of the search ran with several counts.")
-    rows = loops(tables.get("comparisons"), **where)
-    width = COLUMN if means["task"].nunique() > 1 else PLOT
-    panels = [
-        _repetition_panel(task, part, rows[rows["task"] == task], width)
-        for task, part in means.groupby("task", sort=False)
-    ]
-    blocks = plural(int(means["blocks"].max()), "block")
-    items = [
-        ("point", INK, "circle", f"mean over all {blocks} that ran with every count shown"),
-        ("thick", INK, "", INTERVAL),
-        ("point", FAINT, "circle", "the single blocks"),
-    ]
-    chart = alt.vconcat(alt.concat(*panels, columns=2, spacing=14), key(items))
-    finding = repetition_effect_finding(tables, levels, **where)
-    return finish(
-        chart, "More repetitions of the same blocks", where, finding, ["search documents"]
-    )
-
-
-def _repetition_panel(task: str, means: pd.DataFrame, rows: pd.DataFrame, width: int) -> Any:
-    """Draw one task: the mean in bold over the blocks that it is the mean of."""
-    counts = sorted(means["times"].astype(int))
-    rows = rows[rows["times"].isin(counts)]
-    blocks = rows.groupby(["start", "length"])["times"].transform("nunique")
-    rows = rows[blocks == len(counts)]
-    single = point_data(rows, "times", "n", "start", "length") if len(rows) else pd.DataFrame()
-    unit = means["unit"].iloc[0]
-    mean = means[["times", "blocks", "n", "effect", "low", "high"]].assign(
-        task=task,
-        effect_text=[interval(row, unit=short_unit(unit)) for row in means.to_dict("records")],
-    )
-    once = {"times": 1, "effect": 0.0, "low": 0.0, "high": 0.0}
-    mean = pd.concat([pd.DataFrame([once]), mean], ignore_index=True)
-    both = [
-        frame[["effect", "low", "high"]]
-        for frame in (mean, single.assign(**_flat(single)))
-        if len(frame)
-    ]
-    cut = cut_axis(pd.concat(both))
-    scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
-    ticks = [1, *counts]
-    x = alt.X(
-        "times:Q",
-        scale=alt.Scale(domain=[0.85, counts[-1] + 0.15], nice=False),
-        axis=alt.Axis(
-            title="times that the block runs",
-            values=ticks,
-            grid=False,
-            labelExpr="datum.value == 1 ? '1 (base)' : format(datum.value, 'd')",
-        ),
-    )
-    axis = value_axis(effect_title(unit))
-    y = alt.Y("effect:Q", scale=scale, axis=axis)
-    drawn = [zero_rule()]
-    if len(single):
-        drawn += _single_lines(single, x, y)
-    chart = alt.Chart(mean).encode(x=x)
-    bars = chart.transform_filter("datum.times > 1")
-    drawn += [
-        chart.mark_line(color=INK, strokeWidth=2.2).encode(y=y),
-        interval_rules(
-            bars, alt.Y("low:Q", scale=scale, axis=axis), "high", color=INK, strokeWidth=2
-        ),
-        bars.mark_point(color=INK, filled=True, size=60, opacity=1).encode(
-            y=y,
-            tooltip=[
-                alt.Tooltip("task:N", title="task"),
-                alt.Tooltip("times:Q", title="times"),
-                alt.Tooltip("effect_text:N", title="mean change"),
-                alt.Tooltip("blocks:Q", title="blocks"),
-                alt.Tooltip("n:Q", title="documents"),
-            ],
-        ),
-    ]
-    title = panel_title(f"{shorten(task)}, n = {int(means['n'].max()):,}", cut.note)
-    return alt.layer(*drawn).properties(width=width, height=190, title=title)
-
-
-def _flat(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return intervals of no width: those of single blocks are not drawn."""
-    return {"low": rows["effect"], "high": rows["effect"]} if len(rows) else {}
-
-
-def _single_lines(rows: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    """Draw a light line for each block, from the base, and points for its plans."""
-    block = rows["start"].astype(str) + "+" + rows["length"].astype(str)
-    rows = rows.drop(columns=["start", "length"]).assign(block=block)
-    once = pd.DataFrame({"block": block.unique(), "times": 1, "effect": 0.0})
-    once = once.assign(plan=BASE, words="the unmodified model", task=rows["task"].iloc[0])
-    strength = float(np.clip(12 / len(once), 0.15, 0.9))
-    look: dict[str, Any] = {"color": FAINT, "clip": True, "opacity": strength}
-    chart = alt.Chart(pd.concat([once, rows], ignore_index=True)).encode(x=x, y=y)
-    points = chart.transform_filter("datum.times > 1").encode(
-        tooltip=tooltip(alt.Tooltip("n:Q", title="documents"))
-    )
-    return [
-        chart.mark_line(strokeWidth=1, **look).encode(detail="block:N"),
-        points.mark_point(filled=True, size=22, **look),
-    ]
-
-
-def repetition_effect_finding(tables: Tables, levels: Statistics, **where: str) -> str:
-    """Say what more repetitions do, on the mean over the blocks that ran with every count."""
-    means = rows_of(tables.get("repetitions"), **where)
-    if means.empty:
-        return ""
-    said, turns, overlap = [], set(), []
-    for task, rows in means.groupby("task", sort=False):
-        rows = rows.sort_values("times")
-        first, last = rows.iloc[0], rows.iloc[-1]
-        turns.add(int(np.sign(last["effect"] - first["effect"])))
-        if first["low"] <= last["high"] and last["low"] <= first["high"]:
-            overlap.append(str(task))
-        said.append(
-            f"{task}{_measure(first['unit'])} changes by "
-            f"{change_text(first, unit=' ' + first['unit'])} {_run(first['times'])} "
-            f"and by {change_text(last)} {_run(last['times'])}"
-        )
-    opening = "More repetitions do not measure alike on all tasks"
-    if len(turns) == 1:
-        word = {-1: "measure worse", 0: "change nothing", 1: "measure better"}[turns.pop()]
-        opening = f"More repetitions {word}"
-    if len(overlap) == len(said):
-        opening += ", but the intervals overlap"
-    elif overlap:
-        opening += f", but the intervals overlap on {listed(overlap)}"
-    blocks = int(means["blocks"].max())
-    return f"{opening}: on average over {plural(blocks, 'block')}, {'; '.join(said)}."
-
-
-def _measure(unit: str) -> str:
+def measure(unit: str) -> str:
     """Return what changes, where it is not the share of right answers."""
     return " (perplexity)" if unit == "log-percent" else ""
-
-
-def _run(times: float) -> str:
-    return f"run {_times(int(times))}"
