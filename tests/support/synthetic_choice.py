@@ -1,4 +1,5 @@
-"""Invented tables about the choice of the plan: `search`, `path` and `repetitions`."""
+"""Invented tables about the choice of the plan: `search`, `path`, `repetitions`, `profile` and
+`reliability`."""
 
 import numpy as np
 import pandas as pd
@@ -9,10 +10,11 @@ TIMES = (2, 3, 4)
 
 
 def choice_tables(comparisons: pd.DataFrame, frozen: str) -> dict[str, pd.DataFrame]:
-    """The three tables, from the comparisons of all stages."""
+    """The tables, from the comparisons of all stages."""
     search = comparisons[comparisons["stage"] == "search"]
     cases = ["model", "quantization"]
-    found: dict[str, list] = {"search": [], "path": [], "repetitions": []}
+    names = ("search", "path", "repetitions", "profile", "reliability")
+    found: dict[str, list] = {name: [] for name in names}
     models = search["model"].nunique()
     for case, rows in search.groupby(cases, sort=False):
         where = dict(zip(cases, case, strict=True))
@@ -20,6 +22,8 @@ def choice_tables(comparisons: pd.DataFrame, frozen: str) -> dict[str, pd.DataFr
         found["search"].append(where | _search(rows, LEVEL / models))
         found["path"] += [where | step for step in _path(own, frozen)]
         found["repetitions"] += [where | row for row in _repetitions(rows)]
+        for name, part in zip(names[3:], _profile(rows), strict=True):
+            found[name] += [where | row for row in part]
     return {name: pd.DataFrame(rows) for name, rows in found.items()}
 
 
@@ -92,3 +96,34 @@ def _repetitions(rows: pd.DataFrame) -> list[dict]:
         row = dict(zip(keys, key, strict=True)) | {"blocks": len(part), "n": int(part["n"].min())}
         found.append(row | {"effect": effect, "low": effect - half, "high": effect + half})
     return found
+
+
+def _profile(rows: pd.DataFrame) -> tuple[list[dict], list[dict]]:
+    """The profile of single layers that run twice, on each task, and what its shape is worth."""
+    rows = rows[(rows["times"] == 2) & (rows["stop"] - rows["start"] == 1)].sort_values("start")
+    keys = ["task", "metric", "kind", "unit"]
+    places, shapes, earlier = [], [], []
+    for key, part in rows.groupby(keys, sort=False):
+        whose = dict(zip(keys, key, strict=True)) | {"part": "block", "against": "base"}
+        layers = part["depth"] / part["relative_depth"]
+        kept = ["plan", "start", "stop", "times", "scale", "depth", "relative_depth"]
+        # All that is compared saw what the plan with the fewest documents saw.
+        n = int(part["n"].min())
+        own = part[[*kept, "effect", "low", "high", "shrunken", "shrunken_low", "shrunken_high"]]
+        own = own.assign(
+            position=(part["start"] + 0.5) / layers,
+            n=n,
+            documents=int(rows["n"].max()),
+            band_low=part["effect"] - 3 * part["standard_error"],
+            band_high=part["effect"] + 3 * part["standard_error"],
+        )
+        places += [whose | row for row in own.to_dict("records")]
+        count = {"places": len(part), "n": n}
+        mean, half = part["effect"].mean(), part["standard_error"].mean()
+        made = [("mean", None, mean, mean - half, mean + half)]
+        made.append(("reliability", None, 0.47, 0.21, 0.68))
+        made += [("between tasks", task, 0.31, -0.06, 0.6) for task in earlier]
+        columns = ("measure", "other", "estimate", "low", "high")
+        shapes += [whose | count | dict(zip(columns, row, strict=True)) for row in made]
+        earlier.append(whose["task"])
+    return places, shapes

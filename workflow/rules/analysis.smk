@@ -1,5 +1,5 @@
 TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
-TABLES += ["search", "path", "repetitions"]
+TABLES += ["search", "path", "repetitions", "profile", "reliability"]
 
 # Models of several quantizations have a table and a picture of what those change.
 BITS_MODELS = [m.name for m in EXPERIMENT.models.values() if len(m.quantizations) > 1]

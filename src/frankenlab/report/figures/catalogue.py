@@ -42,12 +42,13 @@ class Entry:
             forest,
             maps,
             path,
+            profile,
             quality,
             race,
             speed,
         )
 
-        modules = (bitrates, effects, forest, maps, path, quality, race, speed)
+        modules = (bitrates, effects, forest, maps, path, profile, quality, race, speed)
         module = next(m for m in modules if m.__name__.endswith(f".{self.module}"))
         found: Callable[..., Any] = getattr(module, f"{self.name}{suffix}")
         return found
@@ -73,6 +74,14 @@ CATALOGUE = (
         "confirm",
         ANSWER,
         ("verdicts",),
+    ),
+    Entry(
+        "profile",
+        "profile",
+        "The effect of repeating over the depth",
+        "search",
+        LAYERS,
+        ("profile", "reliability"),
     ),
     Entry(
         "block_map",
