@@ -31,7 +31,7 @@ from frankenlab.report.figures.style import (
     zero_rule,
 )
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import interval, listed, plan_words, plural, shorten
+from frankenlab.report.text import interval, listed, plan_words, plural, share, shorten
 
 # Of the parts of a layer, and of a part against another one.
 PARTS = {"block": "the whole layer", "attn": "its attention", "mlp": "its MLP"}
@@ -163,7 +163,8 @@ def _panel(rows: pd.DataFrame, width: int, lowest: bool, others: pd.DataFrame | 
     )
     drawn = [zero_rule(), band, *_light(others, x, scale, axis), line, points]
     drawn += [Cut(data, cut.domain, cut.note).arrows(x)] if cut.note else []
-    title = f"{shorten(rows['task'].iloc[0])}, n = {rows['n'].iloc[0]:,}"
+    n, documents = rows[["n", "documents"]].iloc[0]
+    title = f"{shorten(rows['task'].iloc[0])}, n = {n:,}{f' of {documents:,}' * (n < documents)}"
     if rows["against"].iloc[0] != BASE:
         title = "paired differences between the parts"
     return alt.layer(*drawn).properties(width=width, height=170, title=panel_title(title, cut.note))
@@ -175,7 +176,10 @@ def _x(lowest: bool) -> alt.X:
         "position:Q",
         scale=alt.Scale(domain=[0, 1], nice=False),
         axis=number_axis(
-            title if lowest else "", values=[0, 0.25, 0.5, 0.75, 1], grid=False, format=".0%"
+            title if lowest else "",
+            values=[0, 0.25, 0.5, 0.75, 1],
+            grid=False,
+            labelExpr="format(100 * datum.value, 'd') + ' %'",
         ),
     )
 
@@ -192,78 +196,69 @@ def _light(others: pd.DataFrame | None, x: alt.X, scale: alt.Scale, axis: alt.Ax
 
 
 def profile_finding(tables: Tables, levels: Statistics, **where: str) -> str:
-    """Say where repeating looks best, what the band excludes, how far the shape can be trusted, and
-    whether the parts of a layer differ."""
+    """Say for each task where repeating looks best, at how many places the band leaves the base and
+    how reliable the order of the places is; then how alike tasks, models and parts are."""
     rows = _rows(tables, **where)
     if rows.empty:
         return ""
-    shapes = rows_of(tables.get("reliability"), **where)
-    base = rows[rows["against"] == BASE]
-    part = base["part"].iloc[0]
-    tasks = list(base["task"].unique())[:MOST_NAMED]
-    base = base[base["task"].isin(tasks)]
-    first = [_best(rows_of(base, part=part, task=task)) for task in tasks]
-    text = f"Repeating {_what(rows)} looks best at {listed(first)}, shrunken for luck. "
-    text += _beyond(rows_of(base, part=part), tasks)
-    if len(shapes):
-        text += _trust(shapes[shapes["task"].isin(tasks)], part)
-        text += _models(tables["reliability"], where["model"], part, tasks[0])
-        text += _between(rows, shapes, tasks)
-    return text + _seen(base, tasks)
+    tasks = list(rows["task"].unique())[:MOST_NAMED]
+    shapes = tables.get("reliability", pd.DataFrame())
+    part = rows["part"].iloc[0]
+    said = []
+    for task in tasks:
+        own = rows_of(rows, part=part, against=BASE, task=task)
+        mine = rows_of(shapes, **where, part=part, against=BASE, task=task, measure="reliability")
+        what = "it" if said else f"repeating {_what(rows)}"
+        known = mine[mine["estimate"].notna()] if len(mine) else mine
+        order = "".join(
+            f", and the order of the places has a reliability of {_number(row)}"
+            for row in known.to_dict("records")
+        )
+        said.append(f"On {task}, {what} looks best at {_best(own)}; {_beyond(own)}{order}.")
+    said += _alike(shapes, where["model"], part, tasks)
+    said += _between(rows, rows_of(shapes, **where), tasks)
+    said += _seen(rows[rows["task"].isin(tasks)])
+    return " ".join(said)
 
 
 def _best(rows: pd.DataFrame) -> str:
-    """Return the place with the best shrunken effect: "layer 17 twice (+1.2 points [...]) on a"."""
+    """Return the place with the best shrunken effect, and this effect."""
     row = rows.loc[rows["shrunken"].idxmax()]
     layers = round(row["depth"] / row["relative_depth"])
-    said = row.to_dict() | {"effect": row["shrunken"]}
-    found = change_text(said, "shrunken_low", "shrunken_high", unit=f" {row['unit']}")
+    effect = row.to_dict() | {"effect": row["shrunken"]}
+    found = change_text(effect, "shrunken_low", "shrunken_high", unit=f" {row['unit']}")
+    words = plan_words(row["plan"], layers)
+    return f"{share(row['position'])} of the depth ({words}: {found} after shrinking)"
+
+
+def _beyond(rows: pd.DataFrame, line: str = "the base") -> str:
+    """Say at how many places the band excludes the base, or no difference."""
+    over, under = int((rows["band_low"] > 0).sum()), int((rows["band_high"] < 0).sum())
     return (
-        f"{row['position']:.0%} of the depth on {row['task']} "
-        f"({plan_words(row['plan'], layers)}: {found})"
+        f"the band lies above {line} at {over or 'none'} and below it at {under or 'none'} of "
+        f"{plural(len(rows), 'place')}"
     )
 
 
-def _beyond(rows: pd.DataFrame, tasks: list[str]) -> str:
-    """Say at how many places the band excludes the base."""
-    said = []
-    for task in tasks:
-        own = rows[rows["task"] == task]
-        over, under = (own["band_low"] > 0).sum(), (own["band_high"] < 0).sum()
-        said.append(
-            f"above the base at {over or 'none'} and below it at {under or 'none'} of "
-            f"{plural(len(own), 'place')} on {task}"
-        )
-    return f"The band around the whole profile lies {'; '.join(said)}. "
-
-
-def _trust(shapes: pd.DataFrame, part: str) -> str:
-    """Say how reliable the order of the places is, and how alike the tasks and the models are."""
-    own = rows_of(shapes, part=part, against=BASE)
-    known = own[own["estimate"].notna()]
-    said = [
-        f"{_number(row)} on {row['task']}"
-        for row in rows_of(known, measure="reliability").to_dict("records")
-    ]
-    text = f"The order of the places has a reliability of {listed(said)}" if said else ""
-    pairs = rows_of(known, measure="between tasks").to_dict("records")[:MOST_NAMED]
-    alike = [f"{_number(row)} between {row['other']} and {row['task']}" for row in pairs]
-    if alike:
-        text += f"{', and' if text else 'The order has'} a rank correlation of {listed(alike)}"
-    return f"{text}. " if text else ""
-
-
-def _models(shapes: pd.DataFrame, model: str, part: str, task: str) -> str:
-    """Say how alike the profiles of other models are, each over its own depth."""
-    rows = rows_of(shapes, part=part, against=BASE, task=task, measure="between models")
-    rows = rows[((rows["model"] == model) | (rows["other"] == model)) & rows["estimate"].notna()]
+def _alike(shapes: pd.DataFrame, model: str, part: str, tasks: list[str]) -> list[str]:
+    """Say how well the orders of the places agree between tasks, and with other models."""
+    rows = rows_of(shapes, part=part, against=BASE)
     if rows.empty:
-        return ""
-    said = [
-        f"{_number(row)} with {row['other'] if row['model'] == model else row['model']}"
-        for row in rows.head(MOST_NAMED).to_dict("records")
+        return []
+    rows = rows[rows["estimate"].notna() & rows["task"].isin(tasks)]
+    own = rows_of(rows, model=model, measure="between tasks")
+    pairs = [
+        f"{_number(row)} between {row['other']} and {row['task']}"
+        for row in own[own["other"].isin(tasks)].to_dict("records")
     ]
-    return f"On {task} it correlates by {listed(said)}. "
+    others = rows_of(rows, measure="between models", task=tasks[0])
+    others = others[(others["model"] == model) | (others["other"] == model)].head(MOST_NAMED)
+    pairs += [
+        f"{_number(row)} with {row['other'] if row['model'] == model else row['model']} on "
+        f"{row['task']}"
+        for row in others.to_dict("records")
+    ]
+    return [f"This order has a rank correlation of {listed(pairs)}."] if pairs else []
 
 
 def _number(row: Mapping[str, Any]) -> str:
@@ -274,39 +269,29 @@ def _number(row: Mapping[str, Any]) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _between(rows: pd.DataFrame, shapes: pd.DataFrame, tasks: list[str]) -> str:
-    """Say whether the attention and the MLP differ, or one of them and the whole."""
-    pairs = rows[rows["against"] != BASE].drop_duplicates(["part", "against"])
+def _between(rows: pd.DataFrame, shapes: pd.DataFrame, tasks: list[str]) -> list[str]:
+    """Say how the attention and the MLP differ, or one of them and the whole."""
+    pairs = rows[rows["against"] != BASE][["part", "against"]].drop_duplicates()
     if pairs.empty:
-        return ""
-    part, against = pairs.iloc[-1][["part", "against"]]
+        return []
+    part, against = pairs.iloc[-1]
     said = []
     for task in tasks:
         own = rows_of(rows, part=part, against=against, task=task)
         mean = rows_of(shapes, part=part, against=against, task=task, measure="mean")
-        if own.empty or mean.empty:
-            continue
-        row = mean.iloc[0].to_dict()
-        found = change_text(row | {"effect": row["estimate"]}, unit=f" {row['unit']}")
-        over, under = (own["band_low"] > 0).sum(), (own["band_high"] < 0).sum()
-        said.append(
-            f"{found} on {task} on average, with the band above 0 at {over or 'none'} and below "
-            f"it at {under or 'none'} of {plural(len(own), 'place')}"
-        )
-    if not said:
-        return ""
-    return f"Of the same places {NAMES[part]} minus {NAMES[against]} changes by {'; '.join(said)}. "
+        for row in mean.to_dict("records"):
+            found = change_text(row | {"effect": row["estimate"]}, unit=f" {row['unit']}")
+            said.append(f"{found} on {task} on average, where {_beyond(own, '0')}")
+    names = f"{NAMES[part]} in place of {NAMES[against]}"
+    return [f"Repeating {names} changes that by {'; '.join(said)}."] if said else []
 
 
-def _seen(rows: pd.DataFrame, tasks: list[str]) -> str:
+def _seen(rows: pd.DataFrame) -> list[str]:
     """Say on how many documents a profile rests, where a race let its plans see only some."""
     each = rows.drop_duplicates("task")
-    fewer = each[each["n"] < each["documents"]]
-    if fewer.empty:
-        return ""
     said = [
-        f"{n:,} of {all_:,} documents of {task}"
-        for task, n, all_ in zip(fewer["task"], fewer["n"], fewer["documents"], strict=True)
+        f"{row['n']:,} of {row['documents']:,} documents of {row['task']}"
+        for row in each[each["n"] < each["documents"]].to_dict("records")
     ]
     ended = "that all of these plans saw before the race dropped any"
-    return f"All this rests on the {listed(said)} {ended}."
+    return [f"All this rests on the {listed(said)} {ended}."] if said else []
