@@ -30,8 +30,8 @@ COLUMNS = (
 Z95 = 1.959963984540054
 # Spreads of the true effects that are averaged over.
 SPREADS = 21
-# No plan is taken to be known better than by this share of the plans' usual standard error.
-LEAST_ERROR = 0.1
+# Least standard error, of plans that all do the same to every passage.
+TINY = 1e-6
 # Most of a plan's standard error that is common to all plans.
 MOST_COMMON = 0.9
 
@@ -54,6 +54,10 @@ class Measured:
 def measure(tasks: Sequence[Gains], plans: Sequence[int]) -> Measured:
     """Return what a stage measured, with the errors' covariance.
 
+    Plans that saw equally many documents have the same error, the median of their own: a plan that
+    harms much flips many answers, so that its own error is large. If that counted, the mean of the
+    true effects would be that of the plans that change little.
+
     Plans share the base and the documents: documents on which the base is unlucky lift all of them.
     This common error has the mean covariance of the plans that saw all documents, and no plan has
     more of it than most of its own error. What a race showed a plan of fewer documents has the
@@ -65,10 +69,10 @@ def measure(tasks: Sequence[Gains], plans: Sequence[int]) -> Measured:
     """
     effects, errors = mean_gains(tasks)
     seen = np.sum([task.clusters for task in tasks], axis=0)
-    least = LEAST_ERROR * np.nanmedian(errors)
-    # A plan that changed no answer has no spread, but might have changed the next one.
-    one = 100 / seen if all(map(_counts, tasks)) else 0.0
-    errors = np.maximum(errors, np.maximum(least, one))
+    usual = np.nanmedian(errors * np.sqrt(seen)) / np.sqrt(seen)
+    # Plans that change no answer have no spread, but might have changed the next one.
+    least = 100 / seen if all(map(_counts, tasks)) else TINY
+    errors = np.maximum(usual, least)
     parts = np.hstack([task.residuals[seen == seen.max()] for task in tasks])
     common = np.sqrt(_mean_covariance(100 / len(tasks) * parts))
     shared = np.minimum(common * np.sqrt(seen.max() / seen), MOST_COMMON * errors)
