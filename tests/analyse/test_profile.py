@@ -139,6 +139,20 @@ def test_what_does_not_vary_has_no_reliability():
     assert np.isnan(rank_correlation(np.arange(9.0), np.arange(9.0) ** 2, 3)).all()
 
 
+def test_attention_that_runs_again_before_its_mlp_stands_beside_the_whole_layer():
+    before = {f"before {n}": Change(n, n + 1, 2, "attn", 1.0, True) for n in range(6)}
+    after = {f"after {n}": Change(n, n + 1, 2, "attn") for n in range(5)}
+    whole = {f"whole {n}": Change(n, n + 1, 2) for n in range(6)}
+    found = places(after | before | whole)
+    assert set(found) == {"block", "attn"}
+    assert list(found["attn"].values()) == list(before)
+    assert list(places(after | whole)["attn"].values()) == list(after)
+    # Of longer ranges it is another plan: each layer twice, in place of the range twice.
+    doubled = {f"doubled {n}": Change(n, n + 2, 2, "block", 1.0, True) for n in range(5)}
+    ranges = {f"range {n}": Change(n, n + 2, 2) for n in range(6)}
+    assert list(places(doubled | ranges)["block"].values()) == list(ranges)
+
+
 def changes(*ways: tuple[int, int, str, range]) -> dict[str, Change]:
     """Plan -> change of these (length, times, part, starts)."""
     return {

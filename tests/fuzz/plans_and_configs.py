@@ -24,7 +24,8 @@ from frankenlab.config import experiment as config
 from frankenlab.estimate.resources import predict
 from frankenlab.estimate.summary import grid_summary
 from frankenlab.io.errors import UserError
-from frankenlab.plans.plan import MAX_STEPS, omissions, parse
+from frankenlab.plans.plan import omissions, parse
+from frankenlab.plans.steps import MAX_STEPS
 from tests.support.paths import ROOT
 
 SHIPPED = ("config/config.yaml", "config/experiments/small.yaml", "config/experiments/llama.yaml")
@@ -39,7 +40,26 @@ LONGEST_LINE = 1500
 SUMMED_PLANS = 2000
 
 NUMBERS = ("0", "1", "2", "31", "32", "007", "9" * 12, "9" * 5000, "0" * 5000 + "1", "1e400", "-1")
-SIGNS = (":", ",", "x", "@", "*", " ", "-", "+", ".", "e", "\n", "\t", "\0", "٣", "²", "\u200b")
+SIGNS = (
+    ":",
+    ",",
+    "x",
+    "@",
+    "*",
+    "(",
+    ")",
+    " ",
+    "-",
+    "+",
+    ".",
+    "e",
+    "\n",
+    "\t",
+    "\0",
+    "٣",
+    "²",
+    "\u200b",
+)
 WORDS = ("base", "attn", "mlp", "block", "inf", "nan", "x999999999", "*1e-320", "*-0", "@att")
 
 VALUES: tuple[Any, ...] = (
@@ -72,12 +92,19 @@ def random_plan(draw: random.Random, n_layers: int = 32) -> str:
     if kind < 0.2:
         pieces = (*NUMBERS, *SIGNS, *WORDS)
         return "".join(draw.choice(pieces) for _ in range(draw.randrange(12)))
-    text = ",".join(_segment(draw, n_layers) for _ in range(draw.randrange(1, 8)))
+    text = ",".join(_item(draw, n_layers) for _ in range(draw.randrange(1, 8)))
     while draw.random() < 0.4:
         place = draw.randrange(len(text) + 1)
         new = draw.choice((*SIGNS, *NUMBERS, *WORDS, *string.printable))
         text = text[:place] + draw.choice(("", new)) + text[place + draw.randrange(3) :]
     return text
+
+
+def _item(draw: random.Random, n_layers: int) -> str:
+    if draw.random() < 0.8:
+        return _segment(draw, n_layers)
+    inside = ",".join(_segment(draw, n_layers) for _ in range(draw.randrange(1, 3)))
+    return f"({inside}){draw.choice(('', 'x2', 'x3'))}{draw.choice(('', '*0.5', '*1', '*-2'))}"
 
 
 def _segment(draw: random.Random, n_layers: int) -> str:

@@ -106,7 +106,7 @@ def _profile(rows: pd.DataFrame) -> tuple[list[dict], list[dict]]:
     for key, part in rows.groupby(keys, sort=False):
         whose = dict(zip(keys, key, strict=True)) | {"part": "block", "against": "base"}
         layers = part["depth"] / part["relative_depth"]
-        kept = ["plan", "start", "stop", "times", "scale", "depth", "relative_depth"]
+        kept = ["plan", "start", "stop", "times", "scale", "in_place", "depth", "relative_depth"]
         # All that is compared saw what the plan with the fewest documents saw.
         n = int(part["n"].min())
         own = part[[*kept, "effect", "low", "high", "shrunken", "shrunken_low", "shrunken_high"]]

@@ -23,13 +23,14 @@ from frankenlab.analyse.paired_tests import Floats
 from frankenlab.analyse.search_test import critical, flips, largest
 from frankenlab.analyse.settings import Statistics
 from frankenlab.analyse.shrinkage import Z95, limits, measure, shrunken
-from frankenlab.plans.plan import BASE, PARTS, Change, parse
+from frankenlab.plans.plan import BASE, Change, parse
+from frankenlab.plans.steps import PARTS
 
 # Of one profile or of two: how they are told apart.
 WHOSE = ("model", "quantization", "task", "metric", "kind", "unit", "part", "against")
 COLUMNS = (
     *WHOSE,
-    *("plan", "start", "stop", "times", "scale", "depth", "relative_depth", "position"),
+    *("plan", "start", "stop", "times", "scale", "in_place", "depth", "relative_depth", "position"),
     *("n", "documents", "effect", "low", "high", "band_low", "band_high"),
     *("shrunken", "shrunken_low", "shrunken_high"),
 )
@@ -74,30 +75,37 @@ def places(changes: Mapping[str, Change]) -> dict[str, dict[int, str]]:
     """Return part -> first layer -> plan of those that repeat alike, at `LEAST_PLACES` or more.
 
     Of all ways to repeat it is the one with the most plans, and of those the one with the fewest
-    layers, the fewest times and the scale closest to 1.
+    layers, the fewest times and the scale closest to 1. One layer's attention may run again before
+    or after its MLP, which for other parts is the same: the form with more plans stands for it.
 
     Args:
         changes: plan -> what it repeats.
     """
-    ways: dict[tuple[int, int, float], dict[str, dict[int, str]]] = {}
+    ways: dict[tuple[int, int, float, bool], dict[tuple[str, bool], dict[int, str]]] = {}
     for plan, change in changes.items():
         if change.times > 1:
-            way = (change.stop - change.start, change.times, change.scale)
-            ways.setdefault(way, {}).setdefault(change.part, {})[change.start] = plan
-    kept = {
-        way: {part: dict(sorted(parts[part].items())) for part in PARTS if part in parts}
-        for way, parts in ways.items()
-    }
-    kept = {
-        way: {part: own for part, own in parts.items() if len(own) >= LEAST_PLACES}
-        for way, parts in kept.items()
-    }
+            length = change.stop - change.start
+            way = (length, change.times, change.scale, change.in_place and length > 1)
+            forms = ways.setdefault(way, {})
+            forms.setdefault((change.part, change.in_place), {})[change.start] = plan
+    kept = {way: _parts(forms) for way, forms in ways.items()}
 
-    def rank(way: tuple[int, int, float]) -> tuple[float, ...]:
-        length, times, scale = way
-        return -sum(map(len, kept[way].values())), length, times, abs(scale - 1), scale
+    def rank(way: tuple[int, int, float, bool]) -> tuple[float, ...]:
+        length, times, scale, in_place = way
+        plans = sum(map(len, kept[way].values()))
+        return -plans, length, times, abs(scale - 1), scale, in_place
 
     return kept[min(kept, key=rank)] if kept else {}
+
+
+def _parts(forms: Mapping[tuple[str, bool], dict[int, str]]) -> dict[str, dict[int, str]]:
+    """Return each part's form with the most places, in order, of those that have enough."""
+    found = {}
+    for part in PARTS:
+        own = max(forms.get((part, False), {}), forms.get((part, True), {}), key=len)
+        if len(own) >= LEAST_PLACES:
+            found[part] = dict(sorted(own.items()))
+    return found
 
 
 def curves(

@@ -49,6 +49,12 @@ GROUPS = {
     "depth_up_scaling": ("triangle-up", "depth up-scaling"),
     "explicit": ("cross", "named by hand"),
     "random_block": ("triangle-down", "random"),
+    "multi_block": ("M-1,-1H-0.2V1H-1ZM0.2,-1H1V1H0.2Z", "several blocks"),
+    "spread": ("stroke", "spread over the depth"),
+    "skip": ("triangle-left", "left out"),
+    "swap": ("wedge", "swapped"),
+    "reverse": ("arrow", "in reverse order"),
+    "window": ("M-1,-0.6H1V0.6H-1Z", "damped window"),
     "other": ("triangle-right", "other"),
 }
 PLAN, DROPPED = "#66717f", "#c3c9d1"
