@@ -52,6 +52,22 @@ def test_a_good_plan_among_bad_ones_stays_good():
     assert np.sum((mean - truth)[6:] ** 2) < 0.7 * np.sum((measured - truth)[6:] ** 2)
 
 
+def test_plans_that_harm_flip_more_answers_and_the_others_are_not_lifted_for_it():
+    """Effects and their errors go together: a mean weighted by errors is that of mild plans."""
+    raw, left, error = [], [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        harm = rng.gamma(4, 0.02, PLANS)
+        change = rng.random((PLANS, DOCUMENTS))
+        lost, gained = change < 1.5 * harm[:, None], change > 1 - 0.5 * harm[:, None]
+        stage = measure([Gains(1.0 * gained - lost, np.ones(DOCUMENTS))], range(PLANS))
+        mean, _ = shrunken([stage], PLANS)
+        raw.append(((stage.effects + 100 * harm) ** 2).mean())
+        left.append(((mean + 100 * harm) ** 2).mean())
+        error.append((mean + 100 * harm).mean())
+    assert np.mean(left) < 0.9 * np.mean(raw) and abs(np.mean(error)) < 0.4
+
+
 def test_more_documents_shrink_less():
     effects = np.array([-4.0, -2, 0, 2, 4, 6])
     stage = [Measured(np.arange(6), effects, error * np.eye(6)) for error in (1e-4, 1.0, 16.0)]

@@ -120,8 +120,8 @@ def _profile(rows: pd.DataFrame) -> tuple[list[dict], list[dict]]:
         places += [whose | row for row in own.to_dict("records")]
         count = {"places": len(part), "n": n}
         mean, half = part["effect"].mean(), part["standard_error"].mean()
-        made = [("mean", None, mean, mean - half, mean + half)]
-        made.append(("reliability", None, 0.47, 0.21, 0.68))
+        made = [("mean", "", mean, mean - half, mean + half)]
+        made.append(("reliability", "", 0.47, 0.21, 0.68))
         made += [("between tasks", task, 0.31, -0.06, 0.6) for task in earlier]
         columns = ("measure", "other", "estimate", "low", "high")
         shapes += [whose | count | dict(zip(columns, row, strict=True)) for row in made]

@@ -232,8 +232,8 @@ def reliability(
         found = paired(curve.values, curve.measured, rules)
         count = {"places": len(curve.plans), "n": len(curve.measured.documents)}
         mean = compare(curve.values.mean(axis=0)[None], curve.measured, rules).iloc[0]
-        made = [("mean", None, mean["effect"], mean["low"], mean["high"])]
-        made.append(("reliability", None, *halves(found, rules.seed)))
+        made = [("mean", "", mean["effect"], mean["low"], mean["high"])]
+        made.append(("reliability", "", *halves(found, rules.seed)))
         for other, effect in earlier:
             if kind := _apart(curve, other):
                 least = min(len(curve.plans), len(other.plans))
@@ -242,7 +242,7 @@ def reliability(
                 found_here = rank_correlation(there, found.effect, least)
                 made.append((f"between {kind}s", name, *found_here))
         names = ("measure", "other", "estimate", "low", "high")
-        rows += [curve.whose | count | dict(zip(names, row, strict=True)) for row in made]
+        rows += [{**curve.whose, **count, **dict(zip(names, row, strict=True))} for row in made]
         earlier.append((curve, found.effect))
     return pd.DataFrame(rows, columns=SHAPE_COLUMNS)
 

@@ -265,9 +265,7 @@ def reliability_table(results: Results) -> str:
         "against": lambda row: PART_WORDS.get(row["against"], row["against"]),
         **places(rows),
         "task": "{task}",
-        "measure": lambda row: ": ".join(
-            [row["measure"], *([row["other"]] if row["other"] else [])]
-        ),
+        "measure": lambda row: f"{row['measure']}: {row['other']}".removesuffix(": "),
         "places": lambda row: count(row["places"]),
         "documents": lambda row: count(row["n"]),
         "estimate [95 % interval]": estimate,

@@ -13,7 +13,6 @@ from frankenlab.report.figures.key import KeyItem, key
 from frankenlab.report.figures.style import (
     GREEN,
     GREY,
-    INK,
     PLOT,
     RED,
     Cut,
@@ -33,14 +32,14 @@ from frankenlab.report.figures.style import (
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import interval, listed, plan_words, plural, share, shorten
 
-# Of the parts of a layer, and of a part against another one.
-PARTS = {"block": "the whole layer", "attn": "its attention", "mlp": "its MLP"}
+# Of the parts of a layer: how they are named, and drawn.
 NAMES = {"block": "the whole", "attn": "the attention", "mlp": "the MLP"}
+TITLES = {"block": "the whole layer", "attn": "its attention", "mlp": "its MLP"}
 COLORS = {"block": "#5b4aa0", "attn": GREEN, "mlp": RED}
 OTHERS = "#9aa3ae"
-# The width of each of two panels side by side.
-COLUMN = (PLOT - 72) // 2
 BAND = "95 % band around the whole profile"
+# Panels beside each other, and the pixels between them.
+COLUMNS, APART = 3, 14
 
 
 def _rows(tables: Tables, **where: str) -> pd.DataFrame:
@@ -50,40 +49,25 @@ def _rows(tables: Tables, **where: str) -> pd.DataFrame:
 def profile(tables: Tables, levels: Statistics, **where: str) -> Any:
     """Draw the effect of repeating over the relative depth, and how the parts differ.
 
-    A row of panels a task. Left: for each part a line of shrunken effects over the measured ones,
-    in a band that holds the whole true profile; thin lines are the other models. Right, where
-    several parts were repeated alike: their paired differences on the same documents.
+    For each task a panel a part, then their paired differences on the same documents, on one axis:
+    a line of shrunken effects over the measured ones, in a band that holds the whole true profile.
+    Thin lines are the other models.
     """
     rows = _rows(tables, **where)
     if rows.empty:
         return blank(f"{where['model']}: the search has no profile, as too few places are alike.")
-    parts = [part for part in PARTS if part in set(rows["part"])]
-    width = COLUMN if len(parts) > 1 else PLOT
-    others = _other_models(tables, **where)
-    panels = []
-    tasks = list(rows["task"].unique())
-    for task in tasks:
-        own = rows[rows["task"] == task]
-        here = others[others["task"] == task] if len(others) else others
-        last = task == tasks[-1]
-        panels.append(_panel(own[own["against"] == BASE], width, last, here))
-        if len(parts) > 1:
-            panels.append(_panel(own[own["against"] != BASE], width, last))
-    chart = alt.vconcat(
-        alt.concat(*panels, columns=2 if len(parts) > 1 else 1, spacing=14),
-        key(_key(rows, parts, others)),
-    )
+    others = _other_models(tables, rows)
+    panels = [_task(own, others) for _, own in rows.groupby("task", sort=False)]
+    chart = alt.vconcat(*panels, key(_key(others)))
     finding = profile_finding(tables, levels, **where)
     title = f"Where repeating {_what(rows)} pays"
     return finish(chart, title, where, finding, ["search documents"])
 
 
-def _other_models(tables: Tables, model: str, **where: str) -> pd.DataFrame:
-    """Return the profiles of the same parts of other models."""
-    rows = tables.get("profile")
-    if rows is None or rows.empty:
-        return pd.DataFrame()
-    return rows[(rows["model"] != model) & (rows["against"] == BASE)]
+def _other_models(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the profiles of other models than that of the rows."""
+    every = rows_of(tables["profile"], against=BASE)
+    return every[every["model"] != rows["model"].iloc[0]]
 
 
 def _what(rows: pd.DataFrame) -> str:
@@ -94,26 +78,12 @@ def _what(rows: pd.DataFrame) -> str:
     return f"{what} {'once' if again == 1 else f'{again} times'} more"
 
 
-def _name(part: str, against: str) -> str:
-    return PARTS[part] if against == BASE else f"{NAMES[part]} minus {NAMES[against]}"
-
-
-def _color(part: str, against: str) -> str:
-    """Return the colour of a part, or of its difference from the whole; of two parts it is grey."""
-    return COLORS[part] if against in (BASE, "block") else GREY
-
-
-def _key(rows: pd.DataFrame, parts: list[str], others: pd.DataFrame) -> list[KeyItem]:
-    series = rows.drop_duplicates(["part", "against"])[["part", "against"]]
+def _key(others: pd.DataFrame) -> list[KeyItem]:
     items: list[KeyItem] = [
-        ("thick", _color(part, against), "", _name(part, against))
-        for part, against in series.itertuples(index=False)
-    ]
-    items += [
-        ("point", INK, "circle", "measured"),
+        ("thick", GREY, "", "shrunken estimate"),
+        ("point", GREY, "circle", "measured"),
         ("band", "#d5d5d5", "", BAND),
     ]
-    items.insert(len(series), ("thick", INK, "", "shrunken estimate"))
     if len(others):
         names = list(others["model"].unique())
         said = listed(names) if len(names) <= MOST_NAMED else plural(len(names), "other model")
@@ -121,78 +91,107 @@ def _key(rows: pd.DataFrame, parts: list[str], others: pd.DataFrame) -> list[Key
     return items
 
 
-def _panel(rows: pd.DataFrame, width: int, lowest: bool, others: pd.DataFrame | None = None) -> Any:
-    """Draw one task: of each series a band, a line of shrunken effects and the measured points."""
+def _task(rows: pd.DataFrame, others: pd.DataFrame) -> Any:
+    """Draw the panels of one task on one axis of effects."""
     unit = rows["unit"].iloc[0]
-    pairs = list(zip(rows["part"], rows["against"], strict=True))
-    series = [_name(*pair) for pair in pairs]
-    data = point_data(rows, "n").assign(
-        series=series,
-        position=rows["position"].round(4),
-        shrunken=rows["shrunken"].round(3),
-        band_low=rows["band_low"].round(3),
-        band_high=rows["band_high"].round(3),
-        shrunken_text=[interval(r, "shrunken", short_unit(unit)) for r in rows.to_dict("records")],
-    )
-    if rows["against"].iloc[0] != BASE:
-        words = zip(data["words"], rows["against"], strict=True)
-        data["words"] = [f"{said}, minus {NAMES[against]}" for said, against in words]
-    cut = cut_axis(data.assign(low=data["band_low"], high=data["band_high"]))
-    data = data.assign(**cut.data[["shown", "below"]])
-    x = _x(lowest)
-    scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
-    axis = value_axis(effect_title(unit))
-    colors = {_name(*pair): _color(*pair) for pair in pairs}
-    color = alt.Color(
-        "series:N", scale=alt.Scale(domain=list(colors), range=list(colors.values())), legend=None
-    )
-    chart = alt.Chart(data).encode(x=x, color=color)
-    band = chart.mark_area(opacity=0.13, clip=True).encode(
-        y=alt.Y("band_low:Q", scale=scale, axis=axis), y2="band_high:Q"
-    )
-    line = chart.mark_line(strokeWidth=2.2, clip=True).encode(
-        y=alt.Y("shrunken:Q", scale=scale, axis=axis)
-    )
-    points = chart.transform_filter("!datum.below").mark_point(size=16, filled=True, opacity=0.75)
-    points = points.encode(
-        y=alt.Y("shown:Q", scale=scale, axis=axis),
-        tooltip=tooltip(
-            alt.Tooltip("shrunken_text:N", title="shrunken"),
-            alt.Tooltip("n:Q", title="documents"),
-        ),
-    )
-    drawn = [zero_rule(), band, *_light(others, x, scale, axis), line, points]
-    drawn += [Cut(data, cut.domain, cut.note).arrows(x)] if cut.note else []
+    cut = cut_axis(_data(rows, unit))
+    series = cut.data.groupby(["part", "against"], sort=False)
+    width = PLOT
+    if len(series) > 1:
+        width = (PLOT - (COLUMNS - 1) * APART) // COLUMNS
+    panels = []
+    for place, ((part, against), own) in enumerate(series):
+        here = others[0:0]
+        if against == BASE and len(others):
+            here = rows_of(others, task=rows["task"].iloc[0], part=part)
+        labelled = value_axis(effect_title(unit)) if place % COLUMNS == 0 else _no_labels()
+        y = {"scale": alt.Scale(domain=cut.domain, nice=False, zero=False), "axis": labelled}
+        lowest = place >= (len(series) - 1) // COLUMNS * COLUMNS
+        panels.append(_panel(Cut(own, cut.domain, cut.note), y, width, lowest, here))
+    lines = [
+        alt.hconcat(*panels[start : start + COLUMNS], spacing=APART, bounds="flush")
+        for start in range(0, len(panels), COLUMNS)
+    ]
     n, documents = rows[["n", "documents"]].iloc[0]
     title = f"{shorten(rows['task'].iloc[0])}, n = {n:,}{f' of {documents:,}' * (n < documents)}"
-    if rows["against"].iloc[0] != BASE:
-        title = "paired differences between the parts"
-    return alt.layer(*drawn).properties(width=width, height=170, title=panel_title(title, cut.note))
+    return alt.vconcat(*lines, spacing=8).properties(title=panel_title(title, cut.note))
 
 
-def _x(lowest: bool) -> alt.X:
-    title = "middle of what is repeated, as a share of the depth"
-    return alt.X(
+def _data(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Return the data of the points; low and high are the ends of the band."""
+    records = rows.to_dict("records")
+    data = point_data(rows, "part", "against", "n").assign(
+        position=rows["position"].round(4),
+        shrunken=rows["shrunken"].round(3),
+        shrunken_text=[interval(row, "shrunken", short_unit(unit)) for row in records],
+        low=rows["band_low"].round(3),
+        high=rows["band_high"].round(3),
+    )
+    words = zip(data["words"], data["against"], strict=True)
+    data["words"] = [
+        said if against == BASE else f"{said}, minus {NAMES[against]}" for said, against in words
+    ]
+    return data
+
+
+def _no_labels() -> alt.Axis:
+    """Return the axis of a panel beside one that has the same axis, with labels."""
+    return alt.Axis(title="", labels=False, ticks=False, tickCount=5, domain=False)
+
+
+def _panel(cut: Cut, y: dict[str, Any], width: int, lowest: bool, others: pd.DataFrame) -> Any:
+    """Draw one profile: its band, the line of shrunken effects and the measured points."""
+    part, against = cut.data[["part", "against"]].iloc[0]
+    color = COLORS[part] if against == BASE else GREY
+    narrow = width < PLOT
+    short = "share of the depth"
+    x = alt.X(
         "position:Q",
         scale=alt.Scale(domain=[0, 1], nice=False),
         axis=number_axis(
-            title if lowest else "",
-            values=[0, 0.25, 0.5, 0.75, 1],
+            (short if narrow else f"middle of what is repeated, {short}") if lowest else "",
+            labels=lowest,
+            values=[0, 0.5, 1] if narrow else [0, 0.25, 0.5, 0.75, 1],
             grid=False,
             labelExpr="format(100 * datum.value, 'd') + ' %'",
         ),
     )
+    chart = alt.Chart(cut.data).encode(x=x)
+    look: dict[str, Any] = {"color": color, "clip": True}
+    points = chart.transform_filter("!datum.below").mark_point(size=16, filled=True, opacity=0.75)
+    drawn = [
+        zero_rule(),
+        chart.mark_area(opacity=0.15, **look).encode(y=alt.Y("low:Q", **y), y2="high:Q"),
+        *_light(others, x, y),
+        chart.mark_line(strokeWidth=2.2, **look).encode(y=alt.Y("shrunken:Q", **y)),
+        points.encode(
+            y=alt.Y("shown:Q", **y),
+            color=alt.value(color),
+            tooltip=tooltip(
+                alt.Tooltip("shrunken_text:N", title="shrunken"),
+                alt.Tooltip("n:Q", title="documents"),
+            ),
+        ),
+        *([cut.arrows(x)] if cut.data["below"].any() else []),
+    ]
+    title = TITLES[part] if against == BASE else f"{NAMES[part]} minus {NAMES[against]}"
+    return alt.layer(*drawn).properties(
+        width=width,
+        height=150 if narrow else 170,
+        title=alt.TitleParams(
+            title if narrow else "", fontWeight="normal", offset=4, frame="group"
+        ),
+    )
 
 
-def _light(others: pd.DataFrame | None, x: alt.X, scale: alt.Scale, axis: alt.Axis) -> list[Any]:
+def _light(others: pd.DataFrame, x: alt.X, y: dict[str, Any]) -> list[alt.Chart]:
     """Draw the other models' shrunken profiles as thin lines."""
-    if others is None or others.empty:
+    if others.empty:
         return []
-    data = others[["model", "part", "position", "shrunken"]].round(4)
-    data = data.assign(series=data["model"] + ": " + data["part"].map(PARTS))
-    line = alt.Chart(data).mark_line(strokeWidth=1.2, color=OTHERS, clip=True)
-    y = alt.Y("shrunken:Q", scale=scale, axis=axis)
-    return [line.encode(x=x, y=y, detail="series:N", tooltip=alt.Tooltip("series:N", title="of"))]
+    line = alt.Chart(others[["model", "position", "shrunken"]].round(4))
+    line = line.mark_line(strokeWidth=1.2, color=OTHERS, clip=True)
+    tip = alt.Tooltip("model:N", title="model")
+    return [line.encode(x=x, y=alt.Y("shrunken:Q", **y), detail="model:N", tooltip=tip)]
 
 
 def profile_finding(tables: Tables, levels: Statistics, **where: str) -> str:
@@ -204,7 +203,7 @@ def profile_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     tasks = list(rows["task"].unique())[:MOST_NAMED]
     shapes = tables.get("reliability", pd.DataFrame())
     part = rows["part"].iloc[0]
-    said = []
+    said: list[str] = []
     for task in tasks:
         own = rows_of(rows, part=part, against=BASE, task=task)
         mine = rows_of(shapes, **where, part=part, against=BASE, task=task, measure="reliability")
