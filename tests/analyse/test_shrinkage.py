@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from frankenlab.analyse.gains import Gains, mean_gains
-from frankenlab.analyse.shrinkage import Measured, measure, paths, shrunken
+from frankenlab.analyse.shrinkage import Measured, measure, paths, shrunken, with_shrunken
 
 PLANS, DOCUMENTS = 60, 100
 
@@ -52,6 +52,22 @@ def test_a_good_plan_among_bad_ones_stays_good():
     assert np.sum((mean - truth)[6:] ** 2) < 0.7 * np.sum((measured - truth)[6:] ** 2)
 
 
+def test_plans_that_harm_flip_more_answers_and_the_others_are_not_lifted_for_it():
+    """Effects and their errors go together: a mean weighted by errors is that of mild plans."""
+    raw, left, error = [], [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        harm = rng.gamma(4, 0.02, PLANS)
+        change = rng.random((PLANS, DOCUMENTS))
+        lost, gained = change < 1.5 * harm[:, None], change > 1 - 0.5 * harm[:, None]
+        stage = measure([Gains(1.0 * gained - lost, np.ones(DOCUMENTS))], range(PLANS))
+        mean, _ = shrunken([stage], PLANS)
+        raw.append(((stage.effects + 100 * harm) ** 2).mean())
+        left.append(((mean + 100 * harm) ** 2).mean())
+        error.append((mean + 100 * harm).mean())
+    assert np.mean(left) < 0.9 * np.mean(raw) and abs(np.mean(error)) < 0.4
+
+
 def test_more_documents_shrink_less():
     effects = np.array([-4.0, -2, 0, 2, 4, 6])
     stage = [Measured(np.arange(6), effects, error * np.eye(6)) for error in (1e-4, 1.0, 16.0)]
@@ -93,6 +109,46 @@ def test_plans_that_hardly_change_a_document_have_an_estimate(flips):
     mean, deviation = shrunken([measure(tasks, range(PLANS))], PLANS)
     assert np.isfinite(mean).all() and (deviation > 0).all()
     assert np.abs(mean).max() <= flips
+
+
+def test_passages_need_no_least_change():
+    """One answer in a hundred is a point; a perplexity can be known much better than that."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(0, 0.01, PLANS)
+    values = truth[:, None] + rng.normal(0, 0.01, (PLANS, DOCUMENTS))
+    stage = measure([Gains(values, np.ones(DOCUMENTS))], range(PLANS))
+    _, deviation = shrunken([stage], PLANS)
+    assert deviation.max() < 0.15
+
+
+def test_every_plan_of_a_search_has_a_shrunken_effect_on_each_task():
+    rng = np.random.default_rng(0)
+    plans = ["base", *(f"0:{stop},{stop - 1}:9" for stop in range(1, 10))]
+    frames, compared = [], []
+    for task in "ab":
+        base = rng.random(80) < 0.5
+        # A race dropped the last plan after ten documents.
+        for plan in plans:
+            right = base ^ (rng.random(80) < 0.2) if plan != "base" else base
+            seen = 10 if plan == plans[-1] else 80
+            table = pd.DataFrame({"plan": plan, "document": range(seen), "acc": right[:seen] * 1.0})
+            frames.append(table.assign(task=task, quantization="none"))
+            effect = 100 * (right[:seen] * 1.0 - base[:seen]).mean()
+            where = {"task": task, "quantization": "none", "plan": plan}
+            compared.append(where | {"effect": effect})
+    scores = pd.concat([*frames, frames[1]], ignore_index=True)
+    scores = scores.assign(cluster=scores["document"].astype(str), hardware="one")
+    tasks = {task: SimpleNamespace(metric="acc", role="search") for task in "ab"}
+    table = with_shrunken(pd.DataFrame(compared), scores, tasks)
+    assert table["effect"].tolist() == [row["effect"] for row in compared]
+    others = table[table["plan"] != "base"]
+    assert table.loc[table["plan"] == "base", "shrunken"].isna().all()
+    assert (others["shrunken_low"] < others["shrunken"]).all()
+    width = (others["shrunken_high"] - others["shrunken_low"]).groupby(others["plan"]).mean()
+    assert width.idxmax() == plans[-1]
+    middle = others.groupby("task")["shrunken"].transform("mean")
+    raw = others.groupby("task")["effect"].transform("mean")
+    assert (others["shrunken"] - middle).abs().sum() < 0.8 * (others["effect"] - raw).abs().sum()
 
 
 def test_the_path_of_the_frozen_plan_and_of_the_runners_up():

@@ -35,6 +35,7 @@ def test_pictures_are_named_by_model_quantization_and_task(tables):
         f"{MODEL}/none/{name}"
         for name in (
             "confirm_forest",
+            "profile",
             "block_map.arc_easy",
             "block_map.sciq",
             "layer_effects",
@@ -58,7 +59,7 @@ def test_ten_models_have_the_same_pictures_each(tables):
     }
     for model in models:
         found = pictures(ten, model, "none")
-        assert len(found) == 8
+        assert len(found) == 9
         assert {picture.where["model"] for picture in found} == {model}
 
 

@@ -48,7 +48,7 @@ def assert_whole_and_legible(picture: Picture, tables) -> str:
     return words_of(svg)
 
 
-@pytest.mark.parametrize(("name", "number"), [("tables", 8), ("hard_tables", 9)])
+@pytest.mark.parametrize(("name", "number"), [("tables", 9), ("hard_tables", 10)])
 def test_pictures_are_whole_and_legible_and_state_their_model(name, number, request):
     data = request.getfixturevalue(name)
     model = data["verdicts"]["model"].iloc[0]

@@ -111,6 +111,22 @@ def test_the_finding_counts_marks_and_names_best_and_worst(tables):
     assert "points is no evidence on a typical block." in said
 
 
+def test_the_finding_takes_the_luck_off_the_best(tables):
+    values = {"shrunken": 4.0, "shrunken_low": -1.0, "shrunken_high": 9.0}
+    better = altered(tables, 18, 19, effect=30.0, low=25.0, high=35.0, **values)
+    said = block_map_finding(better, LEVELS, **WHERE)
+    assert "[+25.0, +35.0] (shrunken for its luck: +4.0 [−1.0, +9.0])" in said
+
+
+@pytest.mark.slow
+def test_every_cell_says_its_shrunken_effect(tables):
+    values = {"shrunken": 4.0, "shrunken_low": -1.0, "shrunken_high": 9.0}
+    rows = [row for row in drawn(altered(tables, 18, 19, **values)) if "half" in row]
+    assert all(row["shrunken"].count("[") == 1 for row in rows)
+    (cell,) = {r["shrunken"] for r in rows if (r["start"], r["length"]) == (18, 1)}
+    assert cell == "+4.0 points [−1.0, +9.0]"
+
+
 def test_the_best_of_a_race_is_one_that_it_did_not_drop(tables):
     dropped = altered(tables, 18, 19, effect=30.0, dropped=1)
     said = block_map_finding(dropped, LEVELS, **WHERE)

@@ -14,6 +14,7 @@ from frankenlab.report.tables import (
     documents_table,
     ledger_table,
     race_table,
+    reliability_table,
     top_plans,
     verdict_table,
 )
@@ -106,9 +107,18 @@ def test_an_inconclusive_row_says_what_could_have_been_found_and_what_it_would_t
     assert f"{row['n']:,} of {had:,}" in text and "would have been found" in text
 
 
+def test_the_shapes_of_profiles_have_a_table(whole):
+    text = text_of(reliability_table(whole))
+    assert "reliability" in text and "0.47 [0.21, 0.68]" in text
+    assert "between tasks: arc_easy" in text and "whole layer" in text
+    assert forbidden(text) == []
+    assert reliability_table(synthetic.results({})) == ""
+
+
 @pytest.mark.slow
 def test_experiments_of_other_kinds_read_as_well():
     without = {"against_controls": 0, "costs": 0, "search": 0, "path": 0, "repetitions": 0}
+    without |= {"profile": 0, "reliability": 0}
     searched, freezes = synthetic.make_tables(("smollm2", "llama"), ("none", "exl2-4.0"), step=29)
     several = text_of(page_of(synthetic.results(searched, freezes)))
     assert "llama" in several and "in smollm2, running" in several.lower()

@@ -1,4 +1,5 @@
-"""Invented tables of the search and the choice: `search`, `path`, and those of repetitions."""
+"""Invented tables of the search and the choice: `search`, `path`, `profile`, `reliability` and those
+of repetitions."""
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,8 @@ def choice_tables(comparisons: pd.DataFrame, frozen: str) -> dict[str, pd.DataFr
     """These tables, from the comparisons of all stages."""
     search = comparisons[comparisons["stage"] == "search"]
     cases = ["model", "quantization"]
-    found: dict[str, list] = {"search": [], "path": []}
-    found |= {"repetitions": [], "dose_response": []}
+    names = ("search", "path", "repetitions", "dose_response", "profile", "reliability")
+    found: dict[str, list] = {name: [] for name in names}
     models = search["model"].nunique()
     for case, rows in search.groupby(cases, sort=False):
         where = dict(zip(cases, case, strict=True))
@@ -23,6 +24,8 @@ def choice_tables(comparisons: pd.DataFrame, frozen: str) -> dict[str, pd.DataFr
         repeated = [where | row for row in _repetitions(rows)]
         found["repetitions"] += repeated
         found["dose_response"] += _dose_response(pd.DataFrame(repeated))
+        for name, part in zip(("profile", "reliability"), _profile(rows), strict=True):
+            found[name] += [where | row for row in part]
     return {name: pd.DataFrame(rows) for name, rows in found.items()}
 
 
@@ -114,3 +117,34 @@ def _dose_response(rows: pd.DataFrame) -> list[dict]:
         row |= {"significant": True, "fit": "decreasing", "fit_share": 0.9, "best": 1}
         found.append(row | {"best_low": 1, "best_high": 2, "worse_from": 3})
     return found
+
+
+def _profile(rows: pd.DataFrame) -> tuple[list[dict], list[dict]]:
+    """The profile of single layers that run twice, on each task, and what its shape is worth."""
+    rows = rows[(rows["times"] == 2) & (rows["stop"] - rows["start"] == 1)].sort_values("start")
+    keys = ["task", "metric", "kind", "unit"]
+    places, shapes, earlier = [], [], []
+    for key, part in rows.groupby(keys, sort=False):
+        whose = dict(zip(keys, key, strict=True)) | {"part": "block", "against": "base"}
+        layers = part["depth"] / part["relative_depth"]
+        kept = ["plan", "start", "stop", "times", "scale", "in_place", "depth", "relative_depth"]
+        # All that is compared saw what the plan with the fewest documents saw.
+        n = int(part["n"].min())
+        own = part[[*kept, "effect", "low", "high", "shrunken", "shrunken_low", "shrunken_high"]]
+        own = own.assign(
+            position=(part["start"] + 0.5) / layers,
+            n=n,
+            documents=int(rows["n"].max()),
+            band_low=part["effect"] - 3 * part["standard_error"],
+            band_high=part["effect"] + 3 * part["standard_error"],
+        )
+        places += [whose | row for row in own.to_dict("records")]
+        count = {"places": len(part), "n": n}
+        mean, half = part["effect"].mean(), part["standard_error"].mean()
+        made = [("mean", "", mean, mean - half, mean + half)]
+        made.append(("reliability", "", 0.47, 0.21, 0.68))
+        made += [("between tasks", task, 0.31, -0.06, 0.6) for task in earlier]
+        columns = ("measure", "other", "estimate", "low", "high")
+        shapes += [whose | count | dict(zip(columns, row, strict=True)) for row in made]
+        earlier.append(whose["task"])
+    return places, shapes

@@ -205,6 +205,9 @@ def comparison_rows(
         frame["q"] = _benjamini_hochberg(frame["p"].to_numpy(float))
         frame["significant"] = frame["q"] < 0.05
         frame["dropped"] = pd.array([pd.NA] * len(frame), "Int64")
+        kept = 0.4 if stage == "search" else np.nan
+        for column, ends in (("", 0.0), ("_low", -1.6), ("_high", 1.6)):
+            frame[f"shrunken{column}"] = kept * (frame["effect"] + ends * frame["standard_error"])
         frames.append(frame)
     table = pd.concat(frames, ignore_index=True)
     table.insert(0, "stage", stage)

@@ -9,6 +9,8 @@ SEARCH_TABLES = [
         "path",
         "repetitions",
         "dose_response",
+        "profile",
+        "reliability",
         "tradeoff",
         "race",
     ]

@@ -2,6 +2,7 @@
 
 from frankenlab.analyse.comparisons import concatenated, stage_comparisons
 from frankenlab.analyse.race_rounds import Round, dropped
+from frankenlab.analyse.shrinkage import with_shrunken
 from frankenlab.io.parquet import read_parquet, write_parquet
 from frankenlab.io.records import read_record
 from frankenlab.models.franken import Manifest
@@ -13,12 +14,15 @@ with job(snakemake) as experiment:
         for path in snakemake.input.frankens
         for item in read_record(path, Manifest)["frankens"]
     }
+    scores = concatenated(map(read_parquet, snakemake.input.scores))
     table = stage_comparisons(
-        concatenated(map(read_parquet, snakemake.input.scores)),
+        scores,
         experiment.tasks,
         groups,
         dropped(read_record(path, Round) for path in snakemake.input.races),
         {name: model.n_layers for name, model in experiment.models.items()},
         experiment.settings.statistics,
     )
+    if snakemake.wildcards.stage == "search":
+        table = with_shrunken(table, scores, experiment.tasks)
     write_parquet(table, snakemake.output[0])

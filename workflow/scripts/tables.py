@@ -8,6 +8,7 @@ from frankenlab.analyse import error_budget, ledger
 from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.controls import against_controls
 from frankenlab.analyse.interaction import bitrates
+from frankenlab.analyse.profile import profile, reliability
 from frankenlab.analyse.race_rounds import Round, all_rounds
 from frankenlab.analyse.repetitions import dose_response, repetitions
 from frankenlab.analyse.search_test import search
@@ -49,6 +50,8 @@ with job(snakemake) as experiment:
         "path": paths(compared, choice, experiment.tasks, frozen),
         "repetitions": repetitions(searched, experiment.tasks, depths, rules),
         "dose_response": dose_response(searched, experiment.tasks, depths, rules),
+        "profile": profile(searched, experiment.tasks, depths, rules),
+        "reliability": reliability(searched, experiment.tasks, depths, rules),
     }
     wanted = snakemake.output.keys()
     if "against_controls" in wanted:

@@ -16,6 +16,7 @@ __all__ = [
     "paired_effects",
     "paired_tests",
     "power",
+    "profile",
     "race_rounds",
     "race_rule",
     "repetitions",

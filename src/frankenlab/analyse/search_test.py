@@ -75,28 +75,38 @@ def max_t(
     """
     # A mean of 0 is symmetry where differences are single steps, and flips of signs test that.
     # Others can be skewed with a mean of 0.
-    draws = [_flips] if all(task.stepwise for task in tasks) else [_flips, bootstrap]
+    draws = [flips] if all(task.stepwise for task in tasks) else [flips, bootstrap]
     tasks = [task.filled() for task in tasks]
     effects, errors = mean_gains(tasks)
     ran = np.asarray(ran) & np.isfinite(effects)
     if not ran.any():
         raise ValueError("no plan has an effect on all documents")
     resamples = error_budget.resamples(resamples, level)
-    drawn = [_largest(tasks, draw, resamples, seed) for draw in draws]
-    largest = np.array([t for t, _ in drawn])
+    parts = [largest(tasks, draw, resamples, seed) for draw in draws]
+    drawn = np.array([t for t, _ in parts])
     t = np.where(ran, _ratio(effects, errors), -np.inf)
-    beyond = int((largest >= t.max() - TINY).sum(axis=1).max())
-    rank = resamples - math.floor(level * (resamples + 1))
-    critical = float(np.partition(largest, rank, axis=1)[:, rank].max())
-    better = t > critical + TINY
+    beyond = int((drawn >= t.max() - TINY).sum(axis=1).max())
+    limit = critical(drawn, level)
+    better = t > limit + TINY
     return Found(
         effects,
         errors,
-        np.where(ran, effects - critical * errors, np.nan),
+        np.where(ran, effects - limit * errors, np.nan),
         int(np.argmax(np.where(better if better.any() else ran, effects, -np.inf))),
         (beyond + 1) / (resamples + 1),
-        max(float(highest.mean()) for _, highest in drawn),
+        max(float(highest.mean()) for _, highest in parts),
     )
+
+
+def critical(drawn: Floats, level: float) -> float:
+    """Return what the largest t of a resample exceeds with a chance of at most `level`.
+
+    Args:
+        drawn: [..., resamples] largest t; of several ways to draw them the strictest counts.
+    """
+    resamples = drawn.shape[-1]
+    rank = resamples - math.floor(level * (resamples + 1))
+    return float(np.partition(drawn, rank, axis=-1)[..., rank].max())
 
 
 def _ratio(effects: Floats, errors: Floats) -> Floats:
@@ -105,25 +115,31 @@ def _ratio(effects: Floats, errors: Floats) -> Floats:
         return np.where(effects == 0, 0.0, effects / errors)
 
 
-def _largest(
-    tasks: Sequence[Gains], draw: Callable[[Gains], Resample], resamples: int, seed: int
+def largest(
+    tasks: Sequence[Gains],
+    draw: Callable[[Gains], Resample],
+    resamples: int,
+    seed: int,
+    both: bool = False,
 ) -> tuple[Floats, Floats]:
-    """Return the largest t and the highest effect of all plans in each resample."""
+    """Return the largest t of all plans in each resample, or its size with `both` directions, and
+    the highest effect in points or log-percent."""
     random = np.random.default_rng([seed, 2])
     rows = max(1, BLOCK_BYTES // (8 * max(max(task.values.shape) for task in tasks)))
     drawn = [draw(task) for task in tasks]
-    largest, highest = np.empty(resamples), np.empty(resamples)
+    found, highest = np.empty(resamples), np.empty(resamples)
     for start in range(0, resamples, rows):
         block = slice(start, min(start + rows, resamples))
         parts = [resample(random, block.stop - start) for resample in drawn]
         effects, variances = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
+        t = _ratio(effects, np.sqrt(variances))
         # fmax passes over plans with values that are not finite.
-        largest[block] = np.fmax.reduce(_ratio(effects, np.sqrt(variances)), axis=1)
+        found[block] = np.fmax.reduce(np.abs(t) if both else t, axis=1)
         highest[block] = 100 / len(tasks) * np.fmax.reduce(effects, axis=1)
-    return largest, highest
+    return found, highest
 
 
-def _flips(task: Gains) -> Resample:
+def flips(task: Gains) -> Resample:
     """Return what flips the signs of all plans' differences at once: plan and base change places on
     a cluster."""
     d, w = task.values, shared_weights(task.weights)

@@ -30,8 +30,8 @@ COLUMNS = (
 Z95 = 1.959963984540054
 # Spreads of the true effects that are averaged over.
 SPREADS = 21
-# No plan is taken to be known better than by this share of the plans' usual standard error.
-LEAST_ERROR = 0.1
+# Least standard error, of plans that all do the same to every passage.
+TINY = 1e-6
 # Most of a plan's standard error that is common to all plans.
 MOST_COMMON = 0.9
 
@@ -54,6 +54,10 @@ class Measured:
 def measure(tasks: Sequence[Gains], plans: Sequence[int]) -> Measured:
     """Return what a stage measured, with the errors' covariance.
 
+    Plans that saw equally many documents have the same error, the median of their own: a plan that
+    harms much flips many answers, so that its own error is large. If that counted, the mean of the
+    true effects would be that of the plans that change little.
+
     Plans share the base and the documents: documents on which the base is unlucky lift all of them.
     This common error has the mean covariance of the plans that saw all documents, and no plan has
     more of it than most of its own error. What a race showed a plan of fewer documents has the
@@ -65,9 +69,10 @@ def measure(tasks: Sequence[Gains], plans: Sequence[int]) -> Measured:
     """
     effects, errors = mean_gains(tasks)
     seen = np.sum([task.clusters for task in tasks], axis=0)
-    # A plan that changed no document has no spread, but might have changed the next one.
-    least = np.maximum(LEAST_ERROR * np.nanmedian(errors), 100 / seen)
-    errors = np.maximum(errors, least)
+    usual = np.nanmedian(errors * np.sqrt(seen)) / np.sqrt(seen)
+    # Plans that change no answer have no spread, but might have changed the next one.
+    least = 100 / seen if all(map(_counts, tasks)) else TINY
+    errors = np.maximum(usual, least)
     parts = np.hstack([task.residuals[seen == seen.max()] for task in tasks])
     common = np.sqrt(_mean_covariance(100 / len(tasks) * parts))
     shared = np.minimum(common * np.sqrt(seen.max() / seen), MOST_COMMON * errors)
@@ -75,6 +80,12 @@ def measure(tasks: Sequence[Gains], plans: Sequence[int]) -> Measured:
     covariance = order * np.outer(shared, shared)
     np.fill_diagonal(covariance, errors**2)
     return Measured(np.asarray(plans), effects, covariance)
+
+
+def _counts(task: Gains) -> bool:
+    """Tell whether all gains are numbers of documents that turned right or wrong."""
+    values = task.values[np.isfinite(task.values)]
+    return bool((values == np.rint(values)).all())
 
 
 def _mean_covariance(parts: Floats) -> float:
@@ -135,6 +146,37 @@ def shrunken(stages: Sequence[Measured], count: int) -> tuple[Floats, Floats]:
     mean = (weight * means).sum(axis=0)
     variance = (weight * (np.array(variances) + (np.array(means) - mean) ** 2)).sum(axis=0)
     return mean, np.sqrt(np.maximum(variance, 0))
+
+
+def limits(mean: Floats, deviation: Floats) -> dict[str, Floats]:
+    """Return the columns of shrunken effects: each with the limits of its 95 % interval."""
+    ends = {"shrunken_low": mean - Z95 * deviation, "shrunken_high": mean + Z95 * deviation}
+    return {"shrunken": mean, **ends}
+
+
+def with_shrunken(
+    compared: pd.DataFrame, scores: pd.DataFrame, tasks: Mapping[str, Task]
+) -> pd.DataFrame:
+    """Add to the comparisons of a search each plan's shrunken effect on each task, with its limits.
+
+    What a race dropped was seen on fewer documents, so that less of its own effect is left. The
+    base has none.
+
+    Args:
+        scores: of the search of one model, all its rounds.
+    """
+    scores = scores.drop_duplicates(["quantization", "task", "plan", "document"])
+    tables = []
+    for (quantization, task), rows in scores.groupby(
+        ["quantization", "task"], sort=False, observed=True
+    ):
+        plans = [plan for plan in rows["plan"].unique() if plan != BASE]
+        stage = measure([gains(rows, tasks[task].metric, plans)], range(len(plans)))
+        columns = limits(*shrunken([stage], len(plans)))
+        where = {"quantization": quantization, "task": task, "plan": plans}
+        tables.append(pd.DataFrame(where | columns))
+    keys = ["quantization", "task", "plan"]
+    return compared.merge(pd.concat(tables), how="left", on=keys, validate="one_to_one")
 
 
 def paths(
@@ -198,10 +240,6 @@ def _estimates(scores: pd.DataFrame, tasks: Mapping[str, Task]) -> dict[str, pd.
             for name, rows in own.groupby("task", sort=False, observed=True)
         ]
         stages.append(measure(measured, [numbers[plan] for plan in plans]))
-        mean, deviation = shrunken(stages, len(numbers))
-        limits = {"shrunken": mean, "shrunken_low": mean - Z95 * deviation}
-        table = pd.DataFrame(
-            limits | {"shrunken_high": mean + Z95 * deviation}, index=list(numbers)
-        )
+        table = pd.DataFrame(limits(*shrunken(stages, len(numbers))), index=list(numbers))
         found[stage] = table.loc[plans]
     return found

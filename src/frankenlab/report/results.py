@@ -21,7 +21,7 @@ from frankenlab.plans.plan import BASE
 NAMES = (
     *("comparisons", "verdicts", "against_controls", "pairs", "costs", "ledger", "bits"),
     *("quantizations", "race", "search", "path", "repetitions", "dose_response", "flips"),
-    *("documents", "tradeoff"),
+    *("documents", "tradeoff", "profile", "reliability"),
 )
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]

@@ -71,6 +71,12 @@ def layers_html(results: Results) -> str:
             "against_controls",
             tables.controls_table(results),
         ),
+        folded(
+            "How far the profiles can be trusted",
+            results,
+            "reliability",
+            tables.reliability_table(results),
+        ),
         folded("The search's best plans", results, "top_plans", tables.top_plans_table(results)),
     )
 

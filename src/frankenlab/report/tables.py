@@ -22,6 +22,7 @@ from frankenlab.report.text import (
 )
 
 STAGES = ("search", "select", "confirm")
+PART_WORDS = {"block": "whole layer", "attn": "attention", "mlp": "MLP"}
 MOST_PLANS = 10
 
 
@@ -292,6 +293,33 @@ def top_plans_table(results: Results) -> str:
     """Return `top_plans` of every model that was searched."""
     caption = "The search's best plans, which look better than they are"
     return table(top_plans(results), caption, csv="comparisons", first="plan")
+
+
+def reliability_table(results: Results) -> str:
+    """Return the mean of each profile, its reliability, and how alike two of them are."""
+    rows = results.table("reliability")
+    if rows.empty:
+        return ""
+
+    def estimate(row: Row) -> str:
+        if row["measure"] == "mean":
+            return change_text(row["estimate"], row["low"], row["high"], row["unit"])
+        digits = "–" if pd.isna(row["estimate"]) else f"{row['estimate']:.2f}"
+        limits = f"[{row['low']:.2f}, {row['high']:.2f}]" * (digits != "–")
+        return f"{digits} {limits}".strip().replace("-", "−")
+
+    columns: Columns = {
+        "part": lambda row: PART_WORDS[row["part"]],
+        "against": lambda row: PART_WORDS.get(row["against"], row["against"]),
+        **places(rows),
+        "task": "{task}",
+        "measure": lambda row: f"{row['measure']}: {row['other']}".removesuffix(": "),
+        "places": lambda row: count(row["places"]),
+        "documents": lambda row: count(row["n"]),
+        "estimate [95 % interval]": estimate,
+    }
+    caption = "What the shapes of the profiles are worth"
+    return table(cells(rows, columns), caption, csv="reliability", first="part")
 
 
 def race_table(results: Results) -> str:

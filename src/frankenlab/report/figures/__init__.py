@@ -12,6 +12,7 @@ __all__ = [
     "key",
     "maps",
     "path",
+    "profile",
     "quality",
     "race",
     "speed",

@@ -20,12 +20,14 @@ from frankenlab.report.figures.style import (
     finish,
     panel_title,
     point_data,
+    short_unit,
     survivors,
     tooltip,
 )
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
     INTERVAL,
+    interval,
     layers_of,
     metric_name,
     plan_words,
@@ -193,6 +195,9 @@ def _data(cells: pd.DataFrame) -> pd.DataFrame:
     data = point_data(cells, "start", "length").drop(columns=["low", "high"])
     return data.assign(
         half=half.round(3),
+        shrunken=[
+            interval(row, "shrunken", short_unit(row["unit"])) for row in cells.to_dict("records")
+        ],
         mark=np.where(survivors(cells), mark, DROPPED),
         n=cells["n"].astype(int),
     )
@@ -240,7 +245,11 @@ def block_map(tables: Tables, levels: Statistics, **where: str) -> Any:
     return finish(whole, title, where, finding, [plural(len(cells), "block"), base_text(cells)])
 
 
-FIELDS = (alt.Tooltip("half:Q", title="half-width"), alt.Tooltip("n:Q"))
+FIELDS = (
+    alt.Tooltip("shrunken:N", title="shrunken"),
+    alt.Tooltip("half:Q", title="half-width"),
+    alt.Tooltip("n:Q"),
+)
 MINUS = "datum.value == 0 ? '0' : replace(format(datum.value, '+~g'), '-', '−')"
 
 
@@ -301,6 +310,8 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     whole = cells[survivors(cells)] if survivors(cells).any() else cells
     best = whole.loc[whole["effect"].idxmax()]
     worst = cells.loc[cells["effect"].idxmin()]
+    shrunken = best.to_dict() | {"effect": best["shrunken"]}
+    kept = change_text(shrunken, "shrunken_low", "shrunken_high")
     tested = f"Of {plural(len(cells), 'block')} run twice, "
     if len(whole) < len(cells):
         tested += f"the race dropped {len(cells) - len(whole)} early; of the other {len(whole)}, "
@@ -309,8 +320,8 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         f"significantly better and {worse or 'none'} significantly worse (q < {levels.fdr:g}, "
         "exploration). "
         f"The best, {_said(best)}, changed its {metric_name(best['metric'])} by "
-        f"{change_text(best, unit=' ' + unit)}, the worst, {_said(worst)}, by "
-        f"{change_text(worst, unit=' ' + unit)}; a change below "
+        f"{change_text(best, unit=' ' + unit)} (shrunken for its luck: {kept}), the worst, "
+        f"{_said(worst)}, by {change_text(worst, unit=' ' + unit)}; a change below "
         f"{size_words(cells['half'].median(), unit)} is no evidence on a typical block."
     )
 
