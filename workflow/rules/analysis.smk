@@ -19,6 +19,9 @@ TABLES += ["race"] if EXPERIMENT.raced else []
 # Where controls run, a table compares the frozen plans with them.
 TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
 
+# Where the layers are probed, tables say what they do and how well that predicts the effects.
+TABLES += ["probe", "similarity", "predictors"] if SETTINGS.probe.documents else []
+
 # Which documents changed, for the page alone.
 FLIPS = ["flips", "documents"]
 
@@ -149,6 +152,9 @@ rule tables:
         ],
         weights=[weights_manifest(*cell) for cell in EXPERIMENT.cells if QUANTIZED],
         races=[path for model in EXPERIMENT.models for path in race_files(model)],
+        layers=probed("layers"),
+        similarity=probed("similarity"),
+        documents=probed("documents"),
         stamp=script_stamp("tables", statistics=SETTINGS.statistics.plain()),
     output:
         **{

@@ -123,6 +123,19 @@ def earlier_race(wildcards):
     return race_file(wildcards.model, stage.before.round) if stage.before else []
 
 
+# What a probe writes: numbers of each layer, of each pair of states, and which documents it saw.
+PROBED = ["layers", "similarity", "documents"]
+
+
+def probed(name):
+    """Return one of these files of every model, at its reference; nothing without a probe."""
+    return [
+        f"{RESULTS}/probe/{model.name}/{model.reference}/{name}.parquet"
+        for model in EXPERIMENT.models.values()
+        if SETTINGS.probe.documents
+    ]
+
+
 def model_manifest(model):
     return f"{EXPERIMENT.weights_folder(model)}/manifest.json"
 

@@ -3,7 +3,10 @@ CONFIRM_FIGURES = catalogue.names("confirm", TABLES)
 # What the pictures of a search read; `race` is there if it was one.
 SEARCH_TABLES = [
     name
-    for name in ["comparisons", "verdicts", "path", "repetitions", "race"]
+    for name in [
+        *("comparisons", "verdicts", "path", "repetitions", "race"),
+        *("probe", "similarity", "predictors"),
+    ]
     if name in TABLES
 ]
 CASE = "{model}/{quantization}"

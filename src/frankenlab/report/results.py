@@ -21,6 +21,7 @@ from frankenlab.plans.plan import BASE
 NAMES = (
     *("comparisons", "verdicts", "against_controls", "pairs", "costs", "ledger", "bits"),
     *("quantizations", "race", "search", "path", "repetitions", "flips", "documents"),
+    *("probe", "similarity", "predictors"),
 )
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]

@@ -12,6 +12,8 @@ __all__ = [
     "key",
     "maps",
     "path",
+    "predictors",
+    "probe",
     "quality",
     "race",
     "speed",

@@ -42,26 +42,29 @@ class Entry:
             forest,
             maps,
             path,
+            predictors,
+            probe,
             quality,
             race,
             speed,
         )
 
-        modules = (bitrates, effects, forest, maps, path, quality, race, speed)
+        modules = (bitrates, effects, forest, maps, path, predictors, probe, quality, race, speed)
         module = next(m for m in modules if m.__name__.endswith(f".{self.module}"))
         found: Callable[..., Any] = getattr(module, f"{self.name}{suffix}")
         return found
 
 
 # What a reader asks, in the order of the page; Snakemake's report sorts its categories by name.
-ANSWER, LAYERS, TIMES, PRICE, BITS, SURE, TABLES = (
+ANSWER, LAYERS, TIMES, PRICE, BITS, SURE, WHY, TABLES = (
     "1 The answer",
     "2 Which layers",
     "3 How often",
     "4 At what price",
     "5 At fewer bits",
     "6 How sure is this",
-    "7 Tables",
+    "7 Why",
+    "8 Tables",
 )
 
 # In the order of the page.
@@ -111,6 +114,30 @@ CATALOGUE = (
     Entry("bits", "bitrates", "Quality against the bytes of weights", "bits", BITS, ("bits",)),
     Entry("path", "path", "The frozen plan from search to confirm", "search", SURE, ("path",)),
     Entry("race", "race", "Which plans were dropped when", "search", SURE, ("comparisons", "race")),
+    Entry(
+        "predictors",
+        "predictors",
+        "What predicts the effect of running layers twice",
+        "search",
+        WHY,
+        ("predictors",),
+    ),
+    Entry(
+        "layer_updates",
+        "probe",
+        "How far each layer moves the hidden state",
+        "search",
+        WHY,
+        ("probe",),
+    ),
+    Entry(
+        "state_similarity",
+        "probe",
+        "How alike the hidden states are",
+        "search",
+        WHY,
+        ("similarity",),
+    ),
 )
 
 
