@@ -19,7 +19,7 @@ from frankenlab.report.figures.style import (
     value_axis,
 )
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import listed, plural
+from frankenlab.report.text import cosine_text, listed, plural
 
 PARTS = {"block": "whole layer", "attn": "attention", "mlp": "MLP"}
 PASSES = {"first": (BLUE, "circle", "first pass"), "second": (ORANGE, "square", "second pass")}
@@ -107,7 +107,7 @@ def layer_updates_finding(tables: Tables, levels: Statistics, **where: str) -> s
     return (
         f"In the median a layer's update is {first:.2g} times the size of the hidden state on its "
         f"first pass and {second:.2g} times on a second; {more} of {plural(len(rows), 'layer')} "
-        f"add more on the second. The two updates point {way} (median cosine {turn:.2f})."
+        f"add more on the second. The two updates point {way} (median cosine {cosine_text(turn)})."
     )
 
 
@@ -158,7 +158,8 @@ def state_similarity_finding(tables: Tables, levels: Statistics, **where: str) -
         return ""
     near = rows[rows["second"] == rows["first"] + 1].set_index("first")["cosine"]
     return (
-        f"The hidden state before and after a layer has a cosine of {near.median():.2f} in the "
-        f"median over the layers; layer {near.idxmin()} turns it most ({near.min():.2f}) and layer "
-        f"{near.idxmax()} least ({near.max():.2f})."
+        "The hidden state before and after a layer has a cosine of "
+        f"{cosine_text(near.median())} in the median over the layers; layer {near.idxmin()} turns "
+        f"it most ({cosine_text(near.min())}) and layer {near.idxmax()} least "
+        f"({cosine_text(near.max())})."
     )
