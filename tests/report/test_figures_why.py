@@ -1,7 +1,6 @@
 import pandas as pd
 import pytest
 
-from frankenlab.analyse.predictors import single_layers
 from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.catalogue import WHY, pictures
 from frankenlab.report.figures.predictors import predictors, predictors_finding
@@ -13,53 +12,15 @@ from frankenlab.report.figures.probe import (
 )
 from frankenlab.report.figures.style import WIDTH, spec_of, svg_of
 from tests.support.charts import faults, rows_of_spec, size_of, words_of
-from tests.support.synthetic_why import probe_tables
+from tests.support.synthetic_why import CORRELATIONS, correlations, why_tables
 
 LEVELS = Statistics()
 WHERE = {"model": "smollm2-135m-instruct", "quantization": "none"}
-ALL = {
-    "chosen": 0.52,
-    "fitted": 0.44,
-    "first_block": -0.3,
-    "kl": -0.55,
-    "block_influence": -0.41,
-    "stability": 0.08,
-    "anomaly": -0.2,
-    "position": 0.35,
-    "other_effect": 0.31,
-}
-
-
-def correlations(tasks, scopes=("layers", "blocks"), values=ALL) -> pd.DataFrame:
-    """The table `predictors`: of the last task everything is .1 lower."""
-    rows = [
-        {
-            "task": task,
-            "scope": scope,
-            "predictor": name,
-            "chosen": "kl" if name == "chosen" else "",
-            "probed": "others",
-            "fitted": "others" if name in ("chosen", "fitted") else "",
-            "plans": 30,
-            "n": 100,
-            "correlation": value - 0.1 * (task == tasks[-1]),
-            "low": value - 0.48,
-            "high": value + 0.3,
-            "reliability": 0.5,
-        }
-        for task in tasks
-        for scope in scopes
-        for name, value in values.items()
-    ]
-    return pd.DataFrame(rows).assign(**WHERE)
 
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, pd.DataFrame]:
-    tasks = ["arc_easy", "sst2"]
-    layers, similarity, _ = probe_tables(30, tasks, where=WHERE)
-    made = {"probe": single_layers(layers, similarity), "similarity": similarity}
-    return made | {"predictors": correlations(tasks)}
+    return why_tables(["arc_easy", "sst2"], WHERE)
 
 
 @pytest.mark.slow
@@ -67,7 +28,7 @@ def tables() -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize("scopes", [("layers",), ("layers", "blocks")])
 def test_pictures_are_whole_and_legible(tables, count, scopes):
     tasks = [f"a-task-with-a-long-name-{number}" for number in range(count)]
-    data = tables | {"predictors": correlations(tasks, scopes)}
+    data = tables | {"predictors": correlations(tasks, WHERE, scopes)}
     found = [p for p in pictures(data, *WHERE.values()) if p.entry.category == WHY]
     assert [p.entry.name for p in found] == ["predictors", "layer_updates", "state_similarity"]
     for picture in found:
@@ -103,8 +64,12 @@ def test_the_finding_claims_no_more_than_the_intervals(tables, lows, verb):
 
 
 def test_with_one_task_the_finding_says_that_the_best_is_partly_luck():
-    values = {name: value for name, value in ALL.items() if name in ("kl", "stability", "position")}
-    table = {"predictors": correlations(["arc_easy"], ("layers",), values)}
+    values = {
+        name: value
+        for name, value in CORRELATIONS.items()
+        if name in ("kl", "stability", "position")
+    }
+    table = {"predictors": correlations(["arc_easy"], WHERE, ("layers",), values)}
     said = predictors_finding(table, LEVELS, **WHERE)
     assert said.startswith("Of 2 numbers that need no evaluation, ")
     assert "change of the next token (KL) (−0.65 [" in said and "partly luck" in said

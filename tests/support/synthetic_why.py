@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from frankenlab.analyse.predictors import single_layers
 from frankenlab.plans.plan import looped
 
 WHERE = {"model": "m", "quantization": "none"}
@@ -62,3 +63,49 @@ def task_scores(
     table = pd.concat(frames, ignore_index=True)
     table["cluster"] = table["document"].astype(str)
     return table.assign(**where, task=task, stage="search", hardware="one")
+
+
+CORRELATIONS = {
+    "chosen": 0.52,
+    "fitted": 0.44,
+    "first_block": -0.3,
+    "kl": -0.55,
+    "block_influence": -0.41,
+    "stability": 0.08,
+    "anomaly": -0.2,
+    "position": 0.35,
+    "other_effect": 0.31,
+}
+
+
+def correlations(
+    tasks, where=WHERE, scopes=("layers", "blocks"), values=CORRELATIONS
+) -> pd.DataFrame:
+    """The table `predictors`: of the last task everything is .1 lower."""
+    rows = [
+        {
+            "task": task,
+            "scope": scope,
+            "predictor": name,
+            "chosen": "kl" if name == "chosen" else "",
+            "probed": "others",
+            "fitted": "others" if name in ("chosen", "fitted") else "",
+            "plans": 30,
+            "n": 100,
+            "correlation": value - 0.1 * (task == tasks[-1]),
+            "low": value - 0.48,
+            "high": value + 0.3,
+            "reliability": 0.5,
+        }
+        for task in tasks
+        for scope in scopes
+        for name, value in values.items()
+    ]
+    return pd.DataFrame(rows).assign(**where)
+
+
+def why_tables(tasks: Sequence[str], where: Mapping[str, str] = WHERE) -> dict[str, pd.DataFrame]:
+    """The tables `probe`, `similarity` and `predictors` of a model of 30 layers."""
+    layers, similarity, _ = probe_tables(30, tasks, where=where)
+    made = {"probe": single_layers(layers, similarity), "similarity": similarity}
+    return made | {"predictors": correlations(tasks, where)}

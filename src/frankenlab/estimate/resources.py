@@ -122,7 +122,7 @@ class Prediction:
 
     def _probing(self, job: Job) -> float | None:
         """Return the time of `evaluate.probe`: the base runs once, and each layer a second time
-        with all the layers after it."""
+        with all the layers after it, and its attention once more."""
         search = Stage(SEARCH)
         speed = self.speeds.of(job.model, job.quantization, search)
         if speed is None:
@@ -132,7 +132,7 @@ class Prediction:
             self.workload.documents(job.model, task, search).first(count)
             for task in self.experiment.search_tasks
         ]
-        passes = 1 + (n + 1) / 2
+        passes = 2 + n / 2
         tokens = passes * sum(each.tokens for each in documents) / speed.tokens
         compared = (1 + n) * PROBED_POSITIONS * sum(each.count for each in documents)
         return self.start(job) + tokens + compared / speed.scored

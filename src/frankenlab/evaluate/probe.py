@@ -5,7 +5,7 @@ output. No answer is looked at: these numbers need no evaluation, and `analyse.p
 well they tell what repeating a layer does to a task.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,21 +180,21 @@ def _probe_batch(engine: Engine, prompts: Sequence[Sequence[int]], sums: _Sums) 
         rows = hidden.reshape(-1, hidden.shape[-1])[at.compared]
         return engine.logits(rows).float().log_softmax(-1)
 
-    states, halves = [engine.embed(at.batch)], []
-    for layer in range(engine.n_layers):
-        halves.append(engine.run(Step(layer, "attn"), states[-1], at.batch))
-        states.append(engine.run(Step(layer, "mlp"), halves[-1], at.batch))
+    states = [engine.embed(at.batch)]
+    for step in base(engine.n_layers).steps:
+        states.append(engine.run(step, states[-1], at.batch))
     unchanged = predicted(states[-1])
     for layer in range(engine.n_layers):
-        half = engine.run(Step(layer, "attn"), states[layer + 1], at.batch)
-        again = engine.run(Step(layer, "mlp"), half, at.batch)
-        passes = (states[layer], halves[layer], states[layer + 1], half, again)
-        sums.add(layer, **_updates(*map(own, passes)))
+        before, after = states[layer : layer + 2]
+        half = engine.run(Step(layer, "attn"), before, at.batch)
+        half_again = engine.run(Step(layer, "attn"), after, at.batch)
+        again = engine.run(Step(layer, "mlp"), half_again, at.batch)
+        sums.add(layer, **_updates(*map(own, (before, half, after, half_again, again))))
         for step in base(engine.n_layers).steps[layer + 1 :]:
             again = engine.run(step, again, at.batch)
         changed = predicted(again)
         sums.add(layer, kl=(unchanged.exp() * (unchanged - changed)).sum(-1))
-    _compare_states(map(own, states), at.lengths, sums)
+    _compare_states(states, own, at.lengths, sums)
 
 
 def _updates(
@@ -225,16 +225,22 @@ def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (one * other).sum(-1) / (one.norm(dim=-1) * other.norm(dim=-1))
 
 
-def _compare_states(states: Iterable[torch.Tensor], lengths: list[int], sums: _Sums) -> None:
+def _compare_states(
+    states: Sequence[torch.Tensor],
+    own: Callable[[torch.Tensor], torch.Tensor],
+    lengths: list[int],
+    sums: _Sums,
+) -> None:
     """Add the cosines between all pairs of states, and each prompt's mean states."""
-    whole = list(states)
     last = torch.tensor(lengths).cumsum(0) - 1
-    for first, one in enumerate(whole):
-        for second in range(first + 1, len(whole)):
-            cosines = _cosine(one, whole[second]).cpu()
+    means = []
+    for first, state in enumerate(states):
+        one = own(state)
+        means.append(torch.stack([part.mean(0) for part in one.split(lengths)]).cpu())
+        for second in range(first + 1, len(states)):
+            cosines = _cosine(one, own(states[second])).cpu()
             sums.pairs.setdefault((first, second), []).append((cosines, cosines[last]))
-    each = [[part.mean(0) for part in state.split(lengths)] for state in whole]
-    sums.means += [torch.stack(own).cpu().numpy() for own in zip(*each, strict=True)]
+    sums.means += list(torch.stack(means, dim=1).numpy())
 
 
 def _examples(means: np.ndarray) -> pd.DataFrame:
