@@ -25,7 +25,7 @@ def found(scores, probes, rules=RULES) -> pd.DataFrame:
 def planted(probes, name: str, spans=SINGLE) -> dict[tuple[int, int], float]:
     """Harms that rise with a number of the layers."""
     mean = probes[0].groupby("layer")[name].mean()
-    values = pd.Series({span: mean[span[0] : span[1] - 1].mean() for span in spans})
+    values = pd.Series({span: mean.loc[span[0] : span[1] - 1].mean() for span in spans})
     return dict(0.5 * values.rank(pct=True))
 
 

@@ -93,7 +93,7 @@ def correlations(
             "plans": 30,
             "n": 100,
             "correlation": value - 0.1 * (task == tasks[-1]),
-            "low": value - 0.48,
+            "low": max(value - 0.48, -1),
             "high": value + 0.3,
             "reliability": 0.5,
         }

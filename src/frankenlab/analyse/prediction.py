@@ -72,11 +72,15 @@ class Effects:
         """Return the length of each span."""
         return np.array([float(stop - start) for start, stop in self.spans])
 
+    def means(self, counts: Floats) -> Floats:
+        """Return the effects [plans], with each cluster taken so many times."""
+        found: Floats = (self.gains.values @ counts) / (self.gains.weights @ counts)
+        return found
+
     def ranked(self, counts: Floats | None = None) -> Floats:
-        """Return the ranks of the effects, with each cluster taken so many times."""
-        weights = np.broadcast_to(self.gains.weights, self.gains.values.shape)
-        counts = np.ones(weights.shape[1]) if counts is None else counts
-        return ranks((self.gains.values @ counts) / (weights @ counts), self.lengths)
+        """Return the ranks of the effects, with each cluster taken so many times or once."""
+        once = np.ones(self.gains.values.shape[1])
+        return ranks(self.means(once if counts is None else counts), self.lengths)
 
 
 def prediction(
@@ -263,7 +267,7 @@ def _intervals(
         drawn = first.ravel()[: len(places)] % len(places)
         plans = np.concatenate([members[place] for place in drawn])
         counts = np.bincount(random.integers(clusters, size=clusters), minlength=clusters) * 1.0
-        again = own.ranked(counts)[plans]
+        again = own.means(counts)[plans]
         both = ranks(np.vstack([ranked[:, plans], again]), lengths[plans])
         draw[:] = correlation(both[:-1], both[-1])
     most = 1 - 1e-9

@@ -127,9 +127,11 @@ def _z(values: pd.Series, start: int, stop: int) -> float:
 
 def ranks(values: Floats, groups: Floats) -> Floats:
     """Return ranks [..., n] within each group [n], centred at 0, as shares of the group's size."""
-    overall = rankdata(values, axis=-1)
-    found = rankdata(overall + groups * (overall.shape[-1] + 1), axis=-1)
-    for group in np.unique(groups):
+    found = rankdata(values, axis=-1)
+    each = np.unique(groups)
+    if len(each) > 1:
+        found = rankdata(found + groups * (found.shape[-1] + 1), axis=-1)
+    for group in each:
         own = groups == group
         part = found[..., own]
         found[..., own] = (part - part.mean(axis=-1, keepdims=True)) / own.sum()

@@ -12,7 +12,7 @@ from frankenlab.report.figures.key import key
 from frankenlab.report.figures.style import (
     BLUE,
     CONTROLS,
-    PLOT,
+    WIDTH,
     blank,
     finish,
     interval_rules,
@@ -27,6 +27,8 @@ LOOKS = ((BLUE, "circle"), *CONTROLS)
 SINGLE = {"layers": "single layer", "blocks": "block"}
 # Room for the names at the left, pixels of a row, and how far tasks stand apart in it.
 LABELS, ROW, APART = 236, 25, 7
+# Of the panels together, so that the whole is as wide as any figure.
+ROOM = WIDTH - LABELS - 24
 
 
 def _rows(tables: Tables, **where: str) -> pd.DataFrame:
@@ -52,7 +54,7 @@ def predictors(tables: Tables, levels: Statistics, **where: str) -> Any:
         + (rows["task"].map(tasks.index) - (len(tasks) - 1) / 2) * APART,
         text=[correlation_text(row) for row in rows.to_dict("records")],
     )
-    width = (PLOT + 40 - LABELS - 16 * (len(scopes) - 1)) // len(scopes)
+    width = (ROOM - 16 * (len(scopes) - 1)) // len(scopes)
     panels = [
         _panel(data[data["scope"] == scope], scope, shown, tasks, width, scope == scopes[0])
         for scope in scopes
@@ -61,7 +63,7 @@ def predictors(tables: Tables, levels: Statistics, **where: str) -> Any:
     items = [("point", *look, f"effects on {shorten(task, 40)}") for task, look in looks.items()]
     items.append(("thin", looks[tasks[0]][0], "", INTERVAL))
     finding = predictors_finding(tables, levels, **where)
-    chart = alt.vconcat(alt.hconcat(*panels, spacing=16), key(items))
+    chart = alt.vconcat(alt.hconcat(*panels, spacing=16), key(items, ROOM))
     heading = "What predicts the effect of running layers twice"
     return finish(chart, heading, where, finding, ["search documents, exploration"])
 
