@@ -494,6 +494,7 @@ NUMBERS = {
     "statistics.resamples": (100, 1_000_000),
     "statistics.seed": (0, 2**32 - 1),
     "cost.repeats": (1, 1000),
+    "probe.documents": (0, 100_000),
     "planning.gpu_tflops": (0.1, 10**6),
     "tasks.arc_easy.limit": (1, 100_000_000),
     "tasks.arc_easy.num_fewshot": (0, 1000),

@@ -69,6 +69,21 @@ def test_a_short_job_asks_for_the_least(prediction):
     assert resources(prediction, Job("measure_cost", "llama-7b", "none")).runtime == 10
 
 
+def test_a_probe_takes_longer_with_more_prompts_and_more_than_twice_with_twice_the_layers(
+    prediction,
+):
+    job = Job("probe", "llama-7b", "none")
+    first = prediction.seconds(job) - prediction.start(job)
+    raw = prediction.experiment.settings.plain()
+    raw["probe"] = {"documents": 64}
+    more = predict(config.check(raw))
+    assert more.seconds(job) - more.start(job) == pytest.approx(2 * first, rel=0.05)
+    raw["models"]["llama-7b"]["n_layers"] *= 2
+    deeper = predict(config.check(raw))
+    assert deeper.seconds(job) - deeper.start(job) > 3 * first
+    assert resources(prediction, job).mem_mb > 4000
+
+
 def test_what_a_gpu_needs_of_the_host_is_a_file_of_weights_at_a_time(prediction):
     small, large = (
         resources(prediction, Job("evaluate_task", model, "none", Stage("confirm"), "piqa")).mem_mb

@@ -18,7 +18,7 @@ from frankenlab.report.tables import (
     top_plans,
     verdict_table,
 )
-from tests.support import synthetic_bits
+from tests.support import synthetic_bits, synthetic_why
 from tests.support import synthetic_tables as synthetic
 
 IN_ORDER = (
@@ -31,6 +31,7 @@ IN_ORDER = (
     sections.lost_html,
     bitrates.bits_html,
     sections.sure_html,
+    sections.why_html,
     sections.made_html,
 )
 # Words that a reader has to decipher, or that claim what was not shown.
@@ -38,7 +39,7 @@ FORBIDDEN = (
     *("not told", "at none", "not so", "were harmed", "as far as these documents tell"),
     *("nothing to show here", "for certain", "Holm", "nan", "NA", "quantization none"),
 )
-SECTIONS = ("verdict", "layers", "times", "price", "lost", "bits", "sure", "made")
+SECTIONS = ("verdict", "layers", "times", "price", "lost", "bits", "sure", "why", "made")
 
 
 def page_of(results: Results) -> str:
@@ -62,6 +63,8 @@ def whole():
     quantizations = ("none", "exl2-4.0")
     tables, freezes = synthetic.make_tables(step=9, quantizations=quantizations)
     tables |= synthetic_bits.make_bits(quantizations=quantizations, tasks=synthetic.TASKS[1::3])
+    where = {"model": synthetic.MODEL, "quantization": "none"}
+    tables |= synthetic_why.why_tables(["arc_easy", "sciq"], where)
     return synthetic.results(tables, freezes)
 
 

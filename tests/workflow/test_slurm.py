@@ -30,7 +30,7 @@ PROFILE = ("--profile", "profiles/slurm")
 
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 SHARDS = ("evaluate_task-search-tiny-none-animals-0", "evaluate_task-search-tiny-none-animals-1")
-GPU_RULES = {"evaluate_task", "measure_cost"}
+GPU_RULES = {"evaluate_task", "measure_cost", "probe"}
 
 # Rules of the names that the profile knows, and nothing to do.
 BARE_SNAKEFILE = """

@@ -22,6 +22,8 @@ TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
 # Where several plans of the shortlist are confirmed on guard tasks, a table has gain against loss.
 GUARDED = any(task.role == "guard" for task in EXPERIMENT.tasks.values())
 TABLES += ["tradeoff"] if SETTINGS.stages.confirm.finalists and GUARDED else []
+# Where the layers are probed, tables say what they do and how well that predicts the effects.
+TABLES += ["probe", "similarity", "predictors"] if SETTINGS.probe.documents else []
 
 # Which documents changed, for the page alone.
 FLIPS = ["flips", "documents"]
@@ -154,6 +156,9 @@ rule tables:
         ],
         weights=[weights_manifest(*cell) for cell in EXPERIMENT.cells if QUANTIZED],
         races=[path for model in EXPERIMENT.models for path in race_files(model)],
+        layers=probed("layers"),
+        similarity=probed("similarity"),
+        documents=probed("documents"),
         stamp=script_stamp("tables", statistics=SETTINGS.statistics.plain()),
     output:
         **{

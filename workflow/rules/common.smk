@@ -92,9 +92,7 @@ def longest_first(rule):
     """
 
     def seconds(wildcards):
-        return round(
-            RUN.prediction.seconds(job_of(EXPERIMENT, rule, wildcards)) or 0
-        )
+        return round(RUN.prediction.seconds(job_of(EXPERIMENT, rule, wildcards)) or 0)
 
     return seconds
 
@@ -124,6 +122,19 @@ def earlier_race(wildcards):
     number = wildcards.get("round")
     stage = Stage("search", int(number)) if number else Stage.parse(wildcards.stage)
     return race_file(wildcards.model, stage.before.round) if stage.before else []
+
+
+# What a probe writes: numbers of each layer, of each pair of states, and which documents it saw.
+PROBED = ["layers", "similarity", "documents"]
+
+
+def probed(name):
+    """Return one of these files of every model, at its reference; nothing without a probe."""
+    return [
+        f"{RESULTS}/probe/{model.name}/{model.reference}/{name}.parquet"
+        for model in EXPERIMENT.models.values()
+        if SETTINGS.probe.documents
+    ]
 
 
 def model_manifest(model):

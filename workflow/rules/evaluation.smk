@@ -62,3 +62,32 @@ rule measure_cost:
         gpu=1 if SETTINGS.device == "cuda" else 0,
     script:
         "../scripts/measure_cost.py"
+
+
+rule probe:
+    """Measure what each layer does to the hidden state, on prompts of the search tasks."""
+    input:
+        model=lambda w: weights_manifest(w.model, w.quantization),
+        data=[data_input(SETTINGS.tasks[task].data) for task in EXPERIMENT.search_tasks],
+        tasks=lambda w: [
+            RUN.task_stamp(Stage("search"), task, w.model, w.quantization)
+            for task in EXPERIMENT.search_tasks
+        ],
+        stamp=script_stamp("probe", probe=SETTINGS.probe.plain()),
+    output:
+        **{
+            name: f"{RESULTS}/probe/{{model}}/{{quantization}}/{name}.parquet"
+            for name in PROBED
+        },
+    log:
+        f"{LOGS}/probe/{{model}}.{{quantization}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/probe/{{model}}.{{quantization}}.tsv"
+    priority: longest_first("probe")
+    threads: HALF
+    resources:
+        mem_mb=predicted("probe", "mem_mb"),
+        runtime=predicted("probe", "runtime"),
+        gpu=1 if SETTINGS.device == "cuda" else 0,
+    script:
+        "../scripts/probe.py"

@@ -4,15 +4,15 @@ CONFIRM_FIGURES = catalogue.names("confirm", TABLES)
 SEARCH_TABLES = [
     name
     for name in [
-        "comparisons",
-        "verdicts",
-        "path",
-        "repetitions",
-        "dose_response",
-        "profile",
-        "reliability",
-        "tradeoff",
-        "race",
+        *(
+            "comparisons",
+            "verdicts",
+            "path",
+            "repetitions",
+            "dose_response",
+            "tradeoff",
+        ),
+        *("profile", "reliability", "race", "probe", "similarity", "predictors"),
     ]
     if name in TABLES
 ]

@@ -8,6 +8,8 @@ from frankenlab.analyse import error_budget, ledger
 from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.controls import against_controls
 from frankenlab.analyse.interaction import bitrates
+from frankenlab.analyse.prediction import prediction
+from frankenlab.analyse.predictors import single_layers
 from frankenlab.analyse.profile import profile, reliability
 from frankenlab.analyse.race_rounds import Round, all_rounds
 from frankenlab.analyse.repetitions import dose_response, repetitions
@@ -75,6 +77,11 @@ with job(snakemake) as experiment:
     if "race" in wanted:
         records = [read_record(path, Round) for path in snakemake.input.races]
         made["race"] = all_rounds(records, compared, depths)
+    if "predictors" in wanted:
+        names = ("layers", "similarity", "documents")
+        probes = [concatenated(map(read_parquet, snakemake.input[name])) for name in names]
+        made["probe"], made["similarity"] = single_layers(*probes[:2]), probes[1]
+        made["predictors"] = prediction(searched, *probes, experiment.tasks, depths, rules)
     for name, table in made.items():
         path = Path(snakemake.output[name])
         with atomic_path(path) as temporary:

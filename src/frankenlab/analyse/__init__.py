@@ -16,6 +16,8 @@ __all__ = [
     "paired_effects",
     "paired_tests",
     "power",
+    "prediction",
+    "predictors",
     "profile",
     "race_rounds",
     "race_rule",

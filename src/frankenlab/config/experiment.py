@@ -42,6 +42,8 @@ LONGEST_LINE = 1000
 # What a plan alone is timed on: tokens that it reads, and those that it then decodes.
 PROMPT_TOKENS = 256
 DECODED_TOKENS = 8
+# Positions of a prompt at which a probe compares distributions of the next token.
+PROBED_POSITIONS = 8
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,13 @@ class Cost(Section):
     """Timed runs of each plan."""
 
 
+class Probe(Section):
+    """What layers do to the hidden state is measured on prompts, without evaluating any plan."""
+
+    documents: int = Field(default=32, ge=0, le=100_000)
+    """Search documents of each search task whose prompts are read; 0 probes nothing."""
+
+
 class Settings(Section):
     """A config: models, quantizations, a grid of layer plans and tasks."""
 
@@ -273,6 +280,8 @@ class Settings(Section):
     """Generators of plans for every model that has none of its own; duplicates are folded."""
     stages: Stages = Stages()
     """How each stage is run."""
+    probe: Probe = Probe()
+    """What layers do to the hidden state is measured on prompts, without evaluating any plan."""
     statistics: Statistics = Statistics()
     """How the comparisons are judged."""
     cost: Cost = Cost()

@@ -91,6 +91,10 @@ class Engine(Protocol):
         """
         ...
 
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Apply the final norm and the head: [..., hidden size] -> [..., vocabulary]."""
+        ...
+
     def decoder(self, plan: Plan, capacity: int) -> Decoder:
         """Return a decoder for one sequence of at most `capacity` tokens."""
         ...

@@ -6,7 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from frankenlab.config.experiment import DECODED_TOKENS, PROMPT_TOKENS, Experiment
+from frankenlab.config.experiment import (
+    DECODED_TOKENS,
+    PROBED_POSITIONS,
+    PROMPT_TOKENS,
+    Experiment,
+)
 from frankenlab.config.stages import CONFIRM, SEARCH, Stage
 from frankenlab.estimate.memory import requirements, sizes_of
 from frankenlab.estimate.throughput import Speeds, quantizing_seconds
@@ -78,6 +83,8 @@ class Prediction:
             return self._evaluating(job)
         if job.rule == "measure_cost":
             return self._timing(job)
+        if job.rule == "probe":
+            return self._probing(job)
         if job.rule == "download_model":
             needed = requirements(self.workload, job.model).get(NONE.text)
             return JOB_SECONDS + needed.disk / DOWNLOAD_BYTES_PER_SECOND if needed else None
@@ -112,6 +119,23 @@ class Prediction:
         turns = 1 + self.experiment.settings.cost.repeats
         layers = tokens * plans.unshared / self._n_layers(job) / speed.tokens
         return self.start(job) + turns * layers
+
+    def _probing(self, job: Job) -> float | None:
+        """Return the time of `evaluate.probe`: the base runs once, and each layer a second time
+        with all the layers after it, and its attention once more."""
+        search = Stage(SEARCH)
+        speed = self.speeds.of(job.model, job.quantization, search)
+        if speed is None:
+            return None
+        count, n = self.experiment.settings.probe.documents, self._n_layers(job)
+        documents = [
+            self.workload.documents(job.model, task, search).first(count)
+            for task in self.experiment.search_tasks
+        ]
+        passes = 2 + n / 2
+        tokens = passes * sum(each.tokens for each in documents) / speed.tokens
+        compared = (1 + n) * PROBED_POSITIONS * sum(each.count for each in documents)
+        return self.start(job) + tokens + compared / speed.scored
 
     def plans(self, job: Job, stage: Stage) -> PlanWork:
         """Return what a job that runs a stage's plans runs of them at most."""

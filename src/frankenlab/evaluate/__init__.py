@@ -2,7 +2,8 @@
 
 `runner` is the way in: it scores plans on a task's documents. `model_spec` says which model scores
 and what identifies its scores, `sweep` computes rows, `store` keeps them on disk. `cost` measures
-speed and memory; `provenance` records what results were made with.
+speed and memory, and `probe` what each layer does to the hidden state; `provenance` records what
+results were made with.
 """
 
-__all__ = ["cost", "model_spec", "provenance", "runner", "store", "sweep"]
+__all__ = ["cost", "model_spec", "probe", "provenance", "runner", "store", "sweep"]

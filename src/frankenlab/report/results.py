@@ -22,6 +22,7 @@ NAMES = (
     *("comparisons", "verdicts", "against_controls", "pairs", "costs", "ledger", "bits"),
     *("quantizations", "race", "search", "path", "repetitions", "dose_response", "flips"),
     *("documents", "tradeoff", "profile", "reliability"),
+    *("probe", "similarity", "predictors"),
 )
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]

@@ -164,6 +164,21 @@ def sure_html(results: Results) -> str:
     )
 
 
+def why_html(results: Results) -> str:
+    """Return why repeating does what it does, as far as it is known; nothing without a probe."""
+    shown, more = pictures(results, catalogue.WHY)
+    if not shown:
+        return ""
+    return section(
+        "why",
+        "Why?",
+        "",
+        *shown[:1],
+        details("What the layers do to the hidden state, and other models", *shown[1:], *more),
+        folded("All predictors as a table", results, "predictors", tables.predictor_table(results)),
+    )
+
+
 def pictures(results: Results, category: str, models: int = 1) -> tuple[list[str], list[str]]:
     """Return the figures of a category as HTML: those in sight, and those folded away.
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import pandas as pd
 
+from frankenlab.analyse.prediction import NAMES
 from frankenlab.plans.plan import BASE
 from frankenlab.report.answer import frozen_rows
 from frankenlab.report.elements import Columns, Html, Row, cells, details, plan_cell, table
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.text import (
     change_text,
+    correlation_text,
     guard_name,
     number,
     p_value,
@@ -337,6 +339,24 @@ def race_table(results: Results) -> str:
         "layer passes": lambda row: f"{row['passes']:,.0f} ({row['share']:.0%})",
     }
     return table(cells(rows, columns), "The rounds of the search", csv="race")
+
+
+def predictor_table(results: Results) -> str:
+    """Return the rank correlations of what may predict the effects; nothing without a probe."""
+    rows = results.table("predictors")
+    if rows.empty:
+        return ""
+    columns: Columns = {
+        "predictor": lambda row: NAMES[row["predictor"]],
+        **places(rows),
+        "effects on": "{task}",
+        "of": lambda row: f"{row['plans']} {row['scope']}",
+        "documents": "{n:,}",
+        "rank correlation": correlation_text,
+        "chosen": lambda row: NAMES.get(row["chosen"], "–"),
+        "reliability": "{reliability:.2f}",
+    }
+    return table(cells(rows, columns), "What predicts the effects", csv="predictors")
 
 
 def documents_table(results: Results) -> str:

@@ -150,6 +150,17 @@ def change_text(effect: float, low: float, high: float, unit: str) -> str:
     return f"{named} [{signed(low)}, {signed(high)}]"
 
 
+def cosine_text(value: float) -> str:
+    """Return a cosine with a true minus: "0.98" or "−0.20"."""
+    return f"{value:.2f}".replace("-", "−")
+
+
+def correlation_text(row: Mapping[str, Any] | pd.Series) -> str:
+    """Return a row's correlation with its limits: "+0.42 [+0.10, +0.66]"."""
+    value, low, high = (signed(row[name], 2) for name in ("correlation", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
 def size_words(size: float, unit: str) -> str:
     """Return a size of change without a sign: "4.6 points", "12 points", "4 % in perplexity"."""
     if unit == "log-percent":

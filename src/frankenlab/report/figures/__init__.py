@@ -12,6 +12,8 @@ __all__ = [
     "key",
     "maps",
     "path",
+    "predictors",
+    "probe",
     "profile",
     "quality",
     "race",

@@ -42,6 +42,8 @@ class Entry:
             forest,
             maps,
             path,
+            predictors,
+            probe,
             profile,
             quality,
             race,
@@ -56,6 +58,8 @@ class Entry:
             forest,
             maps,
             path,
+            predictors,
+            probe,
             profile,
             quality,
             race,
@@ -69,7 +73,7 @@ class Entry:
 
 
 # What a reader asks, in the order of the page; Snakemake's report sorts its categories by name.
-ANSWER, LAYERS, TIMES, PRICE, LOST, BITS, SURE, TABLES = (
+ANSWER, LAYERS, TIMES, PRICE, LOST, BITS, SURE, WHY, TABLES = (
     "1 The answer",
     "2 Which layers",
     "3 How often",
@@ -77,7 +81,8 @@ ANSWER, LAYERS, TIMES, PRICE, LOST, BITS, SURE, TABLES = (
     "5 Is anything lost",
     "6 At fewer bits",
     "7 How sure is this",
-    "8 Tables",
+    "8 Why",
+    "9 Tables",
 )
 
 # In the order of the page.
@@ -143,6 +148,30 @@ CATALOGUE = (
     Entry("bits", "bitrates", "Quality against the bytes of weights", "bits", BITS, ("bits",)),
     Entry("path", "path", "The frozen plan from search to confirm", "search", SURE, ("path",)),
     Entry("race", "race", "Which plans were dropped when", "search", SURE, ("comparisons", "race")),
+    Entry(
+        "predictors",
+        "predictors",
+        "What predicts the effect of running layers twice",
+        "search",
+        WHY,
+        ("predictors",),
+    ),
+    Entry(
+        "layer_updates",
+        "probe",
+        "How far each layer moves the hidden state",
+        "search",
+        WHY,
+        ("probe",),
+    ),
+    Entry(
+        "state_similarity",
+        "probe",
+        "How alike the hidden states are",
+        "search",
+        WHY,
+        ("similarity",),
+    ),
 )
 
 
