@@ -1,5 +1,5 @@
-"""Invented tables of the search and the choice: `search`, `path`, `profile`, `reliability` and those
-of repetitions."""
+"""Invented tables of the search and the choice: `search`, `path`, `profile`, `reliability`, and
+those of repetitions."""
 
 import numpy as np
 import pandas as pd
