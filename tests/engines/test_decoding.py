@@ -6,7 +6,7 @@ import torch
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.models.export import materialize
 from frankenlab.plans.plan import parse
-from tests.support.engines import generate
+from tests.support.engines import generate, hidden_states
 from tests.support.models import PLANS, SCALED_DECODED, VARIANTS, assert_close, load_hf
 
 TOKENS = torch.randint(2, 384, (30,), generator=torch.Generator().manual_seed(7)).tolist()
@@ -23,11 +23,13 @@ def logits_after(engine, plan, pieces) -> torch.Tensor:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("text", [*PLANS, *SCALED_DECODED])
-def test_pieces_give_the_same_logits_as_the_whole(tiny, variant, text):
+def test_pieces_give_the_same_logits_as_the_whole_and_as_no_cache(tiny, variant, text):
     engine, plan = TorchEngine(tiny(variant), "float32"), parse(text, 4)
     whole = logits_after(engine, plan, [TOKENS])
     one_by_one = logits_after(engine, plan, [[token] for token in TOKENS])
     chunks = logits_after(engine, plan, [TOKENS[:11], TOKENS[11:12], TOKENS[12:]])
+    with torch.inference_mode():
+        assert_close(whole, engine.logits(hidden_states(engine, plan, TOKENS)[-1]))
     assert_close(one_by_one, whole)
     assert_close(chunks, whole)
 
