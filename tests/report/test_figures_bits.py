@@ -97,7 +97,7 @@ def test_the_finding_on_bits_says_both_comparisons(read, interaction, first, sec
         verdicts(("none", None, None), ("exl2-4.0", read, interaction)), LEVELS, **WHERE
     )
     assert finding == (
-        f"Against the base that reads as many bytes, layer 22 twice {first} 1 comparison. "
+        f"Against the base that reads as many bytes, running layer 22 twice {first} 1 comparison. "
         f"Compared with unquantized, its cost at other bits {second} 1 comparison."
     )
 

@@ -75,10 +75,10 @@ def test_the_finding_says_how_much_of_the_lead_was_lost():
         way({"search": 9.0, "select": 8.0, "confirm": 1.0}, 2.0), LEVELS, **WHERE
     )
     assert finding == (
-        "Layer 23 twice changed the mean of the search tasks by +9.0 points [+5.0, +13.0] in the "
-        "search, +8.0 [+4.0, +12.0] in select and +1.0 [−1.0, +3.0] on the fresh documents of "
-        "confirm. Once the luck of the choice is taken off, +2.0 [+1.0, +3.0] was to be expected. "
-        "Select overstated it by 7.0 points."
+        "Running layer 23 twice changed the mean of the search tasks by +9.0 points [+5.0, +13.0] "
+        "in the search, +8.0 [+4.0, +12.0] in select and +1.0 [−1.0, +3.0] on the fresh documents "
+        "of confirm. Once the luck of the choice is taken off, +2.0 [+1.0, +3.0] was to be "
+        "expected. Select overstated it by 7.0 points."
     )
 
 

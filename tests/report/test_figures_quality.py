@@ -138,7 +138,10 @@ def test_the_finding_names_the_best_plan_and_counts_what_was_better(tables, effe
     half = 2 * 2**0.5
     table.loc[best, ["effect", "low", "high"]] = [effect, effect - half, effect + half]
     finding = quality_cost_finding({"comparisons": table}, LEVELS, **WHERE)
-    assert f"the best on the mean of 2 tasks is layer 19 twice {said} than the base." in finding
+    assert (
+        f"the best on the mean of 2 tasks is to run layer 19 twice, {said} than the base."
+        in finding
+    )
     assert "the median change is −9.0 points, among deeper ones −9.0 points." in finding
 
 

@@ -98,6 +98,16 @@ def test_the_price_is_layers_arithmetic_and_cache():
     assert cost_finding(tables, []) == f"{text}; it was not timed."
 
 
+def test_a_plan_without_a_layer_needs_no_more_weights():
+    shorter = {"plan": "0:2,3", "depth": 3.0, "relative_depth": 0.75}
+    tables = {"verdicts": verdicts("improved", "equivalent").assign(**shorter)}
+    cheaper = costs(**shorter, arithmetic_ratio=1.25, kv_bytes_per_token=75.0)
+    assert cost_finding(tables | {"costs": cheaper}, []) == (
+        "Running without layer 2 takes 3 layers in place of 4: 20 % less arithmetic and 25 % less "
+        "KV cache, with no more weights."
+    )
+
+
 def test_the_mean_of_the_search_is_over_all_plans():
     row = {"mean_effect": -12.34, "mean_low": -14.0, "mean_high": -10.0, "share_better": 0.08}
     units = pd.DataFrame({"model": ["m"], "role": "search", "unit": "points"})

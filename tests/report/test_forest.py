@@ -113,6 +113,13 @@ def test_the_finding_names_what_is_significant_first(verdicts):
     )
 
 
+def test_a_plan_that_leaves_layers_out_is_named_in_good_english(verdicts):
+    frozen = verdicts["group"] != "control"
+    shorter = verdicts.assign(plan=verdicts["plan"].mask(frozen, "0:18,20:30"))
+    said = confirm_forest_finding({"verdicts": shorter}, LEVELS, **WHERE)
+    assert said.startswith("Without layers 18–19, boolq_passages")
+
+
 @pytest.mark.slow
 def test_without_verdicts_the_figure_says_so(verdicts):
     chart = confirm_forest({"verdicts": verdicts.head(0)}, LEVELS, **WHERE)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from frankenlab.analyse.verdicts import DOMINANT
-from frankenlab.plans.plan import BASE
+from frankenlab.plans.plan import BASE, omissions, parse
 from frankenlab.report.answer import MOST_NAMED, Frozen, changes, frozen_rows
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
@@ -134,7 +134,9 @@ def cost_finding(tables: Tables, frozen: Frozen) -> str:
             more.append(f"{_more(1 / cost['arithmetic_ratio'])} arithmetic")
         cache = cost["kv_bytes_per_token"] / base["kv_bytes_per_token"].iloc[0]
         more.append(f"{_more(cache)} KV cache")
-        said.append(f"{text}: {listed(more)}, with the same weights.")
+        few = omissions(parse(row["plan"], layers_of(row))).startswith("never runs")
+        weights = "no more weights" if few else "the same weights"
+        said.append(f"{text}: {listed(more)}, with {weights}.")
     rest = len(plans) - MOST_NAMED
     return " ".join([*said, *(["The table has the other models."] if rest > 0 else [])])
 

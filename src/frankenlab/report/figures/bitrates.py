@@ -289,7 +289,7 @@ def bits_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     parts = []
     if len(against):
         parts.append(
-            f"Against the base that reads as many bytes, {said} is "
+            f"Against the base that reads as many bytes, running {said} is "
             f"{_counts(against['read_verdict'])} of {plural(len(against), 'comparison')}."
         )
     differs = own[own["interaction_verdict"].notna()]

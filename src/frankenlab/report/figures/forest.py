@@ -301,4 +301,5 @@ def confirm_forest_finding(tables: Tables, levels: Statistics, **where: str) -> 
         if tasks:
             parts.append(f"{listed(tasks)} {'are' if len(tasks) > 1 else 'is'} {words}")
     said = plan_words(own["plan"].iloc[0], layers_of(own.iloc[0]))
-    return f"With {said}, {'; '.join(parts)}."
+    said = f"W{said[1:]}" if said.startswith("without") else f"With {said}"
+    return f"{said}, {'; '.join(parts)}."

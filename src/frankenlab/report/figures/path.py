@@ -187,9 +187,7 @@ def path_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         f"{where_seen[stage]}"
         for number, (stage, row) in enumerate(stages.items())
     ]
-    text = (
-        f"{said[0].upper()}{said[1:]} changed the mean of the search tasks by {listed(measured)}."
-    )
+    text = f"Running {said} changed the mean of the search tasks by {listed(measured)}."
     chosen = [row for stage, row in stages.items() if stage != "confirm"]
     if not chosen:
         return text

@@ -268,7 +268,7 @@ def quality_cost_finding(tables: Tables, levels: Statistics, **where: str) -> st
     said = plan_words(best["plan"], layers_of(best))
     better = int((whole["effect"] > 0).sum())
     first = (
-        f"Of {plural(len(plans), 'plan')}, the best {over} is {said} with "
+        f"Of {plural(len(plans), 'plan')}, the best {over} is to run {said}, with "
         f"{change_text(best, unit=f' {unit}')} at {best['relative_depth']:.2f} times the layers; "
     )
     first += f"{better or 'none'} measured better than the base"
