@@ -1,6 +1,7 @@
 """What a grid is predicted to cost, before and after its model and data are there."""
 
 import os
+import random
 import re
 from pathlib import Path
 
@@ -17,13 +18,17 @@ from frankenlab.estimate import throughput as speeds
 from frankenlab.estimate import work
 from frankenlab.estimate.resources import Prediction, predict
 from frankenlab.estimate.summary import BYTES_PER_ROW, duration, grid_summary
-from frankenlab.estimate.work import Job, PlanWork, Workload, job_of
+from frankenlab.estimate.work import GridWork, Job, PlanWork, Workload, job_of
 from frankenlab.evaluate.store import Store
 from frankenlab.io.errors import UserError
 from frankenlab.models.fetch import fetch_model
+from frankenlab.models.memory import live_states
+from frankenlab.plans.grid import expand
 from frankenlab.plans.plan import looped
+from frankenlab.plans.repeats import Rys
 from frankenlab.plans.shards import Shard
 from frankenlab.plans.trie import layer_passes, plan_trie
+from frankenlab.plans.windows import Windows
 from frankenlab.tasks.encoding import encoder_of
 from tests.support.harness import scores_of
 from tests.support.task_rows import arc_row, boolq_row, load_task, task_settings, write_rows
@@ -412,3 +417,13 @@ def test_the_default_experiment_is_predicted_within_the_limits_it_names(real_con
     searched = re.search(r"search at none: \d+ plans x (\d+) documents", text)
     assert 0 < int(searched[1]) <= limit * len(real_config.search_tasks)
     assert "piqa: 1600 documents show a change" in text
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_states_of_so_many_plans_are_enough_for_any_of_them(count):
+    """Some go back to the state before a window, and keep it alive while other plans run."""
+    grid_work = GridWork(expand([Windows(length=[2, 5]), Rys()], 8), 1)
+    plans, draw = [item.plan for item in grid_work.grid.plans], random.Random(1)
+    alive = [live_states(plan_trie(draw.sample(plans, count))) for _ in range(200)]
+    assert max(alive) <= grid_work.states_of(count) <= 2 * max(alive)
+    assert GridWork(expand([Rys()], 8), 1).states_of(count) == count + 1
