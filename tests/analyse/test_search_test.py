@@ -44,6 +44,15 @@ def test_dropped_plans_count_in_the_correction():
     assert p_of(np.where(seen, values, 0.0), ran, seen) > 1.5 * p_of(values[ran])
 
 
+def test_the_best_of_many_plans_without_effect_is_as_good_as_its_luck():
+    rng = np.random.default_rng(3)
+    values = [rng.choice([-1.0, 0.0, 1.0], size=(30, 200), p=[0.1, 0.8, 0.1]) for _ in range(2)]
+    ran, tasks = np.ones(30, bool), [Gains(v, np.ones(200)) for v in values]
+    found = max_t(tasks, ran, level=LEVEL, seed=1, resamples=500)
+    # Both tasks' means have the error sqrt(.2 / 200); the highest of 30 normal numbers is 2.04.
+    assert found.luck == pytest.approx(100 * 2.04 * np.sqrt(0.2 / 200) / np.sqrt(2), rel=0.08)
+
+
 @pytest.mark.slow
 def test_a_race_keeps_the_level_because_dropped_plans_count():
     """Survivors were chosen for what the same documents say: on their own they reject too often."""
@@ -135,6 +144,7 @@ def test_the_table_of_a_race_compares_all_plans_on_what_all_saw():
     assert (row["plans"], row["dropped"], row["tasks"], row["documents"]) == (2, 1, 2, 40)
     assert (row["best_plan"], row["best_effect"]) == ("good", 50) and row["significant"]
     assert row["p"] <= row["level"] == 0.01 and row["best_low"] > 0
+    assert row["shared_documents"] == 8
     # On the first four documents: +50 and -50 on task a, +50 and -25 on task b.
     assert row["mean_effect"] == pytest.approx((0 + 12.5) / 2)
     assert row["mean_low"] < row["mean_effect"] < row["mean_high"]

@@ -100,16 +100,30 @@ def test_the_best_third_of_the_layers_is_named_with_its_numbers(tables):
     finding = layer_effects_finding(tables, LEVELS, **WHERE)
     assert finding.startswith("Running a middle layer twice measures best: −")
     assert "points on average over 2 tasks, against −" in finding
-    assert finding.endswith("none of the 30 is significantly better than the base.")
+    assert finding.endswith(
+        "none of the 30 is significantly better than the base (q < 0.05, exploration)."
+    )
     assert "**" not in finding and "nan" not in finding
 
 
 @pytest.mark.parametrize(
     ("effect", "significant", "end"),
     [
-        (9.0, True, "layer 15 is significantly better than the base on some task."),
-        (9.0, False, "none of the 30 is significantly better than the base."),
-        (-60.0, True, "none of the 30 is significantly better than the base."),
+        (
+            9.0,
+            True,
+            "layer 15 is significantly better than the base on some task (q < 0.05, exploration).",
+        ),
+        (
+            9.0,
+            False,
+            "none of the 30 is significantly better than the base (q < 0.05, exploration).",
+        ),
+        (
+            -60.0,
+            True,
+            "none of the 30 is significantly better than the base (q < 0.05, exploration).",
+        ),
     ],
 )
 def test_the_finding_on_layers_calls_better_only_what_is_significant(

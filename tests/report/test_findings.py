@@ -103,11 +103,16 @@ def test_the_mean_of_the_search_is_over_all_plans():
     units = pd.DataFrame({"model": ["m"], "role": "search", "unit": "points"})
     found = search_finding({"search": searched(**row), "comparisons": units})
     assert found == (
-        "The mean change over all 79 plans on the search tasks is −12.3 points [−14.0, −10.0], and "
-        "8 % of the plans are above the base."
+        "The best plan measured +0.3 points in the search; if none of the 79 plans changed "
+        "anything, the best would measure +4.0 points by luck. The mean change over all 79 "
+        "plans on the search tasks is −12.3 points [−14.0, −10.0], and 8 % of the plans are above "
+        "the base."
     )
     none = search_finding({"search": searched(**row | {"share_better": 0.0})})
     assert none.endswith("and none of the plans is above the base.")
+    raced = search_finding({"search": searched(**row | {"shared_documents": 40})})
+    assert " plans on the 40 search documents that all of them saw is " in raced
+    assert raced.endswith("8 % of the plans are above the base there.")
 
 
 def test_the_choice_says_which_plans_were_as_good():

@@ -90,10 +90,13 @@ def longest_first(rule):
 
     Of a few jobs on a few cores, a long one that starts last leaves all cores but its own idle.
     """
-    return (
-        lambda wildcards: RUN.prediction.seconds(job_of(EXPERIMENT, rule, wildcards))
-        or 0
-    )
+
+    def seconds(wildcards):
+        return round(
+            RUN.prediction.seconds(job_of(EXPERIMENT, rule, wildcards)) or 0
+        )
+
+    return seconds
 
 
 def script_stamp(name, **settings):

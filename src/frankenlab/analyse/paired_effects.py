@@ -23,8 +23,10 @@ from frankenlab.analyse.paired_tests import (
 )
 
 # A sample's skewness falls short of the population's where a tail is long, and all the more the
-# fewer documents there are. With this factor the one-sided error holds from 150 documents on.
-SKEWNESS_FACTOR = 1.5
+# fewer documents there are. With this factor the one-sided error of a perplexity holds from 150
+# documents on. Scores are bounded and have no long tail; the factor would only make the intervals
+# of few documents endless.
+SKEWNESS_FACTORS: dict[Kind, float] = {"mean": 1.0, "perplexity": 1.5}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,7 @@ class PairedEffects:
         t = special.stdtrit(self.n_clusters - 1, 1 - tail)
         low, high = self.effect - t * self.standard_error, self.effect + t * self.standard_error
         if not self.binary:
-            bends, shift = _skewness_terms(self.differences, self.weights)
+            bends, shift = _skewness_terms(self.differences, self.weights, self.kind)
             furthest = _unbent(t, bends, shift).max(axis=0), _unbent(-t, bends, shift).min(axis=0)
             low = np.minimum(low, self.effect - furthest[0] * self.standard_error)
             high = np.maximum(high, self.effect - furthest[1] * self.standard_error)
@@ -105,22 +107,22 @@ def paired_effects(
     if binary:
         p = np.where(np.isnan(effect), np.nan, mcnemar_exact(*discordant(d)))
     else:
-        p = _corrected_p(d, w, effect, error)
+        p = _corrected_p(d, w, effect, error, kind)
         if kind == "mean":
             p = np.fmax(p, sign_flip_test(d, seed=seed, resamples=resamples))
     return PairedEffects(kind, binary, d, w, effect, error, p)
 
 
-def _corrected_p(d: Floats, w: Floats, effect: Floats, error: Floats) -> Floats:
+def _corrected_p(d: Floats, w: Floats, effect: Floats, error: Floats, kind: Kind) -> Floats:
     # Without any spread every effect but 0 is certain.
     t = np.divide(effect, error, out=np.copysign(np.inf, effect), where=error != 0)
     t = np.where(effect == 0, 0.0, t)
-    bent = _bent(np.abs(t), *(np.sign(t) * term for term in _skewness_terms(d, w)))
+    bent = _bent(np.abs(t), *(np.sign(t) * term for term in _skewness_terms(d, w, kind)))
     least = np.minimum(np.abs(t), np.fmax(bent.min(axis=0), 0))
     return 2 * special.stdtr(w.size - 1, -least)
 
 
-def _skewness_terms(d: Floats, w: Floats) -> tuple[Floats, Floats]:
+def _skewness_terms(d: Floats, w: Floats, kind: Kind) -> tuple[Floats, Floats]:
     """Return what turns a t statistic towards a t-distribution under skewness: coefficients
     [2, plans] of its square, and a constant [plans].
 
@@ -137,9 +139,9 @@ def _skewness_terms(d: Floats, w: Floats) -> tuple[Floats, Floats]:
     zeros = np.zeros(len(d))
     skewness = np.divide(third, spread**3, out=zeros.copy(), where=moves)
     drift = np.divide(with_weight, spread, out=zeros.copy(), where=moves)
-    root = np.sqrt(w.size)
+    factor = SKEWNESS_FACTORS[kind] / np.sqrt(w.size)
     bends = np.array([skewness / 3, skewness / 3 - drift])
-    return SKEWNESS_FACTOR * bends / root, SKEWNESS_FACTOR * skewness / (6 * root)
+    return factor * bends, factor * skewness / 6
 
 
 def _bent(t: Floats, bend: Floats, shift: Floats) -> Floats:

@@ -208,7 +208,7 @@ def band(found: PairedEffects, rules: Statistics, level: float = 0.05) -> tuple[
     """
     gained = Gains(found.differences, found.weights)
     centred = Gains(gained.residuals * found.weights.sum(), found.weights)
-    drawn = largest([centred], flips, rules.resamples, rules.seed, both=True)
+    drawn, _ = largest([centred], flips, rules.resamples, rules.seed, both=True)
     tail = float(special.stdtr(found.n_clusters - 1, -critical(drawn, level)))
     return found.interval(1 - 2 * min(tail, level / 2))
 

@@ -49,6 +49,8 @@ class Found:
         best: the plan with the highest effect: of those whose limit is above 0, where there are
             any, else of all that were not dropped.
         p: one-sided; the null hypothesis is that no plan is better than the base.
+        luck: the mean of the highest effect if no plan differed from the base, in points or
+            log-percent: what the best of so many plans would have measured by luck alone.
     """
 
     effects: Floats
@@ -56,6 +58,7 @@ class Found:
     lows: Floats
     best: int
     p: float
+    luck: float
 
 
 def max_t(
@@ -79,7 +82,8 @@ def max_t(
     if not ran.any():
         raise ValueError("no plan has an effect on all documents")
     resamples = error_budget.resamples(resamples, level)
-    drawn = np.array([largest(tasks, draw, resamples, seed) for draw in draws])
+    found = [largest(tasks, draw, resamples, seed) for draw in draws]
+    drawn = np.array([t for t, _ in found])
     t = np.where(ran, _ratio(effects, errors), -np.inf)
     beyond = int((drawn >= t.max() - TINY).sum(axis=1).max())
     limit = critical(drawn, level)
@@ -90,6 +94,7 @@ def max_t(
         np.where(ran, effects - limit * errors, np.nan),
         int(np.argmax(np.where(better if better.any() else ran, effects, -np.inf))),
         (beyond + 1) / (resamples + 1),
+        max(float(highest.mean()) for _, highest in found),
     )
 
 
@@ -116,20 +121,25 @@ def largest(
     resamples: int,
     seed: int,
     both: bool = False,
-) -> Floats:
-    """Return the largest t of all plans in each resample, or its size with `both` directions."""
+) -> tuple[Floats, Floats]:
+    """Return the largest t and the highest effect of all plans in each resample.
+
+    Args:
+        both: take the size of t, for a test of both directions.
+    """
     random = np.random.default_rng([seed, 2])
     rows = max(1, BLOCK_BYTES // (8 * max(max(task.values.shape) for task in tasks)))
     drawn = [draw(task) for task in tasks]
-    found = np.empty(resamples)
+    size, highest = np.empty(resamples), np.empty(resamples)
     for start in range(0, resamples, rows):
-        block = found[start : start + rows]
-        parts = [resample(random, len(block)) for resample in drawn]
+        block = slice(start, min(start + rows, resamples))
+        parts = [resample(random, block.stop - start) for resample in drawn]
         effects, variances = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
         t = _ratio(effects, np.sqrt(variances))
         # fmax passes over plans with values that are not finite.
-        block[:] = np.fmax.reduce(np.abs(t) if both else t, axis=1)
-    return found
+        size[block] = np.fmax.reduce(np.abs(t) if both else t, axis=1)
+        highest[block] = 100 / len(tasks) * np.fmax.reduce(effects, axis=1)
+    return size, highest
 
 
 def flips(task: Gains) -> Resample:
@@ -173,7 +183,7 @@ def _row(
     scores: pd.DataFrame, tasks: Mapping[str, Task], level: float, rules: Statistics
 ) -> dict[str, Any]:
     plans = [plan for plan in scores["plan"].unique() if plan != BASE]
-    ran, documents = np.ones(len(plans), bool), 0
+    ran, documents, shared = np.ones(len(plans), bool), 0, 0
     measured, together, means = [], [], []
     for name, rows in scores.groupby("task", sort=False, observed=True):
         metric = tasks[str(name)].metric
@@ -182,6 +192,7 @@ def _row(
         documents += seen.shape[1]
         measured.append(gains(rows, metric, plans))
         common = outcomes(rows, metric).at(np.flatnonzero(seen.all(axis=0)))
+        shared += len(common.documents)
         gained = differences(common, plans)
         together.append(Gains(gained, common.weights))
         means.append(compare(gained.mean(axis=0)[None], common, rules))
@@ -196,9 +207,11 @@ def _row(
         "best_plan": plans[found.best],
         "best_effect": found.effects[found.best],
         "best_low": found.lows[found.best],
+        "best_by_luck": found.luck,
         "p": found.p,
         "level": level,
         "significant": found.p <= level,
+        "shared_documents": shared,
         "mean_effect": mean["effect"].mean(),
         "mean_low": low,
         "mean_high": high,

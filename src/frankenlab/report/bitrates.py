@@ -139,7 +139,7 @@ def _verdicts(rows: pd.DataFrame, own: pd.DataFrame) -> list[str]:
             sizes = (f" ({effect_words(row['read_effect'], row['unit'])})" for row in mine)
             named = [name + size for name, size in zip(named, sizes, strict=False)]
         if len(mine) > MOST_NAMED:
-            named.append(f"{len(mine) - MOST_NAMED} more")
+            named.append(plural(len(mine) - MOST_NAMED, "more task"))
         said += [f"{words.get(verdict, verdict)} on {listed(named)}"] if named else []
     return said
 

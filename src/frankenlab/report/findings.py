@@ -149,7 +149,7 @@ def _more(ratio: float) -> str:
 
 
 def search_finding(tables: Tables) -> str:
-    """Return the mean change over all plans of a search, and how many are above the base."""
+    """Return how the best plan of a search compares with luck, and the mean change of all plans."""
     rows = tables.get("search")
     if rows is None or rows.empty:
         return ""
@@ -159,13 +159,23 @@ def search_finding(tables: Tables) -> str:
         units = list(units["unit"].unique()) if len(units) else []
         # A mean of points and of perplexities has no unit.
         effect, low, high = (row[f"mean_{name}"] for name in ("effect", "low", "high"))
-        mean = change_text(effect, low, high, units[0] if len(units) == 1 else "")
         whose = f" of {row['model']}" if len(rows) > 1 else ""
         better = row["share_better"]
         above = f"{share(better)} of the plans are" if better else "none of the plans is"
+        unit = units[0] if len(units) == 1 else ""
+        best, luck = (effect_words(row[f"best_{name}"], unit) for name in ("effect", "by_luck"))
         said.append(
-            f"The mean change over all {row['plans']:,} plans{whose} on the search tasks is "
-            f"{mean}, and {above} above the base."
+            f"The best plan{whose} measured {best} in the search; if none of the "
+            f"{row['plans']:,} plans changed anything, the best would measure {luck} by luck."
+        )
+        mean = change_text(effect, low, high, unit)
+        where, there = " on the search tasks", ""
+        if row["shared_documents"] < row["documents"]:
+            where = f" on the {row['shared_documents']:,} search documents that all of them saw"
+            there = " there"
+        said.append(
+            f"The mean change over all {row['plans']:,} plans{whose}{where} is {mean}, and {above} "
+            f"above the base{there}."
         )
     return " ".join(said)
 

@@ -96,11 +96,11 @@ def verdict_table(results: Results) -> str:
         "plan": plan_of(results, group=True),
         **places(rows),
         "task": task,
-        "documents": lambda row: count(row["n"], row.get("available")),
-        "base → plan": values,
-        "change [interval]": judged,
-        "p, corrected": corrected_p,
         "verdict": lambda row: verdict_words(row["verdict"]),
+        "change [interval]": judged,
+        "base → plan": values,
+        "documents": lambda row: count(row["n"], row.get("available")),
+        "p, corrected": corrected_p,
         "what these documents leave open": left_open,
     }
     caption = "The frozen plans against the base, on documents that chose nothing"

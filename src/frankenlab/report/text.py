@@ -138,7 +138,7 @@ def effect_words(effect: float, unit: str) -> str:
     """
     if unit == "log-percent":
         return f"{percent(math.exp(-effect / 100))} in perplexity"
-    return f"{signed(effect)} {unit}"
+    return f"{signed(effect)} {unit}".strip()
 
 
 def change_text(effect: float, low: float, high: float, unit: str) -> str:

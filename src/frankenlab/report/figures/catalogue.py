@@ -70,7 +70,7 @@ CATALOGUE = (
     Entry(
         "confirm_forest",
         "forest",
-        "The verdicts on fresh documents",
+        "Each frozen plan against its base",
         "confirm",
         ANSWER,
         ("verdicts",),

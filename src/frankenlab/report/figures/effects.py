@@ -199,12 +199,15 @@ def layer_effects_finding(tables: Tables, levels: Statistics, **where: str) -> s
     number = rows["plan"].nunique()
     text = f"Layer {best['start']} measures best ({change_text(best, unit=f' {unit}')}), "
     text += f"layer {worst['start']} worst ({effect_said(worst['effect'], unit)}); "
+    at = f"(q < {levels.fdr:g}, exploration)"
     if better.empty:
-        return f"{first}{text}none of the {number} is significantly better than the base."
+        return f"{first}{text}none of the {number} is significantly better than the base {at}."
     named = listed([f"layer {start}" for start in better["start"].astype(int)[:3]])
     more = f" and {len(better) - 3} more" if len(better) > 3 else ""
     verb = "is" if len(better) == 1 else "are"
-    return f"{first}{text}{named}{more} {verb} significantly better than the base on some task."
+    return (
+        f"{first}{text}{named}{more} {verb} significantly better than the base on some task {at}."
+    )
 
 
 def _over_tasks(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:

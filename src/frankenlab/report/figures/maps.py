@@ -317,7 +317,8 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         tested += f"the race dropped {len(cells) - len(whole)} early; of the other {len(whole)}, "
     return (
         f"{tested}{better or 'none'} made {where['task']} "
-        f"significantly better and {worse or 'none'} significantly worse. "
+        f"significantly better and {worse or 'none'} significantly worse (q < {levels.fdr:g}, "
+        "exploration). "
         f"The best, {_said(best)}, changed its {metric_name(best['metric'])} by "
         f"{change_text(best, unit=' ' + unit)} (shrunken for its luck: {kept}), the worst, "
         f"{_said(worst)}, by {change_text(worst, unit=' ' + unit)}; a change below "
