@@ -82,8 +82,8 @@ def max_t(
     if not ran.any():
         raise ValueError("no plan has an effect on all documents")
     resamples = error_budget.resamples(resamples, level)
-    parts = [largest(tasks, draw, resamples, seed) for draw in draws]
-    drawn = np.array([t for t, _ in parts])
+    found = [largest(tasks, draw, resamples, seed) for draw in draws]
+    drawn = np.array([t for t, _ in found])
     t = np.where(ran, _ratio(effects, errors), -np.inf)
     beyond = int((drawn >= t.max() - TINY).sum(axis=1).max())
     limit = critical(drawn, level)
@@ -94,7 +94,7 @@ def max_t(
         np.where(ran, effects - limit * errors, np.nan),
         int(np.argmax(np.where(better if better.any() else ran, effects, -np.inf))),
         (beyond + 1) / (resamples + 1),
-        max(float(highest.mean()) for _, highest in parts),
+        max(float(highest.mean()) for _, highest in found),
     )
 
 
@@ -122,21 +122,24 @@ def largest(
     seed: int,
     both: bool = False,
 ) -> tuple[Floats, Floats]:
-    """Return the largest t of all plans in each resample, or its size with `both` directions, and
-    the highest effect in points or log-percent."""
+    """Return the largest t and the highest effect of all plans in each resample.
+
+    Args:
+        both: take the size of t, for a test of both directions.
+    """
     random = np.random.default_rng([seed, 2])
     rows = max(1, BLOCK_BYTES // (8 * max(max(task.values.shape) for task in tasks)))
     drawn = [draw(task) for task in tasks]
-    found, highest = np.empty(resamples), np.empty(resamples)
+    size, highest = np.empty(resamples), np.empty(resamples)
     for start in range(0, resamples, rows):
         block = slice(start, min(start + rows, resamples))
         parts = [resample(random, block.stop - start) for resample in drawn]
         effects, variances = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
         t = _ratio(effects, np.sqrt(variances))
         # fmax passes over plans with values that are not finite.
-        found[block] = np.fmax.reduce(np.abs(t) if both else t, axis=1)
+        size[block] = np.fmax.reduce(np.abs(t) if both else t, axis=1)
         highest[block] = 100 / len(tasks) * np.fmax.reduce(effects, axis=1)
-    return found, highest
+    return size, highest
 
 
 def flips(task: Gains) -> Resample:
