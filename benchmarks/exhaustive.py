@@ -30,9 +30,9 @@ from frankenlab.evaluate.model_spec import ModelSpec, scoring_fingerprint
 from frankenlab.evaluate.runner import evaluate
 from frankenlab.evaluate.store import Store
 from frankenlab.io.files import atomic_path
-from frankenlab.plans.generators import Rys
 from frankenlab.plans.grid import expand
 from frankenlab.plans.plan import Plan
+from frankenlab.plans.repeats import Rys
 from frankenlab.tasks.encoding import encoder_of
 from frankenlab.tasks.task import STAGES, Document, EvaluationTask
 

@@ -37,7 +37,7 @@ from frankenlab.estimate.work import STAGES
 from frankenlab.io.errors import UserError
 from frankenlab.models.memory import pass_tokens
 from frankenlab.models.shape import ModelShape
-from frankenlab.plans.plan import Step
+from frankenlab.plans.steps import Step
 
 # A document of the assumed kind: a context with four answers.
 CONTEXT_TOKENS, ANSWERS, ANSWER_TOKENS = 48, 4, 4

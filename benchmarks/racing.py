@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frankenlab.analyse.race_rule import Rule, Sample, stand
-from frankenlab.plans.plan import BASE, Plan, Step, parse
+from frankenlab.plans.plan import BASE, Plan, parse
+from frankenlab.plans.steps import Step
 from frankenlab.plans.trie import Node, plan_trie
 
 # (scores of the plans left, their numbers, those that stay whatever happens) -> who goes on.

@@ -22,9 +22,9 @@ from benchmarks.speed.spies import Spies
 from frankenlab.config.experiment import TASKS_FOLDER
 from frankenlab.estimate.memory import sizes_of
 from frankenlab.estimate.throughput import from_matrix_product
-from frankenlab.plans.generators import Rys
 from frankenlab.plans.grid import expand
 from frankenlab.plans.plan import Plan
+from frankenlab.plans.repeats import Rys
 from frankenlab.plans.trie import layer_passes, plan_trie
 from frankenlab.tasks.task import EvaluationTask
 

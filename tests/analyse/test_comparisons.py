@@ -129,7 +129,7 @@ def test_shapes_name_the_range_that_a_plan_changes():
     assert shaped["start"].tolist() == [pd.NA, 1, 2, 1, pd.NA]
     assert shaped["stop"].tolist() == [pd.NA, 3, 3, 2, pd.NA]
     assert shaped["times"].tolist() == [pd.NA, 2, 2, 0, pd.NA]
-    assert shaped["part"].tolist() == [None, "block", "attn", "block", None]
+    assert shaped["part"].fillna("").tolist() == ["", "block", "attn", "block", ""]
     assert shaped["scale"].fillna(-1).tolist() == [-1, 1, 0.5, 1, -1]
     assert shaped["depth"].tolist() == [4, 6, 4.5, 3, 2]
 

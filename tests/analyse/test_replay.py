@@ -7,8 +7,8 @@ import pytest
 import racing as replays
 
 from frankenlab.analyse.race_rule import Rule
-from frankenlab.plans.generators import Rys
 from frankenlab.plans.grid import expand
+from frankenlab.plans.repeats import Rys
 from frankenlab.plans.trie import layer_passes, plan_trie
 
 PLANS = [item.plan for item in expand([Rys()], 6).plans]

@@ -52,6 +52,25 @@ def test_the_default_config_is_valid_and_its_grid_fits_its_models():
         assert len(experiment.grid(model.name).plans) > 1
 
 
+def test_a_model_may_have_a_grid_of_its_own():
+    raw = changed("models.other", {"source": {"path": "x"}, "n_layers": 8})
+    raw["models"]["other"]["plans"] = [{"generator": "skip", "length": 0.25}]
+    experiment = config.check(raw)
+    grids = {name: experiment.grid(name).plans for name in experiment.models}
+    assert {item.group for item in grids["tiny"]} == {"base", "layer"} and len(grids["tiny"]) == 5
+    assert {item.group for item in grids["other"]} == {"base", "skip"} and len(grids["other"]) == 8
+
+
+def test_the_shared_grid_may_be_left_out_where_every_model_has_its_own():
+    raw = without("plans")
+    raw["models"]["tiny"]["plans"] = [{"generator": "swap"}]
+    assert len(config.check(raw).grid("tiny").plans) == 4
+    with pytest.raises(UserError, match="^config: plans: the grid is empty"):
+        config.check(without("plans")).grid("tiny")
+    with pytest.raises(UserError, match=r"^config: models\.tiny\.plans: the grid is empty"):
+        config.check(changed("models.tiny.plans", [])).grid("tiny")
+
+
 def test_defaults_are_filled_in_at_every_depth_and_the_input_is_left_alone():
     raw = deepcopy(MINIMAL)
     experiment = config.check(raw)
@@ -349,6 +368,18 @@ def test_an_unknown_task_is_named_with_the_nearest(raw, parts):
         (changed("plans", [{}]), ["plans.0: 'generator' is a required"]),
         (changed("gpu_memory_gb", None), ["gpu_memory_gb: null is not a value; leave the key out"]),
         (changed("plans", [{"generator": "layer", "times": "2-3"}]), ["plans.0.times", "2-3"]),
+        (changed("plans", [{"generator": "layer", "layer": 1.5}]),
+         ["plans.0.layer", "1.5", "a share of the depth from 0.0 to 1.0"]),
+        (changed("plans", [{"generator": "rys", "max_length": 0.0}]),
+         ["plans.0.max_length: 0.0 is none", "a share of the depth above 0.0"]),
+        (changed("plans", [{"generator": "layer", "part": ["attn", "all"]}]),
+         ["plans.0.part", "'all'", "block, attn, mlp, a list of these"]),
+        (changed("plans", [{"generator": "layer", "scale": 0}]),
+         ["plans.0.scale", "a number from 1e-09 to 1e+06 in size"]),
+        (changed("models.tiny.plans", [{"generator": "layer", "scale": 0}]),
+         ["models.tiny.plans.0.scale", "a number from 1e-09 to 1e+06 in size"]),
+        (changed("models.tiny.plans", [{"generator": "block"}]),
+         ["models.tiny.plans.0", "'length'"]),
         (changed("experiment", "a/b"), ["experiment", "a/b"]),
         (changed("tasks.arc_easy.role", "guard"), ["tasks", "role: search"]),
         (changed("tasks.arc_easy.data", {"source": "pack", "file": "x"}),

@@ -6,6 +6,7 @@ import torch
 
 from frankenlab.engines.batches import make_batch, make_causal_batch
 from frankenlab.engines.exllamav2 import Exllamav2Engine
+from frankenlab.engines.protocol import walk
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.sweep import sweep
@@ -26,8 +27,14 @@ TOLERANCE = 5e-3  # nats of one token's log-probability: float16 beside float32
 TOKENS = torch.randint(2, 384, (40,), generator=torch.Generator().manual_seed(7)).tolist()
 
 PLANS = {
-    2: ["base", "0,0:2", "0:2x2", "1", "1,0", "0:2,1@attn,1@mlp*0.5", "0*0.5,0@mlp,0:2*-1"],
-    3: ["base", "0:2,1:3", "0,1x3,2", "0,2", "0:2,1@attn,2", "0:3,1:3@mlp", "0:2*0.5,2@attn*2"],
+    2: [
+        *("base", "0,0:2", "0:2x2", "1", "1,0", "0:2,1@attn,1@mlp*0.5", "0*0.5,0@mlp,0:2*-1"),
+        "(0:2)x2*0.5",
+    ],
+    3: [
+        *("base", "0:2,1:3", "0,1x3,2", "0,2", "0:2,1@attn,2", "0:3,1:3@mlp", "0:2*0.5,2@attn*2"),
+        *("0,(1:3)x2*0.5", "(0,1@attn)x3*0.5,1:3"),
+    ],
 }
 
 
@@ -48,11 +55,10 @@ def target_logprobs(engine, plan: Plan, documents=DOCUMENTS):
     make = make_batch if engine.token_trees else make_causal_batch
     trees = [token_tree(requests) for requests in documents]
     device_batch = engine.place(make(trees, range(len(trees))))
-    hidden = engine.embed(device_batch)
     *steps, last = plan.steps
-    for step in steps:
-        hidden = engine.run(step, hidden, device_batch)
-    return engine.score(engine.finish(last, hidden, device_batch), device_batch)
+    states = list(walk(engine, steps, device_batch))
+    finished = engine.finish(last, states[-1], device_batch, states[-last.span])
+    return engine.score(finished, device_batch)
 
 
 def all_logprobs(engine, plan: Plan, tokens=TOKENS) -> torch.Tensor:
@@ -60,9 +66,7 @@ def all_logprobs(engine, plan: Plan, tokens=TOKENS) -> torch.Tensor:
     batch = make_causal_batch([token_tree([TokenRequest(tuple(tokens), (5,))])], [0])
     with torch.inference_mode():
         device_batch = engine.place(batch)
-        hidden = engine.embed(device_batch)
-        for step in plan.steps:
-            hidden = engine.run(step, hidden, device_batch)
+        *_, hidden = walk(engine, plan.steps, device_batch)
         return engine.logits(hidden[0, : len(tokens)]).float().log_softmax(-1)
 
 

@@ -43,10 +43,10 @@ def moved_by_rounding(engine: TorchEngine, plan: Plan, seed: int) -> torch.Tenso
         return hidden * (1 + 4 * HALF_A_STEP * signs)
 
     batch = engine.place(one_document([*TOKENS, 0]))
-    hidden = rounded(engine.embed(batch))
+    states = [rounded(engine.embed(batch))]
     for step in plan.steps:
-        hidden = rounded(engine.run(step, hidden, batch))
-    return engine.logits(hidden[: len(TOKENS)]).log_softmax(-1)
+        states.append(rounded(engine.run(step, states[-1], batch, states[-step.span])))
+    return engine.logits(states[-1][: len(TOKENS)]).log_softmax(-1)
 
 
 @pytest.mark.slow

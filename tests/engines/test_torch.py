@@ -12,7 +12,7 @@ from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.io.errors import UserError
 from frankenlab.models.tokenizer import load_tokenizer
-from frankenlab.plans.plan import Plan, base, parse
+from frankenlab.plans.plan import Plan, Window, base, parse
 from tests.support.engines import TOKENS, hidden_states, logprobs, one_document
 from tests.support.models import (
     PLANS,
@@ -22,6 +22,7 @@ from tests.support.models import (
     assert_close,
     load_hf,
     parse_all,
+    with_window,
 )
 from tests.support.processes import one_line
 from tests.support.task_rows import load_task
@@ -30,7 +31,8 @@ from tests.support.tiny import make_tiny_model
 
 @torch.inference_mode()
 def reference(model: torch.nn.Module, plan: Plan) -> torch.Tensor:
-    """The plan on transformers' own modules, as written in the design: h + scale * f(h)."""
+    """The plan on transformers' own modules, as written in the design: h + scale * f(h), where a
+    step that ends a window goes back to the h before it."""
     tokens = torch.tensor([TOKENS])
     hidden = model.model.embed_tokens(tokens)
     rotary = model.model.rotary_emb(hidden, torch.arange(len(TOKENS))[None])
@@ -48,8 +50,12 @@ def reference(model: torch.nn.Module, plan: Plan) -> torch.Tensor:
         return update + mlp(layer, h + update)
 
     f = {"attn": attention, "mlp": mlp, "block": block}
+    states = [hidden]
     for step in plan.steps:
-        hidden = hidden + step.scale * f[step.part](model.model.layers[step.layer], hidden)
+        after = states[-1] + f[step.part](model.model.layers[step.layer], states[-1])
+        before = states[-step.span]
+        states.append(before + step.scale * (after - before))
+    hidden = states[-1]
     return model.lm_head(model.model.norm(hidden))[0].log_softmax(-1)
 
 
@@ -70,6 +76,18 @@ def test_steps_parts_and_scales_are_as_written_by_hand(tiny, variant, text):
     expected = reference(load_hf(tiny(variant)), plan)
     found = logprobs(TorchEngine(tiny(variant), "float32"), plan)
     assert_close(found, expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("start", "stop", "times", "beta"), [(1, 3, 3, 0.5), (0, 4, 2, -0.25)])
+def test_a_damped_window_is_transformers_with_the_window_written_out(
+    tiny, variant, start, stop, times, beta
+):
+    model = with_window(load_hf(tiny(variant)), start, stop, times, beta)
+    with torch.inference_mode():
+        expected = model(torch.tensor([TOKENS])).logits[0].log_softmax(-1)
+    plan = Window(start, stop, times, beta).plan(4)
+    assert_close(logprobs(TorchEngine(tiny(variant), "float32"), plan), expected)
 
 
 def test_every_plan_of_these_tests_computes_something_else(tiny):

@@ -309,6 +309,15 @@ def test_models_of_one_depth_share_their_grid(experiment):
     assert workload.grid("tiny") is workload.grid("other") is not workload.grid("deep")
 
 
+def test_a_model_with_a_grid_of_its_own_is_estimated_by_it(experiment):
+    raw = experiment.settings.plain()
+    raw["models"] |= {"own": {"source": {"path": "x"}, "n_layers": 4}}
+    raw["models"]["own"]["plans"] = [{"generator": "skip"}]
+    workload = Workload(config.check(raw))
+    assert workload.plans("own", SEARCH, 0).count == 5 != workload.plans("tiny", SEARCH, 0).count
+    assert workload.grid("own").whole.unshared == 4 + 4 * 3
+
+
 def test_a_job_is_known_by_its_rule_and_its_wildcards(experiment):
     wildcards = {"stage": "search-2", "model": "tiny", "quantization": "none", "shard": "3"}
     found = job_of(experiment, "construct_frankens", wildcards)

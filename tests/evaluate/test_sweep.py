@@ -13,10 +13,18 @@ from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.sweep import sweep
 from frankenlab.io.errors import UserError
 from frankenlab.models.export import materialize
-from frankenlab.plans.plan import Plan, from_steps, looped
+from frankenlab.plans.plan import Plan, Window, from_steps, looped
 from frankenlab.plans.trie import layer_passes, plan_trie
 from tests.support.engines import DOCUMENTS, QUESTION, Wrapped, tokens
-from tests.support.models import PLANS, ROUNDING, VARIANTS, load_hf, parse_all, score_alone
+from tests.support.models import (
+    PLANS,
+    ROUNDING,
+    VARIANTS,
+    load_hf,
+    parse_all,
+    score_alone,
+    with_window,
+)
 from tests.support.processes import one_line
 
 
@@ -52,6 +60,20 @@ def test_every_score_is_that_of_the_request_alone_on_the_exported_model(tiny, tm
         assert_same(found[plan], expected)
 
 
+@pytest.mark.parametrize(("start", "stop", "times", "beta"), [(1, 3, 3, 0.5), (0, 4, 2, -0.25)])
+def test_a_damped_window_scores_as_transformers_with_the_window_written_out(
+    tiny, start, stop, times, beta
+):
+    """In one sweep with plans that share its steps, undamped and damped otherwise."""
+    plan = Window(start, stop, times, beta).plan(4)
+    others = [looped(start, stop, times, 4), Window(start, stop, times, 0.75).plan(4)]
+    engine = TorchEngine(tiny("all-biases"), "float32")
+    found = swept(engine, [others[0], plan, others[1]], batch_of())[plan]
+    model = with_window(load_hf(tiny("all-biases")), start, stop, times, beta)
+    expected = [[score_alone(model, r) for r in requests] for requests in DOCUMENTS]
+    assert_same(found, expected)
+
+
 def test_documents_that_share_their_examples_are_scored_as_alone(tiny, tmp_path):
     """Few-shot examples are computed once for all documents of a batch."""
     shots, plan = tokens(9, 45), parse_all(PLANS)[-1]
@@ -85,6 +107,7 @@ def random_plans(seed: int) -> list[Plan]:
     generator = random.Random(seed)
     loops = [looped(i, j, k, 4) for i in range(4) for j in range(i + 1, 5) for k in (2, 3)]
     plans = generator.sample(loops, 8) + parse_all(["0:2", "0:3", "base", "0:4*0.5", "1@attn"])
+    plans += parse_all(["0,(1:3)x2*0.5,3", "0,(1:3)x2*0.25,3", "(0:3)*0.5,3", "0:3,(1:4)*2,3"])
     generator.shuffle(plans)
     return plans
 
@@ -115,17 +138,17 @@ class Counting(Wrapped):
         self.runs = self.finished = self.scored = self.most_alive = 0
         self.states = []
 
-    def run(self, step, hidden, batch):
+    def run(self, step, hidden, batch, start=None):
         self.runs += 1
-        result = super().run(step, hidden, batch)
+        result = super().run(step, hidden, batch, start)
         self.states.append(weakref.ref(result))
         alive = sum(state() is not None for state in self.states)
         self.most_alive = max(self.most_alive, alive)
         return result
 
-    def finish(self, step, hidden, batch):
+    def finish(self, step, hidden, batch, start=None):
         self.finished += 1
-        return super().finish(step, hidden, batch)
+        return super().finish(step, hidden, batch, start)
 
     def score(self, hidden, batch):
         self.scored += 1
@@ -159,7 +182,9 @@ def test_all_blocks_twice_take_about_half_the_passes():
 
 def test_a_sweeps_memory_is_the_depth_not_the_number_of_plans(tiny):
     engine = Counting(TorchEngine(tiny(), "float32"))
-    plans = [looped(i, j, k, 4) for i in range(4) for j in range(i + 1, 5) for k in (2, 3, 4)]
+    blocks = [(i, j) for i in range(4) for j in range(i + 1, 5)]
+    plans = [looped(i, j, k, 4) for i, j in blocks for k in (2, 3, 4)]
+    plans += [Window(i, j, k, 0.5).plan(4) for i, j in blocks for k in (1, 2, 3)]
     swept(engine, plans, batch_of(DOCUMENTS[:1]))
     deepest = max(len(plan.steps) for plan in plans)
     assert engine.most_alive <= deepest + 1 < engine.runs / 4
@@ -178,11 +203,11 @@ class Poisoned(Wrapped):
         super().__init__(engine)
         self.layer, self.value = layer, value
 
-    def run(self, step, hidden, batch):
-        return self.poisoned(step, super().run(step, hidden, batch))
+    def run(self, step, hidden, batch, start=None):
+        return self.poisoned(step, super().run(step, hidden, batch, start))
 
-    def finish(self, step, hidden, batch):
-        return self.poisoned(step, super().finish(step, hidden, batch))
+    def finish(self, step, hidden, batch, start=None):
+        return self.poisoned(step, super().finish(step, hidden, batch, start))
 
     def poisoned(self, step, result):
         if step.layer == self.layer:

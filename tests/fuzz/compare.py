@@ -86,7 +86,7 @@ def _reference(
     only: list[int] | None = None,
 ) -> reference.Harness | Crash | Verdict:
     """Return what lm-eval makes of the exported plan; a verdict where there is none."""
-    if _scales_block(case):
+    if _only_runs(case):
         steps = list(parse(case.plan, case.model.n_layers).steps)
         return reference.run(case.task, settings, folder, base, steps, only)
     exported = product.export(base, case.plan, folder / ("franken" if only is None else "again"))
@@ -100,9 +100,10 @@ def _reference(
     return reference.run(case.task, settings, folder, exported, None, only)
 
 
-def _scales_block(case: Case) -> bool:
+def _only_runs(case: Case) -> bool:
+    """Tell whether a plan scales what no checkpoint can: a whole block, or a window."""
     steps = parse(case.plan, case.model.n_layers).steps
-    return any(step.part == "block" and step.scale != 1 for step in steps)
+    return any(s.scale != 1 and (s.part == "block" or s.span > 1) for s in steps)
 
 
 def _justified(case: Case, ours: Refusal, theirs: reference.Harness) -> Verdict:

@@ -163,21 +163,30 @@ def tasks(draw: st.DrawFn) -> TaskSpec:
 
 @st.composite
 def plans(draw: st.DrawFn, n_layers: int) -> str:
-    """Draw the text of a plan: the base, or segments that skip, loop, swap, scale and part."""
+    """Draw the text of a plan: the base, or segments that skip, loop, swap, scale and part, and
+    damped windows of some."""
     if draw(st.integers(0, 5)) == 0:
         return "base"
-    return ",".join(draw(st.lists(_segments(n_layers), min_size=1, max_size=5)))
+    item = st.one_of(_segments(n_layers), _segments(n_layers), _windows(n_layers))
+    return ",".join(draw(st.lists(item, min_size=1, max_size=5)))
 
 
 @st.composite
-def _segments(draw: st.DrawFn, n_layers: int) -> str:
+def _windows(draw: st.DrawFn, n_layers: int) -> str:
+    inside = draw(st.lists(_segments(n_layers, scaled=False), min_size=1, max_size=2))
+    times = draw(weighted((3, ""), (1, "x2")))
+    return f"({','.join(inside)}){times}" + draw(weighted((3, "*0.5"), (1, "*-0.25"), (1, "")))
+
+
+@st.composite
+def _segments(draw: st.DrawFn, n_layers: int, scaled: bool = True) -> str:
     start = draw(st.integers(0, n_layers - 1))
     stop = draw(st.integers(start + 1, n_layers))
     text = f"{start}" if stop == start + 1 else f"{start}:{stop}"
     text += draw(weighted((5, ""), (2, "x2"), (1, "x3")))
     part = draw(weighted((5, ""), (2, "@attn"), (2, "@mlp")))
     # Powers of two: another scale is rounded where an export is stored in 16 bits.
-    scale = draw(weighted((6, ""), (1, "*0.5"), (1, "*-1"), (1, "*2")))
+    scale = draw(weighted((6, ""), (1, "*0.5"), (1, "*-1"), (1, "*2"))) if scaled else ""
     return text + part + scale
 
 

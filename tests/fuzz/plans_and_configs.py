@@ -24,7 +24,8 @@ from frankenlab.config import experiment as config
 from frankenlab.estimate.resources import predict
 from frankenlab.estimate.summary import grid_summary
 from frankenlab.io.errors import UserError
-from frankenlab.plans.plan import MAX_STEPS, omissions, parse
+from frankenlab.plans.plan import omissions, parse
+from frankenlab.plans.steps import MAX_STEPS
 from tests.support.paths import ROOT
 
 SHIPPED = ("config/config.yaml", "config/experiments/small.yaml", "config/experiments/llama.yaml")
@@ -39,7 +40,26 @@ LONGEST_LINE = 1500
 SUMMED_PLANS = 2000
 
 NUMBERS = ("0", "1", "2", "31", "32", "007", "9" * 12, "9" * 5000, "0" * 5000 + "1", "1e400", "-1")
-SIGNS = (":", ",", "x", "@", "*", " ", "-", "+", ".", "e", "\n", "\t", "\0", "٣", "²", "\u200b")
+SIGNS = (
+    ":",
+    ",",
+    "x",
+    "@",
+    "*",
+    "(",
+    ")",
+    " ",
+    "-",
+    "+",
+    ".",
+    "e",
+    "\n",
+    "\t",
+    "\0",
+    "٣",
+    "²",
+    "\u200b",
+)
 WORDS = ("base", "attn", "mlp", "block", "inf", "nan", "x999999999", "*1e-320", "*-0", "@att")
 
 VALUES: tuple[Any, ...] = (
@@ -52,6 +72,21 @@ VALUES: tuple[Any, ...] = (
     {"x": {"y": {"z": 0}}},
     "2020-01-01", b"bytes", "{{ 7 * 7 }}", "!function a.b", "&a", "*a", "<<",
 )  # fmt: skip
+
+# Every key of the generators that the shipped configs do without.
+GENERATORS: list[Any] = [
+    {"generator": "layer", "layer": [0.0, 0.5], "part": ["attn", "mlp"], "scale": [0.5, 1.0]},
+    {"generator": "block", "start": 0.2, "length": 0.1, "part": "attn", "in_place": True},
+    {"generator": "rys", "min_length": 0.4, "max_length": 0.5, "part": "mlp"},
+    {"generator": "depth_up_scaling", "drop": [0.1, 2], "part": "attn"},
+    {"generator": "random_block", "length": 3, "count": 4, "seed": 2, "scale": -0.5},
+    {"generator": "multi_block", "blocks": 3, "start": "0:20:2", "length": 2, "count": 5},
+    {"generator": "spread", "length": [1, 0.2], "times": 3},
+    {"generator": "window", "start": 0.3, "length": 0.1, "times": [1, 2], "beta": 0.5},
+    {"generator": "skip", "length": [1, 0.1], "part": "mlp"},
+    {"generator": "swap", "length": 2},
+    {"generator": "reverse", "start": [0.1, 5], "length": 3},
+]
 
 LINES = (
     "experiment: again", "? [a]\n: b", "x: &a [*a]", "y: {<<: *nothing}", "\tz: 1", "- 1", "---",
@@ -72,12 +107,19 @@ def random_plan(draw: random.Random, n_layers: int = 32) -> str:
     if kind < 0.2:
         pieces = (*NUMBERS, *SIGNS, *WORDS)
         return "".join(draw.choice(pieces) for _ in range(draw.randrange(12)))
-    text = ",".join(_segment(draw, n_layers) for _ in range(draw.randrange(1, 8)))
+    text = ",".join(_item(draw, n_layers) for _ in range(draw.randrange(1, 8)))
     while draw.random() < 0.4:
         place = draw.randrange(len(text) + 1)
         new = draw.choice((*SIGNS, *NUMBERS, *WORDS, *string.printable))
         text = text[:place] + draw.choice(("", new)) + text[place + draw.randrange(3) :]
     return text
+
+
+def _item(draw: random.Random, n_layers: int) -> str:
+    if draw.random() < 0.8:
+        return _segment(draw, n_layers)
+    inside = ",".join(_segment(draw, n_layers) for _ in range(draw.randrange(1, 3)))
+    return f"({inside}){draw.choice(('', 'x2', 'x3'))}{draw.choice(('', '*0.5', '*1', '*-2'))}"
 
 
 def _segment(draw: random.Random, n_layers: int) -> str:
@@ -158,6 +200,9 @@ def random_config(draw: random.Random) -> bytes:
     kind = draw.random()
     if kind < 0.7:
         value = yaml.safe_load(text)
+        if draw.random() < 0.3:
+            model = draw.choice(list(value["models"].values()))
+            draw.choice((value, model))["plans"] = deepcopy(draw.sample(GENERATORS, 4))
         for _ in range(draw.choice((1, 1, 1, 2, 4))):
             value = mutated(draw, value) if isinstance(value, dict | list) else value
         text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)

@@ -26,7 +26,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from frankenlab.plans.plan import Step
+from frankenlab.plans.steps import Step
 
 from .answers import Answers, Crash, Document
 from .specs import TaskSpec
@@ -166,7 +166,10 @@ def assembled(model: PreTrainedModel, plan: list[Step]) -> PreTrainedModel:
     franken.model = copy.copy(model.model)
     franken.model._modules = dict(model.model._modules)
     layers = model.model.layers
-    franken.model.layers = torch.nn.ModuleList(Occurrence(layers[s.layer], s) for s in plan)
+    states: list[torch.Tensor] = []
+    franken.model.layers = torch.nn.ModuleList(
+        Occurrence(layers[s.layer], s, states, first=number == 0) for number, s in enumerate(plan)
+    )
     franken.config = franken.model.config = copy.deepcopy(model.config)
     franken.config.num_hidden_layers = len(plan)
     if getattr(model.config, "layer_types", None):
@@ -177,21 +180,32 @@ def assembled(model: PreTrainedModel, plan: list[Step]) -> PreTrainedModel:
 
 
 class Occurrence(torch.nn.Module):
-    """One step of a plan, around a decoder layer of transformers."""
+    """One step of a plan, around a decoder layer of transformers.
 
-    def __init__(self, layer: torch.nn.Module, step: Step) -> None:
+    Args:
+        states: what the hidden state was before each step of a pass so far, for all steps.
+        first: whether a pass begins here.
+    """
+
+    def __init__(
+        self, layer: torch.nn.Module, step: Step, states: list[torch.Tensor], first: bool
+    ) -> None:
         super().__init__()
-        self.layer, self.step = layer, step
+        self.layer, self.step, self.states, self.first = layer, step, states, first
         self.attention_type = getattr(layer, "attention_type", None)
 
     def forward(self, hidden: torch.Tensor, **rest: Any) -> torch.Tensor:
         layer, after = self.layer, hidden
+        if self.first:
+            self.states.clear()
+        self.states.append(hidden)
         if self.step.part != "mlp":
             mixed, *_ = layer.self_attn(hidden_states=layer.input_layernorm(after), **rest)
             after = after + mixed
         if self.step.part != "attn":
             after = after + layer.mlp(layer.post_attention_layernorm(after))
-        return hidden + self.step.scale * (after - hidden)
+        before = self.states[-self.step.span]
+        return before + self.step.scale * (after - before)
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def rope_without_its_scaling(monkeypatch):
 
 def a_plan_without_its_first_step(monkeypatch):
     def shorter(plans):
-        lost = [from_steps(plan.steps[1:] or plan.steps, plan.n_layers) for plan in plans]
+        lost = [from_steps(_without_the_first(plan), plan.n_layers) for plan in plans]
         found = made(lost)
         for node, plan in _ends(found, lost, plans):
             node.plan = plan
@@ -116,6 +116,11 @@ def a_plan_without_its_first_step(monkeypatch):
 
     made = sweep.plan_trie
     monkeypatch.setattr(sweep, "plan_trie", shorter)
+
+
+def _without_the_first(plan):
+    # A window that began with it would begin before the plan.
+    return [replace(step, span=1) for step in plan.steps[1:]] or plan.steps
 
 
 def _ends(trie, lost, plans):

@@ -135,6 +135,15 @@ def test_a_scaled_block_is_refused_because_no_llama_layer_computes_it(tiny, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_damped_window_is_refused_by_name_and_its_layers_undamped_are_exported(tiny, tmp_path):
+    with pytest.raises(UserError) as error:
+        materialize(tiny(), parse("0,(1:3)x2*0.5,3", 4), tmp_path / "out")
+    assert 'plan "0,(1:3)x2*0.5,3": steps 2 to 3 are a damped window' in one_line(error)
+    assert not (tmp_path / "out").exists()
+    materialize(tiny(), parse("0,(1:3)x2*1,3", 4), tmp_path / "out")
+    assert load_hf(tmp_path / "out").config.num_hidden_layers == 6
+
+
 def test_an_existing_target_is_left_alone(tiny, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError) as error:

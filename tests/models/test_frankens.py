@@ -67,7 +67,7 @@ def test_the_kv_cache_is_as_large_as_what_decoding_keeps(tiny, variant, text):
 
 
 def test_a_manifest_gives_its_plans_back_through_json(tiny):
-    plans = parse_all([*TEXTS, "0:4,1*0.3333333333333333"])
+    plans = parse_all([*TEXTS, "0:4,1*0.3333333333333333", "0,(1:3)x2*0.5,3"])
     info = model_shape(tiny("qwen2"))
     made = json.loads(json.dumps(manifest("m", "none", info, [(p, "explicit") for p in plans])))
     assert plans_of(made) == plans and plans_of(made, without=["explicit"]) == []

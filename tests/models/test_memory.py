@@ -24,7 +24,7 @@ from frankenlab.models.memory import (
 )
 from frankenlab.models.quantization import NONE, Quantization
 from frankenlab.models.shape import ModelShape
-from frankenlab.plans.plan import looped, parse
+from frankenlab.plans.plan import Window, looped, parse
 from frankenlab.plans.trie import plan_trie
 from tests.support.paths import ROOT
 from tests.support.processes import one_line
@@ -139,19 +139,21 @@ def test_a_pass_of_exllamav2_holds_a_batch_and_a_window_but_no_endless_one():
         [parse("base", 6)],
         [parse("base", 6), parse("0:3,2:6", 6)],
         [looped(i, j, 2, 6) for i in range(6) for j in range(i + 1, 7)],
+        [parse("0:2,(2:5)x2*0.5,5", 6)],
+        [parse("base", 6), *(Window(i, i + 3, 2, b).plan(6) for i in range(4) for b in (0.5, 2))],
     ],
 )
 def test_live_states_are_those_that_a_walk_keeps(plans):
     """The walk of `sweep`, with numbers for hidden states."""
     trie = plan_trie(plans)
-    most, made, pending = 0, 0, [(trie, None, 0)]
+    most, made, pending = 0, 0, [(trie, None, (0,))]
     while pending:
-        node, step, state = pending.pop()
+        node, step, states = pending.pop()
         if step is not None:
             made += 1
-            most = max(most, len({state, made, *(s for _, _, s in pending)}))
-            state = made
-        pending += [(child, s, state) for s, child in reversed(node.children.items())]
+            most = max(most, len({*states, made, *(s for _, _, kept in pending for s in kept)}))
+            states = (*states, made)[-node.reach :]
+        pending += [(child, s, states) for s, child in reversed(node.children.items())]
     assert most <= live_states(trie) <= most + 1
 
 

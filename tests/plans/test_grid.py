@@ -1,54 +1,20 @@
-"""Generators: the plans that they are documented to make, each once."""
+"""The grid: the plans of all generators, each once, and what is refused or noticed."""
 
 import pytest
 
 from frankenlab.io.errors import UserError
 from frankenlab.plans import grid
-from frankenlab.plans.generators import (
+from frankenlab.plans.generators import Explicit
+from frankenlab.plans.grid import expand, notices
+from frankenlab.plans.rearrangements import Reverse, Skip, Swap
+from frankenlab.plans.repeats import (
     Blocks,
     DepthUpScaling,
-    Explicit,
     Layers,
+    MultiBlock,
     RandomBlocks,
     Rys,
-    equal_cost_controls,
-    numbers,
-    random_blocks,
 )
-from frankenlab.plans.grid import expand, notices
-from frankenlab.plans.plan import Plan, base, looped, parse
-from tests.support.models import parse_all
-
-
-def frankens(*generators, n_layers=4) -> list[Plan]:
-    """The plans of a grid, after a check that the base is the first of them."""
-    first, *others = expand(generators, n_layers).plans
-    assert (first.plan, first.group) == (base(n_layers), "base")
-    return [item.plan for item in others]
-
-
-@pytest.mark.parametrize(
-    ("generator", "expected"),
-    [
-        (Layers(), ["0x2,1:4", "0:2,1:4", "0:3,2:4", "0:4,3"]),
-        (Layers(layer=[0, 3], times=3), ["0x3,1:4", "0:4,3x2"]),
-        (Layers(layer=1, times="2:4"), ["0:2,1:4", "0:2,1x2,2:4"]),
-        (Blocks(length=3), ["0:3,0:4", "0:4,1:4"]),
-        (Blocks(length=[2, 4], start=[0, 3]), ["0:2,0:4", "0:4x2"]),
-        (Rys(min_length=3), ["0:3,0:4", "0:4x2", "0:4,1:4"]),
-        (DepthUpScaling(drop=1), ["0:3,1:4"]),
-        (DepthUpScaling(drop=[3, 0]), ["0,3", "0:4x2"]),
-        (Explicit(plans=["3,0", "0:4*1,1@attn"]), ["3,0", "0:4,1@attn"]),
-    ],
-)  # fmt: skip
-def test_a_generator_makes_its_plans_in_order(generator, expected):
-    assert frankens(generator) == parse_all(expected)
-
-
-def test_rys_without_limits_is_every_block_twice():
-    plans = frankens(Rys(), n_layers=5)
-    assert len(plans) == 15
-    assert set(plans) == {looped(i, j, 2, 5) for i in range(5) for j in range(i + 1, 6)}
 
 
 def test_a_plan_listed_twice_is_folded_into_the_first_and_reported():
@@ -74,7 +40,6 @@ def test_a_plan_listed_twice_is_folded_into_the_first_and_reported():
     [
         [],
         [Rys(min_length=5)],
-        [Layers(layer="2:2")],
         [Layers(times=1)],
         [Explicit(plans=["base", "0:4"])],
     ],
@@ -89,9 +54,19 @@ def test_an_empty_grid_is_refused(generators):
     [
         (Layers(layer=[0, 4]), "layer 4: the model has 4 layers, 0 to 3"),
         (Layers(times=0), "times must be 1 or more"),
+        (Layers(layer="2:2"), 'layer "2:2" has no numbers'),
+        (Layers(times="2:2"), 'times "2:2" has no numbers'),
         (Blocks(length=1, start=4), "start 4: the model has 4 layers"),
         (Blocks(length=5), "length 5: the model has 4 layers"),
         (Blocks(length=0), "length 0"),
+        (
+            MultiBlock(length=2, blocks=3, count=9),
+            "3 blocks of length 2 do not fit into the model's 4",
+        ),
+        (MultiBlock(length=1, start=[2, 4], count=9), "start 4: the model has 4 layers"),
+        (Skip(length=4), "length 4 leaves nothing of the model's 4 layers"),
+        (Swap(length=5), "length 5: the model has 4 layers"),
+        (Reverse(length=2, start=7), "start 7: the model has 4 layers"),
         (RandomBlocks(length=5, count=1), "length 5: the model has 4"),
         (DepthUpScaling(drop=4), "drop 4 leaves nothing of the model's 4"),
         (Explicit(plans=["0:5"]), "the model has 4 layers, 0 to 3"),
@@ -107,41 +82,6 @@ def test_a_layer_that_the_model_lacks_is_refused_with_its_place_and_the_depth(ge
         expand([Layers(), generator], 4)
     assert str(error.value).startswith(f"config: plans.1 ({generator.generator}): ")
     assert fault in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [(3, [3]), ((4, 1), [4, 1]), ("2:5", [2, 3, 4]), ("0:10:4", [0, 4, 8]), ("3:3", [])],
-)
-def test_numbers_are_written_as_in_python(value, expected):
-    assert list(numbers(value)) == expected
-
-
-def test_random_blocks_are_distinct_repeatable_and_no_more_than_there_are():
-    settings = RandomBlocks(length=2, count=3, seed=5)
-    assert frankens(settings, n_layers=9) == frankens(settings, n_layers=9)
-    assert frankens(settings, n_layers=9) != frankens(settings.changed(seed=6), n_layers=9)
-    everything = random_blocks(length=2, times=3, count=99, seed=1, n_layers=5)
-    assert set(everything) == {looped(i, i + 2, 3, 5) for i in range(4)}
-    assert len(everything) == 4
-
-
-@pytest.mark.parametrize("text", ["0:6,3:8", "0:3,2x3,3:8", "0:6,2:8", "0:8,2@attn,4@mlp"])
-def test_controls_cost_as_much_as_the_plan_and_are_not_it(text):
-    plan = parse(text, 8)
-    controls = equal_cost_controls(plan, count=3, seed=1)
-    assert len(set(controls)) == 3 and plan not in controls
-    assert {control.depth for control in controls} == {plan.depth}
-
-
-def test_controls_of_a_loop_repeat_as_often():
-    controls = equal_cost_controls(looped(2, 4, 3, 8), count=10, seed=1)
-    assert {control.loop for control in controls} == {(i, i + 2, 3) for i in range(7) if i != 2}
-
-
-@pytest.mark.parametrize("text", ["base", "0:3", "0:8x2,0:8"])
-def test_a_plan_that_no_block_costs_as_much_as_has_no_controls(text):
-    assert equal_cost_controls(parse(text, 8), count=3, seed=1) == []
 
 
 @pytest.mark.slow
@@ -165,6 +105,27 @@ def test_a_grid_of_a_size_that_nobody_means_is_refused_before_it_takes_long(gene
 @pytest.mark.slow
 def test_all_blocks_of_the_deepest_published_model_are_made():
     assert len(expand([Rys()], 126).plans) == 1 + 126 * 127 // 2
+
+
+def test_the_messages_name_the_key_that_has_the_grid():
+    with pytest.raises(UserError, match=r"^config: models\.m\.plans\.0 \(layer\): layer 4: "):
+        expand([Layers(layer=4)], 4, "models.m.plans")
+    with pytest.raises(UserError, match=r"^config: models\.m\.plans: the grid is empty"):
+        expand([], 4, "models.m.plans")
+
+
+def test_many_plans_that_are_there_already_have_one_notice():
+    few, many = Layers(layer=[0.1, 0.2, 0.3]), Layers(layer=[i / 10 for i in range(10)])
+    assert list(notices(expand([few], 4))) == ["plan 0,0:4 (layer) is there already"]
+    assert list(notices(expand([many], 4))) == [
+        "6 plans of layer are there already; the first, 0,0:4, is there already"
+    ]
+
+
+def test_plans_that_are_asked_to_leave_layers_out_are_no_slip():
+    asked = [Skip(), Swap(), Reverse(length=3)]
+    assert not list(notices(expand(asked, 4)))
+    assert list(notices(expand([Explicit(plans=["1:4"])], 4)))
 
 
 def test_plans_that_leave_layers_out_are_noticed_one_by_one_or_all_at_once():

@@ -9,17 +9,16 @@ from hypothesis import strategies as st
 
 from frankenlab.io.errors import UserError
 from frankenlab.plans.plan import (
-    MAX_STEPS,
-    PARTS,
     Change,
     Plan,
-    Step,
+    Window,
     base,
     from_steps,
     looped,
     omissions,
     parse,
 )
+from frankenlab.plans.steps import MAX_STEPS, PARTS, Step, canonical, damped
 
 
 def blocks(*layers: int) -> tuple[Step, ...]:
@@ -43,6 +42,9 @@ def blocks(*layers: int) -> tuple[Step, ...]:
         ("2*0.5", (Step(2, scale=0.5),)),
         ("2*-.5e1", (Step(2, scale=-5.0),)),
         ("1:3x2@attn*2", (Step(1, "attn", 2.0), Step(2, "attn", 2.0)) * 2),
+        ("(1:3)x2*0.5", (Step(1), Step(2, scale=0.5, span=2)) * 2),
+        (" 0, ( 1 , 3@mlp )*-2", (Step(0), Step(1), Step(3, "mlp", -2.0, 2))),
+        ("1@attn,(1@mlp,2)*2", (Step(1, "attn"), Step(1, "mlp"), Step(2, scale=2.0, span=2))),
     ],
 )
 def test_a_text_means_its_steps(text, steps):
@@ -59,6 +61,12 @@ def test_a_text_means_its_steps(text, steps):
         (("1*0.50", "1*5e-1", "1*+.5"), "1*0.5"),
         (("1@attn,2@attn", "1:3@attn"), "1:3@attn"),
         (("1@attn,1@attn,1@mlp", "1@attn,1"), "1@attn,1"),
+        (("0:1,(1,2)*0.5,(1:3)*.5,3", "0,(1@attn,1@mlp,2)x2*5e-1,3:4"), "0,(1:3)x2*0.5,3"),
+        (("(1:3)x2", "(1:3)x2*1", "(1:3)*1,(1,2)", "1:3x2"), "1:3x2"),
+        (("(1)x3*0.5", "(1@attn,1@mlp)x3*0.5", "1x3*0.5"), "1x3*0.5"),
+        (("0:2,(2:4)*1", "(0:4)", "(0,1),(2,3)"), "base"),
+        (("(0:2x2)*0.5", "(0,1,0:2)*0.5"), "(0:2x2)*0.5"),
+        (("(0,1@attn)*0.5,1@mlp",), "(0,1@attn)*0.5,1@mlp"),
     ],
 )
 def test_every_spelling_of_the_same_steps_is_one_plan(spellings, canonical):
@@ -107,6 +115,19 @@ def test_only_attention_followed_by_the_same_layers_mlp_is_a_block(text):
         ("1x٣", 1, "unexpected text"),
         ("1*٣", 1, "unexpected text"),
         ("²", 0, "expected here"),
+        ("0,(1:3", 2, "never closed"),
+        ("(1:3,0)x2)", 9, "unexpected text"),
+        ("(0,(1:3)*2)*3", 3, "no window stands inside another"),
+        ("((1:3)x2,0)*2", 1, "no window stands inside another"),
+        ("0,()*2", 3, "expected here"),
+        ("(0, 1*0.5)x2", 5, "no scale stands inside a window"),
+        ("(1:3)@attn", 5, "unexpected text"),
+        ("(1:3)*2x2", 7, "unexpected text"),
+        ("0(1:3)", 1, "unexpected text"),
+        ("(0,1:5)*2", 5, "5 is too large, at most 4"),
+        ("(1:3)x0*2", 6, "times must be 1 or more"),
+        ("(1:3)*0", 6, "finite and not 0"),
+        ("0,(0:4)x2500*2", 8, "at most 10,000 layers"),
     ],
 )
 def test_a_wrong_plan_is_refused_with_a_caret_under_the_fault(text, caret, reason):
@@ -140,6 +161,71 @@ def test_any_steps_survive_the_way_through_their_text(seed):
     plan = from_steps(random_steps(generator, n_layers), n_layers)
     again = parse(plan.text, n_layers)
     assert again == plan and again.text == plan.text and again.key == plan.key
+
+
+layers, parts = st.integers(0, 3), st.sampled_from(PARTS)
+plain = st.lists(st.builds(Step, layers, parts), min_size=1, max_size=4)
+scaled = st.builds(
+    lambda *given: [Step(*given)], layers, parts, st.sampled_from([0.5, -2.0, 1 / 3])
+)
+windows = st.builds(
+    lambda steps, scale, times: [*damped(canonical(steps), scale)] * times,
+    plain,
+    st.sampled_from([1.0, 0.5, -2.0, 1 / 3]),
+    st.integers(1, 3),
+)
+
+
+@given(st.lists(st.one_of(plain, scaled, windows), min_size=1, max_size=5))
+def test_any_steps_and_windows_survive_the_way_through_their_text(items):
+    plan = from_steps([step for item in items for step in item], 4)
+    again = parse(plan.text, 4)
+    assert again == plan and again.text == plan.text and again.key == plan.key
+    assert from_steps(plan.steps, 4) == plan
+    assert plan.depth == sum(step.depth for item in items for step in item)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [Step(0), Step(1, scale=0.5, span=3)],
+        [Step(0, scale=0.5), Step(1, scale=0.5, span=2)],
+        [Step(0), Step(1, scale=0.5, span=2), Step(2, scale=0.5, span=3)],
+        [Step(0), Step(1, span=2)],
+    ],
+)
+def test_steps_that_are_no_window_are_a_programming_error(steps):
+    with pytest.raises(ValueError, match="ends no window"):
+        from_steps(steps, 4)
+
+
+def test_every_window_is_recognized():
+    found = 0
+    for start, stop, times, beta in product(range(4), range(1, 5), (1, 2, 3), (0.5, -2.0)):
+        if start < stop:
+            plan = Window(start, stop, times, beta).plan(4)
+            assert plan.window == (start, stop, times, beta)
+            assert plan.change is None and plan.depth == 4 + (stop - start) * (times - 1)
+            found += 1
+    assert found == 60
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["base", "0:3,1:4", "0,(1:3)*0.5,2:4", "0:3,(1:3)*0.5,3", "0,(1:3@attn)*0.5,1:4"]
+    + ["0,(1:3)*0.5,(1:3)*0.25,3", "0:3*0.5,1:4", "(1:3)*0.5,3", "(0,2)*0.5,3"],
+)
+def test_plans_with_another_window_or_none_say_so(text):
+    assert parse(text, 4).window is None
+
+
+def test_a_window_that_is_not_damped_is_a_loop():
+    assert Window(1, 3, 3, 1.0).plan(4) == looped(1, 3, 3, 4)
+
+
+def test_a_window_of_too_many_layers_is_refused():
+    with pytest.raises(UserError, match="would run 10,004 layers, at most 10,000 can be"):
+        Window(0, 4, 2501, 0.5).plan(4)
 
 
 def test_every_short_list_of_steps_has_a_text_of_its_own():
@@ -194,10 +280,14 @@ def test_plans_that_loop_no_block_say_so(text):
     st.integers(0, 4),
     st.sampled_from(PARTS),
     st.sampled_from([1.0, 0.5, -2.0]),
+    st.booleans(),
 )
-def test_every_change_of_one_range_is_recognized(start, length, times, part, scale):
+def test_every_change_of_one_range_is_recognized(start, length, times, part, scale, in_place):
     change = Change(start, min(start + length, 5), times, part, scale if times else 1.0)
     assume(times != 1 and (times or part != "block" or change[:2] != (0, 5)))
+    # The runs of one layer, or of its MLP, follow each other anyway.
+    several = change.stop > change.start + 1 or part == "attn"
+    change = change._replace(in_place=in_place and several and times > 1)
     plan = change.plan(5)
     assert plan.change == change
     assert from_steps(plan.steps, 5) == plan
@@ -213,11 +303,13 @@ def test_a_change_gives_the_plan_back(steps):
     ("text", "change"),
     [
         ("base", None),
-        ("0:3,1:4", (1, 3, 2, "block", 1)),
-        ("0:3,1:3x2@attn*0.5,3", (1, 3, 3, "attn", 0.5)),
-        ("0,2:4", (1, 2, 0, "block", 1)),
-        ("0:2", (2, 4, 0, "block", 1)),
-        ("0,1@mlp,2:4", (1, 2, 0, "attn", 1)),
+        ("0:3,1:4", (1, 3, 2, "block", 1, False)),
+        ("0:3,1:3x2@attn*0.5,3", (1, 3, 3, "attn", 0.5, False)),
+        ("0,2:4", (1, 2, 0, "block", 1, False)),
+        ("0:2", (2, 4, 0, "block", 1, False)),
+        ("0,1@mlp,2:4", (1, 2, 0, "attn", 1, False)),
+        ("0,1@attn,1:4", (1, 2, 2, "attn", 1, True)),
+        ("0,1x2,2x2,3", (1, 3, 2, "block", 1, True)),
         ("0:3,1:3@attn,2:4", None),
         ("0,1*0.5,2:4", None),
         ("0,2:4,3", None),
@@ -301,6 +393,8 @@ def test_what_no_terminal_shows_is_not_printed(text):
         ("0:4,2", "ends with layer 2"),
         ("0,2,3@attn", "never runs the layer 1 and never runs the MLP of layer 3"),
         ("0:3@mlp,3", "never runs the attention of layers 0:3"),
+        ("0,(1:3)x2*0.5,3", ""),
+        ("(0:2@attn)*0.5,1:4", "never runs the MLP of layer 0"),
     ],
 )
 def test_a_plan_says_what_it_leaves_out(text, words):

@@ -2,10 +2,11 @@
 
 import pytest
 
-from frankenlab.plans.generators import Layers, Rys
 from frankenlab.plans.grid import GridPlan, expand
 from frankenlab.plans.plan import BASE, parse
+from frankenlab.plans.repeats import Layers, Rys
 from frankenlab.plans.shards import Shard, divide, shard_of
+from frankenlab.plans.trie import plan_trie
 
 GRID = expand([Rys()], 12).plans
 
@@ -46,6 +47,16 @@ def test_an_added_plan_changes_one_shard() -> None:
 def test_a_subtree_below_the_trunk_is_never_divided(same: list[str], other: str) -> None:
     shards = {shard_of(parse(text, 12), 10**9) for text in same}
     assert len(shards) == 1 and shard_of(parse(other, 12), 10**9) not in shards
+
+
+def test_a_prefix_keeps_the_states_that_a_window_below_goes_back_to() -> None:
+    """Of windows that end at the same place the longest decides, and none after it."""
+    texts_ = ["0:12", "0:3,(3:6)*0.5,6:12", "0:4,(4:6)*0.5,6:12", "0:4,(4:6)*0.25,6:12"]
+    node, reaches = plan_trie(parse(text, 12) for text in texts_), []
+    for step in parse("0:8", 12).steps:
+        reaches.append(node.reach)
+        node = node.children[step]
+    assert reaches == [1, 1, 1, 1, 2, 3, 1, 1]
 
 
 def test_only_the_trunk_is_computed_again() -> None:

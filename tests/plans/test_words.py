@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frankenlab.plans.plan import Step, from_steps, parse
+from frankenlab.plans.plan import from_steps, parse
+from frankenlab.plans.steps import Step
 from frankenlab.plans.words import layer_counts, words
 
 
@@ -23,7 +24,25 @@ from frankenlab.plans.words import layer_counts, words
         ("0:5,7:30", "without layers 5–6"),
         ("0:5,5@mlp,6:30", "without the attention of layer 5"),
         ("0:20,10:20*0.5,20:30", "layers 10–19 twice, with updates scaled by 0.5 where it repeats"),
-        ("15:30,0:15", "30 layers in another order"),
+        ("0:20,10:20x2@attn,20:30", "the attention of layers 10–19 three times"),
+        ("0:5,5x2@attn,5:30", "the attention of layer 5 three times before its MLP"),
+        ("0:5,5@attn,5,6@attn,6:30", "the attention of each of layers 5–6 twice before its MLP"),
+        ("0:6,5@attn,6:16,15@attn,16:30", "the attention of each of layers 5 and 15 twice"),
+        ("0:5,3:12,8:30", "layers 3–4 and 8–11 twice"),
+        ("0:5,3:7,5:30", "layers 3–4 and 5–6 twice"),
+        ("0:5,3:7,6:12,8:30", "layers 3–4, 6 and 8–11 twice"),
+        ("0:2,1:6,7:30", "layer 1 twice, without layer 6"),
+        ("0:4,5,4,6:30", "layers 4 and 5 swapped"),
+        ("0:4,6:8,4:6,8:30", "layers 4–5 and 6–7 swapped"),
+        ("15:30,0:15", "layers 0–14 and 15–29 swapped"),
+        ("0:4,7,6,5,4,8:30", "layers 4–7 in reverse order"),
+        ("0:4,6,4,7,5,8:30", "layers 4–7 in another order"),
+        ("0:4,4@mlp,4@attn,5:30", "31 steps in another order"),
+        ("0:10,(10:14)x3*0.5,14:30", "layers 10–13 three times, each pass damped by 0.5"),
+        ("0:10,10x2*0.5,11:30", "layer 10 twice, each pass damped by 0.5"),
+        ("0:10,(10:13)*0.3333333333333333,13:30", "layers 10–12 once, damped by 0.333"),
+        ("0:14,(10:14)*0.5,14:30", "layers 10–13 twice, with windows damped by 0.5"),
+        ("0:10,(10:14)*0.5,(14:18)*2,18:30", "each layer once, with damped windows"),
     ],
 )
 def test_a_plan_is_said_in_words(text, expected):

@@ -5,6 +5,7 @@ from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.effects import (
     layer_effects,
     layer_effects_finding,
+    loops,
 )
 from frankenlab.report.figures.style import BLUE, spec_of, svg_of
 from tests.support import synthetic_tables as synthetic
@@ -32,6 +33,14 @@ def altered(tables, start: int, **columns) -> dict:
     for column, value in columns.items():
         table.loc[layer.fillna(False) & (table["stage"] == "search"), column] = value
     return tables | {"comparisons": table}
+
+
+@pytest.mark.parametrize("other", [{"part": "attn"}, {"scale": 0.5}, {"in_place": True}])
+def test_loops_are_whole_layers_that_repeat_as_they_are(tables, other):
+    changed = altered(tables, 5, **other)
+    before, after = (loops(t["comparisons"], **WHERE) for t in (tables, changed))
+    gone = before.loc[before.index.difference(after.index)]
+    assert set(zip(gone["start"], gone["length"], gone["times"], strict=True)) == {(5, 1, 2)}
 
 
 @pytest.mark.slow

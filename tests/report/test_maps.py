@@ -2,7 +2,13 @@ import pandas as pd
 import pytest
 
 from frankenlab.analyse.settings import Statistics
-from frankenlab.report.figures.maps import DROPPED, block_map, block_map_finding, color_limit
+from frankenlab.report.figures.maps import (
+    DROPPED,
+    block_cells,
+    block_map,
+    block_map_finding,
+    color_limit,
+)
 from frankenlab.report.figures.style import spec_of, svg_of
 from tests.support import synthetic_tables as synthetic
 from tests.support.charts import rows_of_spec, words_of
@@ -37,6 +43,13 @@ def altered(tables, start: int, stop: int, **columns) -> dict:
     for column, value in columns.items():
         table.loc[block.fillna(False) & (table["stage"] == "search"), column] = value
     return tables | {"comparisons": table}
+
+
+@pytest.mark.parametrize("other", [{"part": "attn"}, {"scale": 0.5}, {"in_place": True}])
+def test_only_whole_layers_that_repeat_as_they_are_have_a_cell(tables, other):
+    changed = altered(tables, 18, 21, **other)
+    before, after = (places(block_cells(twice(t)).to_dict("records")) for t in (tables, changed))
+    assert before - after == {(18, 3)}
 
 
 @pytest.mark.slow

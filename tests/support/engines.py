@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from frankenlab.engines.batches import Batch, make_batch
-from frankenlab.engines.protocol import Engine
+from frankenlab.engines.protocol import Engine, walk
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.plans.plan import Plan
@@ -48,11 +48,11 @@ class Wrapped:
     def embed(self, batch):
         return self.engine.embed(batch)
 
-    def run(self, step, hidden, batch):
-        return self.engine.run(step, hidden, batch)
+    def run(self, step, hidden, batch, start=None):
+        return self.engine.run(step, hidden, batch, start)
 
-    def finish(self, step, hidden, batch):
-        return self.engine.finish(step, hidden, batch)
+    def finish(self, step, hidden, batch, start=None):
+        return self.engine.finish(step, hidden, batch, start)
 
     def score(self, hidden, batch):
         return self.engine.score(hidden, batch)
@@ -79,9 +79,7 @@ def one_document(tokens: Sequence[int]) -> Batch:
 def hidden_states(engine: TorchEngine, plan: Plan, tokens=TOKENS) -> torch.Tensor:
     """Return the hidden state [tokens, hidden size] after the plan."""
     batch = engine.place(one_document([*tokens, 0]))
-    hidden = engine.embed(batch)
-    for step in plan.steps:
-        hidden = engine.run(step, hidden, batch)
+    *_, hidden = walk(engine, plan.steps, batch)
     return hidden[: len(tokens)]
 
 

@@ -26,12 +26,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # layers.
 PLANS = ("base", "0:3,1:4", "0:1,1x3,2:4", "0:3,1:3@attn,3", "0:2@mlp,0:4", "3,0:2")
 
+# Windows that are damped as a whole: looped, of the whole model, of parts and negative.
+DAMPED = ("0,(1:3)x3*0.5,3", "(0:4)x2*0.5", "0,(0@mlp,1:3@attn)*-0.5,1:4")
+
 # Half a layer, a negative one, parts of a block at scales of their own, beside the others.
-SCALED = ("0:3*0.5,1:4", "0:4,2*-1", "0:2,1@attn*0.25,1@mlp*2,2:4")
+SCALED = ("0:3*0.5,1:4", "0:4,2*-1", "0:2,1@attn*0.25,1@mlp*2,2:4", *DAMPED)
 
 # Plans with scales that the gates of exports and of decoding add to these.
 SCALED_EXPORTS = ("0:2,1@attn*0.25,1@mlp*2,2:4", "0:4,2:4@attn*-0.5")
-SCALED_DECODED = ("0:2,1*0.5,1@attn*2,2:4", "1@mlp,2@mlp")
+SCALED_DECODED = ("0:2,1*0.5,1@attn*2,2:4", "1@mlp,2@mlp", *DAMPED)
 
 # Nats that two float32 computations of one log-probability of a tiny model may differ by. No
 # processor's order of sums comes near, and every fault moves outputs further: see test_rounding.py.
@@ -41,6 +44,34 @@ ROUNDING = 1e-4
 def load_hf(directory: Path) -> torch.nn.Module:
     """The model as transformers runs it, in float32."""
     return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+class DampedWindow(torch.nn.Module):
+    """A pass of a window of transformers' layers: h + beta * (g(h) - h)."""
+
+    def __init__(self, layers: torch.nn.ModuleList, beta: float) -> None:
+        super().__init__()
+        self.layers, self.beta = layers, beta
+
+    def forward(self, hidden: torch.Tensor, **rest: Any) -> torch.Tensor:
+        after = hidden
+        for layer in self.layers:
+            after = layer(after, **rest)
+        return hidden + self.beta * (after - hidden)
+
+
+def with_window(
+    model: torch.nn.Module, start: int, stop: int, times: int, beta: float
+) -> torch.nn.Module:
+    """Return transformers' model with a window of its layers looped and damped in place."""
+    layers = model.model.layers
+    passes = [DampedWindow(layers[start:stop], beta)] * times
+    model.model.layers = torch.nn.ModuleList([*layers[:start], *passes, *layers[stop:]])
+    model.config.num_hidden_layers = len(model.model.layers)
+    model.config.use_cache = False
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:1] * len(model.model.layers)
+    return model
 
 
 def parse_all(texts: Sequence[str], n_layers: int = 4) -> list[Plan]:

@@ -165,6 +165,7 @@ def _measure(plan: SyntheticPlan, task: Task, n: int, rng: np.random.Generator) 
         "times": plan.times,
         "part": None if plan.start is None else "block",
         "scale": np.nan if plan.start is None else 1.0,
+        "in_place": None if plan.start is None else False,
         "depth": plan.depth,
         "relative_depth": plan.depth / LAYERS,
         "n": n,
@@ -210,7 +211,9 @@ def comparison_rows(
     table.insert(1, "model", model)
     table.insert(2, "quantization", quantization)
     table = table.assign(precision="bfloat16", hardware=HARDWARE, mixed=0)
-    return table.astype({"start": "Int64", "stop": "Int64", "times": "Int64"})
+    return table.astype(
+        {"start": "Int64", "stop": "Int64", "times": "Int64", "in_place": "boolean"}
+    )
 
 
 def controlled(confirmed: pd.DataFrame, frozen: str, reference: str) -> pd.DataFrame:

@@ -187,7 +187,7 @@ def _value_error(measured: Outcomes, plan: str, metric: str) -> float:
 
 def with_shapes(table: pd.DataFrame, depths: Mapping[str, int]) -> pd.DataFrame:
     """Add depth, relative_depth and the one range that each row's plan runs again or leaves out:
-    start, stop, times (0 if it is left out), part and scale.
+    start, stop, times (0 if it is left out), part, scale and in_place.
 
     Args:
         depths: model -> its number of layers.
@@ -195,7 +195,8 @@ def with_shapes(table: pd.DataFrame, depths: Mapping[str, int]) -> pd.DataFrame:
     plans = [parse(t, depths[m]) for t, m in zip(table["plan"], table["model"], strict=True)]
     changes = [plan.change or (None,) * len(Change._fields) for plan in plans]
     shapes = pd.DataFrame(changes, columns=Change._fields, index=table.index)
-    types = {"start": "Int64", "stop": "Int64", "times": "Int64", "part": object, "scale": float}
+    types: dict[str, Any] = dict.fromkeys(("start", "stop", "times"), "Int64")
+    types |= {"part": "str", "scale": float, "in_place": "boolean"}
     return table.assign(
         depth=[plan.depth for plan in plans],
         relative_depth=[plan.depth / plan.n_layers for plan in plans],

@@ -13,7 +13,7 @@ from frankenlab.analyse.outcomes import Task
 from frankenlab.analyse.search_test import max_t
 from frankenlab.analyse.settings import Statistics
 from frankenlab.models.franken import CONTROL, FINALIST
-from frankenlab.plans.generators import equal_cost_controls
+from frankenlab.plans.controls import equal_cost_controls
 from frankenlab.plans.plan import BASE, parse
 
 PlanGroups = list[tuple[str, str]]

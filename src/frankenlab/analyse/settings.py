@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from frankenlab.io.sections import Section
-from frankenlab.plans.generators import Seed
+from frankenlab.plans.repeats import Seed
 
 
 class Statistics(Section):

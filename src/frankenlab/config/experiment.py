@@ -23,6 +23,7 @@ from frankenlab.io.files import content_hash, no_file
 from frankenlab.io.yaml_file import check_plain, read_yaml
 from frankenlab.models.quantization import NONE, Quantization
 from frankenlab.models.sources import Source, source_key
+from frankenlab.plans.generators import Generator
 from frankenlab.plans.grid import Grid, expand
 from frankenlab.tasks.index import TaskSettings, task_file
 from frankenlab.tasks.yaml_files import task_fingerprint
@@ -85,7 +86,15 @@ class Experiment:
         Raises:
             UserError: a layer that it does not have, or no plan but the base.
         """
-        return expand(self.settings.plans, self.models[model].n_layers)
+        generators, where = self.generators(model)
+        return expand(generators, self.models[model].n_layers, where)
+
+    def generators(self, model: str) -> tuple[tuple[Generator, ...], str]:
+        """Return the generators of a model's plans, its own or the shared ones, and their key."""
+        own = self.settings.models[model].plans
+        if own is None:
+            return tuple(self.settings.plans), "plans"
+        return tuple(own), f"models.{model}.plans"
 
     @property
     def raced(self) -> bool:

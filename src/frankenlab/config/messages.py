@@ -61,6 +61,8 @@ def _shown(value: Any) -> str:
 
 def _fault(kind: str, pydantics: str, schema: Mapping[str, Any]) -> str:
     """Return what is wrong with a value of this schema, after the value itself."""
+    if kind == "none_of_these":
+        return f" is none of these: {pydantics}"
     allowed = _allowed(schema)
     if kind.endswith("_type"):
         # A section of several kinds has no type of its own.

@@ -11,7 +11,9 @@ from pydantic import Field
 from frankenlab.analyse.settings import Statistics
 from frankenlab.io.sections import OptionalKey, Section
 from frankenlab.models.quantization import HIGHEST_BITS, LOWEST_BITS
-from frankenlab.plans.generators import Generator, LayerCount, Seed
+from frankenlab.plans.generators import Generator
+from frankenlab.plans.numbers import LayerCount
+from frankenlab.plans.repeats import Seed
 
 MOST_ENTRIES = 1000
 MOST_DOCUMENTS = 100_000_000
@@ -35,6 +37,7 @@ Quantizations = Annotated[
 ]
 Documents = Annotated[int, Field(ge=10, le=MOST_DOCUMENTS)]
 Entries = Field(min_length=1, max_length=MOST_ENTRIES)
+Generators = Annotated[list[Generator], Field(max_length=MOST_ENTRIES)]
 
 
 class SourceEntry(Section):
@@ -94,6 +97,8 @@ class ModelEntry(Section):
     """none or exl2-<bits>, such as exl2-4.0; the grid is searched at the first."""
     shapes: OptionalKey[Shapes] = None
     """As in the model's config.json; known before any download, they tell what fits."""
+    plans: OptionalKey[Generators] = None
+    """Generators of this model's plans, in place of the shared ones."""
 
 
 class CalibrationSettings(Section):
@@ -210,7 +215,7 @@ class Confirm(StageSettings):
     """The frozen franken, its controls and the base on documents never seen before."""
 
     controls: int = Field(default=3, ge=0, le=1000)
-    """Random blocks of the same cost as the frozen franken."""
+    """Random plans of the same cost as the frozen franken."""
     finalists: int = Field(default=0, ge=0, le=10_000)
     """Best other plans of the shortlist that are confirmed too, without verdicts."""
 
@@ -264,8 +269,8 @@ class Settings(Section):
     """Packages or folders that carry data sets, by name."""
     tasks: Annotated[dict[Name, TaskEntry], Entries]
     """Task name -> role, primary metric and data."""
-    plans: Annotated[list[Generator], Field(max_length=MOST_ENTRIES)]
-    """Generators of plans; duplicates are folded."""
+    plans: Generators = []
+    """Generators of plans for every model that has none of its own; duplicates are folded."""
     stages: Stages = Stages()
     """How each stage is run."""
     statistics: Statistics = Statistics()

@@ -17,12 +17,13 @@ import torch
 from frankenlab.engines.batches import Batch
 from frankenlab.engines.devices import usable_device
 from frankenlab.engines.exllamav2_loading import load
-from frankenlab.engines.protocol import check_capacity
+from frankenlab.engines.protocol import check_capacity, recent_states, state_before, walk
 from frankenlab.engines.scoring import score_targets
 from frankenlab.io.errors import UserError
 from frankenlab.models.directory import model_shape
 from frankenlab.models.memory import pass_tokens
-from frankenlab.plans.plan import Plan, Step, base
+from frankenlab.plans.plan import Plan, base
+from frankenlab.plans.steps import Step
 
 # The activation kernel takes two blocks of 32 columns at a time and leaves an odd one out.
 ACTIVATION_WIDTH = 64
@@ -108,18 +109,34 @@ class Exllamav2Engine:
             _use_its_stream()
             return self._embedding.forward(batch.tokens).to(self.device)
 
-    def run(self, step: Step, hidden: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
+    def run(
+        self,
+        step: Step,
+        hidden: torch.Tensor,
+        batch: DeviceBatch,
+        start: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the hidden state after a step, in passes of as many rows as fit the buffers."""
         rows = max(self.max_tokens // hidden.shape[1], 1)
         attention = self._layers[step.layer][0]
+        before = state_before(step, hidden, start)
         with _surfacing_memory():
-            passes = [self._step(step, attention, h, batch) for h in hidden.split(rows)]
+            passes = [
+                self._step(step, attention, h, batch, b)
+                for h, b in zip(hidden.split(rows), before.split(rows), strict=True)
+            ]
             return passes[0] if len(passes) == 1 else torch.cat(passes)
 
-    def finish(self, step: Step, hidden: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
+    def finish(
+        self,
+        step: Step,
+        hidden: torch.Tensor,
+        batch: DeviceBatch,
+        start: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the scored positions after a step, which runs all: modules take whole rows."""
         assert batch.source is not None, "place() a batch to score it"
-        after = self.run(step, hidden, batch).flatten(0, 1)
+        after = self.run(step, hidden, batch, start).flatten(0, 1)
         return after[batch.source.positions_scored.to(after.device)]
 
     def score(self, hidden: torch.Tensor, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -152,9 +169,15 @@ class Exllamav2Engine:
         attention: Any,
         hidden: torch.Tensor,
         batch: DeviceBatch,
+        before: torch.Tensor,
         cache: Any = None,
     ) -> torch.Tensor:
-        """Run one pass. `attention` is the layer's module, or a copy with a slot in the cache."""
+        """Run one pass.
+
+        Args:
+            attention: the layer's module, or a copy with a slot in the cache.
+            before: the hidden state that the step's scale counts its update from.
+        """
         from exllamav2.attn import ExLlamaV2Attention
 
         rows, length, _ = hidden.shape
@@ -167,7 +190,7 @@ class Exllamav2Engine:
         if step.part != "attn":
             mlp = self._layers[step.layer][1]
             after = mlp.forward(after) if self._mlp_kernel else mlp.forward_torch(after)
-        return after if step.scale == 1 else torch.lerp(hidden, after, step.scale)
+        return after if step.scale == 1 else torch.lerp(before, after, step.scale)
 
     @torch.inference_mode()
     def _check_causal(self) -> None:
@@ -180,9 +203,7 @@ class Exllamav2Engine:
         first, second, other = torch.randint(self.vocabulary, (3, CAUSAL_PAIRS), generator=draw)
         rows = [(first, second), (first, other), (other, second)]
         batch = DeviceBatch(torch.cat([torch.stack(pair, dim=1) for pair in rows]))
-        hidden = self.embed(batch)
-        for step in base(self.n_layers).steps:
-            hidden = self.run(step, hidden, batch)
+        *_, hidden = walk(self, base(self.n_layers).steps, batch)
         logits = self.logits(hidden.flatten(0, 1)).float().view(3, CAUSAL_PAIRS, 2, -1)
         forward = (logits[0, :, 0] - logits[1, :, 0]).abs().mean().item()
         backward = (logits[0, :, 1] - logits[2, :, 1]).abs().mean().item()
@@ -236,12 +257,13 @@ class Exllamav2Decoder:
 
     def _read(self, tokens: Sequence[int]) -> torch.Tensor:
         batch = DeviceBatch(torch.tensor([list(tokens)]), past=self.length)
-        hidden = self.engine.embed(batch)
+        states = recent_states(self.plan.steps, self.engine.embed(batch))
         with _surfacing_memory():
             for step, attention in zip(self.plan.steps, self.attentions, strict=True):
-                hidden = self.engine._step(step, attention, hidden, batch, self.cache)
+                hidden, before = states[-1], states[-step.span]
+                states.append(self.engine._step(step, attention, hidden, batch, before, self.cache))
         self.cache.current_seq_len += len(tokens)
-        return hidden
+        return states[-1]
 
 
 def _cache(model: Any, slots: int, capacity: int, device: torch.device) -> Any:

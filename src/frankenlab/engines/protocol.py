@@ -1,12 +1,14 @@
 """What every engine can do. The sweep knows an engine by this protocol only."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from frankenlab.engines.batches import Batch
-from frankenlab.plans.plan import Plan, Step
+from frankenlab.plans.plan import Plan
+from frankenlab.plans.steps import Step
 
 
 class Decoder(Protocol):
@@ -56,12 +58,24 @@ class Engine(Protocol):
         """Return the hidden state before the first layer."""
         ...
 
-    def run(self, step: Step, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
-        """Return the hidden state after one step, without changing `hidden`."""
+    def run(
+        self, step: Step, hidden: torch.Tensor, batch: Any, start: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the hidden state after one step, without changing `hidden`.
+
+        Args:
+            start: the hidden state before the first of the `step.span` steps that the step's scale
+                damps together; by default `hidden`, which it is where `step.span` is 1.
+        """
         ...
 
-    def finish(self, step: Step, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
+    def finish(
+        self, step: Step, hidden: torch.Tensor, batch: Any, start: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Run a plan's last step; return its result at the scored positions only.
+
+        Args:
+            start: as in `run`.
 
         Returns:
             [scored positions, hidden size], the same numbers as of `run` there.
@@ -80,6 +94,28 @@ class Engine(Protocol):
     def decoder(self, plan: Plan, capacity: int) -> Decoder:
         """Return a decoder for one sequence of at most `capacity` tokens."""
         ...
+
+
+def state_before(step: Step, hidden: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor:
+    """Return the hidden state that a step's scale counts its update from (see `Engine.run`)."""
+    before = hidden if step.span == 1 else start
+    assert before is not None, "run() the last step of a window with the state before the window"
+    return before
+
+
+def recent_states(steps: Sequence[Step], hidden: torch.Tensor) -> "deque[torch.Tensor]":
+    """Return a queue with the hidden state before the first of the steps, in which there is room
+    for as many of the last states as any of the steps goes back."""
+    return deque([hidden], maxlen=max((step.span for step in steps), default=1))
+
+
+def walk(engine: Engine, steps: Sequence[Step], batch: Any) -> Iterator[torch.Tensor]:
+    """Yield the hidden state before the first step and after each of the steps."""
+    states = recent_states(steps, engine.embed(batch))
+    yield states[-1]
+    for step in steps:
+        states.append(engine.run(step, states[-1], batch, states[-step.span]))
+        yield states[-1]
 
 
 def check_capacity(decoder: Decoder, new: int) -> None:

@@ -16,13 +16,14 @@ from frankenlab.engines.batches import Batch
 from frankenlab.engines.devices import usable_device
 from frankenlab.engines.kernels import rms_norm, rotate, swiglu
 from frankenlab.engines.masks import KEY_MULTIPLE, Mask, attend
-from frankenlab.engines.protocol import check_capacity
+from frankenlab.engines.protocol import check_capacity, recent_states, state_before
 from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import score_targets
 from frankenlab.models.directory import model_shape
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.tensor_files import TensorFiles
-from frankenlab.plans.plan import Plan, Step
+from frankenlab.plans.plan import Plan
+from frankenlab.plans.steps import Step
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -150,19 +151,31 @@ class TorchEngine:
         return F.embedding(batch.tokens, self.embedding)
 
     def run(
-        self, step: Step, hidden: torch.Tensor, batch: DeviceBatch, cache: KVCache | None = None
+        self,
+        step: Step,
+        hidden: torch.Tensor,
+        batch: DeviceBatch,
+        start: torch.Tensor | None = None,
+        cache: KVCache | None = None,
     ) -> torch.Tensor:
         """Return the hidden state after a step; with a cache, `hidden` has the new tokens only."""
-        return self._step(step, hidden, batch, cache=cache)
+        return self._step(step, hidden, batch, start, cache=cache)
 
-    def finish(self, step: Step, hidden: torch.Tensor, batch: DeviceBatch) -> torch.Tensor:
+    def finish(
+        self,
+        step: Step,
+        hidden: torch.Tensor,
+        batch: DeviceBatch,
+        start: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the scored positions after a plan's last step.
 
         The other positions take part in its attention only, not in the output's projection and
         the MLP.
         """
         assert batch.source is not None, "place() a batch to score it"
-        return self._step(step, hidden, batch, kept=batch.source.positions_scored.to(self.device))
+        kept = batch.source.positions_scored.to(self.device)
+        return self._step(step, hidden, batch, start, kept=kept)
 
     def score(self, hidden: torch.Tensor, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the targets (see `score_targets`), given what `finish` returns."""
@@ -182,18 +195,22 @@ class TorchEngine:
         step: Step,
         hidden: torch.Tensor,
         batch: DeviceBatch,
+        start: torch.Tensor | None = None,
         cache: KVCache | None = None,
         kept: torch.Tensor | slice = slice(None),
     ) -> torch.Tensor:
         """Return the new state of the tokens `kept` (int64 [kept]; by default all of them)."""
         layer = self.layers[step.layer]
-        before = after = hidden[kept]
+        after = hidden[kept]
         if step.part != "mlp":
             mixed = self._attention(layer, hidden, batch, cache)[kept]
             after = F.linear(mixed, layer.out, layer.out_bias).add_(after)
         if step.part != "attn":
             after = self._mlp(layer, after).add_(after)
-        return after if step.scale == 1 else before + step.scale * (after - before)
+        if step.scale == 1:
+            return after
+        before = state_before(step, hidden, start)[kept]
+        return before + step.scale * (after - before)
 
     def _attention(
         self, layer: Layer, hidden: torch.Tensor, batch: DeviceBatch, cache: KVCache | None
@@ -256,11 +273,12 @@ class TorchDecoder:
     def feed(self, tokens: Sequence[int]) -> torch.Tensor:
         check_capacity(self, len(tokens))
         batch = self.engine.place_after(self.length, tokens)
-        hidden = self.engine.embed(batch)
+        states = recent_states(self.plan.steps, self.engine.embed(batch))
         for step, cache in zip(self.plan.steps, self.caches, strict=True):
-            hidden = self.engine.run(step, hidden, batch, cache)
+            start = states[-step.span]
+            states.append(self.engine.run(step, states[-1], batch, start, cache))
         self.length += len(tokens)
-        return self.engine.logits(hidden[-1])
+        return self.engine.logits(states[-1][-1])
 
 
 class _Weights:

@@ -124,11 +124,12 @@ def _requirements(
 def _loads(workload: Workload, model: ModelSettings, sizes: ModelShape) -> list[tuple[Stage, Load]]:
     """Return the heaviest batch of each stage, and a timed run (in the search's precision)."""
     settings, grid = workload.experiment.settings, workload.grid(model.name)
-    # Every state that waits has a plan to come.
+    confirm = settings.stages.confirm
     states = {
         Stage(SEARCH): grid.live_states,
-        Stage(SELECT): settings.stages.select.shortlist + 2,
-        Stage(CONFIRM): settings.stages.confirm.controls + settings.stages.confirm.finalists + 3,
+        # The base is one of the plans, and the frozen one of those that are confirmed.
+        Stage(SELECT): grid.states_of(settings.stages.select.shortlist + 1),
+        Stage(CONFIRM): grid.states_of(confirm.controls + confirm.finalists + 2),
     }
     budget = settings.token_budget
     passed = pass_tokens(budget, sizes.max_position_embeddings)
@@ -141,7 +142,9 @@ def _loads(workload: Workload, model: ModelSettings, sizes: ModelShape) -> list[
         shots = max(task.num_fewshot or 0 for task in tasks)
         prefix = min(shots * SHOT_TOKENS, sizes.max_position_embeddings)
         loads.append((stage, Load(tokens, row, passed, alive, prefix=prefix)))
-    timed = Load(TIMED_TOKENS, TIMED_TOKENS, passed, 2, grid.occurrences * TIMED_TOKENS)
+    timed = Load(
+        TIMED_TOKENS, TIMED_TOKENS, passed, grid.states_of(1), grid.occurrences * TIMED_TOKENS
+    )
     return [*loads, (Stage(SEARCH), timed)]
 
 

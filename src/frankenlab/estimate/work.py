@@ -193,6 +193,24 @@ class GridWork:
         """Hidden states that are alive at once in a sweep of all plans."""
         return live_states(plan_trie(item.plan for item in self.grid.plans))
 
+    def states_of(self, plans: int) -> int:
+        """Return the most hidden states alive at once in a sweep of so many plans of the grid.
+
+        Every state that waits has a plan to come, and with it those that a window goes back to; all
+        of them are on the path of one plan.
+        """
+        return 1 + min(plans * self._reach, self._longest + 1)
+
+    @cached_property
+    def _reach(self) -> int:
+        """Most states that a step goes back: the steps of the longest damped window."""
+        return max(step.span for item in self.grid.plans for step in item.plan.steps)
+
+    @cached_property
+    def _longest(self) -> int:
+        """Most steps of a plan."""
+        return max(len(item.plan.steps) for item in self.grid.plans)
+
     @cached_property
     def occurrences(self) -> int:
         """Most occurrences of a plan that attend, and so have a KV cache."""
@@ -207,23 +225,24 @@ class Workload:
     Attributes:
         counting: whether to count tokens once model and data are there, which imports lm-eval the
             first time; else what was counted before and assumptions must do.
-        grids: a model's depth -> its plans; filled when they are asked for.
+        grids: (key of a model's generators in the config, its depth) -> its plans; filled when
+            they are asked for.
     """
 
     experiment: Experiment
     counting: bool = False
-    grids: dict[int, GridWork] = field(default_factory=dict)
+    grids: dict[tuple[str, int], GridWork] = field(default_factory=dict)
     _documents: dict[tuple[str, str, Stage], Documents] = field(default_factory=dict, init=False)
 
     def model(self, name: str) -> ModelSettings:
         return self.experiment.models[name]
 
     def grid(self, model: str) -> GridWork:
-        depth = self.model(model).n_layers
-        if depth not in self.grids:
+        key = (self.experiment.generators(model)[1], self.model(model).n_layers)
+        if key not in self.grids:
             shards = self.experiment.settings.stages.search.shards
-            self.grids[depth] = GridWork(self.experiment.grid(model), shards)
-        return self.grids[depth]
+            self.grids[key] = GridWork(self.experiment.grid(model), shards)
+        return self.grids[key]
 
     def shards(self, model: str, stage: Stage) -> Collection[int]:
         """Return the numbers of a stage's shards that have a plan; only the search is divided."""

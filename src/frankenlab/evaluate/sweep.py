@@ -13,6 +13,7 @@ is decided in `runner`, which knows documents by their names.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -20,10 +21,11 @@ import torch
 from frankenlab.engines.batches import Batch, make_batch, make_causal_batch
 from frankenlab.engines.devices import hardware_name
 from frankenlab.engines.packing import group_by_length, group_to_pack
-from frankenlab.engines.protocol import Engine
+from frankenlab.engines.protocol import Engine, walk
 from frankenlab.engines.token_tree import TokenTree, causal_length, shared_prefix
 from frankenlab.io.errors import UserError
-from frankenlab.plans.plan import Plan, Step
+from frankenlab.plans.plan import Plan
+from frankenlab.plans.steps import Step
 from frankenlab.plans.trie import Node, plan_trie
 
 
@@ -108,25 +110,27 @@ def sweep(
         UserError: a logit is NaN or infinite; names the plan and the step that made it.
     """
     device_batch = engine.place(batch)
-    # (node, its step, hidden state before it). Children are pushed with their parent's state
-    # and run when popped, so a state dies with its last child.
-    pending: list[tuple[Node, Step | None, torch.Tensor]] = [
-        (trie, None, engine.embed(device_batch))
+    # (node, its step, the last hidden states before it). Children are pushed with their parent's
+    # states and run when popped, so a state dies with the last child that needs it.
+    pending: list[tuple[Node, Step | None, tuple[torch.Tensor, ...]]] = [
+        (trie, None, (engine.embed(device_batch),))
     ]
     while pending:
-        node, step, hidden = pending.pop()
+        node, step, states = pending.pop()
         if node.plan is not None:
             assert step is not None, "a plan has a step"
             # Also where other plans go on from here: a score must not depend on which.
-            last = engine.finish(step, hidden, device_batch)
+            last = engine.finish(step, states[-1], device_batch, states[-step.span])
             logprobs, greedy = engine.score(last, device_batch)
             if not bool(torch.isfinite(logprobs).all()):
                 raise _not_finite(engine, node.plan, device_batch)
             yield node.plan, _request_scores(batch, logprobs, greedy)
         if node.children and step is not None:
-            hidden = engine.run(step, hidden, device_batch)
-        pending += [(child, s, hidden) for s, child in reversed(node.children.items())]
-        del hidden
+            hidden = engine.run(step, states[-1], device_batch, states[-step.span])
+            states = (*states, hidden)[-node.reach :]
+            del hidden
+        pending += [(child, s, states) for s, child in reversed(node.children.items())]
+        del states
 
 
 def _request_scores(
@@ -154,10 +158,9 @@ def _row(plan: Plan, requests: str, scores: Sequence[RequestScore], hardware: st
 
 def _not_finite(engine: Engine, plan: Plan, device_batch: Any) -> UserError:
     """Walk the plan again, to name the first step whose output is not finite."""
-    hidden = engine.embed(device_batch)
     where = "the head"
-    for number, step in enumerate(plan.steps):
-        hidden = engine.run(step, hidden, device_batch)
+    states = islice(walk(engine, plan.steps, device_batch), 1, None)
+    for number, (step, hidden) in enumerate(zip(plan.steps, states, strict=True)):
         if not bool(torch.isfinite(hidden).all()):
             where = f"step {number + 1} of {len(plan.steps)}, layer {step.layer} ({step.part})"
             break

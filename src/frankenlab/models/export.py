@@ -23,7 +23,8 @@ from frankenlab.models.files import CONFIG, copy_companions, read_json
 from frankenlab.models.franken import layer_tensors
 from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.models.weight_writing import write_weights
-from frankenlab.plans.plan import Plan, Step
+from frankenlab.plans.plan import Plan
+from frankenlab.plans.steps import Step
 
 # Zero, it makes a part's residual update vanish; scaled, it scales the update.
 OUTPUTS = {"attn": "self_attn.o_proj", "mlp": "mlp.down_proj"}
@@ -41,8 +42,8 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
     Raises:
         UserError: an EXL2 directory, whose weights are codes that repeated layers would only copy;
             a scaled `block`, which no LLaMA layer computes (its MLP would see the scaled
-            attention); the source is not what its manifest says; the target exists, or cannot be
-            written.
+            attention), or a damped window of several steps; the source is not what its manifest
+            says; the target exists, or cannot be written.
     """
     source, target = Path(source), Path(target)
     if is_exl2(source):
@@ -53,10 +54,16 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
     if has_manifest(source):
         verify_directory(source, every_hash=True)
     check_llama_shaped(source, plan.n_layers)
-    for number, step in enumerate(plan.steps):
+    for number, step in enumerate(plan.steps, start=1):
+        if step.span > 1:
+            raise UserError(
+                f'plan "{plan}": steps {number + 1 - step.span} to {number} are a damped window, '
+                "which a LLaMA checkpoint cannot express; it runs in the sweep, and the same "
+                "layers undamped can be exported"
+            )
         if step.part == "block" and step.scale != 1:
             raise UserError(
-                f'plan "{plan}": step {number + 1} scales a whole block, which a LLaMA checkpoint '
+                f'plan "{plan}": step {number} scales a whole block, which a LLaMA checkpoint '
                 "cannot express; it runs in the sweep, and scaled @attn or @mlp can be exported"
             )
     try:

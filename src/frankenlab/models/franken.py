@@ -25,7 +25,8 @@ class ManifestEntry(TypedDict):
     `parameters` are those of the standalone checkpoint, which has each occurrence's own;
     `stored_parameters` those in memory, where each used layer is once, as the base has them;
     `kv_bytes_per_token` the keys and values of every attending occurrence, with 16 bits;
-    `occurrences` are [layer, part, scale], which `plans_of` checks.
+    `occurrences` are [layer, part, scale] and, at the end of a window, its span; `plans_of` checks
+    them.
     """
 
     plan: str
@@ -111,4 +112,7 @@ def plans_of(manifest: Mapping[str, Any], without: Collection[str] = ()) -> list
 
 
 def _occurrences(plan: Plan) -> list[list[Any]]:
-    return [[step.layer, step.part, step.scale] for step in plan.steps]
+    return [
+        [step.layer, step.part, step.scale, *([step.span] if step.span > 1 else [])]
+        for step in plan.steps
+    ]

@@ -164,14 +164,17 @@ def _exllamav2_working(shape: ModelShape, load: Load) -> int:
 def live_states(trie: Any) -> int:
     """Return the most hidden states alive at once while a sweep walks a trie (`trie.Node`).
 
-    A state dies with its last child, so a path holds one for each node that has children to come;
-    a layer's input and output are there besides.
+    A state dies with its last child, so a path holds one for each node that has children to come,
+    and those before it that a window below goes back to; a layer's input and output are there
+    besides.
     """
-    most, pending = 0, [(trie, 0)]
+    # A node's depth, and which depths of its path are held for nodes to come, as bits.
+    most, pending = 0, [(trie, 0, 0)]
     while pending:
-        node, held = pending.pop()
-        most = max(most, held + 2)
+        node, depth, held = pending.pop()
+        own = ((1 << node.reach) - 1) << (depth + 1 - node.reach)
+        most = max(most, held.bit_count() + 2, (held | own).bit_count() + 1)
         children = list(node.children.values())
-        pending += [(child, held + 1) for child in children[:-1]]
-        pending += [(child, held) for child in children[-1:]]
+        pending += [(child, depth + 1, held | own) for child in children[:-1]]
+        pending += [(child, depth + 1, held) for child in children[-1:]]
     return most

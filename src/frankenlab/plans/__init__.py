@@ -1,8 +1,21 @@
 """What a franken is, and how a config makes many of them: Python without torch.
 
-`plan` has the grammar, `generators` the kinds of entries that a config may list, `grid` the plans
-of all entries, `trie` what plans share, `shards` how a grid is divided among jobs, and `words` says
-what a plan does.
+`plan` says what a franken is, `steps` has the grammar of its text, `generators` the kinds of
+entries that a config may list (`repeats` those that run layers again, `windows` those that damp
+them, `rearrangements` those that do neither, `numbers` what their keys may say), `grid` the plans
+of all entries, `controls` random plans of the same cost as one, `trie` what plans share, `shards`
+how a grid is divided among jobs, and `words` says what a plan does.
 """
 
-__all__ = ["generators", "grid", "plan", "shards", "trie", "words"]
+__all__ = [
+    "controls",
+    "generators",
+    "grid",
+    "numbers",
+    "plan",
+    "repeats",
+    "shards",
+    "steps",
+    "trie",
+    "words",
+]

@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from functools import cache
 
 from frankenlab.io.errors import UserError, excerpt
-from frankenlab.plans.generators import MAX_PLANS, Generator
+from frankenlab.plans.generators import Generator
 from frankenlab.plans.plan import Plan, base, omissions
+from frankenlab.plans.rearrangements import Reverse, Skip, Swap
+from frankenlab.plans.repeats import MAX_PLANS
 
 # Far beyond what any machine evaluates: all (i, j) of 126 layers run 1.3 million layers. More is a
 # slip, and refused before it takes minutes and gigabytes.
 MAX_GRID_STEPS = 5_000_000
 
-# A generator with more plans than these that leave layers out has one notice for all of them.
+# A generator with more plans than these that are there already, or leave layers out, has one notice
+# for all of them.
 NOTICES = 5
+# Plans of these generators leave layers out, or end with another one, because they are asked to.
+DELIBERATE = [kind.model_fields["generator"].default for kind in (Skip, Swap, Reverse)]
 
 
 @dataclass(frozen=True)
@@ -37,17 +42,20 @@ class Grid:
     folded: tuple[tuple[str, str], ...]
 
 
-def expand(generators: Sequence[Generator], n_layers: int) -> Grid:
+def expand(generators: Sequence[Generator], n_layers: int, where: str = "plans") -> Grid:
     """Return all plans of a config for a model of `n_layers` layers.
+
+    Args:
+        where: the key of the config that has the generators, for messages.
 
     Raises:
         UserError: a layer that the model does not have, or a grid without any franken.
     """
-    return _expand(tuple(generators), n_layers)
+    return _expand(tuple(generators), n_layers, where)
 
 
 @cache  # The same grid is asked for by many; large ones take seconds.
-def _expand(generators: tuple[Generator, ...], n_layers: int) -> Grid:
+def _expand(generators: tuple[Generator, ...], n_layers: int, where: str) -> Grid:
     found: dict[Plan, str] = {base(n_layers): "base"}
     folded = []
     asked = steps = 0
@@ -67,31 +75,42 @@ def _expand(generators: tuple[Generator, ...], n_layers: int) -> Grid:
                 elif plan:
                     found[plan] = group
         except UserError as error:
-            raise UserError(f"config: plans.{place} ({group}): {error}") from None
+            raise UserError(f"config: {where}.{place} ({group}): {error}") from None
     if len(found) == 1:
         raise UserError(
-            "config: plans: the grid is empty, no generator gives a plan other than the base"
+            f"config: {where}: the grid is empty, no generator gives a plan other than the base"
         )
     return Grid(tuple(GridPlan(plan, group) for plan, group in found.items()), tuple(folded))
 
 
 def notices(grid: Grid) -> Iterator[str]:
-    """Yield a line for every plan that is in the grid twice or leaves layers of its model out.
+    """Yield a line for every plan that is in the grid twice, or that leaves layers of its model out
+    and was not asked to.
 
-    A generator with many of the latter has one line for all of them.
+    A generator with many of either has one line for all of them.
     """
-    for text, group in grid.folded:
-        yield f"plan {excerpt(text)} ({group}) is there already"
-    short = [(item, what) for item in grid.plans if (what := omissions(item.plan))]
-    counts = Counter(item.group for item, _ in short)
+    twice = [(text, group, "is there already") for text, group in grid.folded]
+    yield from _notices(twice, "are there already")
+    short = [
+        (item.plan.text, item.group, what)
+        for item in grid.plans
+        if item.group not in DELIBERATE and (what := omissions(item.plan))
+    ]
+    yield from _notices(short, "never run some layers or end before the last")
+
+
+def _notices(found: Sequence[tuple[str, str, str]], many: str) -> Iterator[str]:
+    """Yield lines about plans.
+
+    Args:
+        found: (text, group, what is to be said of the plan).
+        many: what is said of many plans of one generator.
+    """
+    counts = Counter(group for _, group, _ in found)
     seen = set()
-    for item, what in short:
-        count = counts[item.group]
-        if count <= NOTICES:
-            yield f"plan {excerpt(item.plan.text)} ({item.group}) {what}"
-        elif item.group not in seen:
-            seen.add(item.group)
-            yield (
-                f"{count} plans of {item.group} never run some layers or end before the last; "
-                f"the first, {excerpt(item.plan.text)}, {what}"
-            )
+    for text, group, what in found:
+        if counts[group] <= NOTICES:
+            yield f"plan {excerpt(text)} ({group}) {what}"
+        elif group not in seen:
+            seen.add(group)
+            yield f"{counts[group]} plans of {group} {many}; the first, {excerpt(text)}, {what}"

@@ -3,25 +3,36 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from frankenlab.plans.plan import Plan, Step
+from frankenlab.plans.plan import Plan
+from frankenlab.plans.steps import Step
 
 
 @dataclass(slots=True)
 class Node:
-    """A prefix of steps: `plan` is set where a plan ends."""
+    """A prefix of steps.
+
+    Attributes:
+        plan: the plan that ends here, if one does.
+        reach: how many of the last hidden states up to this one the steps below need: more than
+            this one where a window that began earlier ends below.
+    """
 
     children: dict[Step, "Node"] = field(default_factory=dict)
     plan: Plan | None = None
+    reach: int = 1
 
 
 def plan_trie(plans: Iterable[Plan]) -> Node:
     """Return the trie of the plans' steps; equal plans end at one node."""
     root = Node()
     for plan in plans:
-        node = root
+        path = [root]
         for step in plan.steps:
-            node = node.children.setdefault(step, Node())
-        node.plan = plan
+            if step.span > 1:
+                for reach, node in enumerate(path[-step.span :], start=1):
+                    node.reach = max(node.reach, reach)
+            path.append(path[-1].children.setdefault(step, Node()))
+        path[-1].plan = plan
     return root
 
 

@@ -47,7 +47,7 @@ def _times(count: int) -> str:
 
 def loops(comparisons: pd.DataFrame | None, **where: str) -> pd.DataFrame:
     """Return the plans that loop one contiguous block, one row a task, with the block's length."""
-    rows = rows_of(comparisons, stage="search", part="block", scale=1.0, **where)
+    rows = rows_of(comparisons, stage="search", part="block", scale=1.0, in_place=False, **where)
     if rows.empty:
         return rows.assign(length=[])
     rows = rows[rows["times"] > 1]

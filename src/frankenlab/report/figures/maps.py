@@ -45,7 +45,7 @@ SLASH, UNTRIED = "M-1,1L1,-1", "#cccccc"
 
 def block_cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the plans that run one contiguous block twice, with length and half-width."""
-    twice = rows_of(rows, times=2, part="block", scale=1.0)
+    twice = rows_of(rows, times=2, part="block", scale=1.0, in_place=False)
     cells = twice.assign(
         start=twice["start"].astype(int),
         length=(twice["stop"] - twice["start"]).astype(int),

@@ -49,6 +49,12 @@ GROUPS = {
     "depth_up_scaling": ("triangle-up", "depth up-scaling"),
     "explicit": ("cross", "named by hand"),
     "random_block": ("triangle-down", "random"),
+    "multi_block": ("M-1,-1H-0.4V1H-1ZM0.4,-1H1V1H0.4Z", "several blocks"),
+    "spread": ("stroke", "spread over the depth"),
+    "skip": ("triangle-left", "left out"),
+    "swap": ("M-1,-1L0,0L-1,1ZM1,-1L0,0L1,1Z", "swapped"),
+    "reverse": ("M-1,-1H1L0,0ZM-1,1H1L0,0Z", "in reverse order"),
+    "window": ("M-1,-0.6H1V0.6H-1Z", "damped window"),
     "other": ("triangle-right", "other"),
 }
 PLAN, DROPPED = "#66717f", "#c3c9d1"
