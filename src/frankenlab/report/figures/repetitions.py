@@ -89,7 +89,7 @@ def _kinds(rows: pd.DataFrame) -> list[Kind]:
 def _colors(kinds: list[Kind]) -> dict[Kind, str]:
     """Return the colour of each kind of place."""
     more, free = itertools.cycle(MORE), dict(COLORS)
-    return {kind: free.pop(kind[0], None) or next(more) for kind in kinds}
+    return {kind: free.pop(kind[0], "") or next(more) for kind in kinds}
 
 
 def _places(row: pd.Series, these: str = "") -> str:
