@@ -36,8 +36,8 @@ def scores(plans: dict[str, np.ndarray]) -> pd.DataFrame:
     return table.assign(hardware="one", **common)
 
 
-def layer(number: int, times: int, part: str = "block") -> str:
-    return Change(number, number + 1, times, part).plan(LAYERS).text
+def layer(number: int, times: int, *kind: object) -> str:
+    return Change(number, number + 1, times, *kind).plan(LAYERS).text
 
 
 def dose(plans: dict[str, np.ndarray]) -> dict:
@@ -108,8 +108,13 @@ def test_without_several_counts_there_is_nothing_to_say():
     assert table.empty and "significant" in table
 
 
-def test_each_part_of_the_layers_has_its_own_series():
+def test_each_part_of_the_layers_has_its_own_series_and_so_has_each_way_to_repeat_it():
     base = np.tile([0, 1], 20)
+    ways = [("attn",), ("attn", 0.5), ("attn", 1.0, True)]
+    every = {"base": base} | {layer(1, times, *way): base for way in ways for times in (2, 3)}
+    made = dose_response(scores(every), TASKS, {"m": LAYERS}, RULES)
+    kinds = list(zip(made["part"], made["scale"], made["in_place"], strict=True))
+    assert kinds == [("attn", 1.0, False), ("attn", 1.0, True), ("attn", 0.5, False)]
     plans = {"base": base} | {layer(n, t): base for n in (1, 2) for t in (2, 3)}
     plans |= {layer(n, t, "attn"): 1 - base if t == 4 else base for n in (5,) for t in (2, 4)}
     table = repetitions(scores(plans), TASKS, {"m": LAYERS}, RULES)

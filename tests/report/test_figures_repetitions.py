@@ -21,7 +21,13 @@ def tables():
 def dose(**changes) -> dict:
     """The row of `dose_response` of 15 layers, of which more repetitions are worse."""
     row = {"task": "a", "unit": "points", "part": "block", "scale": 1.0, "blocks": 15, "longest": 1}
-    row |= {"slope": -2.1, "slope_low": -3.3, "slope_high": -1.0, "significant": True}
+    row |= {
+        "in_place": False,
+        "slope": -2.1,
+        "slope_low": -3.3,
+        "slope_high": -1.0,
+        "significant": True,
+    }
     return WHERE | row | {"best": 1, "best_low": 1, "best_high": 1, "worse_from": 3} | changes
 
 
@@ -88,12 +94,13 @@ def test_without_a_trend_the_finding_claims_none():
 
 
 def test_parts_have_their_own_sentences_and_perplexities_are_in_per_cent():
-    attention = dose(part="attn", scale=0.5, unit="log-percent", slope=-8, slope_low=-12)
+    attention = dose(part="attn", scale=0.5, in_place=True, unit="log-percent", slope=-8)
+    attention["slope_low"] = -12
     said = finding(dose(slope=2.1, slope_low=1.0, slope_high=3.3), attention | {"slope_high": -4})
     assert "Each further repetition of these 15 layers adds 2.1 points [1.0, 3.3] on a." in said
     assert (
-        "Each further repetition of the attention of these 15 layers (scaled by 0.5) changes the "
-        "perplexity of a by +8.3 % [+4.1, +12.7]." in said
+        "Each further repetition of the attention of these 15 layers (scaled by 0.5, in place) "
+        "changes the perplexity of a by +8.3 % [+4.1, +12.7]." in said
     )
 
 

@@ -65,6 +65,9 @@ def test_the_finding_says_which_losses_go_with_gains(tables):
     good = {"tradeoff": rows(["a", "b", "c"], correlation=(0.6, 0.2, 0.9))}
     said = tradeoff_finding(good, LEVELS, **WHERE)
     assert "do better on piqa (+0.60 [+0.20, +0.90])" in said
+    noise = {"tradeoff": rows(["a", "b", "c"], correlation=(float("nan"), -1, 1))}
+    said = tradeoff_finding(noise, LEVELS, **WHERE)
+    assert "no evidence that gain and loss go together on piqa (unknown [−1.00, +1.00])" in said
 
 
 def test_two_plans_are_too_few_and_none_say_nothing():

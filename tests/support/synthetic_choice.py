@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from frankenlab.analyse.repetitions import KIND
+
 LEVEL = 0.05 * 0.08
 TIMES = (2, 3, 4)
 
@@ -98,7 +100,8 @@ def _repetitions(rows: pd.DataFrame) -> list[dict]:
         half = 1.96 * part["standard_error"].mean() / np.sqrt(2)
         effect = part["effect"].mean()
         row = dict(zip(keys, key, strict=True)) | {"blocks": len(part), "n": int(part["n"].min())}
-        row |= {"part": "block", "scale": 1.0, "longest": int((part["stop"] - part["start"]).max())}
+        row |= {"part": "block", "scale": 1.0, "in_place": False}
+        row |= {"longest": int((part["stop"] - part["start"]).max())}
         found.append(row | {"effect": effect, "low": effect - half, "high": effect + half})
         found[-1]["fitted"] = min(0.0, *(r["effect"] for r in found if r["task"] == key[0]))
     return found
@@ -106,7 +109,7 @@ def _repetitions(rows: pd.DataFrame) -> list[dict]:
 
 def _dose_response(rows: pd.DataFrame) -> list[dict]:
     """One row a task: a fall with an interval, once best, and worse from the second count on."""
-    common = ["model", "quantization", "task", "metric", "kind", "unit", "part", "scale"]
+    common = ["model", "quantization", "task", "metric", "kind", "unit", *KIND]
     found = []
     for _, part in rows.groupby("task", sort=False) if len(rows) else ():
         part = part.sort_values("times")

@@ -1,7 +1,8 @@
 """Measure how an effect depends on the number of times that the same places run (dose-response).
 
 The mean is over the places (blocks of layers, or one part of each) that were run with all of these
-counts, kind by kind: whole blocks, attention alone, MLP alone, each with its scale.
+counts, kind by kind: whole blocks, attention alone, MLP alone, each with its scale,
+and after the whole place or in place.
 
 No place is chosen by its effect. Picking those that did best at the lowest count, on the same
 documents, would show a fall towards the higher counts that is only the luck of the lowest.
@@ -25,7 +26,9 @@ from frankenlab.analyse.search_test import max_t
 from frankenlab.analyse.settings import Statistics
 from frankenlab.plans.plan import BASE, PARTS, Change, parse
 
-WHERE = ("model", "quantization", "task", "metric", "kind", "unit", "part", "scale")
+# Of a kind of place: a part of it, its scale, and whether each layer repeats before the next runs.
+KIND = ("part", "scale", "in_place")
+WHERE = ("model", "quantization", "task", "metric", "kind", "unit", *KIND)
 COLUMNS = (*WHERE, "times", "blocks", "longest", "n", "effect", "low", "high", "fitted")
 DOSE_COLUMNS = (
     *(*WHERE, "counts", "blocks", "longest", "n", "slope", "slope_low", "slope_high", "p", "q"),
@@ -202,9 +205,9 @@ def _all_series(
     for (model, quantization, task), own in cells:
         changes = {plan: parse(plan, depths[model]).change for plan in own["plan"].unique()}
         repeated = {plan: c for plan, c in changes.items() if c is not None and c.times > 1}
-        kinds = {(change.part, change.scale) for change in repeated.values()}
-        for part, scale in sorted(kinds, key=lambda kind: (PARTS.index(kind[0]), -kind[1])):
-            members = {p: c for p, c in repeated.items() if (c.part, c.scale) == (part, scale)}
+        kinds = {_kind(change) for change in repeated.values()}
+        for kind in sorted(kinds, key=lambda k: (PARTS.index(k[0]), -k[1], k[2])):
+            members = {plan: c for plan, c in repeated.items() if _kind(c) == kind}
             chosen = balanced(members)
             if not chosen:
                 continue
@@ -216,12 +219,17 @@ def _all_series(
             places = [members[plan] for plan in next(iter(chosen.values()))]
             where = {
                 **{"model": model, "quantization": quantization, "task": task, "metric": metric},
-                **{"kind": common.kind, "unit": UNITS[common.kind], "part": part, "scale": scale},
+                **{"kind": common.kind, "unit": UNITS[common.kind]},
+                **dict(zip(KIND, kind, strict=True)),
                 **{"blocks": len(places), "n": len(common.documents)},
                 "longest": max(change.stop - change.start for change in places),
             }
             gained = [differences(common, same).mean(axis=0) for same in chosen.values()]
             yield Series(where, tuple(chosen), common, np.array(gained))
+
+
+def _kind(change: Change) -> tuple[str, float, bool]:
+    return change.part, change.scale, change.in_place
 
 
 def balanced(changes: Mapping[str, Change]) -> dict[int, list[str]]:

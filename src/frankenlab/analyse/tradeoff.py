@@ -91,7 +91,7 @@ def correlated(one: Floats, other: Floats) -> tuple[float, float, float]:
     Noise makes plans differ more than they do, which pulls a correlation towards 0. So the variance
     that noise gives, as the resamples show it, is taken off those of the effects; resamples have
     the noise of the measurement and as much again. Where nothing is left of a variance, the
-    correlation may be anything, and is taken to be 1 or -1.
+    correlation may be anything: it is NaN, and 1 or -1 in a resample.
 
     Args:
         one, other: [1 + resamples, plans]: the effects, and those of resampled documents.
@@ -107,7 +107,7 @@ def correlated(one: Floats, other: Floats) -> tuple[float, float, float]:
     scale = np.sqrt(np.where(known, own[0] * own[1], 1.0))
     r = np.where(known, np.clip(together / scale, -1, 1), np.sign(together))
     low, high = np.quantile(r[1:], [0.025, 0.975])
-    return float(r[0]), float(low), float(high)
+    return float(r[0]) if known[0] else np.nan, float(low), float(high)
 
 
 def _at(rows: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:

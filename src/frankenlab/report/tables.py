@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from frankenlab.analyse.prediction import NAMES
+from frankenlab.analyse.repetitions import KIND
 from frankenlab.plans.plan import BASE
 from frankenlab.report.answer import frozen_rows
 from frankenlab.report.elements import Columns, Html, Row, cells, details, plan_cell, table
@@ -16,6 +17,7 @@ from frankenlab.report.text import (
     guard_name,
     number,
     p_value,
+    plural,
     quantization_name,
     repeated,
     signed,
@@ -201,7 +203,10 @@ def dose_table(results: Results) -> str:
     columns: Columns = {
         **places(rows),
         "task": "{task}",
-        "repeated": lambda row: repeated(f"{row['blocks']} blocks", row["part"], row["scale"]),
+        "repeated": lambda row: repeated(
+            plural(row["blocks"], "layer" if row["longest"] == 1 else "block"),
+            *(row[name] for name in KIND),
+        ),
         "times": "{counts}",
         "documents": lambda row: count(row["n"]),
         "each further time [interval]": lambda row: change_text(

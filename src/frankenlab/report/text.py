@@ -173,10 +173,12 @@ def rst(text: str) -> str:
     return re.sub(r"([\\*`_|<>])", r"\\\1", text)
 
 
-def repeated(places: str, part: str, scale: float) -> str:
+def repeated(places: str, part: str, scale: float, in_place: bool) -> str:
     """Return what of some places runs again: "the attention of 3 layers (scaled by 0.5)"."""
     of = {"attn": "the attention of ", "mlp": "the MLP of "}.get(part, "")
-    return f"{of}{places}" + (f" (scaled by {scale:g})" if scale != 1 else "")
+    how = [f"scaled by {scale:g}" if scale != 1 else "", "in place" if in_place else ""]
+    said = ", ".join(filter(None, how))
+    return f"{of}{places} ({said})" if said else f"{of}{places}"
 
 
 def guard_name(guard: str, guards: int) -> str:

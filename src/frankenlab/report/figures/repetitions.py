@@ -8,6 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from frankenlab.analyse.repetitions import KIND
 from frankenlab.analyse.settings import Statistics
 from frankenlab.plans.plan import BASE
 from frankenlab.report.figures.effects import FAINT, TIMES, measure
@@ -34,11 +35,13 @@ from frankenlab.report.figures.style import (
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import INTERVAL, interval, listed, plural, repeated, shorten
 
-# Of a part, unscaled or at its first scale; then of further scales.
+# Of a part where it comes first; then of the same at other scales, or in place.
 COLORS = {"block": "#5b4aa0", "attn": GREEN, "mlp": RED}
 MORE = (ORANGE, "#9a6a43", "#b0699b", "#7a7a7a")
 # The width of each of two panels side by side.
 COLUMN = (PLOT - 72) // 2
+# A part, its scale, and whether it repeats in place.
+Kind = tuple[str, float, bool]
 # Between the marks of two kinds at one count.
 APART = 0.07
 
@@ -53,7 +56,7 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     means = rows_of(tables.get("repetitions"), **where)
     if means.empty:
         return blank(f"{where['model']}: no block of the search ran with several counts.")
-    kinds = list(dict.fromkeys(zip(means["part"], means["scale"], strict=True)))
+    kinds = list(dict.fromkeys(_kinds(means)))
     looks = _colors(kinds)
     rows = rows_of(tables.get("comparisons"), stage="search", **where)
     width = COLUMN if means["task"].nunique() > 1 else PLOT
@@ -62,8 +65,8 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
         for task, part in means.groupby("task", sort=False)
     ]
     items: list[KeyItem] = []
-    for (part, scale), color in looks.items():
-        own = rows_of(means, part=part, scale=scale).iloc[0]
+    for kind, color in looks.items():
+        own = rows_of(means, **dict(zip(KIND, kind, strict=True))).iloc[0]
         items.append(("point", color, "circle", f"mean over {_places(own)}"))
     items += [
         ("thick", INK, "", INTERVAL),
@@ -78,36 +81,41 @@ def repetition_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     )
 
 
-def _colors(kinds: list[tuple[str, float]]) -> dict[tuple[str, float], str]:
-    """Return the colour of each kind of place, a part and its scale."""
+def _kinds(rows: pd.DataFrame) -> list[Kind]:
+    """Return the kind of place of each row."""
+    return list(zip(*(rows[name] for name in KIND), strict=True))
+
+
+def _colors(kinds: list[Kind]) -> dict[Kind, str]:
+    """Return the colour of each kind of place."""
     more, free = itertools.cycle(MORE), dict(COLORS)
-    return {(part, scale): free.pop(part, None) or next(more) for part, scale in kinds}
+    return {kind: free.pop(kind[0], "") or next(more) for kind in kinds}
 
 
 def _places(row: pd.Series, these: str = "") -> str:
     """Return what a row is the mean of: "15 layers", "the attention of these 3 blocks"."""
     of = plural(int(row["blocks"]), "layer" if row["longest"] == 1 else "block")
-    return repeated(these + of, row["part"], row["scale"])
+    return repeated(these + of, *(row[name] for name in KIND))
 
 
 def _panel(
     task: str,
     means: pd.DataFrame,
     rows: pd.DataFrame,
-    looks: dict[tuple[str, float], str],
+    looks: dict[Kind, str],
     width: int,
 ) -> Any:
     """Draw one task: the means and their fit, over the places that they are means of."""
     counts = sorted(means["times"].astype(int).unique())
     unit = means["unit"].iloc[0]
     single = _single(rows, means) if len(looks) == 1 else pd.DataFrame()
-    mean = means[["times", "part", "scale", "blocks", "n"]].assign(
+    mean = means[["times", *KIND, "blocks", "n"]].assign(
         task=task,
         effect_text=[interval(row, unit=short_unit(unit)) for row in means.to_dict("records")],
         **{name: means[name].round(3) for name in ("effect", "low", "high", "fitted")},
     )
     kinds = list(looks)
-    places = [kinds.index(kind) for kind in zip(mean["part"], mean["scale"], strict=True)]
+    places = [kinds.index(kind) for kind in _kinds(mean)]
     mean = mean.assign(place=mean["times"] + (np.array(places) - (len(kinds) - 1) / 2) * APART)
     cut = cut_axis(pd.concat([mean, single.assign(**_flat(single))]) if len(single) else mean)
     scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
@@ -126,8 +134,8 @@ def _panel(
     drawn = [zero_rule()]
     if len(single):
         drawn += _single_lines(single, x, y)
-    for (part, damping), color in looks.items():
-        own = rows_of(mean, part=part, scale=damping)
+    for kind, color in looks.items():
+        own = rows_of(mean, **dict(zip(KIND, kind, strict=True)))
         once = {"times": 1, "place": 1, "effect": 0.0, "fitted": 0.0}
         chart = alt.Chart(pd.concat([pd.DataFrame([once]), own], ignore_index=True)).encode(x=x)
         bars = chart.transform_filter("datum.times > 1")
@@ -153,7 +161,7 @@ def _panel(
 
 def _single(rows: pd.DataFrame, means: pd.DataFrame) -> pd.DataFrame:
     """Return the data of the single places that the means are over."""
-    rows = rows_of(rows, part=means["part"].iloc[0], scale=means["scale"].iloc[0])
+    rows = rows_of(rows, **means[list(KIND)].iloc[0])
     rows = rows[rows["times"].isin(means["times"])] if len(rows) else rows
     if rows.empty:
         return rows
@@ -191,7 +199,7 @@ def repetition_effect_finding(tables: Tables, levels: Statistics, **where: str) 
     more is significantly worse."""
     rows = rows_of(tables.get("dose_response"), **where)
     said = []
-    for _, own in rows.groupby(["part", "scale"], sort=False) if len(rows) else ():
+    for _, own in rows.groupby(list(KIND), sort=False) if len(rows) else ():
         records = own.to_dict("records")
         sure, best = _by_words(_trend, [row for row in records if row["significant"]]), []
         unsure = listed([_no_trend(row) for row in records if not row["significant"]] or [""])

@@ -85,9 +85,7 @@ def _panel(rows: pd.DataFrame, looks: Any, layers: int, width: int) -> Any:
     vertical = value_axis(effect_title(first["unit"]))
     x = alt.X("gain:Q", scale=gain, axis=horizontal)
     y = alt.Y("effect:Q", scale=down, axis=vertical)
-    chart = alt.Chart(data).encode(
-        color=alt.Color("color:N", scale=None), shape=alt.Shape("shape:N", scale=None)
-    )
+    chart = alt.Chart(data).encode(color=alt.Color("color:N", scale=None))
     low, left = alt.Y("low:Q", scale=down, axis=vertical), alt.X("gain_low:Q", scale=gain)
     tips = {"words": "plan", "plan": "as text", "gain_text": "search tasks"}
     tips |= {"effect_text": str(first["guard"])}
@@ -99,6 +97,7 @@ def _panel(rows: pd.DataFrame, looks: Any, layers: int, width: int) -> Any:
         chart.mark_point(filled=True, size=70, opacity=1).encode(
             x=x,
             y=y,
+            shape=alt.Shape("shape:N", scale=None),
             tooltip=[
                 *(alt.Tooltip(f"{name}:N", title=title) for name, title in tips.items()),
                 alt.Tooltip("n:Q", title="documents"),
@@ -106,7 +105,7 @@ def _panel(rows: pd.DataFrame, looks: Any, layers: int, width: int) -> Any:
         ),
     ]
     name = guard_name(first["guard"], first["guards"])
-    note = "" if pd.isna(first["correlation"]) else f"correlation {_correlation(first)}"
+    note = "" if pd.isna(first["correlation_low"]) else f"correlation {_correlation(first)}"
     return alt.layer(*drawn).properties(width=width, height=200, title=panel_title(name, note))
 
 
@@ -118,9 +117,10 @@ def _domain(ends: pd.DataFrame) -> list[float]:
 
 
 def _correlation(row: pd.Series) -> str:
-    """Return "−0.61 [−0.90, −0.10]"."""
+    """Return "−0.61 [−0.90, −0.10]", or "unknown [...]" where plans differ only by noise."""
     low, high = signed(row["correlation_low"], 2), signed(row["correlation_high"], 2)
-    return f"{signed(row['correlation'], 2)} [{low}, {high}]"
+    known = pd.notna(row["correlation"])
+    return f"{signed(row['correlation'], 2) if known else 'unknown'} [{low}, {high}]"
 
 
 def tradeoff_finding(tables: Tables, levels: Statistics, **where: str) -> str:
