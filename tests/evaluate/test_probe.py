@@ -62,7 +62,7 @@ def test_states_and_updates_are_those_of_transformers(tiny):
     for layer in range(3):
         update = (states[layer + 1] - states[layer]).norm(dim=-1) / states[layer].norm(dim=-1)
         row = layers.loc[layer]
-        assert row["first_block"] == pytest.approx(update.mean().item(), rel=1e-3)
+        assert row["first_block"] == pytest.approx(update.median().item(), rel=1e-3)
         assert row["cosine"] == pytest.approx(cosines[layer, layer + 1], abs=1e-6)
         means = [[run[layer + i][0].mean(0) for run in runs] for i in range(2)]
         norms = [(b - a).norm().item() for a, b in zip(*means, strict=True)]

@@ -43,8 +43,8 @@ def test_pictures_are_whole_and_legible(tables, count, scopes):
 def test_the_finding_leads_with_the_number_that_was_chosen_elsewhere(tables):
     said = predictors_finding(tables, LEVELS, **WHERE)
     assert said.startswith(
-        "The number that does best on the other tasks predicts how well a repeat does without "
-        "evaluating it: its rank correlation with the effect of running a single layer twice is "
+        "The number that does best on the other tasks, and needs no evaluation, predicts how well "
+        "a repeat does: its rank correlation with the effect of running a single layer twice is "
         "+0.52 [+0.04, +0.82] on arc_easy (change of the next token (KL), chosen on others) and "
         "+0.42 [+0.04, +0.82] on sst2"
     )
