@@ -75,6 +75,7 @@ def test_with_one_task_the_finding_says_that_the_best_is_partly_luck():
     assert "change of the next token (KL) (−0.65 [" in said and "partly luck" in said
 
 
+@pytest.mark.slow
 def test_every_number_is_drawn_once_for_each_task_and_scope(tables):
     rows = rows_of_spec(spec_of(predictors(tables, LEVELS, **WHERE)))
     drawn = [row for row in rows if "correlation" in row]
