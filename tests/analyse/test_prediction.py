@@ -18,6 +18,14 @@ RULES = Statistics(resamples=100)
 SINGLE = [(layer, layer + 1) for layer in range(LAYERS)]
 
 
+@pytest.fixture(autouse=True)
+def few_draws(request, monkeypatch):
+    """A quick look at the intervals, but where a test is about them."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(module, "RESAMPLES", 25)
+        monkeypatch.setattr(module, "SPLITS", 10)
+
+
 def found(scores, probes, rules=RULES) -> pd.DataFrame:
     return prediction(pd.concat(scores), *probes, TASKS, {"m": LAYERS}, rules)
 
@@ -64,6 +72,7 @@ def test_the_correlation_is_spearmans_with_the_effects_on_documents_that_were_no
     assert not {CHOSEN, FITTED, OTHER} & set(table.index)
 
 
+@pytest.mark.slow
 def test_without_any_relation_few_intervals_exclude_0():
     missed = []
     for seed in range(6):

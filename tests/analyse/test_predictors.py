@@ -98,4 +98,9 @@ def test_groups_are_ranked_apart():
     groups = np.array([2.0, 2, 2, 5, 5, 5])
     assert spearmanr(x, y).statistic > -0.5
     assert correlation(ranks(x, groups), ranks(y, groups)) == pytest.approx(-1)
-    assert np.isnan(correlation(ranks(np.ones(6), groups), ranks(y, groups)))
+    # Of groups of one size it is the mean of their correlations.
+    x, y = np.random.default_rng(3).normal(size=(2, 20))
+    halves = np.arange(20) % 2.0
+    each = [spearmanr(x[halves == half], y[halves == half]).statistic for half in (0, 1)]
+    assert correlation(ranks(x, halves), ranks(y, halves)) == pytest.approx(np.mean(each))
+    assert np.isnan(correlation(ranks(np.ones(20), halves), ranks(y, halves)))

@@ -75,7 +75,7 @@ def test_a_probe_takes_longer_with_more_prompts_and_more_than_twice_with_twice_t
     job = Job("probe", "llama-7b", "none")
     first = prediction.seconds(job) - prediction.start(job)
     raw = prediction.experiment.settings.plain()
-    raw["probe"] = {"documents": 64}
+    raw["probe"] = {"documents": 32}
     more = predict(config.check(raw))
     assert more.seconds(job) - more.start(job) == pytest.approx(2 * first, rel=0.05)
     raw["models"]["llama-7b"]["n_layers"] *= 2

@@ -47,6 +47,7 @@ def test_a_layer_that_adds_nothing_moves_nothing(tiny):
     assert (others[["first_block", "second_mlp", "kl"]] > 1e-3).all(axis=None)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_states_and_updates_are_those_of_transformers(tiny):
     layers, similarity = probe(engine_of(tiny()), PROMPTS)
@@ -62,7 +63,7 @@ def test_states_and_updates_are_those_of_transformers(tiny):
     for layer in range(3):
         update = (states[layer + 1] - states[layer]).norm(dim=-1) / states[layer].norm(dim=-1)
         row = layers.loc[layer]
-        assert row["first_block"] == pytest.approx(update.mean().item(), rel=1e-3)
+        assert row["first_block"] == pytest.approx(update.median().item(), rel=1e-3)
         assert row["cosine"] == pytest.approx(cosines[layer, layer + 1], abs=1e-6)
         means = [[run[layer + i][0].mean(0) for run in runs] for i in range(2)]
         norms = [(b - a).norm().item() for a, b in zip(*means, strict=True)]
@@ -71,6 +72,7 @@ def test_states_and_updates_are_those_of_transformers(tiny):
         assert row["variance"] == pytest.approx(own, rel=1e-3)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_change_of_the_next_token_is_that_of_the_franken(tiny):
     layers, _ = probe(engine_of(tiny()), PROMPTS)
@@ -87,6 +89,7 @@ def test_the_change_of_the_next_token_is_that_of_the_franken(tiny):
     assert layers.loc[1, "kl"] == pytest.approx(torch.cat(found).mean().item(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_batches_change_nothing(tiny, monkeypatch):
     engine = engine_of(tiny())
     expected = probe(engine, PROMPTS)

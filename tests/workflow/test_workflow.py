@@ -45,7 +45,11 @@ def test_a_run_ends_with_the_page_the_tables_and_the_pictures(lab: Laboratory) -
     assert set(costs["device"]) == {"cpu"} and set(costs["hardware"]) == {processor_name()}
     assert set(verdicts["hardware"]) == {processor_name()} and set(verdicts["mixed"]) == {0}
     assert "computed by the same hardware" in page
-    for name in ("block_map.animals", "layer_effects", "confirm_forest", "quality_speed"):
+    probe = pd.read_csv(lab.results / "tables" / "probe.csv")
+    assert (probe.groupby("task").size() == 4).all() and set(probe["task"]) < set(verdicts["task"])
+    assert "Why?" in page and "median a layer" in page
+    drawn = ("block_map.animals", "layer_effects", "confirm_forest", "quality_speed")
+    for name in (*drawn, "layer_updates", "state_similarity"):
         for suffix in ("png", "svg"):
             assert (lab.results / "figures" / "tiny" / "none" / f"{name}.{suffix}").is_file()
 

@@ -117,14 +117,14 @@ def prediction(
         if probe.layers.empty:
             continue
         for scope in SCOPES:
-            effects = {
-                str(task): found
-                for task, part in own.groupby("task", sort=False, observed=True)
-                if (found := _effects(part, tasks[str(task)].metric, probe, scope, depths[model]))
-            }
+            effects: dict[str, Effects] = {}
+            for task, part in own.groupby("task", sort=False, observed=True):
+                found = _effects(part, tasks[str(task)].metric, probe, scope, depths[model])
+                if found:
+                    effects[str(task)] = found
             for task in effects:
-                found = _predicted(task, effects, probe, rules)
-                rows += [where | {"task": task, "scope": scope} | row for row in found]
+                predicted = _predicted(task, effects, probe, rules)
+                rows += [where | {"task": task, "scope": scope} | row for row in predicted]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -140,7 +140,9 @@ class _Probe:
         """Return the predictors of spans, as a mean over the prompts of some tasks."""
         each = [
             predictors(
-                *(table[table["task"] == task] for table in (self.layers, self.similarity)), spans
+                self.layers[self.layers["task"] == task],
+                self.similarity[self.similarity["task"] == task],
+                spans,
             )
             for task in tasks
         ]
@@ -266,8 +268,8 @@ def _intervals(
         first = random.integers(len(places), size=runs)[:, None] + np.arange(RUN)
         drawn = first.ravel()[: len(places)] % len(places)
         plans = np.concatenate([members[place] for place in drawn])
-        counts = np.bincount(random.integers(clusters, size=clusters), minlength=clusters) * 1.0
-        again = own.means(counts)[plans]
+        counts = np.bincount(random.integers(clusters, size=clusters), minlength=clusters)
+        again = own.means(counts.astype(float))[plans]
         both = ranks(np.vstack([ranked[:, plans], again]), lengths[plans])
         draw[:] = correlation(both[:-1], both[-1])
     most = 1 - 1e-9

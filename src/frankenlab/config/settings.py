@@ -247,7 +247,7 @@ class Cost(Section):
 class Probe(Section):
     """What layers do to the hidden state is measured on prompts, without evaluating any plan."""
 
-    documents: int = Field(default=32, ge=0, le=100_000)
+    documents: int = Field(default=16, ge=0, le=100_000)
     """Search documents of each search task whose prompts are read; 0 probes nothing."""
 
 

@@ -5,7 +5,7 @@ output. No answer is looked at: these numbers need no evaluation, and `analyse.p
 well they tell what repeating a layer does to a task.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,14 +67,15 @@ def probe(engine: Engine, prompts: Sequence[Sequence[int]]) -> tuple[pd.DataFram
 
         Of the first: `first_<part>` and `second_<part>` are the size of what a part ("block",
         "attn", "mlp") adds to the state, relative to the state, on the first pass and on the second
-        one; `turn_<part>` the cosine between the two additions (NaN where one is nothing), `cosine`
-        that between the layer's input and output, all means over tokens. `kl` is the mean
-        divergence, in nats, of the next token's distribution with the layer repeated from the
-        base's, at up to `PROBED_POSITIONS` places of each prompt. The rest is what CircuitProbe
-        (Panuganti 2026) makes its scores of, from means over the tokens of each prompt: `change`,
-        the norm of output minus input; `self_similarity`, their cosine; `variance` of the outputs
-        over the prompts, a mean over the dimensions; `rank`, the effective rank (the exponential
-        of the entropy of the normalized singular values) of the changes.
+        one, medians over tokens. `turn_<part>` is the cosine between the two additions (NaN where
+        one is nothing), and `cosine` that between the layer's input and output, means over tokens.
+        `kl` is the mean divergence, in nats, of the next token's distribution with the layer
+        repeated from the base's, at up to `PROBED_POSITIONS` places of each prompt. The rest is
+        what CircuitProbe (Panuganti 2026) makes its scores of, from means over the tokens of each
+        prompt: `change`, the norm of output minus input; `self_similarity`, their cosine;
+        `variance` of the outputs over the prompts, a mean over the dimensions; `rank`, the
+        effective rank (the exponential of the entropy of the normalized singular values) of the
+        changes.
 
         Of the second: `cosine`, a mean over tokens, and `angle`, the mean angle over the last
         tokens as a share of half a turn, the angular distance of Gromov et al. (2024).
@@ -104,7 +105,10 @@ class _Sums:
     def __init__(self, n_layers: int) -> None:
         self.n_layers = n_layers
         self.numbers: list[dict[str, list[torch.Tensor]]] = [{} for _ in range(n_layers)]
-        self.pairs: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        # Of each prompt, [states, states]: sums over its tokens, and at its last one.
+        self.cosines: list[torch.Tensor] = []
+        self.last: list[torch.Tensor] = []
+        self.tokens = 0
         # Of each prompt the mean of each state, [states, hidden size].
         self.means: list[np.ndarray] = []
 
@@ -113,21 +117,28 @@ class _Sums:
             self.numbers[layer].setdefault(name, []).append(value.cpu())
 
     def layers(self) -> pd.DataFrame:
+        def sized(name: str) -> bool:
+            return name.startswith(("first_", "second_"))
+
         means = np.stack(self.means)
         table = pd.DataFrame(
-            {name: float(torch.cat(parts).mean()) for name, parts in own.items()}
+            {
+                # A few tokens grow to many times their size in one layer (Sun et al. 2024).
+                name: float(torch.cat(parts).median() if sized(name) else torch.cat(parts).mean())
+                for name, parts in own.items()
+            }
             for own in self.numbers
         )
         table.insert(0, "layer", range(self.n_layers))
         return table.join(_examples(means))
 
     def similarity(self) -> pd.DataFrame:
-        rows = []
-        for (first, second), parts in self.pairs.items():
-            cosines, last = (torch.cat(each) for each in zip(*parts, strict=True))
-            angles = torch.arccos(last.clamp(-1, 1)) / torch.pi
-            rows.append((first, second, float(cosines.mean()), float(angles.mean())))
-        return pd.DataFrame(rows, columns=["first", "second", "cosine", "angle"])
+        first, second = torch.triu_indices(self.n_layers + 1, self.n_layers + 1, 1)
+        cosines = torch.stack(self.cosines).sum(0) / self.tokens
+        angles = (torch.arccos(torch.stack(self.last).clamp(-1, 1)) / torch.pi).mean(0)
+        found = {"cosine": cosines[first, second], "angle": angles[first, second]}
+        pairs = pd.DataFrame({"first": first.numpy(), "second": second.numpy()})
+        return pairs.assign(**{name: values.numpy() for name, values in found.items()})
 
 
 @dataclass(frozen=True)
@@ -194,7 +205,7 @@ def _probe_batch(engine: Engine, prompts: Sequence[Sequence[int]], sums: _Sums) 
             again = engine.run(step, again, at.batch)
         changed = predicted(again)
         sums.add(layer, kl=(unchanged.exp() * (unchanged - changed)).sum(-1))
-    _compare_states(states, own, at.lengths, sums)
+    _compare_states(states, at, sums)
 
 
 def _updates(
@@ -225,22 +236,19 @@ def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (one * other).sum(-1) / (one.norm(dim=-1) * other.norm(dim=-1))
 
 
-def _compare_states(
-    states: Sequence[torch.Tensor],
-    own: Callable[[torch.Tensor], torch.Tensor],
-    lengths: list[int],
-    sums: _Sums,
-) -> None:
+def _compare_states(states: Sequence[torch.Tensor], at: _Prompts, sums: _Sums) -> None:
     """Add the cosines between all pairs of states, and each prompt's mean states."""
-    last = torch.tensor(lengths).cumsum(0) - 1
-    means = []
-    for first, state in enumerate(states):
-        one = own(state)
-        means.append(torch.stack([part.mean(0) for part in one.split(lengths)]).cpu())
-        for second in range(first + 1, len(states)):
-            cosines = _cosine(one, own(states[second])).cpu()
-            sums.pairs.setdefault((first, second), []).append((cosines, cosines[last]))
-    sums.means += list(torch.stack(means, dim=1).numpy())
+    flat = [state.reshape(-1, state.shape[-1]) for state in states]
+    parts, means = [], []
+    for places in at.tokens.split(at.lengths):
+        own = torch.stack([state[places] for state in flat], dim=1).float()
+        means.append(own.mean(0).cpu().numpy())
+        unit = own / own.norm(dim=-1, keepdim=True)
+        parts.append((unit @ unit.mT).cpu())
+    sums.means += means
+    sums.cosines += [part.sum(0).double() for part in parts]
+    sums.last += [part[-1].double() for part in parts]
+    sums.tokens += len(at.tokens)
 
 
 def _examples(means: np.ndarray) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def _panel(
     data: pd.DataFrame, scope: str, shown: list[str], tasks: list[str], width: int, first: bool
 ) -> Any:
     """Draw one scope: a row for each predictor, a mark for each task."""
-    names = {"domain": tasks}
+    names: dict[str, Any] = {"domain": tasks}
     looks = [LOOKS[number % len(LOOKS)] for number in range(len(tasks))]
     color = alt.Color("task:N", scale=alt.Scale(**names, range=[c for c, _ in looks]), legend=None)
     shape = alt.Shape("task:N", scale=alt.Scale(**names, range=[s for _, s in looks]), legend=None)
@@ -139,8 +139,8 @@ def predictors_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         verb = "predicts on some tasks only" if len(sure) < len(own) else "predicts"
         verb = verb if sure else "does not reliably predict"
         said = [
-            f"The number that does best on the other tasks {verb} how well a repeat does without "
-            f"evaluating it: its rank correlation {of} is {listed(each)}."
+            f"The number that does best on the other tasks, and needs no evaluation, {verb} how "
+            f"well a repeat does: its rank correlation {of} is {listed(each)}."
         ]
     else:
         numbers = rows[rows["predictor"].isin([*MEASURED, *PUBLISHED])]

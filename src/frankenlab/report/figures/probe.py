@@ -69,12 +69,14 @@ def layer_updates(tables: Tables, levels: Statistics, **where: str) -> Any:
 
 def _updates_panel(data: pd.DataFrame, part: str, domain: list[float], layers: int) -> Any:
     own = data[data["part"] == part]
-    names = {"domain": list(PASSES)}
+    names: dict[str, Any] = {"domain": list(PASSES)}
     colors = alt.Scale(**names, range=[look[0] for look in PASSES.values()])
     shapes = alt.Scale(**names, range=[look[1] for look in PASSES.values()])
     ticks = list(range(0, layers, int(np.ceil(layers / 6))))
     first = part == next(iter(PARTS))
-    axis = value_axis("size of the update / of the state" if first else "")
+    steps = [step * 10.0**power for power in range(-6, 6) for step in (1, 2, 5)]
+    values = [step for step in steps if domain[0] <= step <= domain[1]]
+    axis = value_axis("size of the update / of the state" if first else "", values=values)
     chart = alt.Chart(own).encode(
         x=alt.X("layer:Q", axis=number_axis("layer", values=ticks, grid=False, format="d")),
         y=alt.Y("update:Q", scale=alt.Scale(type="log", domain=domain, nice=False), axis=axis),
