@@ -8,14 +8,12 @@ from frankenlab.io.errors import UserError
 from frankenlab.report import bitrates, sections
 from frankenlab.report.hardware import costs_hardware_note, hardware_note
 from frankenlab.report.results import Results, load_tables
+from frankenlab.report.search_tables import race_table, reliability_table, top_plans
 from frankenlab.report.tables import (
     controls_table,
     cost_table,
     documents_table,
     ledger_table,
-    race_table,
-    reliability_table,
-    top_plans,
     verdict_table,
 )
 from tests.support import synthetic_bits, synthetic_why

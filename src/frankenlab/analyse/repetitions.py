@@ -24,7 +24,8 @@ from frankenlab.analyse.paired_effects import PairedEffects
 from frankenlab.analyse.paired_tests import Floats, benjamini_hochberg, by_cluster
 from frankenlab.analyse.search_test import max_t
 from frankenlab.analyse.settings import Statistics
-from frankenlab.plans.plan import BASE, PARTS, Change, parse
+from frankenlab.plans.plan import BASE, Change, parse
+from frankenlab.plans.steps import PARTS
 
 # Of a kind of place: a part of it, its scale, and whether each layer repeats before the next runs.
 KIND = ("part", "scale", "in_place")

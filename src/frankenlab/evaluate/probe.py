@@ -18,7 +18,8 @@ from frankenlab.engines.batches import make_batch, make_causal_batch
 from frankenlab.engines.protocol import Engine
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.io.directories import verify_file
-from frankenlab.plans.plan import PARTS, Step, base
+from frankenlab.plans.plan import base
+from frankenlab.plans.steps import PARTS, Step
 from frankenlab.tasks.draws import DrawnTask
 from frankenlab.tasks.encoding import Encoder
 from frankenlab.tasks.index import TaskSettings

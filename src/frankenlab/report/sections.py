@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from frankenlab.report import findings, tables
+from frankenlab.report import findings, search_tables, tables
 from frankenlab.report.answer import MOST_NAMED, answer
 from frankenlab.report.elements import definitions, details, figure, note_html, section
 from frankenlab.report.figures import catalogue
@@ -75,9 +75,11 @@ def layers_html(results: Results) -> str:
             "How far the profiles can be trusted",
             results,
             "reliability",
-            tables.reliability_table(results),
+            search_tables.reliability_table(results),
         ),
-        folded("The search's best plans", results, "top_plans", tables.top_plans_table(results)),
+        folded(
+            "The search's best plans", results, "top_plans", search_tables.top_plans_table(results)
+        ),
     )
 
 
@@ -96,7 +98,7 @@ def times_html(results: Results) -> str:
             "The trend with more repetitions, as a table",
             results,
             "dose_response",
-            tables.dose_table(results),
+            search_tables.dose_table(results),
         ),
     )
 
@@ -152,7 +154,7 @@ def sure_html(results: Results) -> str:
         " ".join(filter(None, said)),
         *shown[:1],
         details("The search as a race, and other models", *shown[1:], *more),
-        folded("Rounds of the search", results, "race", tables.race_table(results)),
+        folded("Rounds of the search", results, "race", search_tables.race_table(results)),
         folded("Documents of each stage", results, "stages", tables.documents_table(results)),
         folded(
             "How often the confirm sets were looked at",
@@ -175,7 +177,12 @@ def why_html(results: Results) -> str:
         "",
         *shown[:1],
         details("What the layers do to the hidden state, and other models", *shown[1:], *more),
-        folded("All predictors as a table", results, "predictors", tables.predictor_table(results)),
+        folded(
+            "All predictors as a table",
+            results,
+            "predictors",
+            search_tables.predictor_table(results),
+        ),
     )
 
 

@@ -5,29 +5,21 @@ from typing import Any
 
 import pandas as pd
 
-from frankenlab.analyse.prediction import NAMES
-from frankenlab.analyse.repetitions import KIND
 from frankenlab.plans.plan import BASE
 from frankenlab.report.answer import frozen_rows
 from frankenlab.report.elements import Columns, Html, Row, cells, details, plan_cell, table
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.text import (
     change_text,
-    correlation_text,
     guard_name,
     number,
     p_value,
-    plural,
     quantization_name,
-    repeated,
-    signed,
     size_words,
     spoken_value,
 )
 
 STAGES = ("search", "select", "confirm")
-PART_WORDS = {"block": "whole layer", "attn": "attention", "mlp": "MLP"}
-MOST_PLANS = 10
 
 
 def folded(summary: str, results: Results, name: str, html: str) -> str:
@@ -195,33 +187,6 @@ def controls_table(results: Results) -> str:
     return table(cells(rows, columns), caption, csv="against_controls", first="plan")
 
 
-def dose_table(results: Results) -> str:
-    """Return what more repetitions of the same places change."""
-    rows = results.table("dose_response")
-    if rows.empty:
-        return ""
-    columns: Columns = {
-        **places(rows),
-        "task": "{task}",
-        "repeated": lambda row: repeated(
-            plural(row["blocks"], "layer" if row["longest"] == 1 else "block"),
-            *(row[name] for name in KIND),
-        ),
-        "times": "{counts}",
-        "documents": lambda row: count(row["n"]),
-        "each further time [interval]": lambda row: change_text(
-            row["slope"], row["slope_low"], row["slope_high"], row["unit"]
-        ),
-        "p": lambda row: p_value(row["p"]),
-        "q": lambda row: p_value(row["q"]),
-        "isotonic fit": "{fit}",
-        "best [interval]": "{best} [{best_low}, {best_high}]",
-        "worse from": lambda row: number(row["worse_from"]),
-    }
-    caption = "More repetitions of the same blocks, where 1 is the base"
-    return table(cells(rows, columns), caption, csv="dose_response")
-
-
 def cost_table(results: Results) -> str:
     """Return what the base, the frozen plans and their controls cost when they run."""
     rows = results.table("costs")
@@ -259,109 +224,6 @@ def cost_table(results: Results) -> str:
     frozen = ~rows["plan"].eq(BASE) & ~rows["group"].eq("control")
     caption = "What the base and the plans cost when they run, each alone"
     return table(cells(rows, columns), caption, csv="costs", first="plan", frozen=frozen)
-
-
-def top_plans(results: Results) -> pd.DataFrame:
-    """Return the best plans of each search by mean change over the search tasks, a row each.
-
-    Plans that a race dropped are left out. Where a plan went on to the select stage, its mean
-    change there stands beside.
-    """
-    rows = results.table("comparisons")
-    if rows.empty:
-        return rows
-    rows = rows[(rows["role"] == "search") & (rows["plan"] != BASE)]
-    records = []
-    several = rows["model"].nunique() > 1
-    for model, mine in rows.groupby("model", sort=False):
-        search = mine[(mine["stage"] == "search") & mine["dropped"].isna()]
-        means = search.groupby("plan")["effect"].mean().sort_values(ascending=False, kind="stable")
-        later = rows_of(mine, stage="select").groupby("plan")["effect"].mean()
-        for plan in means.index[:MOST_PLANS]:
-            found = rows_of(search, plan=plan).to_dict("records")
-            record: dict[str, Any] = {"plan": plan_cell(plan, results.n_layers(model))}
-            if several:
-                record["model"] = model
-            record |= {
-                "layers": f"{found[0]['depth']:g}",
-                "mean at search": signed(means[plan]),
-                "mean at select": signed(later[plan]) if plan in later.index else "–",
-            }
-            record |= {
-                row["task"]: change_text(row["effect"], row["low"], row["high"], row["unit"])
-                + " *" * bool(row["significant"])
-                for row in found
-            }
-            records.append(record)
-    return pd.DataFrame(records).fillna("–")
-
-
-def top_plans_table(results: Results) -> str:
-    """Return `top_plans` of every model that was searched."""
-    caption = "The search's best plans, which look better than they are"
-    return table(top_plans(results), caption, csv="comparisons", first="plan")
-
-
-def reliability_table(results: Results) -> str:
-    """Return the mean of each profile, its reliability, and how alike two of them are."""
-    rows = results.table("reliability")
-    if rows.empty:
-        return ""
-
-    def estimate(row: Row) -> str:
-        if row["measure"] == "mean":
-            return change_text(row["estimate"], row["low"], row["high"], row["unit"])
-        digits = "–" if pd.isna(row["estimate"]) else f"{row['estimate']:.2f}"
-        limits = f"[{row['low']:.2f}, {row['high']:.2f}]" * (digits != "–")
-        return f"{digits} {limits}".strip().replace("-", "−")
-
-    columns: Columns = {
-        "part": lambda row: PART_WORDS[row["part"]],
-        "against": lambda row: PART_WORDS.get(row["against"], row["against"]),
-        **places(rows),
-        "task": "{task}",
-        "measure": lambda row: f"{row['measure']}: {row['other']}".removesuffix(": "),
-        "places": lambda row: count(row["places"]),
-        "documents": lambda row: count(row["n"]),
-        "estimate [95 % interval]": estimate,
-    }
-    caption = "What the shapes of the profiles are worth"
-    return table(cells(rows, columns), caption, csv="reliability", first="part")
-
-
-def race_table(results: Results) -> str:
-    """Return the rounds of a race; nothing where the search was none."""
-    rows = results.table("race")
-    if rows.empty:
-        return ""
-    columns: Columns = {
-        "round": "{round}",
-        **places(rows),
-        "documents": "{documents:,}",
-        "plans that ran": "{plans:,}",
-        "dropped after it": "{dropped:,}",
-        "leader": lambda row: plan_cell(row["leader"], results.n_layers(row["model"])),
-        "layer passes": lambda row: f"{row['passes']:,.0f} ({row['share']:.0%})",
-    }
-    return table(cells(rows, columns), "The rounds of the search", csv="race")
-
-
-def predictor_table(results: Results) -> str:
-    """Return the rank correlations of what may predict the effects; nothing without a probe."""
-    rows = results.table("predictors")
-    if rows.empty:
-        return ""
-    columns: Columns = {
-        "predictor": lambda row: NAMES[row["predictor"]],
-        **places(rows),
-        "effects on": "{task}",
-        "of": lambda row: f"{row['plans']} {row['scope']}",
-        "documents": "{n:,}",
-        "rank correlation": correlation_text,
-        "chosen": lambda row: NAMES.get(row["chosen"], "–"),
-        "reliability": "{reliability:.2f}",
-    }
-    return table(cells(rows, columns), "What predicts the effects", csv="predictors")
 
 
 def documents_table(results: Results) -> str:
