@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from frankenlab.analyse import shrinkage
 from frankenlab.analyse.gains import Gains, mean_gains
 from frankenlab.analyse.shrinkage import Measured, measure, paths, shrunken, with_shrunken
 
@@ -121,7 +122,7 @@ def test_passages_need_no_least_change():
     assert deviation.max() < 0.15
 
 
-def test_every_plan_of_a_search_has_a_shrunken_effect_on_each_task():
+def test_every_plan_of_a_search_has_a_shrunken_effect_on_each_task(monkeypatch):
     rng = np.random.default_rng(0)
     plans = ["base", *(f"0:{stop},{stop - 1}:9" for stop in range(1, 10))]
     frames, compared = [], []
@@ -149,6 +150,9 @@ def test_every_plan_of_a_search_has_a_shrunken_effect_on_each_task():
     middle = others.groupby("task")["shrunken"].transform("mean")
     raw = others.groupby("task")["effect"].transform("mean")
     assert (others["shrunken"] - middle).abs().sum() < 0.8 * (others["effect"] - raw).abs().sum()
+    # Of more plans than can be shrunk in memory and time none is.
+    monkeypatch.setattr(shrinkage, "MOST_PLANS", 2)
+    assert with_shrunken(pd.DataFrame(compared), scores, tasks)["shrunken"].isna().all()
 
 
 def test_the_path_of_the_frozen_plan_and_of_the_runners_up():

@@ -165,3 +165,11 @@ def test_a_grid_of_two_thousand_plans_is_small(monkeypatch):
     spec = spec_of(block_map({"comparisons": rows}, LEVELS, **WHERE))
     svg = svg_of(spec)
     assert len(svg) < 1e6 and len(str(spec)) < 1e6
+
+
+def test_cells_without_a_shrunken_effect_say_nothing_of_it(tables):
+    columns = dict.fromkeys(("shrunken", "shrunken_low", "shrunken_high"), float("nan"))
+    bare = tables | {"comparisons": tables["comparisons"].assign(**columns)}
+    assert "shrunken" in block_map_finding(tables, LEVELS, **WHERE)
+    found = block_map_finding(bare, LEVELS, **WHERE)
+    assert "shrunken" not in found and "nan" not in found

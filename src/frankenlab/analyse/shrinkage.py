@@ -32,6 +32,9 @@ Z95 = 1.959963984540054
 SPREADS = 21
 # Least standard error, of plans that all do the same to every passage.
 TINY = 1e-6
+# Most plans of a search whose effects are shrunk one by one: time and memory grow with the cube and
+# the square of their number, and these take two minutes and a gigabyte.
+MOST_PLANS = 4000
 # Most of a plan's standard error that is common to all plans.
 MOST_COMMON = 0.9
 
@@ -160,7 +163,7 @@ def with_shrunken(
     """Add to the comparisons of a search each plan's shrunken effect on each task, with its limits.
 
     What a race dropped was seen on fewer documents, so that less of its own effect is left. The
-    base has none.
+    base has none, and searches of more than `MOST_PLANS` plans have none at all.
 
     Args:
         scores: of the search of one model, all its rounds.
@@ -171,10 +174,12 @@ def with_shrunken(
         ["quantization", "task"], sort=False, observed=True
     ):
         plans = [plan for plan in rows["plan"].unique() if plan != BASE]
-        stage = measure([gains(rows, tasks[task].metric, plans)], range(len(plans)))
-        columns = limits(*shrunken([stage], len(plans)))
+        estimates = np.full((2, len(plans)), np.nan)
+        if len(plans) <= MOST_PLANS:
+            stage = measure([gains(rows, tasks[task].metric, plans)], range(len(plans)))
+            estimates = np.array(shrunken([stage], len(plans)))
         where = {"quantization": quantization, "task": task, "plan": plans}
-        tables.append(pd.DataFrame(where | columns))
+        tables.append(pd.DataFrame(where | limits(*estimates)))
     keys = ["quantization", "task", "plan"]
     return compared.merge(pd.concat(tables), how="left", on=keys, validate="one_to_one")
 

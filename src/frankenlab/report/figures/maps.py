@@ -196,7 +196,8 @@ def _data(cells: pd.DataFrame) -> pd.DataFrame:
     return data.assign(
         half=half.round(3),
         shrunken=[
-            interval(row, "shrunken", short_unit(row["unit"])) for row in cells.to_dict("records")
+            "" if pd.isna(row["shrunken"]) else interval(row, "shrunken", short_unit(row["unit"]))
+            for row in cells.to_dict("records")
         ],
         mark=np.where(survivors(cells), mark, DROPPED),
         n=cells["n"].astype(int),
@@ -311,7 +312,10 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     best = whole.loc[whole["effect"].idxmax()]
     worst = cells.loc[cells["effect"].idxmin()]
     shrunken = best.to_dict() | {"effect": best["shrunken"]}
-    kept = change_text(shrunken, "shrunken_low", "shrunken_high")
+    kept = ""
+    if pd.notna(best["shrunken"]):
+        text = change_text(shrunken, "shrunken_low", "shrunken_high")
+        kept = f" (shrunken for its luck: {text})"
     tested = f"Of {plural(len(cells), 'block')} run twice, "
     if len(whole) < len(cells):
         tested += f"the race dropped {len(cells) - len(whole)} early; of the other {len(whole)}, "
@@ -320,7 +324,7 @@ def block_map_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         f"significantly better and {worse or 'none'} significantly worse (q < {levels.fdr:g}, "
         "exploration). "
         f"The best, {_said(best)}, changed its {metric_name(best['metric'])} by "
-        f"{change_text(best, unit=' ' + unit)} (shrunken for its luck: {kept}), the worst, "
+        f"{change_text(best, unit=' ' + unit)}{kept}, the worst, "
         f"{_said(worst)}, by {change_text(worst, unit=' ' + unit)}; a change below "
         f"{size_words(cells['half'].median(), unit)} is no evidence on a typical block."
     )
