@@ -11,6 +11,7 @@ from frankenlab.report.elements import Columns, Row, cells, plan_cell, table
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.tables import count, places
 from frankenlab.report.text import (
+    PART_WORDS,
     change_text,
     correlation_text,
     number,
@@ -20,7 +21,6 @@ from frankenlab.report.text import (
     signed,
 )
 
-PART_WORDS = {"block": "whole layer", "attn": "attention", "mlp": "MLP"}
 MOST_PLANS = 10
 
 

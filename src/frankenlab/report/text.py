@@ -13,6 +13,7 @@ from frankenlab.plans.words import words
 
 INTERVAL = "95 % interval"
 # Longer names of units, and what a unit means where its name does not say it.
+PART_WORDS = {"block": "whole layer", "attn": "attention", "mlp": "MLP"}
 UNIT_NAMES = {"points": "percentage points"}
 UNIT_MEANINGS = {
     "log-percent": "log-percent: 100·Δ ln perplexity, sign turned so that above 0 is better"

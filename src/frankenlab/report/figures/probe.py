@@ -19,9 +19,8 @@ from frankenlab.report.figures.style import (
     value_axis,
 )
 from frankenlab.report.results import Tables, rows_of
-from frankenlab.report.text import cosine_text, listed, plural
+from frankenlab.report.text import PART_WORDS, cosine_text, listed, plural
 
-PARTS = {"block": "whole layer", "attn": "attention", "mlp": "MLP"}
 PASSES = {"first": (BLUE, "circle", "first pass"), "second": (ORANGE, "square", "second pass")}
 # The widths of three panels side by side.
 COLUMN = (PLOT - 96) // 3
@@ -54,12 +53,12 @@ def layer_updates(tables: Tables, levels: Statistics, **where: str) -> Any:
                 "update": rows[f"{name}_{part}"].astype(float).round(5),
             }
         )
-        for part in PARTS
+        for part in PART_WORDS
         for name in PASSES
     )
     data = data[data["update"] > 0]
     domain = [float(data["update"].min()) / 1.2, float(data["update"].max()) * 1.2]
-    panels = [_updates_panel(data, part, domain, len(rows)) for part in PARTS]
+    panels = [_updates_panel(data, part, domain, len(rows)) for part in PART_WORDS]
     items = [("point", *look) for look in PASSES.values()]
     chart = alt.vconcat(alt.hconcat(*panels, spacing=12), key(items))
     finding = layer_updates_finding(tables, levels, **where)
@@ -73,7 +72,7 @@ def _updates_panel(data: pd.DataFrame, part: str, domain: list[float], layers: i
     colors = alt.Scale(**names, range=[look[0] for look in PASSES.values()])
     shapes = alt.Scale(**names, range=[look[1] for look in PASSES.values()])
     ticks = list(range(0, layers, int(np.ceil(layers / 6))))
-    first = part == next(iter(PARTS))
+    first = part == next(iter(PART_WORDS))
     steps = [step * 10.0**power for power in range(-6, 6) for step in (1, 2, 5)]
     values = [step for step in steps if domain[0] <= step <= domain[1]]
     axis = value_axis("size of the update / of the state" if first else "", values=values)
@@ -92,7 +91,7 @@ def _updates_panel(data: pd.DataFrame, part: str, domain: list[float], layers: i
     )
     lines = chart.mark_line(strokeWidth=1.2)
     return alt.layer(lines, points).properties(
-        width=COLUMN, height=180, title=panel_title(PARTS[part])
+        width=COLUMN, height=180, title=panel_title(PART_WORDS[part])
     )
 
 

@@ -11,10 +11,9 @@ from frankenlab.plans.plan import BASE
 from frankenlab.report.answer import MOST_NAMED
 from frankenlab.report.figures.key import KeyItem, key
 from frankenlab.report.figures.style import (
-    GREEN,
     GREY,
+    PART_COLORS,
     PLOT,
-    RED,
     Cut,
     blank,
     change_text,
@@ -35,7 +34,6 @@ from frankenlab.report.text import interval, listed, plan_words, plural, share, 
 # Of the parts of a layer: how they are named, and drawn.
 NAMES = {"block": "the whole", "attn": "the attention", "mlp": "the MLP"}
 TITLES = {"block": "the whole layer", "attn": "its attention", "mlp": "its MLP"}
-COLORS = {"block": "#5b4aa0", "attn": GREEN, "mlp": RED}
 OTHERS = "#9aa3ae"
 BAND = "95 % band around the whole profile"
 # Panels beside each other, and the pixels between them.
@@ -142,7 +140,7 @@ def _no_labels() -> alt.Axis:
 def _panel(cut: Cut, y: dict[str, Any], width: int, lowest: bool, others: pd.DataFrame) -> Any:
     """Draw one profile: its band, the line of shrunken effects and the measured points."""
     part, against = cut.data[["part", "against"]].iloc[0]
-    color = COLORS[part] if against == BASE else GREY
+    color = PART_COLORS[part] if against == BASE else GREY
     narrow = width < PLOT
     short = "share of the depth"
     x = alt.X(

@@ -14,11 +14,10 @@ from frankenlab.plans.plan import BASE
 from frankenlab.report.figures.effects import FAINT, TIMES, measure
 from frankenlab.report.figures.key import KeyItem, key
 from frankenlab.report.figures.style import (
-    GREEN,
     INK,
     ORANGE,
+    PART_COLORS,
     PLOT,
-    RED,
     blank,
     change_text,
     cut_axis,
@@ -36,7 +35,6 @@ from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import INTERVAL, interval, listed, plural, repeated, shorten
 
 # Of a part where it comes first; then of the same at other scales, or in place.
-COLORS = {"block": "#5b4aa0", "attn": GREEN, "mlp": RED}
 MORE = (ORANGE, "#9a6a43", "#b0699b", "#7a7a7a")
 # The width of each of two panels side by side.
 COLUMN = (PLOT - 72) // 2
@@ -88,7 +86,7 @@ def _kinds(rows: pd.DataFrame) -> list[Kind]:
 
 def _colors(kinds: list[Kind]) -> dict[Kind, str]:
     """Return the colour of each kind of place."""
-    more, free = itertools.cycle(MORE), dict(COLORS)
+    more, free = itertools.cycle(MORE), dict(PART_COLORS)
     return {kind: free.pop(kind[0], "") or next(more) for kind in kinds}
 
 

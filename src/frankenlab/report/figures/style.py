@@ -37,6 +37,8 @@ FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
 TEXT, SMALL = 12, 11
 INK, GREY, LIGHT, BAND = "#222222", "#5f5f5f", "#e3e3e3", "#eef1f4"
 BLUE, ORANGE, GREEN, RED = "#0173b2", "#de8f05", "#029e73", "#d55e00"
+# Of what a plan runs again, in every figure.
+PART_COLORS = {"block": "#5b4aa0", "attn": GREEN, "mlp": RED}
 # Of the controls in their order; of the runner-up after them.
 CONTROLS = (
     (ORANGE, "diamond"),
