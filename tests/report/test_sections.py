@@ -148,7 +148,7 @@ def test_top_plans_are_ranked_by_the_mean_over_search_tasks(monkeypatch):
     assert [float(text.replace("−", "-")) for text in top["mean at search"]] == pytest.approx(
         means.head(10).tolist(), abs=0.051
     )
-    monkeypatch.setattr("frankenlab.report.tables.MOST_PLANS", 10_000)
+    monkeypatch.setattr("frankenlab.report.search_tables.MOST_PLANS", 10_000)
     everything = top_plans(results)
     selected = everything[everything["mean at select"] != "–"]["plan"].map(str)
     at_select = set(comparisons.loc[comparisons["stage"] == "select", "plan"]) & set(means.index)
