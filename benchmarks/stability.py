@@ -29,6 +29,7 @@ from frankenlab.config.experiment import Experiment
 from frankenlab.engines.devices import processor_name
 from frankenlab.plans.plan import parse
 from frankenlab.plans.words import words
+from frankenlab.report.text import plural
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2, 3, 4)
@@ -186,7 +187,7 @@ def _agreement(outcomes: Sequence[Outcome]) -> list[str]:
     for candidate in counts:
         seen = [each.searched[candidate] for each in seeds if candidate in each.searched]
         lines.append(
-            f"- `{candidate}`: {mean(seen):+.1f} on the search documents of the {len(seen)} draws "
+            f"- `{candidate}`: {mean(seen):+.1f} on the search documents of the {plural(len(seen), 'draw')} "
             f"whose search it ended in, from {min(seen):+.1f} to {max(seen):+.1f}."
         )
     for other in (each for each in outcomes if each.draw.precision != usual):

@@ -131,8 +131,9 @@ def test_the_choice_says_which_plans_were_as_good():
     assert choice_finding({"comparisons": depths}, [freeze]) == (
         "One other plan was as good on the documents of search and select, within one standard "
         "error: layer 3 twice. From the same shortlist, 62 % of resamples of these documents "
-        "freeze the same plan. On the select documents there is no evidence that any plan of the "
-        "shortlist is better than the base."
+        "freeze the same plan; other documents, whose luck is another, would do so less often. On "
+        "the select documents there is no evidence that any plan of the shortlist is better than "
+        "the base."
     )
     alone = FREEZE | {"as_good": ["0:3,1:4"], "same_plan": 1.0, "beats_base": True}
     assert choice_finding({}, [alone]).startswith("No other plan was as good")
