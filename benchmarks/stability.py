@@ -187,8 +187,9 @@ def _agreement(outcomes: Sequence[Outcome]) -> list[str]:
     for candidate in counts:
         seen = [each.searched[candidate] for each in seeds if candidate in each.searched]
         lines.append(
-            f"- `{candidate}`: {mean(seen):+.1f} on the search documents of the {plural(len(seen), 'draw')} "
-            f"whose search it ended in, from {min(seen):+.1f} to {max(seen):+.1f}."
+            f"- `{candidate}`: {mean(seen):+.1f} on the search documents of the "
+            f"{plural(len(seen), 'draw')} whose search it ended in, from {min(seen):+.1f} to "
+            f"{max(seen):+.1f}."
         )
     for other in (each for each in outcomes if each.draw.precision != usual):
         same = next(each for each in seeds if each.draw.seed == other.draw.seed)
