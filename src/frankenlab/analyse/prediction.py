@@ -32,9 +32,10 @@ COLUMNS = (
     *("plans", "n", "correlation", "low", "high", "reliability"),
 )
 SCOPES = ("layers", "blocks")
-# What is chosen or fitted on the other search tasks; and what these say without any probe.
+# The first two are chosen or fitted on the other search tasks; the third is the effect there, which
+# needs no probe.
 CHOSEN, FITTED, OTHER = "chosen", "fitted", "other_effect"
-# What the page calls the predictors, in its order.
+# The page calls the predictors by these names, in this order.
 NAMES: Mapping[str, str] = {
     CHOSEN: "best number on the other tasks",
     FITTED: "all numbers, fitted on the other tasks",
@@ -55,7 +56,7 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """What running spans of layers twice does to one task.
+    """Hold the effects of running spans of layers twice on one task.
 
     Attributes:
         spans: (start, stop) of each.

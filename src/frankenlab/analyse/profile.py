@@ -26,7 +26,7 @@ from frankenlab.analyse.shrinkage import Z95, limits, measure, shrunken
 from frankenlab.plans.plan import BASE, Change, parse
 from frankenlab.plans.steps import PARTS
 
-# Of one profile or of two: how they are told apart.
+# These columns tell one profile from another.
 WHOSE = ("model", "quantization", "task", "metric", "kind", "unit", "part", "against")
 COLUMNS = (
     *WHOSE,
@@ -39,7 +39,8 @@ SHAPE_COLUMNS = (*WHOSE, "measure", "other", "places", "n", "estimate", "low", "
 LEAST_PLACES = 4
 # Random halves that a reliability is the mean of.
 SPLITS = 200
-# Of a rank correlation, against that of Pearson's (Fieller, Hartley and Pearson 1957).
+# The variance of a rank correlation is this many times that of Pearson's correlation (Fieller,
+# Hartley and Pearson 1957).
 RANK_FACTOR = 1.06
 
 

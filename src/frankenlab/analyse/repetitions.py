@@ -27,7 +27,8 @@ from frankenlab.analyse.settings import Statistics
 from frankenlab.plans.plan import BASE, Change, parse
 from frankenlab.plans.steps import PARTS
 
-# Of a kind of place: a part of it, its scale, and whether each layer repeats before the next runs.
+# A kind of place is told by its part, its scale, and whether each layer repeats before the next
+# one runs.
 KIND = ("part", "scale", "in_place")
 WHERE = ("model", "quantization", "task", "metric", "kind", "unit", *KIND)
 COLUMNS = (*WHERE, "times", "blocks", "longest", "n", "effect", "low", "high", "fitted")

@@ -1,4 +1,4 @@
-"""What plans gain on the search tasks against what they lose on the guard tasks, plan by plan.
+"""Compare what plans gain on the search tasks with what they lose on the guard tasks.
 
 The plans are the frozen one and the finalists, on the confirm documents, which chose none of them.
 This is exploration: there are intervals, and no verdicts.

@@ -24,9 +24,9 @@ from frankenlab.tasks.draws import DrawnTask
 from frankenlab.tasks.encoding import Encoder
 from frankenlab.tasks.index import TaskSettings
 
-# Of a prompt; CircuitProbe cuts its texts at as many.
+# A prompt is cut at so many tokens, as CircuitProbe cuts its texts.
 MOST_TOKENS = 512
-# Of a batch: all states of the base are in memory at once.
+# A batch has so many tokens, as all states of the base are in memory at once.
 BATCH_TOKENS = 1024
 # The effective rank of fewer examples than this says nothing.
 LEAST_EXAMPLES = 5

@@ -50,7 +50,7 @@ Numbers = Annotated[
 _LAYER_NUMBERS = (
     f"a whole number from 0 to {MAX_STEPS:,}, a share of the depth from 0.0 to 1.0, {_RANGE}"
 )
-# Of layers: positions or lengths.
+# Positions or lengths, counted in layers.
 LayerNumbers = Annotated[
     _Number | _Share | Annotated[tuple[_Number | _Share, ...], _Several] | _Range,
     _one_error(_LAYER_NUMBERS),

@@ -1,4 +1,4 @@
-"""What plans gain on the search tasks against what they lose on the guard tasks."""
+"""Draw what plans gain on the search tasks against what they lose on the guard tasks."""
 
 from typing import Any
 
