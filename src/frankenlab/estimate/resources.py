@@ -139,9 +139,11 @@ class Prediction:
 
     def plans(self, job: Job, stage: Stage) -> PlanWork:
         """Return what a job that runs a stage's plans runs of them at most."""
-        controls = self.experiment.runs_controls(job.model, job.quantization, job.task or None)
-        at_reference = self.experiment.runs_controls(job.model, job.quantization)
-        finalists = at_reference and job.rule != "measure_cost"
+        if job.rule == "measure_cost":
+            controls = finalists = False
+        else:
+            controls = self.experiment.runs_controls(job.model, job.quantization, job.task or None)
+            finalists = self.experiment.runs_controls(job.model, job.quantization)
         return self.workload.plans(job.model, stage, job.shard, controls, finalists)
 
     def start(self, job: Job) -> float:
