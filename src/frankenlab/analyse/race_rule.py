@@ -9,8 +9,8 @@ A plan is dropped where the one-sided upper limit of its final lead over the lea
 `margin`; the limit has level 1 - error / decisions, which holds the error over all decisions below
 `error` (Bonferroni). The n documents of a round are a sample without replacement of the N that a
 plan may see, so that what they say about the rest has the factor 1 - n / N in its variance (Cochran
-1977, chapter 2). docs/statistics/search.md says what this controls and what not; benchmarks/racing.md
-measures it.
+1977, chapter 2). docs/statistics/search.md says what this controls and what not;
+benchmarks/racing.md measures it.
 """
 
 from collections.abc import Sequence
