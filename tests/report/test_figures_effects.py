@@ -99,7 +99,7 @@ def test_ruinous_layers_are_marked_on_the_axis_and_counted(tables):
 
 def test_the_best_third_of_the_layers_is_named_with_its_numbers(tables):
     finding = layer_effects_finding(tables, LEVELS, **WHERE)
-    assert finding.startswith("Running a middle layer twice measures best: −")
+    assert finding.startswith("Running a middle layer twice costs least: −")
     assert "points on average over 2 tasks, against −" in finding
     assert finding.endswith(
         "none of the 30 is significantly better than the base (q < 0.05, exploration)."

@@ -185,7 +185,8 @@ def layer_effects_finding(tables: Tables, levels: Statistics, **where: str) -> s
     if len(means) > 1:
         low, high = means.idxmin(), means.idxmax()
         first = (
-            f"Running {high} layer {_times(count)} measures best: "
+            f"Running {high} layer {_times(count)} "
+            f"{'measures best' if means[high] > 0 else 'costs least'}: "
             f"{effect_said(means[high], unit)} on "
             f"average {over}, against {effect_said(means[low], unit)} for {low} one. "
         )

@@ -211,7 +211,8 @@ def profile_finding(tables: Tables, levels: Statistics, **where: str) -> str:
             f", and the order of the places has a reliability of {_number(row)}"
             for row in known.to_dict("records")
         )
-        said.append(f"On {task}, {what} looks best at {_best(own)}; {_beyond(own)}{order}.")
+        looks = "looks best" if own["shrunken"].max() > 0 else "costs least"
+        said.append(f"On {task}, {what} {looks} at {_best(own)}; {_beyond(own)}{order}.")
     said += _alike(shapes, where["model"], part, tasks)
     said += _between(rows, rows_of(shapes, **where), tasks)
     said += _seen(rows[rows["task"].isin(tasks)])
@@ -228,13 +229,17 @@ def _best(rows: pd.DataFrame) -> str:
     return f"{share(row['position'])} of the depth ({words}: {found} after shrinking)"
 
 
-def _beyond(rows: pd.DataFrame, line: str = "the base") -> str:
-    """Say at how many places the band excludes the base, or no difference."""
+def _beyond(rows: pd.DataFrame) -> str:
+    """Say at how many places the band excludes 0, which is no change."""
     over, under = int((rows["band_low"] > 0).sum()), int((rows["band_high"] < 0).sum())
-    return (
-        f"the band lies above {line} at {over or 'none'} and below it at {under or 'none'} of "
-        f"{plural(len(rows), 'place')}"
-    )
+    places = plural(len(rows), "place")
+    if not over + under:
+        return f"none of the {places} is significantly better or worse"
+    return f"of {places}, {over or 'none'} {_is(over)} significantly better and {under or 'none'} worse"
+
+
+def _is(count: int) -> str:
+    return "are" if count > 1 else "is"
 
 
 def _alike(shapes: pd.DataFrame, model: str, part: str, tasks: list[str]) -> list[str]:
@@ -278,7 +283,7 @@ def _between(rows: pd.DataFrame, shapes: pd.DataFrame, tasks: list[str]) -> list
         mean = rows_of(shapes, part=part, against=against, task=task, measure="mean")
         for row in mean.to_dict("records"):
             found = change_text(row | {"effect": row["estimate"]}, unit=f" {row['unit']}")
-            said.append(f"{found} on {task} on average, where {_beyond(own, '0')}")
+            said.append(f"{found} on {task} on average ({_beyond(own)})")
     names = f"{NAMES[part]} in place of {NAMES[against]}"
     return [f"Repeating {names} changes that by {'; '.join(said)}."] if said else []
 
