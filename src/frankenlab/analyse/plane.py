@@ -61,12 +61,12 @@ def plane(
         depths: model -> its number of layers.
 
     Returns:
-        A row a model, task and point. `group` is "base", "frozen", "larger model" (its base), or the
-        kind of a plan (`plans.kinds`), of which controls are "random". `effect` is paired with the model's own base at its reference
-        quantization, with a 95 % interval. `read_bytes` are the bytes of weights that are read for
-        each token, `multiplications` those by weights. `on_front` is the share of resamples of the
-        documents in which nothing that reads as little is as good, `on_front_compute` the same of
-        multiplications (see `on_front`).
+        A row a model, task and point. `group` is "base", "frozen", "larger model" (its base), or
+        the kind of a plan (`plans.kinds`), of which controls are "random". `effect` is paired with
+        the model's own base at its reference quantization, with a 95 % interval. `read_bytes` are
+        the bytes of weights that are read for each token, `multiplications` those by weights.
+        `on_front` is the share of resamples of the documents in which the point is on the Pareto
+        front of quality against bytes, `on_front_compute` the same against multiplications.
     """
     searched = compared[compared["stage"] == "search"].drop_duplicates(["model", "plan"])
     groups = searched.set_index(["model", "plan"])["group"].to_dict()
@@ -90,7 +90,8 @@ def plane(
             task: _on_task(found, home, tasks[task], random, rules) for task, found in at.items()
         }
         common = {"model": model, "quantization": home.quantization}
-        for name, found, drawn in (*_means(parts), *((name, *part) for name, part in parts.items())):
+        each = ((task, *part) for task, part in parts.items())
+        for name, found, drawn in (*_means(parts), *each):
             points = list(found.index)
             made = found.assign(**pd.DataFrame([facts[point] for point in points], found.index))
             for cost, column in FRONTS.items():
