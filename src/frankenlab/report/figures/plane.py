@@ -182,10 +182,10 @@ def plane_finding(tables: Tables, levels: Statistics, **where: str) -> str:
 def _said(rows: pd.DataFrame) -> str:
     cheapest = rows.loc[rows["read_bytes"].idxmin()]
     others = rows.drop(cheapest.name).sort_values("on_front", ascending=False)
+    on = f"{'the ' * bool(rows['tasks'].iloc[0] > 1)}{rows['task'].iloc[0]}"
     first = (
-        f"Of {plural(len(rows), 'combination')} of a plan with weights, compared on "
-        f"{'the ' * bool(rows['tasks'].iloc[0] > 1)}{rows['task'].iloc[0]}, {_named(cheapest)} reads "
-        "the fewest bytes for each token"
+        f"Of {plural(len(rows), 'combination')} of a plan with weights, compared on {on}, "
+        f"{_named(cheapest)} reads the fewest bytes for each token"
     )
     if others.empty:
         return f"{first}."
