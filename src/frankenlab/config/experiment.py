@@ -96,7 +96,7 @@ class Experiment:
             if all(kind not in each.kinds for each in grids):
                 known = ", ".join(k for k in KINDS if any(k in each.kinds for each in grids))
                 raise UserError(
-                    f"config: stages.confirm.best_of: no plan of the grid is {kind}; its plans are "
+                    f"config: stages.confirm.best_of: no plan of the grid is {kind}; allowed are "
                     f"{known}"
                 )
         return grid
