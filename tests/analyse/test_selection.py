@@ -10,6 +10,7 @@ import pytest
 from frankenlab.analyse.comparisons import with_shapes
 from frankenlab.analyse.selection import (
     as_good,
+    best_of,
     choose,
     confirm_plans,
     freeze,
@@ -77,9 +78,9 @@ def scores(gains: dict[str, tuple[int, int]], documents: int = 60) -> pd.DataFra
     return table.assign(cluster=table["document"].astype(str), hardware="one")
 
 
-def frozen_of(gains, controls: int = 0, level: float = 0.05, finalists: int = 0):
+def frozen_of(gains, controls: int = 0, level: float = 0.05, finalists: int = 0, more=()):
     listed = [{"plan": plan, "group": "block"} for plan in gains]
-    rest = (controls, level, RULES, finalists)
+    rest = (controls, level, RULES, finalists, more)
     return freeze(scores(gains), TASKS, listed, "m", 8, "none", *rest)
 
 
@@ -137,6 +138,32 @@ def test_finalists_are_the_best_other_plans_and_no_controls():
     groups = ["base", "block", "finalist", "finalist", "control"]
     assert [group for _, group in confirmed] == groups
     assert len(confirm_plans(frozen, at_reference=False)) == 2
+
+
+def test_the_best_plan_of_each_kind_is_of_those_that_saw_the_most_documents():
+    plans = ["base", "0:6,5:8", "0:4,5:8", "0:3,4:8", "0:2,3:8", "0:8,7*0.5"]
+    table = pd.DataFrame(
+        {
+            "plan": plans,
+            "role": "search",
+            "group": ["base", "layer", "skip", "skip", "skip", "layer"],
+            "effect": [0.0, 1.0, 9.0, -2.0, -3.0, 0.5],
+            "standard_error": 1.0,
+            "depth": 8.0,
+            "dropped": pd.array([None, None, 1, 2, 2, None], "Int64"),
+        }
+    )
+    found = best_of(table, ["skipped", "spread", "repeated", "damped"], 8)
+    assert found == ["0:3,4:8", "0:6,5:8", "0:8,7*0.5"]
+    assert best_of(table, [], 8) == []
+
+
+def test_the_best_of_kinds_are_finalists_where_they_are_confirmed_as_nothing_else():
+    gains = {"0:3,2:8": (9, 9), "0:7,6:8": (4, 4)}
+    more = ["0:3,2:8", "0:4,5:8", "0:7,6:8", "0:4,5:8"]
+    assert frozen_of(gains, finalists=1, more=more)["finalists"] == ["0:7,6:8", "0:4,5:8"]
+    assert frozen_of(gains, more=more)["finalists"] == ["0:4,5:8", "0:7,6:8"]
+    assert frozen_of(gains, controls=7, more=more)["finalists"] == ["0:4,5:8"]
 
 
 def test_nothing_is_claimed_of_finalists():

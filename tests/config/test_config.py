@@ -71,6 +71,17 @@ def test_the_shared_grid_may_be_left_out_where_every_model_has_its_own():
         config.check(changed("models.tiny.plans", [])).grid("tiny")
 
 
+def test_a_kind_of_plans_to_confirm_is_in_some_models_grid():
+    raw = changed("stages.confirm.best_of", ["skipped"])
+    with pytest.raises(UserError, match="best_of: no plan of the grid is skipped; .* are repeated"):
+        config.check(raw).grid("tiny")
+    raw["models"]["other"] = raw["models"]["tiny"] | {"plans": [{"generator": "skip"}]}
+    experiment = config.check(raw)
+    assert len(experiment.grid("tiny").plans) == len(experiment.grid("other").plans) == 5
+    with pytest.raises(UserError, match="best_of"):
+        config.check(changed("stages.confirm.best_of", ["looped"]))
+
+
 def test_defaults_are_filled_in_at_every_depth_and_the_input_is_left_alone():
     raw = deepcopy(MINIMAL)
     experiment = config.check(raw)

@@ -219,6 +219,8 @@ def test_finalists_run_on_all_tasks_at_the_reference_and_only_frozen_plans_are_t
     assert prediction.plans(Job("measure_cost", "tiny", "none"), CONFIRM).count == 2
     line = next(x for x in text_of(more, 10.0).splitlines() if x.startswith("  confirm at "))
     assert "4 plans (and 2 controls on the search tasks) x " in line
+    raw["stages"]["confirm"] |= {"finalists": 1, "best_of": ["repeated"]}
+    assert predicted(config.check(raw), 10.0).plans(jobs[0], CONFIRM).count == 6
 
 
 def test_another_draw_is_counted_anew(fetched):

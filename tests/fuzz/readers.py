@@ -279,7 +279,11 @@ RECORDS: dict[str, Any] = {
         "dropped": {"0:3,1:4": {"behind": 3.5, "ahead_at_most": -1.0}},
     },
     "frozen/llama.json": FREEZE,
-    "shortlist.json": {"model": "llama", "plans": [{"plan": "0:3,1:4", "group": "rys"}]},
+    "shortlist.json": {
+        "model": "llama",
+        "plans": [{"plan": "0:3,1:4", "group": "rys"}],
+        "best_of": [],
+    },
     "plans.json": [["0:3,1:4", "rys"], ["0:2,1:4", "rys"]],
     "provenance.json": {
         "experiment": "e",

@@ -61,6 +61,22 @@ def test_a_plan_from_end_to_end_has_single_blocks_as_controls(text, others):
     assert {plan.change for plan in found} == others
 
 
+@pytest.mark.parametrize(
+    ("text", "others"),
+    [
+        ("1:7", {Change(i, i + 2, 0) for i in range(7)}),
+        ("0@attn,1:7,7@attn", {Change(i, i + 2, 0, "mlp") for i in range(7)}),
+        ("1:4,4x2,5:7", {Change(i, i + 1, 0) for i in range(8)}),
+        ("1:7,7@attn", set()),
+    ],
+)
+def test_a_plan_that_is_less_deep_from_end_to_end_has_blocks_left_out_as_controls(text, others):
+    plan = parse(text, 8)
+    found = equal_cost_controls(plan, count=10, seed=1)
+    assert {control.change for control in found} == others
+    assert all(control.depth == plan.depth for control in found)
+
+
 steps = st.builds(
     Step, st.integers(0, 7), st.sampled_from(["block", "attn", "mlp"]), st.sampled_from([1.0, 0.5])
 )

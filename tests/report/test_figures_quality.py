@@ -7,7 +7,6 @@ import pytest
 from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.quality import (
     mean_over_tasks,
-    pareto_front,
     quality_cost,
     quality_cost_finding,
 )
@@ -42,12 +41,6 @@ def layers(spec: dict, mark: str) -> list[dict]:
 
 def own_rows(spec: dict, layer: dict) -> list[dict]:
     return spec["datasets"][layer["data"]["name"]]
-
-
-def test_pareto_front_keeps_what_no_cheaper_or_equal_plan_reaches():
-    cost = np.array([1.0, 1.1, 1.1, 1.2, 1.3, 0.9])
-    effect = np.array([0.0, 2.0, 3.0, 3.0, 4.0, -5.0])
-    assert pareto_front(cost, effect).tolist() == [5, 0, 2, 4]
 
 
 def test_mean_over_tasks_adds_independent_errors_in_quadrature():

@@ -52,7 +52,7 @@ def test_each_plan_is_a_point_with_both_its_effects(tables):
     assert drawn == set(table[["plan", "gain", "effect"]].itertuples(index=False, name=None))
     words = words_of(svg)
     assert faults(svg) == [] and "correlation −0.61 [−0.90, −0.10]" in words
-    assert "the mean of 2 guard tasks" in words and "runners-up of the shortlist" in words
+    assert "the mean of 2 guard tasks" in words and "other plans that were confirmed" in words
 
 
 def test_the_finding_says_which_losses_go_with_gains(tables):

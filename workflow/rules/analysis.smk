@@ -1,5 +1,5 @@
 TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
-TABLES += ["search", "path", "repetitions", "dose_response", "profile", "reliability"]
+TABLES += ["search", "path", "repetitions", "dose_response", "profile", "reliability", "plane"]
 
 # Models of several quantizations have a table and a picture of what those change.
 BITS_MODELS = [m.name for m in EXPERIMENT.models.values() if len(m.quantizations) > 1]
@@ -19,9 +19,9 @@ TABLES += ["race"] if EXPERIMENT.raced else []
 # Where controls run, a table compares the frozen plans with them.
 TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
 
-# Where several plans of the shortlist are confirmed on guard tasks, a table has gain against loss.
+# Where several plans are confirmed on guard tasks, a table has gain against loss.
 GUARDED = any(task.role == "guard" for task in EXPERIMENT.tasks.values())
-TABLES += ["tradeoff"] if SETTINGS.stages.confirm.finalists and GUARDED else []
+TABLES += ["tradeoff"] if SETTINGS.stages.confirm.most_finalists and GUARDED else []
 # Where the layers are probed, tables say what they do and how well that predicts the effects.
 TABLES += ["probe", "similarity", "predictors"] if SETTINGS.probe.documents else []
 
@@ -94,7 +94,11 @@ rule aggregate:
 rule shortlist:
     input:
         lambda w: reference_comparisons("search", w.model),
-        stamp=script_stamp("shortlist", count=SETTINGS.stages.select.shortlist),
+        stamp=script_stamp(
+            "shortlist",
+            count=SETTINGS.stages.select.shortlist,
+            best_of=SETTINGS.stages.confirm.best_of,
+        ),
     output:
         f"{RESULTS}/shortlist/{{model}}.json",
     log:
@@ -154,7 +158,7 @@ rule tables:
             f"{RESULTS}/costs/{model}/{quantization}.parquet"
             for model, quantization in EXPERIMENT.cells
         ],
-        weights=[weights_manifest(*cell) for cell in EXPERIMENT.cells if QUANTIZED],
+        weights=[weights_manifest(*cell) for cell in EXPERIMENT.cells],
         races=[path for model in EXPERIMENT.models for path in race_files(model)],
         layers=probed("layers"),
         similarity=probed("similarity"),

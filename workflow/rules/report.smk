@@ -12,7 +12,7 @@ SEARCH_TABLES = [
             "dose_response",
             "tradeoff",
         ),
-        *("profile", "reliability", "race", "probe", "similarity", "predictors"),
+        *("profile", "reliability", "plane", "race", "probe", "similarity", "predictors"),
     ]
     if name in TABLES
 ]

@@ -26,5 +26,6 @@ with job(snakemake) as experiment:
         error_budget.level(rules.alpha, "search", tests * len(experiment.models)),
         rules,
         experiment.settings.stages.confirm.finalists,
+        shortlist["best_of"],
     )
     write_json(snakemake.output[0], frozen)

@@ -8,6 +8,7 @@ from frankenlab.analyse import error_budget, ledger
 from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.controls import against_controls
 from frankenlab.analyse.interaction import bitrates
+from frankenlab.analyse.plane import plane
 from frankenlab.analyse.prediction import prediction
 from frankenlab.analyse.predictors import single_layers
 from frankenlab.analyse.profile import profile, reliability
@@ -29,6 +30,7 @@ with job(snakemake) as experiment:
     rules = experiment.settings.statistics
     depths = {name: model.n_layers for name, model in experiment.models.items()}
     folders = {cell: experiment.weights_folder(*cell) for cell in experiment.cells}
+    footprints = {cell: Footprint.of_directory(folder) for cell, folder in folders.items()}
     freezes = [read_record(path, Frozen) for path in snakemake.input.frozen]
     frozen = {freeze["model"]: freeze for freeze in freezes}
     compared = concatenated(map(read_parquet, snakemake.input.comparisons))
@@ -49,6 +51,7 @@ with job(snakemake) as experiment:
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
         "search": search(searched, experiment.tasks, level, rules),
+        "plane": plane(compared, scores, experiment.tasks, frozen, footprints, depths, rules),
         "path": paths(compared, choice, experiment.tasks, frozen),
         "repetitions": repetitions(searched, experiment.tasks, depths, rules),
         "dose_response": dose_response(searched, experiment.tasks, depths, rules),
@@ -61,15 +64,11 @@ with job(snakemake) as experiment:
     if "tradeoff" in wanted:
         made["tradeoff"] = tradeoff(compared, scores, experiment.tasks, frozen, rules)
     if "bits" in wanted:
-        footprints = {
-            model: {
-                q: Footprint.of_directory(folder)
-                for (m, q), folder in folders.items()
-                if m == model
-            }
+        by_model = {
+            model: {q: size for (m, q), size in footprints.items() if m == model}
             for model in snakemake.params.models
         }
-        made["bits"] = bitrates(claimed, experiment.tasks, frozen, footprints, depths, rules)
+        made["bits"] = bitrates(claimed, experiment.tasks, frozen, by_model, depths, rules)
     if "quantizations" in wanted:
         made["quantizations"] = pd.DataFrame(
             weights_row(*cell, folder, read_manifest(folder)) for cell, folder in folders.items()

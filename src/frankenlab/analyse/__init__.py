@@ -15,6 +15,7 @@ __all__ = [
     "outcomes",
     "paired_effects",
     "paired_tests",
+    "plane",
     "power",
     "prediction",
     "predictors",

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from frankenlab.analyse.outcomes import Outcomes, outcomes
-from frankenlab.analyse.paired_tests import Floats, by_cluster
+from frankenlab.analyse.paired_tests import BLOCK_BYTES, Floats, by_cluster
 from frankenlab.plans.plan import BASE
 
 # Draws effects and their variances, [resamples, plans] each, as shares and not in points.
@@ -127,6 +127,15 @@ def bootstrap(task: Gains) -> Resample:
         return effect, np.maximum(rest, 0) * (n / (n - 1) / weight**2)
 
     return resample
+
+
+def resampled(task: Gains, random: np.random.Generator, resamples: int) -> Floats:
+    """Return the effects [1 + resamples, plans], first those of the documents as they are."""
+    effects, _ = mean_gains([task])
+    draw, rows = bootstrap(task), max(1, BLOCK_BYTES // (8 * task.values.shape[1]))
+    left = range(0, resamples, rows)
+    shifts = [draw(random, min(rows, resamples - start))[0] for start in left]
+    return np.vstack([effects, *(effects + 100 * shift for shift in shifts)])
 
 
 def shared_weights(weights: Floats) -> Floats:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from frankenlab.analyse import error_budget
 from frankenlab.analyse.comparisons import INTERVAL, concatenated, paired
-from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
+from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes, shared
 from frankenlab.analyse.paired_effects import PairedEffects
 from frankenlab.analyse.settings import Statistics
 from frankenlab.analyse.verdicts import judge
@@ -227,18 +227,16 @@ def _tests(one: TaskBitrates) -> int:
 
 
 def _cells(scores: pd.DataFrame, metric: str) -> _Cells:
-    measured = {
-        q: outcomes(rows, metric)
-        for q, rows in scores.groupby("quantization", sort=False, observed=True)
-    }
-    common = sorted(set.intersection(*(set(m.documents) for m in measured.values())))
+    measured = shared(
+        {
+            q: outcomes(rows, metric)
+            for q, rows in scores.groupby("quantization", sort=False, observed=True)
+        }
+    )
     rows: dict[Key, np.ndarray] = {}
     for quantization, found in measured.items():
-        places = np.searchsorted(found.documents, common)
-        rows |= {
-            (plan, quantization): found.scores[i, places] for i, plan in enumerate(found.plans)
-        }
-    return _Cells(found.at(places), rows)
+        rows |= {(plan, quantization): found.row(plan) for plan in found.plans}
+    return _Cells(found, rows)
 
 
 def _facts(cells: _Cells, key: Key, plan: Plan, size: Footprint, metric: str) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """Rows of scores -> arrays in which higher is better, whatever the metric."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from frankenlab.analyse.paired_tests import Kind
 from frankenlab.io.errors import UserError
+
+Key = TypeVar("Key")
 
 UNITS: dict[Kind, str] = {"mean": "points", "perplexity": "log-percent"}
 
@@ -106,6 +109,14 @@ def outcomes(scores: pd.DataFrame, metric: str) -> Outcomes:
         .to_numpy(),
         sign=sign,
     )
+
+
+def shared(measured: Mapping[Key, Outcomes]) -> dict[Key, Outcomes]:
+    """Return one task's outcomes on the documents that all of them are on."""
+    common = sorted(set.intersection(*(set(found.documents) for found in measured.values())))
+    return {
+        key: found.at(np.searchsorted(found.documents, common)) for key, found in measured.items()
+    }
 
 
 def _first(scores: pd.DataFrame, column: str, default: Any) -> Any:

@@ -14,6 +14,7 @@ from frankenlab.analyse.search_test import max_t
 from frankenlab.analyse.settings import Statistics
 from frankenlab.models.franken import CONTROL, FINALIST
 from frankenlab.plans.controls import equal_cost_controls
+from frankenlab.plans.kinds import Kind, kind_of
 from frankenlab.plans.plan import BASE, parse
 
 PlanGroups = list[tuple[str, str]]
@@ -30,15 +31,18 @@ class Shortlisted(TypedDict):
 
 
 class Shortlist(TypedDict):
-    """The file that holds a model's shortlist."""
+    """The file that holds a model's shortlist; `best_of` are the search's best plans of the kinds
+    that are to be confirmed."""
 
     plans: list[Shortlisted]
+    best_of: list[str]
 
 
 class Frozen(TypedDict):
     """The file that holds a model's frozen plan: what `freeze` returns.
 
-    `finalists` are the best other plans of the shortlist, best first. `beats_base` tells whether
+    `finalists` are the best other plans of the shortlist, best first, and then the best of some
+    kinds of plans in the search. `beats_base` tells whether
     any plan of the select stage is better than the base on its documents (`search_test.max_t`).
     `as_good` are the plans within one standard error of the best, best first. `same_plan` is the
     share of resamples of the documents in which the same rule freezes the same plan of the same
@@ -83,6 +87,24 @@ def shortlist(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
     return mean_effects(table[table["dropped"].isna()]).head(count).to_dict("records")
 
 
+def best_of(table: pd.DataFrame, kinds: Sequence[Kind], n_layers: int) -> list[str]:
+    """Return the plan of each kind that has the highest mean effect on the search documents, of the
+    plans that a race let see the most of them; nothing for a kind that was not searched."""
+    means = mean_effects(table)
+    rounds = table.drop_duplicates("plan").set_index("plan")["dropped"]
+    seen = means["plan"].map(rounds).astype(float).fillna(np.inf)
+    means = means.assign(
+        kind=[
+            kind_of(parse(plan, n_layers), group)
+            for plan, group in zip(means["plan"], means["group"], strict=True)
+        ]
+    )
+    # A stable sort keeps the best first.
+    longest = means.loc[(-seen).sort_values(kind="stable").index].drop_duplicates("kind")
+    found = longest.set_index("kind")["plan"]
+    return [found[kind] for kind in kinds if kind in found]
+
+
 def freeze(
     scores: pd.DataFrame,
     tasks: Mapping[str, Task],
@@ -94,6 +116,7 @@ def freeze(
     level: float,
     rules: Statistics,
     finalists: int = 0,
+    more: Sequence[str] = (),
 ) -> Frozen:
     """Return the franken of a model: the cheapest plan within one standard error of the best
     (Breiman et al. 1984), on the documents of search and select together.
@@ -104,6 +127,7 @@ def freeze(
         controls: how many random plans of the same cost go with it.
         level: of the test whether any of the plans beats the base.
         finalists: how many other plans of the shortlist are confirmed beside it.
+        more: plans that are confirmed too, where they are none of these.
     """
     scores = scores.drop_duplicates(["task", "plan", "document"])
     groups = {item["plan"]: item["group"] for item in shortlisted}
@@ -135,13 +159,15 @@ def freeze(
     random_plans = [c.text for c in equal_cost_controls(frozen, controls, rules.seed)]
     others = [plans[i] for i in order if i != chosen and np.isfinite(effects[i])]
     # A control by chance is a control.
-    others = [plan for plan in others if plan not in random_plans]
+    others = [plan for plan in others if plan not in random_plans][:finalists]
+    taken = {frozen.text, *random_plans, *others}
+    others += [plan for plan in dict.fromkeys(more) if plan not in taken]
     record: Frozen = {
         "model": model,
         "frozen": frozen.text,
         "group": groups[plans[chosen]],
         "controls": random_plans,
-        "finalists": others[:finalists],
+        "finalists": others,
         "reference_quantization": quantization,
         "beats_base": test.p <= level,
         "as_good": [plans[i] for i in order if near[i]],

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from frankenlab.analyse.gains import bootstrap, gains, mean_gains, mean_limits
+from frankenlab.analyse.gains import gains, mean_limits, resampled
 from frankenlab.analyse.outcomes import Task
-from frankenlab.analyse.paired_tests import BLOCK_BYTES, Floats
+from frankenlab.analyse.paired_tests import Floats
 from frankenlab.analyse.selection import Frozen
 from frankenlab.analyse.settings import Statistics
 from frankenlab.models.franken import FINALIST
@@ -57,7 +57,9 @@ def tradeoff(
         own = _at(scores, where)
         random = np.random.default_rng([rules.seed, 4])
         drawn = {
-            task: _drawn(own[own["task"] == task], tasks[task].metric, plans, random, rules)
+            task: resampled(
+                gains(own[own["task"] == task], tasks[task].metric, plans), random, rules.resamples
+            )
             for task in at["task"].unique()
         }
         gained = _means(search, plans)
@@ -139,23 +141,6 @@ def _means(rows: pd.DataFrame, plans: Sequence[str]) -> pd.DataFrame:
             "n": int(own["n"].sum()),
         }
     return pd.DataFrame.from_dict(found, orient="index")
-
-
-def _drawn(
-    scores: pd.DataFrame,
-    metric: str,
-    plans: Sequence[str],
-    random: np.random.Generator,
-    rules: Statistics,
-) -> Floats:
-    """Return the effects on one task [1 + resamples, plans], first those of its documents as they
-    are."""
-    measured = gains(scores, metric, plans)
-    effects, _ = mean_gains([measured])
-    draw, rows = bootstrap(measured), max(1, BLOCK_BYTES // (8 * measured.values.shape[1]))
-    left = range(0, rules.resamples, rows)
-    shifts = [draw(random, min(rows, rules.resamples - start))[0] for start in left]
-    return np.vstack([effects, *(effects + 100 * shift for shift in shifts)])
 
 
 def _mean(drawn: Mapping[str, Floats], tasks: Sequence[str]) -> Floats:

@@ -25,6 +25,7 @@ from frankenlab.models.quantization import NONE, Quantization
 from frankenlab.models.sources import Source, source_key
 from frankenlab.plans.generators import Generator
 from frankenlab.plans.grid import Grid, expand
+from frankenlab.plans.kinds import KINDS
 from frankenlab.tasks.index import TaskSettings, task_file
 from frankenlab.tasks.yaml_files import task_fingerprint
 
@@ -86,8 +87,21 @@ class Experiment:
         """Return the plans of a model.
 
         Raises:
-            UserError: a layer that it does not have, or no plan but the base.
+            UserError: a layer that it does not have, or no plan but the base; or no model has a
+                plan of a kind whose best is to be confirmed.
         """
+        grid = self._grid(model)
+        for kind in self.settings.stages.confirm.best_of:
+            grids = [grid, *map(self._grid, self.models)]
+            if all(kind not in each.kinds for each in grids):
+                known = ", ".join(k for k in KINDS if any(k in each.kinds for each in grids))
+                raise UserError(
+                    f"config: stages.confirm.best_of: no plan of the grid is {kind}; allowed are "
+                    f"{known}"
+                )
+        return grid
+
+    def _grid(self, model: str) -> Grid:
         generators, where = self.generators(model)
         return expand(generators, self.models[model].n_layers, where)
 

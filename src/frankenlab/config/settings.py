@@ -12,6 +12,7 @@ from frankenlab.analyse.settings import Statistics
 from frankenlab.io.sections import OptionalKey, Section
 from frankenlab.models.quantization import HIGHEST_BITS, LOWEST_BITS
 from frankenlab.plans.generators import Generator
+from frankenlab.plans.kinds import KINDS, Kind
 from frankenlab.plans.numbers import LayerCount
 from frankenlab.plans.repeats import Seed
 
@@ -218,6 +219,13 @@ class Confirm(StageSettings):
     """Random plans of the same cost as the frozen franken."""
     finalists: int = Field(default=0, ge=0, le=10_000)
     """Best other plans of the shortlist that are confirmed too, without verdicts."""
+    best_of: Annotated[list[Kind], Field(max_length=len(KINDS))] = []
+    """Kinds of plans whose best in the search is confirmed too, without a verdict."""
+
+    @property
+    def most_finalists(self) -> int:
+        """Return how many plans are confirmed without verdicts at most, beside the controls."""
+        return self.finalists + len(self.best_of)
 
 
 class Stages(Section):

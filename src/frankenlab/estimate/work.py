@@ -270,6 +270,7 @@ class Workload:
         stages, n = self.experiment.settings.stages, self.model(model).n_layers
         controls = stages.confirm.controls if with_controls else 0
         others = min(stages.confirm.finalists, stages.select.shortlist - 1)
+        others += len(stages.confirm.best_of)
         confirmed = 1 + controls + (others if with_finalists else 0)
         extra = stages.select.shortlist if stage.name == SELECT else confirmed
         mean = grid.whole.unshared / grid.whole.count

@@ -13,7 +13,7 @@ from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.files import CONFIG, read_json
 from frankenlab.models.franken import layer_tensors
 from frankenlab.models.shape import EMBEDDINGS, HEAD, NORM, PARTS, ModelShape
-from frankenlab.plans.plan import Plan
+from frankenlab.plans.plan import Plan, base
 
 PLAIN_BITS = 16.0
 
@@ -97,10 +97,17 @@ class Footprint:
 
     def relative_compute(self, plan: Plan) -> float:
         """Return the multiplications by weights for one token, relative to the base's."""
+        return self.multiplications(plan) / self.multiplications(base(plan.n_layers))
+
+    def multiplications(self, plan: Plan) -> int:
+        """Return the multiplications by weights for one token, the head's among them.
+
+        Each is followed by an addition. Attention's own products, whose number depends on the
+        context, are not counted.
+        """
         shape = self.shape
         work = sum(shape.part_weights(part) for step in plan.steps for part in step.parts)
-        once = shape.n_layers * shape.layer_weights
-        return (work + shape.head_weights) / (once + shape.head_weights)
+        return work + shape.head_weights
 
     def _run(self, plan: Plan) -> int:
         return sum(self.parts[part][step.layer] for step in plan.steps for part in step.parts)

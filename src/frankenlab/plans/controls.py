@@ -13,7 +13,9 @@ def equal_cost_controls(plan: Plan, count: int, seed: int) -> list[Plan]:
     They make the plan's own change at other places: a block that repeats gives blocks of the same
     length and repetition, layers left out as many left out elsewhere, a swap other swaps. A plan
     that changes more than one range and has too few other places gets single blocks that run
-    twice, or a part of them, with as many extra layers.
+    twice, or a part of them, with as many extra layers; or where it runs fewer layers than its
+    base, single blocks that are left out. One that runs as many, in an order that has no other
+    place, has none: its base costs the same.
     """
     if plan.text == BASE:
         return []
@@ -23,11 +25,16 @@ def equal_cost_controls(plan: Plan, count: int, seed: int) -> list[Plan]:
     shifts = [by for by in range(-first, plan.n_layers - last + 1) if by]
     draw = random.Random(seed)
     length, part, scale = _added(plan)
+    times = 2
+    if length < 0:
+        length, part, times = *_left_out(plan), 0
     one = plan.change or plan.window
-    if len(shifts) < count and not one and 1 <= length <= plan.n_layers:
+    # Without all layers, nothing would run.
+    most = plan.n_layers - (times == 0)
+    if len(shifts) < count and not one and 1 <= length <= most:
         starts = range(plan.n_layers - length + 1)
         return [
-            Change(first, first + length, 2, part, scale).plan(plan.n_layers)
+            Change(first, first + length, times, part, scale).plan(plan.n_layers)
             for first in draw.sample(starts, min(count, len(starts)))
         ]
     return [_shifted(plan, by) for by in draw.sample(shifts, min(count, len(shifts)))]
@@ -43,6 +50,18 @@ def _added(plan: Plan) -> tuple[int, str, float]:
     if len(kinds) == 1 and not windows and not whole - own:
         return (added.total(), *kinds.pop())
     return round(plan.depth) - plan.n_layers, "block", 1.0
+
+
+def _left_out(plan: Plan) -> tuple[int, str]:
+    """Return of how many layers a plan that is less deep than its base leaves out a part, and which
+    part; 0 where no number of layers, or of one part of them, costs as much."""
+    whole = base(plan.n_layers)
+    lacking = Counter(part for step in whole.steps for part in step.parts)
+    lacking.subtract(Counter(part for step in plan.steps for part in step.parts))
+    attention, mlp = lacking["attn"], lacking["mlp"]
+    if attention == mlp:
+        return attention, "block"
+    return (attention, "attn") if not mlp else (0 if attention else mlp, "mlp")
 
 
 def _shifted(plan: Plan, by: int) -> Plan:

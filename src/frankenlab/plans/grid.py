@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from frankenlab.io.errors import UserError, excerpt
 from frankenlab.plans.generators import Generator
+from frankenlab.plans.kinds import Kind, kind_of
 from frankenlab.plans.plan import Plan, base, omissions
 from frankenlab.plans.rearrangements import Reverse, Skip, Swap
 from frankenlab.plans.repeats import MAX_PLANS
@@ -40,6 +41,11 @@ class Grid:
 
     plans: tuple[GridPlan, ...]
     folded: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def kinds(self) -> frozenset[Kind]:
+        """Return the kinds of its plans."""
+        return frozenset(kind_of(item.plan, item.group) for item in self.plans[1:])
 
 
 def expand(generators: Sequence[Generator], n_layers: int, where: str = "plans") -> Grid:

@@ -21,7 +21,7 @@ from frankenlab.plans.plan import BASE
 NAMES = (
     *("comparisons", "verdicts", "against_controls", "pairs", "costs", "ledger", "bits"),
     *("quantizations", "race", "search", "path", "repetitions", "dose_response", "flips"),
-    *("documents", "tradeoff", "profile", "reliability"),
+    *("documents", "tradeoff", "profile", "reliability", "plane"),
     *("probe", "similarity", "predictors"),
 )
 # The analysis' tables by name.

@@ -113,6 +113,9 @@ def price_html(results: Results) -> str:
         *shown,
         details("Other models and quantizations", *more),
         folded(
+            "What the same cost buys, as a table", results, "plane", tables.plane_table(results)
+        ),
+        folded(
             "What each plan costs, as a table",
             results,
             "costs",

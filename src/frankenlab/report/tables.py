@@ -15,6 +15,7 @@ from frankenlab.report.text import (
     number,
     p_value,
     quantization_name,
+    share,
     size_words,
     spoken_value,
 )
@@ -224,6 +225,33 @@ def cost_table(results: Results) -> str:
     frozen = ~rows["plan"].eq(BASE) & ~rows["group"].eq("control")
     caption = "What the base and the plans cost when they run, each alone"
     return table(cells(rows, columns), caption, csv="costs", first="plan", frozen=frozen)
+
+
+def plane_table(results: Results) -> str:
+    """Return what each plan with its weights costs, and how good it is."""
+    rows = results.table("plane")
+    if rows.empty:
+        return ""
+    columns: Columns = {
+        "plan": plan_of(results),
+        **places(rows[["model"]]),
+        "kind": "{group}",
+        "weights": lambda row: (
+            quantization_name(row["point_quantization"])
+            + ("" if row["point_model"] == row["model"] else f" {row['point_model']}")
+        ),
+        "task": "{task}",
+        "weights read a token": lambda row: f"{row['read_bytes'] / 1e6:,.4g} MB",
+        "multiplications a token": lambda row: f"{row['multiplications'] / 1e6:,.4g} million",
+        "change [interval]": lambda row: change_text(
+            row["effect"], row["low"], row["high"], row["unit"]
+        ),
+        "on the front of weights read": lambda row: share(row["on_front"]),
+        "on the front of multiplications": lambda row: share(row["on_front_compute"]),
+    }
+    caption = "All that was confirmed by its cost, against the base on fresh documents"
+    frozen = rows["group"] == "frozen"
+    return table(cells(rows, columns), caption, csv="plane", first="plan", frozen=frozen)
 
 
 def documents_table(results: Results) -> str:

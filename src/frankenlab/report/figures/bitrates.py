@@ -222,7 +222,8 @@ def _panel(
         interval_rules(of_base, alt.Y("at_low:Q", scale=scale, axis=axis), "at_high"),
     ]
     if highest:
-        drawn.append(_names(bases, column, domain, width, x))
+        named = bases.assign(name=bases["quantization"].map(quantization_name))
+        drawn.append(names(named, column, domain, width, x))
     for number, (plan, look) in enumerate((p, k) for p, k in looks.items() if k.group != "base"):
         part = data[data["plan"] == plan]
         if len(part):
@@ -261,19 +262,19 @@ def _franken(
     return [from_base, bars, points.encode(y=y, tooltip=tips)]
 
 
-def _names(
-    bases: pd.DataFrame, column: str, domain: tuple[float, float], width: int, x: alt.X
+def names(
+    points: pd.DataFrame, column: str, domain: tuple[float, float], width: int, x: alt.X
 ) -> alt.Chart:
-    """Name the base's quantizations over a panel; names that would collide are left out."""
+    """Write the names of points over a panel, in their order; those that would collide are left
+    out."""
     kept, end = [], -np.inf
     span = np.log(domain[1] / domain[0])
-    for row in bases.to_dict("records"):
+    for row in points.to_dict("records"):
         at = width * np.log(row[column] / domain[0]) / span
-        name = quantization_name(row["quantization"])
-        half = text_width(name) / 2 + 3
+        half = text_width(row["name"]) / 2 + 3
         if at - half >= end:
             end = at + half
-            kept.append({column: row[column], "name": name})
+            kept.append({column: row[column], "name": row["name"]})
     text = alt.Chart(alt.InlineData(values=kept)).mark_text(baseline="bottom", color=GREY)
     return text.encode(x=x, y=alt.value(-3), text="name:N")
 

@@ -42,6 +42,7 @@ class Entry:
             forest,
             maps,
             path,
+            plane,
             predictors,
             probe,
             profile,
@@ -58,6 +59,7 @@ class Entry:
             forest,
             maps,
             path,
+            plane,
             predictors,
             probe,
             profile,
@@ -128,6 +130,7 @@ CATALOGUE = (
         TIMES,
         ("repetitions", "dose_response"),
     ),
+    Entry("plane", "plane", "What the same cost buys", "search", PRICE, ("plane",)),
     Entry(
         "quality_speed",
         "speed",

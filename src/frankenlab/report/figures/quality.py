@@ -7,6 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from frankenlab.analyse.plane import on_front
 from frankenlab.analyse.settings import Statistics
 from frankenlab.report.figures.key import KeyItem, key
 from frankenlab.report.figures.style import (
@@ -95,13 +96,6 @@ def mean_over_tasks(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def pareto_front(cost: np.ndarray, effect: np.ndarray) -> np.ndarray:
-    """Return the points, by rising cost, that no cheaper or equal one matches or beats."""
-    order = np.lexsort((-effect, cost))
-    best = np.maximum.accumulate(np.concatenate([[-np.inf], effect[order][:-1]]))
-    return order[effect[order] > best]
-
-
 def _searched(tables: Tables, **where: str) -> pd.DataFrame:
     """Return the search's rows on its tasks; none where there is no plan beside the base."""
     rows = rows_of(tables.get("comparisons"), stage="search", role="search", **where)
@@ -181,7 +175,7 @@ def _cloud(
     whole = np.flatnonzero(survivors(rows))
     # A dropped plan's effect is on fewer documents, and lower for what dropped it.
     cost, effect = rows["relative_depth"].to_numpy(float), rows["effect"].to_numpy(float)
-    front = whole[pareto_front(cost[whole], effect[whole])]
+    front = whole[on_front(cost[whole], effect[whole])]
     role = np.where(survivors(rows), "plan", "dropped").astype(object)
     role[front] = "front"
     role[(rows["plan"] == frozen).to_numpy()] = "frozen"

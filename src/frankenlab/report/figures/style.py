@@ -18,6 +18,7 @@ import pandas as pd
 import vl_convert
 
 from frankenlab.io.files import atomic_path
+from frankenlab.models.franken import FINALIST
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
     interval,
@@ -120,7 +121,9 @@ def plan_looks(tables: Tables, model: str) -> dict[str, Look]:
     """
     layers = model_layers(tables, model)
     looks = {"base": Look("base", "black", STAR, "base")}
-    named = [rows_of(tables.get(name), model=model) for name in ("verdicts", "costs", "path")]
+    named = [
+        rows_of(tables.get(name), model=model) for name in ("verdicts", "costs", "path", "tradeoff")
+    ]
     plans = pd.concat([rows[["plan", "group"]] for rows in named if len(rows)] or [_NO_PLANS])
     plans = plans.drop_duplicates("plan")
     controls = iter(CONTROLS * (1 + len(plans) // len(CONTROLS)))
@@ -130,7 +133,7 @@ def plan_looks(tables: Tables, model: str) -> dict[str, Look]:
             continue
         if group == "control":
             looks[plan] = Look("control", *next(controls), f"control: {said}")
-        elif group == "runner-up":
+        elif group in ("runner-up", FINALIST):
             looks[plan] = Look("runner-up", *RUNNER_UP, f"runner-up: {said}")
         else:
             looks[plan] = Look("frozen", BLUE, "circle", f"frozen plan: {said}")

@@ -56,7 +56,7 @@ def tradeoff(tables: Tables, levels: Statistics, **where: str) -> Any:
     ]
     others = next((look for look in shown if look.group != "frozen"), None)
     if others:
-        items.append(("point", others.color, others.shape, "runners-up of the shortlist"))
+        items.append(("point", others.color, others.shape, "other plans that were confirmed"))
     items.append(("thin", "#444444", "", INTERVAL))
     chart = alt.vconcat(alt.concat(*panels, columns=2, spacing=14), key(items))
     finding = tradeoff_finding(tables, levels, **where)
