@@ -15,7 +15,8 @@ with job(snakemake) as experiment:
         for item in read_record(path, Manifest)["frankens"]
     }
     races = [read_record(path, Round) for path in snakemake.input.races]
-    groups |= {item["plan"]: GROWN for item in all_grown(races)}
+    grown = {item["plan"] for item in all_grown(races)}
+    groups |= dict.fromkeys(grown, GROWN)
     scores = concatenated(map(read_parquet, snakemake.input.scores))
     table = stage_comparisons(
         scores,
@@ -26,5 +27,5 @@ with job(snakemake) as experiment:
         experiment.settings.statistics,
     )
     if snakemake.wildcards.stage == "search":
-        table = with_shrunken(table, scores, experiment.tasks)
+        table = with_shrunken(table, scores, experiment.tasks, grown)
     write_parquet(table, snakemake.output[0])

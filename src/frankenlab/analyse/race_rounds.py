@@ -101,8 +101,11 @@ def decide(
     safe = [plans.index(plan) for plan in dict.fromkeys([BASE, *leaders])]
     standing = stand(samples, rule, safe)
     leader = plans[standing.leader]
-    kept = [plan for plan, kept in zip(plans, standing.kept, strict=True) if kept]
     order = np.argsort(standing.behind, kind="stable")
+    # The best plan of the grid stays: of plans that were grown no test of the search is made.
+    others = {BASE, *(item["plan"] for item in grown)}
+    standing.kept[[i for i in order if plans[i] not in others][:1]] = True
+    kept = [plan for plan, kept in zip(plans, standing.kept, strict=True) if kept]
     ranked = [parse(plans[i], n_layers) for i in order if standing.kept[i]]
     new = _grown(ranked, grown, step) if step else []
     return {
@@ -167,6 +170,14 @@ def all_grown(records: Iterable[Round]) -> list[Grown]:
     return max((record["grown"] for record in records), key=len, default=[])
 
 
+def grown_plans(records: Iterable[Round]) -> dict[str, set[str]]:
+    """Map each model that has rounds to the plans that were grown in them."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        found.setdefault(record["model"], set()).update(item["plan"] for item in record["grown"])
+    return found
+
+
 def all_rounds(
     records: Iterable[Round], table: pd.DataFrame, depths: Mapping[str, int]
 ) -> pd.DataFrame:
@@ -214,9 +225,9 @@ def rounds(records: Sequence[Round], table: pd.DataFrame, n_layers: int) -> pd.D
     passes = [*(record["passes"] for record in records), _passes(entered[-1], n_layers)]
     documents = [*(sum(r["documents"].values()) for r in records), int(last["n"].sum())]
     # What was grown begins with the documents that the others have seen.
-    seen = [0, *documents[:-1]]
     work = np.diff([0, *documents]) * passes
-    work += [n * (_passes(added, n_layers) if added else 0.0) for n, added in zip(seen, new)]
+    for number, added in enumerate(new[1:], 1):
+        work[number] += documents[number - 1] * _passes(added, n_layers) if added else 0.0
     return pd.DataFrame(
         {
             "round": np.arange(1, len(passes) + 1),

@@ -186,7 +186,7 @@ class Racing(Section):
 
 
 class Beam(Section):
-    """New plans are grown from the best ones: their blocks repeated in their attention or MLP alone,
+    """New plans are grown from the best ones: with their blocks repeated in attention or MLP alone,
     and joined with the changes of other good plans."""
 
     width: int = Field(default=4, ge=1, le=1000)

@@ -41,7 +41,8 @@ def grow(ranked: Sequence[Plan], known: Collection[Plan], width: int, most: int)
     turns = []
     for parent in [plan for plan in ranked if _changes(plan)][:width]:
         turns.append(chain(_variants(parent), _joined(parent, singles)))
-    seen, found = set(known), []
+    seen = set(known)
+    found: list[Child] = []
     for turn in zip_longest(*turns):
         for child in filter(None, turn):
             if len(found) < most and child.plan not in seen:
@@ -71,7 +72,9 @@ def _joined(parent: Plan, singles: Sequence[Plan]) -> Iterator[Child]:
             yield from _children([*own, more], parent, other)
 
 
-def _children(changes: Sequence[Change], parent: Plan, other: Plan | None = None) -> Iterator[Child]:
+def _children(
+    changes: Sequence[Change], parent: Plan, other: Plan | None = None
+) -> Iterator[Child]:
     # What would run too many layers, or none, is no plan.
     with suppress(UserError):
         plan = from_steps(changed(changes, parent.n_layers).steps, parent.n_layers)
