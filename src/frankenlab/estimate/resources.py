@@ -13,9 +13,10 @@ from frankenlab.config.experiment import (
     Experiment,
 )
 from frankenlab.config.stages import CONFIRM, SEARCH, Stage
+from frankenlab.estimate.grid_work import PlanWork
 from frankenlab.estimate.memory import requirements, sizes_of
 from frankenlab.estimate.throughput import Speeds, quantizing_seconds
-from frankenlab.estimate.work import Job, PlanWork, Workload
+from frankenlab.estimate.work import Job, Workload
 from frankenlab.io.errors import UserError
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
