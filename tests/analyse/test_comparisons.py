@@ -227,6 +227,24 @@ def test_only_the_documents_that_a_dropped_plan_saw_count_as_mixed():
     assert (table.at[plan, "n"], table.at[plan, "mixed"]) == (35, 2)
 
 
+def test_a_grown_plan_is_not_tested_by_the_documents_that_chose_it():
+    child, other = "0:2,1:4", "0:3,2:4"
+    right = {"base": [1, 0] * 20, child: [1] * 40, other: [1] * 30 + [0] * 10}
+    found, grown, fresh = (
+        comparisons(
+            accuracy_scores(right).assign(stage=stage),
+            *("acc", "search", {"base": "base", child: group, other: "block"}, RULES),
+        ).set_index("plan")
+        for stage, group in (("search", "block"), ("search", "beam"), ("select", "beam"))
+    )
+    assert found.at[child, "p"] < 0.001 and found.at[child, "significant"]
+    assert pd.isna(grown.at[child, "p"]) and pd.isna(grown.at[child, "q"])
+    assert not grown.at[child, "significant"] and grown.at[child, "effect"] == 50
+    # It counts in the correction of the other one.
+    assert grown.at[other, "q"] == pytest.approx(2 * grown.at[other, "p"])
+    assert fresh.at[child, "q"] == found.at[child, "q"]
+
+
 @pytest.mark.slow
 def test_verdicts_and_pairs_say_it_too():
     plan = "0:2,1:4"

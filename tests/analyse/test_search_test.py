@@ -151,6 +151,32 @@ def test_the_table_of_a_race_compares_all_plans_on_what_all_saw():
     assert row["share_better"] == 0.5
 
 
+def test_a_plan_that_was_grown_counts_in_the_correction_and_is_not_found_better():
+    rng = np.random.default_rng(5)
+    base = [0.0, 1.0] * 30
+    some = {name: list((rng.random(60) < 0.55) * 1.0) for name in ("one", "two", "three")}
+    scores = rows("a", base, **some, child=[1.0] * 60)
+    tasks = {"a": SimpleNamespace(metric="acc", role="search")}
+    rules = Statistics(resamples=2000)
+    found, grown, alone = (
+        search(table, tasks, 0.01, rules, added).iloc[0]
+        for table, added in (
+            (scores, None),
+            (scores, {"m": {"child"}}),
+            (scores[scores["plan"] != "child"], None),
+        )
+    )
+    assert found["best_plan"] == "child" and found["grown"] == 0 and found["significant"]
+    assert grown["best_plan"] == alone["best_plan"] != "child"
+    assert (grown["plans"], grown["grown"], grown["dropped"]) == (4, 1, 0)
+    assert (grown["best_grown"], grown["best_grown_effect"]) == ("child", 50)
+    assert alone["best_grown"] == "" and np.isnan(alone["best_grown_effect"])
+    # One more plan makes the limit stricter, and does not touch the mean of the grid.
+    assert grown["p"] > alone["p"] and grown["best_low"] < alone["best_low"]
+    assert grown["mean_effect"] == alone["mean_effect"]
+    assert grown["share_better"] == alone["share_better"]
+
+
 def test_mean_gains_are_those_of_the_tables():
     rng = np.random.default_rng(0)
     tasks = [(rng.standard_normal((3, n)), rng.uniform(1, 5, n)) for n in (20, 30)]

@@ -150,6 +150,18 @@ def test_every_plan_of_a_search_has_a_shrunken_effect_on_each_task(monkeypatch):
     middle = others.groupby("task")["shrunken"].transform("mean")
     raw = others.groupby("task")["effect"].transform("mean")
     assert (others["shrunken"] - middle).abs().sum() < 0.8 * (others["effect"] - raw).abs().sum()
+    # Grown plans leave the grid's as they are without them.
+    grown = plans[2:4]
+    frame = pd.DataFrame(compared)
+    without = with_shrunken(
+        frame[~frame["plan"].isin(grown)], scores[~scores["plan"].isin(grown)], tasks
+    )
+    beside = with_shrunken(frame, scores, tasks, grown)
+    pd.testing.assert_frame_equal(
+        beside[~beside["plan"].isin(grown)].reset_index(drop=True), without
+    )
+    own = beside["plan"].isin(grown)
+    assert beside.loc[own, "shrunken"].tolist() == table.loc[own, "shrunken"].tolist()
     # Of more plans than can be shrunk in memory and time none is.
     monkeypatch.setattr(shrinkage, "MOST_PLANS", 2)
     assert with_shrunken(pd.DataFrame(compared), scores, tasks)["shrunken"].isna().all()

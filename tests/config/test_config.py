@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from frankenlab.config import experiment as config
-from frankenlab.config.settings import CalibrationSettings, Racing, Search, Select, Settings
+from frankenlab.config.settings import Beam, CalibrationSettings, Racing, Search, Select, Settings
 from frankenlab.config.stages import Stage
 from frankenlab.io.errors import UserError
 from tests.support.paths import ROOT
@@ -634,3 +634,19 @@ def test_a_long_value_is_not_repeated_in_full(raw):
     with pytest.raises(UserError) as error:
         config.check(raw)
     assert len(one_line(error)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("racing", "limits", "steps"),
+    [(True, [25, 50, 50, 50, 100], [0, 0, 1, 2, 2]), (False, [100, 100, 100], [0, 1, 2])],
+)
+def test_steps_of_a_beam_are_rounds_on_the_documents_of_the_one_before(racing, limits, steps):
+    search = {"limit": 100, "beam": {}} | ({"racing": {"rounds": [25, 50]}} if racing else {})
+    experiment = config.check(changed("stages.search", search))
+    assert experiment.beam == Beam(width=4, steps=2, most=20)
+    rounds = experiment.rounds("search")
+    assert [experiment.limit(stage, "arc_easy") for stage in rounds] == limits
+    assert [experiment.steps_before(stage) for stage in rounds] == steps
+    assert experiment.steps_before(Stage("search")) == 2
+    assert experiment.steps_before(Stage("select")) == 0
+    assert experiment.raced == racing and experiment.rounds("select") == [Stage("select")]

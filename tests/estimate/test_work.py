@@ -10,20 +10,23 @@ import torch
 
 from frankenlab import cli
 from frankenlab.config import experiment as config
+from frankenlab.config.settings import Beam
 from frankenlab.config.stages import Stage
 from frankenlab.engines.batches import make_batch
 from frankenlab.engines.packing import group_by_length
 from frankenlab.engines.token_tree import TokenRequest, shared_prefix, token_tree
 from frankenlab.estimate import throughput as speeds
 from frankenlab.estimate import work
+from frankenlab.estimate.grid_work import GridWork, PlanWork
 from frankenlab.estimate.resources import Prediction, predict
 from frankenlab.estimate.summary import BYTES_PER_ROW, duration, grid_summary
-from frankenlab.estimate.work import GridWork, Job, PlanWork, Workload, job_of
+from frankenlab.estimate.work import Job, Workload, job_of
 from frankenlab.evaluate.store import Store
 from frankenlab.io.errors import UserError
 from frankenlab.models.fetch import fetch_model
 from frankenlab.models.memory import live_states
 from frankenlab.plans.grid import expand
+from frankenlab.plans.growth import grow
 from frankenlab.plans.plan import looped
 from frankenlab.plans.repeats import Rys
 from frankenlab.plans.shards import Shard
@@ -145,6 +148,61 @@ def test_a_round_is_predicted_as_if_no_plan_were_dropped(experiment):
         sum(prediction.seconds(job) - prediction.start(job) for job in group) for group in jobs
     )
     assert len(jobs[1]) == 3 * len(jobs[0]) and whole == pytest.approx(rounds)
+
+
+@pytest.mark.parametrize("racing", [None, {"rounds": [10, 16]}])
+def test_what_a_beam_may_grow_is_predicted_in_the_rounds_that_run_it(experiment, racing):
+    beam = {"steps": 2, "most": 7, "width": 3}
+    search = {"beam": beam, "shards": 3, "limit": 30} | ({"racing": racing} if racing else {})
+    plain = {"shards": 3, "limit": 30} | ({"racing": racing} if racing else {})
+    with_beam, without = changed(experiment, **search), changed(experiment, **plain)
+    prediction, before = predicted(with_beam, 10.0), predicted(without, 10.0)
+    assert "grows at most 14 more, 7 in each of 2 steps from the best 3" in grid_summary(prediction)
+    shards = prediction.workload.shards("tiny", SEARCH)
+    plans = [
+        sum(prediction.workload.plans("tiny", stage, n).count for n in shards)
+        for stage in with_beam.rounds("search")
+    ]
+    grid = len(prediction.workload.grid("tiny").grid.plans)
+    first = len(racing["rounds"]) if racing else 1
+    last = [grid + 14] * bool(racing)
+    assert plans == [*[grid] * first, grid + 7, grid + 14, *last]
+    documents = prediction.workload.documents("tiny", "arc_easy", SEARCH)
+    scored = sum(
+        prediction.workload.unseen("tiny", "arc_easy", stage).count
+        * prediction.workload.plans("tiny", stage, n).count
+        + (
+            prediction.workload.documents("tiny", "arc_easy", stage.before).count
+            * prediction.workload.new_plans("tiny", stage, n).count
+            if stage.before
+            else 0
+        )
+        for stage in with_beam.rounds("search")
+        for n in shards
+    )
+    assert scored == documents.count * (grid + 14)
+    work = [
+        sum(
+            each.seconds(job) - each.start(job)
+            for stage in each.experiment.rounds("search")
+            for job in [evaluation(stage, n) for n in shards]
+        )
+        for each in (prediction, before)
+    ]
+    assert work[0] > work[1]
+
+
+def test_states_and_caches_have_room_for_grown_plans(experiment):
+    grid = expand([Rys(max_length=3)], 8)
+    alone, grown = GridWork(grid, 1), GridWork(grid, 1, Beam(width=2, steps=2, most=5))
+    known = [item.plan for item in grid.plans]
+    ranked = known[::-1]
+    for _ in range(2):
+        ranked = [*(child.plan for child in grow(ranked, ranked, 5, 5)), *ranked]
+    assert len(ranked) == len(known) + 10
+    assert alone.live_states <= live_states(plan_trie(ranked)) <= grown.live_states
+    most = max(sum(step.attends for step in plan.steps) for plan in ranked)
+    assert alone.occurrences < most <= grown.occurrences
 
 
 def test_before_anything_is_there_the_limits_are_assumed(experiment):

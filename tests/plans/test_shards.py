@@ -5,7 +5,7 @@ import pytest
 from frankenlab.plans.grid import GridPlan, expand
 from frankenlab.plans.plan import BASE, parse
 from frankenlab.plans.repeats import Layers, Rys
-from frankenlab.plans.shards import Shard, divide, shard_of
+from frankenlab.plans.shards import Shard, divide, shard_among, shard_of
 from frankenlab.plans.trie import plan_trie
 
 GRID = expand([Rys()], 12).plans
@@ -82,3 +82,13 @@ def test_passes_and_balance_of_all_blocks_of_32_layers(
 def test_sharing_and_its_absence_are_counted() -> None:
     shard = Shard(tuple(GridPlan(parse(t, 12), "explicit") for t in ("base", "0:8,4:12")))
     assert (shard.passes, shard.unshared) == (12 + 8, 12 + 16)
+
+
+def test_a_plan_beyond_the_grid_goes_to_a_shard_that_there_is():
+    plans = [item.plan for item in expand([Rys()], 12).plans]
+    for plan in plans:
+        own = shard_of(plan, 8)
+        assert shard_among(plan, 8, range(8)) == own
+        assert shard_among(plan, 8, [own]) == own
+        assert shard_among(plan, 8, [1, 4, 6]) in (1, 4, 6)
+    assert {shard_among(plan, 8, [1, 4, 6]) for plan in plans} == {1, 4, 6}

@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from frankenlab.report.answer import answer, outcome, sentences, summary
+from frankenlab.report.answer import answer, outcome, search_sentences, sentences, summary
 
 # Values of the base and the plan that go with a verdict.
 VALUES = {
@@ -241,3 +241,13 @@ def test_the_answer_is_a_record_that_snakemakes_report_can_show(tmp_path):
     assert found["headline"] == found["sentences"][0] and found["outcome"] == "mixed"
     path.write_text(json.dumps(found))
     assert r"sst2\_\*\`x\`\_" in sentences(path)[0]
+
+
+def test_the_answer_counts_the_plans_that_were_grown_and_tests_the_grid():
+    search = searched(plans=113, grown=34)
+    assert search_sentences({"search": search}) == [
+        "The best of 79 plans of the grid was not significantly better than the base on the search "
+        "documents (p = 0.31, corrected for all 113 that were looked at)."
+    ]
+    both = pd.concat([search, searched(model="k")], ignore_index=True)
+    assert search_sentences({"search": both})[0].startswith("The best plan of the grid was ")

@@ -136,6 +136,10 @@ def test_the_finding_on_the_race_says_what_it_saved(tables):
         f"Of {plans.iloc[0]} plans, {plans.iloc[-1]} were left for the last of 3 rounds; the race "
         "took 49 % of the layer passes that all plans on all documents would have taken."
     )
+    raced["race"] = raced["race"].assign(grown=[5, 0, 0])
+    assert race_finding(raced, LEVELS, **WHERE).startswith(
+        f"Of {plans.iloc[0]} plans and 5 that were grown on the way, {plans.iloc[-1]} were left"
+    )
     for nothing in ({}, {"race": raced["race"].head(0)}):
         assert race_finding(nothing, LEVELS, **WHERE) == ""
         assert "title" not in spec_of(race(nothing, LEVELS, **WHERE))

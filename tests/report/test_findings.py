@@ -123,6 +123,17 @@ def test_the_mean_of_the_search_is_over_all_plans():
     raced = search_finding({"search": searched(**row | {"shared_documents": 40})})
     assert " plans on the 40 search documents that all of them saw is " in raced
     assert raced.endswith("8 % of the plans are above the base there.")
+    beam = row | {"plans": 113, "grown": 34, "best_grown": "0:3,2:4", "best_grown_effect": 5.25}
+    grown = search_finding({"search": searched(**beam), "comparisons": units})
+    assert grown.startswith(
+        "The best plan of the grid measured +0.3 points in the search; if none of the 113 plans "
+        "changed anything, the best would measure +4.0 points by luck. The best of 34 plans that "
+        "were grown from the best measured +5.2 points. They were grown by the same documents and "
+        "share their luck, so that only fresh documents tell what they are worth. The mean change "
+        "over all 79 plans of the grid on the search tasks is"
+    )
+    gone = search_finding({"search": searched(**beam | {"best_grown": ""}), "comparisons": units})
+    assert "Of 34 plans that were grown from the best none was left at the end." in gone
 
 
 def test_the_choice_says_which_plans_were_as_good():

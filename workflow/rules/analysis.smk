@@ -16,6 +16,9 @@ TABLES += ["quantizations"] if QUANTIZED else []
 # A search that drops plans on its way has a table of its rounds.
 TABLES += ["race"] if EXPERIMENT.raced else []
 
+# A search that grows plans has a table of these.
+TABLES += ["beam"] if EXPERIMENT.beam else []
+
 # Where controls run, a table compares the frozen plans with them.
 TABLES += ["against_controls"] if SETTINGS.stages.confirm.controls else []
 
@@ -36,7 +39,8 @@ localrules:
 
 
 rule race:
-    """Decide which plans of a search go on after a round, by the results on all tasks."""
+    """Decide which plans of a search go on after a round, by the results on all tasks, and grow
+    new ones from the best."""
     input:
         scores=lambda w: [
             path

@@ -107,12 +107,13 @@ def stage_tasks(stage):
 
 
 def race_file(model, number):
-    """Return the file that says which plans go on after a round of a search."""
+    """Return the file that says which plans go on after a round of a search, new ones too."""
     return f"{RESULTS}/races/{model}.{number}.json"
 
 
 def race_files(model):
-    """Return these files of all rounds but the last, which drops nothing; none without a race."""
+    """Return these files of all rounds but the last, which drops and grows nothing; none where
+    the search has one round."""
     rounds = EXPERIMENT.rounds("search")
     return [race_file(model, stage.round) for stage in rounds[:-1]]
 
@@ -205,7 +206,8 @@ def choice_scores(stages, model):
 
 
 def stage_frankens(stage, model):
-    """Return the manifests of all plans of a stage; a race begins with every plan."""
+    """Return the manifests of all plans of a stage but those that a search grows; a race begins
+    with every plan of the grid."""
     first = EXPERIMENT.rounds(stage)[0]
     return expand(
         f"{RESULTS}/frankens/{model}/{EXPERIMENT.models[model].reference}/{first}.{{shard}}.json",

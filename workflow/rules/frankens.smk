@@ -17,6 +17,13 @@ rule construct_frankens:
     resources:
         mem_mb=by_attempt(1000),
         runtime=by_attempt(10),
+    params:
+        # Of these a plan that the search grew has one.
+        shards=lambda w: (
+            sorted(RUN.workload.shards(w.model, Stage.parse(w.stage)))
+            if Stage.parse(w.stage).before and EXPERIMENT.beam
+            else []
+        ),
     script:
         "../scripts/construct_frankens.py"
 

@@ -8,9 +8,10 @@ from frankenlab.config.stages import CONFIRM, SELECT, Stage
 from frankenlab.io.files import write_json
 from frankenlab.io.records import read_record
 from frankenlab.models.files import read_json
-from frankenlab.models.franken import manifest
+from frankenlab.models.franken import GROWN, manifest
 from frankenlab.models.shape import ModelShape
 from frankenlab.plans.plan import parse
+from frankenlab.plans.shards import shard_among
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
@@ -29,7 +30,12 @@ with job(snakemake) as experiment:
         named = read_record(snakemake.input.plans, list[tuple[str, str]])
     if snakemake.input.race:
         # None are left where the race dropped the whole shard.
-        kept = set(read_record(snakemake.input.race, Round)["kept"])
+        race = read_record(snakemake.input.race, Round)
+        count, numbers = experiment.settings.stages.search.shards, snakemake.params.shards
+        grown = [parse(item["plan"], info.n_layers) for item in race["grown"]]
+        own = [plan for plan in grown if shard_among(plan, count, numbers) == int(where.shard)]
+        named += [(plan.text, GROWN) for plan in own]
+        kept = set(race["kept"])
         named = [item for item in named if item[0] in kept]
     plans = [(parse(text, info.n_layers), group) for text, group in named]
     write_json(snakemake.output[0], manifest(where.model, where.quantization, info, plans))

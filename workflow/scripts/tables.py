@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from frankenlab.analyse import error_budget, ledger
+from frankenlab.analyse.beam import beam
 from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.controls import against_controls
 from frankenlab.analyse.interaction import bitrates
@@ -12,7 +13,7 @@ from frankenlab.analyse.plane import plane
 from frankenlab.analyse.prediction import prediction
 from frankenlab.analyse.predictors import single_layers
 from frankenlab.analyse.profile import profile, reliability
-from frankenlab.analyse.race_rounds import Round, all_rounds
+from frankenlab.analyse.race_rounds import Round, all_rounds, grown_plans
 from frankenlab.analyse.repetitions import dose_response, repetitions
 from frankenlab.analyse.search_test import search
 from frankenlab.analyse.selection import Frozen, without_finalists
@@ -38,6 +39,11 @@ with job(snakemake) as experiment:
     plans = {name: freeze["frozen"] for name, freeze in frozen.items()}
     choice = concatenated(map(read_parquet, snakemake.input.choice))
     searched = choice[choice["stage"] == "search"]
+    races = [read_record(path, Round) for path in snakemake.input.races]
+    grown = grown_plans(races)
+    # What was grown for its parents' effects would bias what the grid's design shows.
+    own = zip(searched["model"], searched["plan"], strict=True)
+    grid = searched[[plan not in grown.get(model, ()) for model, plan in own]]
     level = error_budget.level(rules.alpha, "search", error_budget.SEARCH_TESTS * len(depths))
     claimed = without_finalists(scores, frozen)
     made = {
@@ -50,13 +56,13 @@ with job(snakemake) as experiment:
         "ledger": ledger.table(
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
-        "search": search(searched, experiment.tasks, level, rules),
+        "search": search(searched, experiment.tasks, level, rules, grown),
         "plane": plane(compared, scores, experiment.tasks, frozen, footprints, depths, rules),
-        "path": paths(compared, choice, experiment.tasks, frozen),
-        "repetitions": repetitions(searched, experiment.tasks, depths, rules),
-        "dose_response": dose_response(searched, experiment.tasks, depths, rules),
-        "profile": profile(searched, experiment.tasks, depths, rules),
-        "reliability": reliability(searched, experiment.tasks, depths, rules),
+        "path": paths(compared, choice, experiment.tasks, frozen, grown),
+        "repetitions": repetitions(grid, experiment.tasks, depths, rules),
+        "dose_response": dose_response(grid, experiment.tasks, depths, rules),
+        "profile": profile(grid, experiment.tasks, depths, rules),
+        "reliability": reliability(grid, experiment.tasks, depths, rules),
     }
     wanted = snakemake.output.keys()
     if "against_controls" in wanted:
@@ -74,13 +80,14 @@ with job(snakemake) as experiment:
             weights_row(*cell, folder, read_manifest(folder)) for cell, folder in folders.items()
         )
     if "race" in wanted:
-        records = [read_record(path, Round) for path in snakemake.input.races]
-        made["race"] = all_rounds(records, compared, depths)
+        made["race"] = all_rounds(races, compared, depths)
+    if "beam" in wanted:
+        made["beam"] = beam(searched, experiment.tasks, races, rules)
     if "predictors" in wanted:
         names = ("layers", "similarity", "documents")
         probes = [concatenated(map(read_parquet, snakemake.input[name])) for name in names]
         made["probe"], made["similarity"] = single_layers(*probes[:2]), probes[1]
-        made["predictors"] = prediction(searched, *probes, experiment.tasks, depths, rules)
+        made["predictors"] = prediction(grid, *probes, experiment.tasks, depths, rules)
     for name, table in made.items():
         path = Path(snakemake.output[name])
         with atomic_path(path) as temporary:

@@ -5,6 +5,7 @@ all of it rests on, and docs/statistics.md says why they were chosen.
 """
 
 __all__ = [
+    "beam",
     "comparisons",
     "controls",
     "error_budget",

@@ -16,6 +16,7 @@ from frankenlab.analyse import paired_tests
 from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
 from frankenlab.analyse.paired_effects import PairedEffects, paired_effects
 from frankenlab.analyse.settings import Statistics
+from frankenlab.models.franken import GROWN
 from frankenlab.plans.plan import BASE, Change, parse
 
 INTERVAL = ["low", "high"]
@@ -103,7 +104,8 @@ def comparisons(
     A plan that a race dropped is compared on the documents that it saw. It has no p and no q: it
     was dropped for what these documents say, so that a test on them would not hold its level. In
     the correction of the others it counts with p = 1, which is no smaller than what all documents
-    would have given: the false discovery rate holds as without a race.
+    would have given: the false discovery rate holds as without a race. So does a plan of a search
+    that was grown for what these documents say.
     """
     rounds = scores["plan"].map(dropped or {})
     base = scores[scores["plan"] == BASE]
@@ -114,10 +116,11 @@ def comparisons(
         found.append(part[part["plan"] != BASE])
     table = pd.concat(found, ignore_index=True)
     table["dropped"] = table["plan"].map(dropped or {}).astype("Int64")
-    raced, others = table["dropped"].notna(), table["plan"] != BASE
-    tested = table["p"].where(~raced, 1.0)[others]
+    grown = (table["group"] == GROWN) & (table["stage"] == "search")
+    chosen, others = table["dropped"].notna() | grown, table["plan"] != BASE
+    tested = table["p"].where(~chosen, 1.0)[others]
     table.loc[others, "q"] = paired_tests.benjamini_hochberg(tested)
-    table.loc[raced, ["p", "q"]] = np.nan
+    table.loc[chosen, ["p", "q"]] = np.nan
     table["available"] = table["available"].astype("Int64")
     return table.assign(significant=table["q"] < rules.fdr)
 

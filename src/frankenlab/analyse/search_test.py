@@ -8,7 +8,7 @@ docs/statistics/search.md says why this holds its level, under a race too.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +68,9 @@ def max_t(
 
     Args:
         tasks: the gains of the same plans on each task; tasks do not share documents.
-        ran: [plans] whether a plan saw every document. Only such plans can be found better. Those
-            that a race dropped count in the distribution of the largest t as if they had gone on.
+        ran: [plans] whether a plan saw every document, and was not grown for what these documents
+            say. Only such plans can be found better. Those that a race dropped count in the
+            distribution of the largest t as if they had gone on, and so do those that were grown.
         level: of the test and of the limits.
         resamples: more are drawn where the level needs them.
     """
@@ -160,54 +161,77 @@ def flips(task: Gains) -> Resample:
 
 
 def search(
-    scores: pd.DataFrame, tasks: Mapping[str, Task], level: float, rules: Statistics
+    scores: pd.DataFrame,
+    tasks: Mapping[str, Task],
+    level: float,
+    rules: Statistics,
+    grown: Mapping[str, Collection[str]] | None = None,
 ) -> pd.DataFrame:
     """Return what the search of each model found, a row each.
 
-    The mean over all plans, and the share of plans better than the base, are over the documents
-    that all plans saw: a plan that was dropped looks worse on its own documents than it is.
+    The mean over the plans of the grid, and the share of them better than the base, are over the
+    documents that all of them saw: a plan that was dropped looks worse on its own documents than it
+    is.
 
     Args:
         scores: of the search stage, all its rounds, at the reference quantizations.
         level: of the test of one model.
+        grown: model -> plans that were grown on the way. They count in `plans`, in the distribution
+            of the largest t and in `best_by_luck`, and stand apart: `best_plan` is of the grid.
     """
+    grown = grown or {}
     scores = scores.drop_duplicates(["model", "quantization", "task", "plan", "document"])
     cells = scores.groupby(["model", "quantization"], sort=False, observed=True)
     return pd.DataFrame(
-        {"model": model, "quantization": quantization, **_row(rows, tasks, level, rules)}
+        {
+            **{"model": model, "quantization": quantization},
+            **_row(rows, tasks, level, rules, grown.get(model, ())),
+        }
         for (model, quantization), rows in cells
     )
 
 
 def _row(
-    scores: pd.DataFrame, tasks: Mapping[str, Task], level: float, rules: Statistics
+    scores: pd.DataFrame,
+    tasks: Mapping[str, Task],
+    level: float,
+    rules: Statistics,
+    grown: Collection[str],
 ) -> dict[str, Any]:
     plans = [plan for plan in scores["plan"].unique() if plan != BASE]
-    ran, documents, shared = np.ones(len(plans), bool), 0, 0
+    whole, documents, shared = np.ones(len(plans), bool), 0, 0
+    added = np.isin(plans, list(grown))
+    grid = [plan for plan in plans if plan not in grown]
     measured, together, means = [], [], []
     for name, rows in scores.groupby("task", sort=False, observed=True):
         metric = tasks[str(name)].metric
         seen = seen_by(rows, plans)
-        ran &= seen.all(axis=1)
+        whole &= seen.all(axis=1)
         documents += seen.shape[1]
         measured.append(gains(rows, metric, plans))
-        common = outcomes(rows, metric).at(np.flatnonzero(seen.all(axis=0)))
+        common = outcomes(rows, metric).at(np.flatnonzero(seen[~added].all(axis=0)))
         shared += len(common.documents)
-        gained = differences(common, plans)
+        gained = differences(common, grid)
         together.append(Gains(gained, common.weights))
         means.append(compare(gained.mean(axis=0)[None], common, rules))
+    ran = whole & ~added
     found = max_t(measured, ran, level=level, seed=rules.seed, resamples=rules.resamples)
+    of_grown = np.where(whole & added, found.effects, -np.inf)
+    best_grown = int(np.argmax(of_grown)) if np.isfinite(of_grown).any() else None
     mean = pd.concat(means)
     low, high = mean_limits(mean["effect"], mean["low"], mean["high"])
     return {
         "plans": len(plans),
-        "dropped": int((~ran).sum()),
+        "dropped": int((~whole).sum()),
+        "grown": int(added.sum()),
         "tasks": len(measured),
         "documents": documents,
         "best_plan": plans[found.best],
         "best_effect": found.effects[found.best],
         "best_low": found.lows[found.best],
         "best_by_luck": found.luck,
+        "best_grown": "" if best_grown is None else plans[best_grown],
+        "best_grown_effect": math.nan if best_grown is None else found.effects[best_grown],
         "p": found.p,
         "level": level,
         "significant": found.p <= level,

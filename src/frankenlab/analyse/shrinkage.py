@@ -7,7 +7,7 @@ that and from what was measured. The choice of the plan biases this no further: 
 nothing but the data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +158,10 @@ def limits(mean: Floats, deviation: Floats) -> dict[str, Floats]:
 
 
 def with_shrunken(
-    compared: pd.DataFrame, scores: pd.DataFrame, tasks: Mapping[str, Task]
+    compared: pd.DataFrame,
+    scores: pd.DataFrame,
+    tasks: Mapping[str, Task],
+    grown: Collection[str] = (),
 ) -> pd.DataFrame:
     """Add to the comparisons of a search each plan's shrunken effect on each task, with its limits.
 
@@ -167,6 +170,8 @@ def with_shrunken(
 
     Args:
         scores: of the search of one model, all its rounds.
+        grown: plans that were grown on the way, which are no sample: the grid's are shrunk as if
+            there were none of them, and they as if they were of the grid.
     """
     scores = scores.drop_duplicates(["quantization", "task", "plan", "document"])
     tables = []
@@ -174,10 +179,13 @@ def with_shrunken(
         ["quantization", "task"], sort=False, observed=True
     ):
         plans = [plan for plan in rows["plan"].unique() if plan != BASE]
+        grid = np.array([plan not in grown for plan in plans])
         estimates = np.full((2, len(plans)), np.nan)
-        if len(plans) <= MOST_PLANS:
-            stage = measure([gains(rows, tasks[task].metric, plans)], range(len(plans)))
-            estimates = np.array(shrunken([stage], len(plans)))
+        for own in [grid] if grid.all() else [~np.zeros_like(grid), grid]:
+            if len(plans) <= MOST_PLANS:
+                named = [plan for plan, used in zip(plans, own, strict=True) if used]
+                stage = measure([gains(rows, tasks[task].metric, named)], range(len(named)))
+                estimates[:, own] = shrunken([stage], len(named))
         where = {"quantization": quantization, "task": task, "plan": plans}
         tables.append(pd.DataFrame(where | limits(*estimates)))
     keys = ["quantization", "task", "plan"]
@@ -189,6 +197,7 @@ def paths(
     scores: pd.DataFrame,
     tasks: Mapping[str, Task],
     frozen: Mapping[str, Frozen],
+    grown: Mapping[str, Collection[str]] | None = None,
 ) -> pd.DataFrame:
     """Return the mean effects over the search tasks of each model's frozen plan in all stages, and
     of the other plans of the shortlist in search and select; of the finalists in confirm as well.
@@ -197,6 +206,7 @@ def paths(
         compared: comparisons of all stages and models.
         scores: of the stages search and select, all models.
         frozen: model -> what `selection.freeze` made.
+        grown: model -> plans that were grown on the way (see `with_shrunken`).
     """
     rows: list[dict[str, Any]] = []
     for model, record in frozen.items():
@@ -205,6 +215,10 @@ def paths(
         at = compared[(compared[list(where)] == list(where.values())).all(axis=1)]
         at = at[at["role"] == "search"]
         estimates = _estimates(own, tasks)
+        added = own["plan"].isin((grown or {}).get(model, ()))
+        if added.any():
+            for stage, table in _estimates(own[~added], tasks).items():
+                estimates[stage].update(table)
         ends = estimates["select"].sort_values("shrunken", ascending=False)
         others = [plan for plan in ends.index if plan != record["frozen"]]
         for plan in [record["frozen"], *others]:
@@ -239,6 +253,8 @@ def _estimates(scores: pd.DataFrame, tasks: Mapping[str, Task]) -> dict[str, pd.
     for stage in ("search", "select"):
         own = scores[scores["stage"] == stage].drop_duplicates(["task", "plan", "document"])
         plans = [plan for plan in own["plan"].unique() if plan != BASE]
+        if not plans:  # All of the shortlist were grown.
+            continue
         numbers = numbers or {plan: number for number, plan in enumerate(plans)}
         measured = [
             gains(rows, tasks[str(name)].metric, plans)

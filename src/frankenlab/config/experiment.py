@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from frankenlab.config.messages import message
 from frankenlab.config.model_settings import ModelSettings, all_models, source
 from frankenlab.config.settings import (
+    Beam,
     CalibrationSettings,
     Search,
     Settings,
@@ -117,12 +118,41 @@ class Experiment:
         """Tell whether the search drops plans on its way."""
         return self.settings.stages.search.racing is not None
 
+    @property
+    def beam(self) -> Beam | None:
+        """How the search grows new plans; None where it has the grid's alone."""
+        return self.settings.stages.search.beam
+
     def rounds(self, name: str) -> list[Stage]:
-        """Return what a stage is evaluated as: itself, or the rounds of a race."""
-        racing = self.settings.stages.search.racing
-        if name != SEARCH or racing is None:
+        """Return what a stage is evaluated as: itself, or the rounds of a search that drops plans
+        or grows new ones on its way."""
+        sizes = self._sizes
+        if name != SEARCH or len(sizes) == 1:
             return [Stage(name)]
-        return [Stage(SEARCH, number + 1) for number in range(len(racing.rounds) + 1)]
+        return [Stage(SEARCH, number) for number in range(1, len(sizes) + 1)]
+
+    @property
+    def _sizes(self) -> list[int | None]:
+        """Documents of each task that plans have seen after each round of the search, at most.
+
+        A step of the beam is one more round on the documents of the round before it: the last one
+        that drops plans, or all of them without a race.
+        """
+        search = self.settings.stages.search
+        sizes: list[int | None] = [*search.racing.rounds] if search.racing else [search.limit]
+        grown = [sizes[-1]] * (search.beam.steps if search.beam else 0)
+        return [*sizes, *grown, *([search.limit] if search.racing else [])]
+
+    def steps_before(self, stage: Stage) -> int:
+        """Return how many steps the beam has made before a round of the search, or before the end
+        of the search where no round is named."""
+        search = self.settings.stages.search
+        if search.beam is None or stage.name != SEARCH:
+            return 0
+        if stage.round is None:
+            return search.beam.steps
+        first = len(search.racing.rounds) if search.racing else 1
+        return min(max(stage.round - first, 0), search.beam.steps)
 
     def stage_quantizations(self, stage: Stage, model: str) -> tuple[str, ...]:
         """Return where a stage runs: every quantization in confirm, the reference before it."""
@@ -143,9 +173,8 @@ class Experiment:
         own = self.settings.tasks[task].limit
         if stage.name == CONFIRM and own:
             return own
-        racing = self.settings.stages.search.racing
-        if racing and stage.round is not None and stage.round <= len(racing.rounds):
-            return racing.rounds[stage.round - 1]
+        if stage.searches and stage.round is not None:
+            return self._sizes[stage.round - 1]
         return self.settings.stages[stage.name].limit
 
     def precision(self, stage: Stage, model: str, quantization: str) -> str:

@@ -186,6 +186,18 @@ class Racing(Section):
     """How much worse it may be, in points or log-percent of the mean over the search tasks."""
 
 
+class Beam(Section):
+    """New plans are grown from the best ones: with their blocks repeated in attention or MLP alone,
+    and joined with the changes of other good plans."""
+
+    width: int = Field(default=4, ge=1, le=1000)
+    """Best plans that a step grows from."""
+    steps: int = Field(default=2, ge=1, le=20)
+    """Steps; each grows from the best of all plans so far, grown ones too."""
+    most: int = Field(default=20, ge=1, le=10_000)
+    """Most new plans of a step."""
+
+
 class StageSettings(Section):
     """What every stage has."""
 
@@ -203,6 +215,8 @@ class Search(StageSettings):
     racing: OptionalKey[Racing] = None
     """Plans that can hardly be among the best are dropped after rounds of documents; without it
     every plan sees every document."""
+    beam: OptionalKey[Beam] = None
+    """New plans are grown from the best ones; without it the plans are those of the grid."""
 
 
 class Select(StageSettings):

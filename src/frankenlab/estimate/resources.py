@@ -13,9 +13,10 @@ from frankenlab.config.experiment import (
     Experiment,
 )
 from frankenlab.config.stages import CONFIRM, SEARCH, Stage
+from frankenlab.estimate.grid_work import PlanWork
 from frankenlab.estimate.memory import requirements, sizes_of
 from frankenlab.estimate.throughput import Speeds, quantizing_seconds
-from frankenlab.estimate.work import Job, PlanWork, Workload
+from frankenlab.estimate.work import Job, Workload
 from frankenlab.io.errors import UserError
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
@@ -100,13 +101,19 @@ class Prediction:
         speed = self.speeds.of(job.model, job.quantization, job.stage)
         if speed is None:
             return None
-        documents = self.workload.unseen(job.model, job.task, job.stage)
-        plans = self.plans(job, job.stage)
-        tokens = documents.tokens
-        if self.experiment.engine(job.model, job.quantization) == "torch":
-            tokens = documents.computed(self.experiment.settings.token_budget)
-        layers = tokens * plans.passes / self._n_layers(job) / speed.tokens
-        return self.start(job) + layers + documents.scored * plans.count / speed.scored
+        unseen = self.workload.unseen(job.model, job.task, job.stage)
+        work = [(unseen, self.plans(job, job.stage))]
+        if before := job.stage.before:
+            seen = self.workload.documents(job.model, job.task, before)
+            work += [(seen, self.workload.new_plans(job.model, job.stage, job.shard))]
+        seconds = self.start(job)
+        for documents, plans in work:
+            tokens = documents.tokens
+            if self.experiment.engine(job.model, job.quantization) == "torch":
+                tokens = documents.computed(self.experiment.settings.token_budget)
+            layers = tokens * plans.passes / self._n_layers(job) / speed.tokens
+            seconds += layers + documents.scored * plans.count / speed.scored
+        return seconds
 
     def _timing(self, job: Job) -> float | None:
         """Return the time of `evaluate.cost.measure`: every confirmed plan runs alone, once to warm

@@ -71,6 +71,11 @@ def _grid_lines(prediction: Prediction, model: str) -> list[str]:
         f"  layer passes a token: {unshared:.0f} without sharing, {passes:.0f} with "
         f"({unshared / passes:.1f} times fewer), {passes / n_layers:.1f} times the base",
     ]
+    if beam := prediction.experiment.beam:
+        lines.append(
+            f"  the search grows at most {beam.steps * beam.most} more, {beam.most} in each of "
+            f"{beam.steps} steps from the best {beam.width}"
+        )
     if len(work.shards) > 1:
         largest = max(s.passes for s in work.shards.values()) * len(work.shards) / passes
         lines.append(f"  {len(work.shards)} shards, the largest {largest:.2f} times their mean")
@@ -173,8 +178,9 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 def _at_most(prediction: Prediction) -> str:
-    """Return "at most " where a race may drop plans: how many is not known before it is run."""
-    return "at most " if prediction.experiment.raced else ""
+    """Return "at most " where the search may drop or grow plans: how many is not known before it is
+    run."""
+    return "at most " if len(prediction.experiment.rounds(SEARCH)) > 1 else ""
 
 
 def _sources(prediction: Prediction) -> str:

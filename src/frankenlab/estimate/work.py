@@ -4,7 +4,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,11 @@ from pydantic import NonNegativeInt
 
 from frankenlab.config.experiment import RESOURCES, TASKS_FOLDER, Experiment, ModelSettings
 from frankenlab.config.stages import CONFIRM, SEARCH, SELECT, Stage
+from frankenlab.estimate.grid_work import GridWork, PlanWork
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import cache_folder, content_hash, write_json
 from frankenlab.io.fingerprints import code_fingerprint
 from frankenlab.io.records import read_record
-from frankenlab.models.memory import live_states
-from frankenlab.plans.grid import Grid
-from frankenlab.plans.shards import divide
-from frankenlab.plans.trie import plan_trie
 from frankenlab.tasks.index import TaskSettings, task_file
 from frankenlab.tasks.yaml_files import task_fingerprint
 
@@ -164,60 +160,6 @@ class Documents:
         )
 
 
-@dataclass(frozen=True)
-class PlanWork:
-    """Plans that a job runs, and the layer passes that they take for each token, common prefixes
-    once and plan by plan."""
-
-    count: int
-    passes: float
-    unshared: float
-
-
-class GridWork:
-    """The plans for models of one depth in their shards, and what running them takes."""
-
-    def __init__(self, grid: Grid, shards: int) -> None:
-        self.grid = grid
-        self.shards = divide(grid.plans, shards)
-
-    @cached_property
-    def whole(self) -> PlanWork:
-        """The work of all shards together."""
-        shards = self.shards.values()
-        passes, unshared = (sum(getattr(s, x) for s in shards) for x in ("passes", "unshared"))
-        return PlanWork(len(self.grid.plans), passes, unshared)
-
-    @cached_property
-    def live_states(self) -> int:
-        """Hidden states that are alive at once in a sweep of all plans."""
-        return live_states(plan_trie(item.plan for item in self.grid.plans))
-
-    def states_of(self, plans: int) -> int:
-        """Return the most hidden states alive at once in a sweep of so many plans of the grid.
-
-        Every state that waits has a plan to come, and with it those that a window goes back to; all
-        of them are on the path of one plan.
-        """
-        return 1 + min(plans * self._reach, self._longest + 1)
-
-    @cached_property
-    def _reach(self) -> int:
-        """Most states that a step goes back: the steps of the longest damped window."""
-        return max(step.span for item in self.grid.plans for step in item.plan.steps)
-
-    @cached_property
-    def _longest(self) -> int:
-        """Most steps of a plan."""
-        return max(len(item.plan.steps) for item in self.grid.plans)
-
-    @cached_property
-    def occurrences(self) -> int:
-        """Most occurrences of a plan that attend, and so have a KV cache."""
-        plans = (item.plan for item in self.grid.plans)
-        return max(sum(step.attends for step in plan.steps) for plan in plans)
-
-
 @dataclass
 class Workload:
     """What the jobs of an experiment have to compute.
@@ -240,8 +182,8 @@ class Workload:
     def grid(self, model: str) -> GridWork:
         key = (self.experiment.generators(model)[1], self.model(model).n_layers)
         if key not in self.grids:
-            shards = self.experiment.settings.stages.search.shards
-            self.grids[key] = GridWork(self.experiment.grid(model), shards)
+            search = self.experiment.settings.stages.search
+            self.grids[key] = GridWork(self.experiment.grid(model), search.shards, search.beam)
         return self.grids[key]
 
     def shards(self, model: str, stage: Stage) -> Collection[int]:
@@ -261,12 +203,18 @@ class Workload:
         with_controls: bool = True,
         with_finalists: bool = True,
     ) -> PlanWork:
-        """Return what a job runs at most: which plans a race drops is not known yet. After the
-        search these are as many as allowed, of the grid's mean depth and with half of it shared."""
+        """Return what a job runs at most: which plans a race drops is not known yet, nor how many
+        the beam grows. After the search these are as many as allowed, of the grid's mean depth and
+        with half of it shared."""
         grid = self.grid(model)
         if stage.searches:
             found = grid.shards[shard]
-            return PlanWork(len(found.items), found.passes, found.unshared)
+            grown = grid.grown(shard, self.experiment.steps_before(stage))
+            return PlanWork(
+                len(found.items) + grown.count,
+                found.passes + grown.passes,
+                found.unshared + grown.unshared,
+            )
         stages, n = self.experiment.settings.stages, self.model(model).n_layers
         controls = stages.confirm.controls if with_controls else 0
         others = min(stages.confirm.finalists, stages.select.shortlist - 1)
@@ -275,6 +223,14 @@ class Workload:
         extra = stages.select.shortlist if stage.name == SELECT else confirmed
         mean = grid.whole.unshared / grid.whole.count
         return PlanWork(1 + extra, n + extra * mean / 2, n + extra * mean)
+
+    def new_plans(self, model: str, stage: Stage, shard: int) -> PlanWork:
+        """Return the plans that a round of the search is the first to run, but for its first round:
+        what the beam grew after the round before, at most. They begin with the documents that the
+        others have seen."""
+        steps = self.experiment.steps_before
+        made = steps(stage) - steps(stage.before) if stage.before else 0
+        return self.grid(model).grown(shard, made)
 
     def documents(self, model: str, task: str, stage: Stage) -> Documents:
         """Return a task's documents in a stage; in a round of a race all that its plans have seen

@@ -14,6 +14,8 @@ KV_BYTES = 2  # of a value in a 16-bit cache
 
 # The group of the random plans that cost what the frozen one does.
 CONTROL = "control"
+# The group of plans that a search grew from its best.
+GROWN = "beam"
 # The group of plans that are confirmed beside the frozen one, of which nothing is claimed.
 FINALIST = "finalist"
 

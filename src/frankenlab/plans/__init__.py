@@ -3,14 +3,16 @@
 `plan` says what a franken is, `steps` has the grammar of its text, `generators` the kinds of
 entries that a config may list (`repeats` those that run layers again, `windows` those that damp
 them, `rearrangements` those that do neither, `numbers` what their keys may say), `grid` the plans
-of all entries, `kinds` what kind each is, `controls` random plans of the same cost as one, `trie`
-what plans share, `shards` how a grid is divided among jobs, and `words` says what a plan does.
+of all entries, `kinds` what kind each is, `growth` new plans from the best of these, `controls`
+random plans of the same cost as one, `trie` what plans share, `shards` how a grid is divided among
+jobs, and `words` says what a plan does.
 """
 
 __all__ = [
     "controls",
     "generators",
     "grid",
+    "growth",
     "kinds",
     "numbers",
     "plan",

@@ -8,7 +8,7 @@ All (i, j) of 32 layers (`rys`) in 8 shards take 1.02 times the layer passes tha
 and the largest shard 1.23 times the mean; in 32 shards 1.08 and 1.53 times.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,6 +44,16 @@ def divide(plans: Iterable[GridPlan], count: int) -> dict[int, Shard]:
     for item in plans:
         found.setdefault(shard_of(item.plan, count), []).append(item)
     return {number: Shard(tuple(found[number])) for number in sorted(found)}
+
+
+def shard_among(plan: Plan, count: int, numbers: Sequence[int]) -> int:
+    """Return the shard of a plan that is not of the grid, whose shards have these numbers.
+
+    Args:
+        numbers: of the shards that have a plan, rising.
+    """
+    own = shard_of(plan, count)
+    return own if own in numbers else numbers[own % len(numbers)]
 
 
 def shard_of(plan: Plan, count: int) -> int:

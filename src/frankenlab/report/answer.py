@@ -142,12 +142,18 @@ def search_sentences(tables: Tables) -> list[str]:
         row = rows.iloc[0]
         beats = "" if row["significant"] else "not "
         level = "" if row["significant"] or row["p"] > 0.05 else f", not below {row['level']:.2g}"
+        plans, grown = int(row["plans"]), int(row.get("grown", 0))
+        of, more = plural(plans - grown, "plan"), ""
+        if grown:
+            of = f"{of} of the grid"
+            more = f", corrected for all {plans:,} that were looked at"
         return [
-            f"The best of {plural(int(row['plans']), 'plan')} was {beats}significantly better than "
-            f"the base on the search documents ({spoken_p(row['p'])}{level})."
+            f"The best of {of} was {beats}significantly better than "
+            f"the base on the search documents ({spoken_p(row['p'])}{level}{more})."
         ]
     better = rows[rows["significant"].astype(bool)]
-    text = "The best plan of the search was significantly better than the base on the search "
+    whole = "grid" if rows.get("grown", pd.Series([0])).any() else "search"
+    text = f"The best plan of the {whole} was significantly better than the base on the search "
     if better.empty:
         lowest = rows.loc[rows["p"].astype(float).idxmin()]
         return [

@@ -166,20 +166,36 @@ def search_finding(tables: Tables) -> str:
         above = f"{share(better)} of the plans are" if better else "none of the plans is"
         unit = units[0] if len(units) == 1 else ""
         best, luck = (effect_words(row[f"best_{name}"], unit) for name in ("effect", "by_luck"))
+        grown = int(row.get("grown", 0))
+        of = " of the grid" if grown else ""
         said.append(
-            f"The best plan{whose} measured {best} in the search; if none of the "
+            f"The best plan{of}{whose} measured {best} in the search; if none of the "
             f"{row['plans']:,} plans changed anything, the best would measure {luck} by luck."
         )
+        if grown:
+            said.append(_grown(row, grown, whose, unit))
         mean = change_text(effect, low, high, unit)
         where, there = " on the search tasks", ""
         if row["shared_documents"] < row["documents"]:
             where = f" on the {row['shared_documents']:,} search documents that all of them saw"
             there = " there"
         said.append(
-            f"The mean change over all {row['plans']:,} plans{whose}{where} is {mean}, and {above} "
-            f"above the base{there}."
+            f"The mean change over all {row['plans'] - grown:,} plans{of}{whose}{where} is {mean}, "
+            f"and {above} above the base{there}."
         )
     return " ".join(said)
+
+
+def _grown(row: Mapping[str, Any], grown: int, whose: str, unit: str) -> str:
+    """Return what the best of the plans that were grown measured, and what that is worth."""
+    plans = f"{plural(grown, 'plan')}{whose} that were grown from the best"
+    if not row["best_grown"]:
+        return f"Of {plans} none was left at the end."
+    best = effect_words(row["best_grown_effect"], unit)
+    return (
+        f"The best of {plans} measured {best}. They were grown by the same documents and share "
+        "their luck, so that only fresh documents tell what they are worth."
+    )
 
 
 def choice_finding(tables: Tables, frozen: Frozen) -> str:

@@ -20,7 +20,7 @@ from frankenlab.plans.plan import BASE
 
 NAMES = (
     *("comparisons", "verdicts", "against_controls", "pairs", "costs", "ledger", "bits"),
-    *("quantizations", "race", "search", "path", "repetitions", "dose_response", "flips"),
+    *("quantizations", "race", "beam", "search", "path", "repetitions", "dose_response", "flips"),
     *("documents", "tradeoff", "profile", "reliability", "plane"),
     *("probe", "similarity", "predictors"),
 )

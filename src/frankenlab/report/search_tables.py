@@ -1,5 +1,6 @@
 """The page's tables about a search: its best plans, its rounds, and what its shape is worth."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pandas as pd
 from frankenlab.analyse.prediction import NAMES
 from frankenlab.analyse.repetitions import KIND
 from frankenlab.plans.plan import BASE
-from frankenlab.report.elements import Columns, Row, cells, plan_cell, table
+from frankenlab.report.elements import Columns, Html, Row, cells, plan_cell, table
 from frankenlab.report.results import Results, rows_of
 from frankenlab.report.tables import count, places
 from frankenlab.report.text import (
@@ -130,10 +131,41 @@ def race_table(results: Results) -> str:
         "documents": "{documents:,}",
         "plans that ran": "{plans:,}",
         "dropped after it": "{dropped:,}",
+        **({"grown after it": "{grown:,}"} if rows.get("grown", pd.Series([0])).any() else {}),
         "leader": lambda row: plan_cell(row["leader"], results.n_layers(row["model"])),
         "layer passes": lambda row: f"{row['passes']:,.0f} ({row['share']:.0%})",
     }
     return table(cells(rows, columns), "The rounds of the search", csv="race")
+
+
+def beam_table(results: Results) -> str:
+    """Return the plans that the search grew; nothing where it had the grid's alone."""
+    rows = results.table("beam")
+    if rows.empty:
+        return ""
+
+    def change(name: str) -> Callable[[Row], str]:
+        return lambda row: change_text(row[name], row[f"{name}_low"], row[f"{name}_high"], "")
+
+    def plan(name: str) -> Callable[[Row], Html | str]:
+        def cell(row: Row) -> Html | str:
+            return plan_cell(row[name], results.n_layers(row["model"])) if row[name] else "–"
+
+        return cell
+
+    rows = rows.rename(columns={"low": "effect_low", "high": "effect_high"})
+    columns: Columns = {
+        "plan": plan("plan"),
+        **places(rows),
+        "grown from": plan("parent"),
+        "joined with": plan("other"),
+        "after round": "{round}",
+        "dropped after": lambda row: number(row["dropped"]),
+        "documents": "{n:,}",
+        "mean change [95 % interval]": change("effect"),
+        "over its parent [95 % interval]": change("over_parent"),
+    }
+    return table(cells(rows, columns), "Plans that were grown from the best", csv="beam")
 
 
 def predictor_table(results: Results) -> str:

@@ -158,6 +158,7 @@ def sure_html(results: Results) -> str:
         *shown[:1],
         details("The search as a race, and other models", *shown[1:], *more),
         folded("Rounds of the search", results, "race", search_tables.race_table(results)),
+        folded("Plans that were grown", results, "beam", search_tables.beam_table(results)),
         folded("Documents of each stage", results, "stages", tables.documents_table(results)),
         folded(
             "How often the confirm sets were looked at",

@@ -135,11 +135,14 @@ def race_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     rounds = rounds.sort_values("round")
     first, last = rounds.iloc[0], rounds.iloc[-1]
     share = 100 * last["share"]
-    start = f"Of {plural(int(first['plans']), 'plan')}, {int(last['plans']):,} were left for the "
-    start += f"last of {plural(len(rounds), 'round')}"
+    grown = int(rounds["grown"].sum()) if "grown" in rounds else 0
+    more = f" and {grown:,} that were grown on the way" if grown else ""
+    start = f"Of {plural(int(first['plans']), 'plan')}{more}, {int(last['plans']):,} were left for "
+    start += f"the last of {plural(len(rounds), 'round')}"
+    of = " of the grid" if grown else ""
     if len(rounds) == 1:
         start = f"All {plural(int(first['plans']), 'plan')} ran in the only round"
     return (
-        f"{start}; the race took {share:.0f} % of the layer passes that all plans on all "
+        f"{start}; the race took {share:.0f} % of the layer passes that all plans{of} on all "
         "documents would have taken."
     )
