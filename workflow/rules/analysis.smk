@@ -1,5 +1,13 @@
 TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
-TABLES += ["search", "path", "repetitions", "dose_response", "profile", "reliability"]
+TABLES += [
+    "search",
+    "path",
+    "repetitions",
+    "dose_response",
+    "profile",
+    "reliability",
+    "oracle",
+]
 
 # Models of several quantizations have a table and a picture of what those change.
 BITS_MODELS = [m.name for m in EXPERIMENT.models.values() if len(m.quantizations) > 1]
@@ -24,6 +32,9 @@ GUARDED = any(task.role == "guard" for task in EXPERIMENT.tasks.values())
 TABLES += ["tradeoff"] if SETTINGS.stages.confirm.finalists and GUARDED else []
 # Where the layers are probed, tables say what they do and how well that predicts the effects.
 TABLES += ["probe", "similarity", "predictors"] if SETTINGS.probe.documents else []
+
+# Where tasks have other prompts, a table has the effects under each.
+TABLES += ["prompts"] if EXPERIMENT.variants else []
 
 # Which documents changed, for the page alone.
 FLIPS = ["flips", "documents"]
@@ -143,6 +154,9 @@ rule tables:
             path
             for model in EXPERIMENT.models
             for path in stage_scores("confirm", model)
+        ],
+        prompted=[
+            path for model in EXPERIMENT.models for path in prompted_scores(model)
         ],
         choice=[
             path

@@ -2,7 +2,7 @@ rule evaluate_task:
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
-        data=lambda w: data_input(SETTINGS.tasks[w.task].data),
+        data=lambda w: data_input(EXPERIMENT.task_entry(w.task).data),
         # Its text must be in no document.
         calibration=lambda w: (
             data_input(CALIBRATION) if w.quantization != "none" else []

@@ -13,6 +13,7 @@ SEARCH_TABLES = [
             "tradeoff",
         ),
         *("profile", "reliability", "race", "probe", "similarity", "predictors"),
+        *("oracle", "prompts"),
     ]
     if name in TABLES
 ]

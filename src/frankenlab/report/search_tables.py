@@ -19,6 +19,7 @@ from frankenlab.report.text import (
     plural,
     repeated,
     signed,
+    spoken_value,
 )
 
 MOST_PLANS = 10
@@ -134,6 +135,35 @@ def race_table(results: Results) -> str:
         "layer passes": lambda row: f"{row['passes']:,.0f} ({row['share']:.0%})",
     }
     return table(cells(rows, columns), "The rounds of the search", csv="race")
+
+
+def oracle_table(results: Results) -> str:
+    """Return what an oracle gains from plans, and from other prompts of the base."""
+    rows = results.table("oracle")
+    if rows.empty:
+        return ""
+
+    def beyond(row: Row) -> str:
+        if pd.isna(row["more"]):
+            return "–"
+        return change_text(row["more"], row["more_low"], row["more_high"], row["unit"])
+
+    columns: Columns = {
+        "task": "{task}",
+        **places(rows),
+        "stage": "{stage}",
+        "picks from": lambda row: f"{row['k']:,} of {plural(row['options'], row['set'][:-1])}",
+        "documents": lambda row: count(row["n"]),
+        "base": lambda row: spoken_value(row["base_value"], row["kind"]),
+        "best single one": lambda row: spoken_value(row["best_value"], row["kind"]),
+        "oracle": lambda row: spoken_value(row["oracle_value"], row["kind"]),
+        "gain [interval]": lambda row: change_text(
+            row["gain"], row["low"], row["high"], row["unit"]
+        ),
+        "beyond as many prompts": beyond,
+    }
+    caption = "What an oracle would gain that picks the best for each document"
+    return table(cells(rows, columns), caption, csv="oracle")
 
 
 def predictor_table(results: Results) -> str:
