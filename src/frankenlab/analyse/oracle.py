@@ -79,8 +79,9 @@ def _searched(scores: pd.DataFrame, metric: str) -> tuple[Outcomes, list[str]]:
     """Return the outcomes of a search on one task, and the plans that saw every document."""
     scores = scores.drop_duplicates(["plan", "document"])
     plans = [plan for plan in scores["plan"].unique() if plan != BASE]
-    seen = seen_by(scores, plans).all(axis=1)
-    return outcomes(scores, metric), [plan for plan, all_ in zip(plans, seen, strict=True) if all_]
+    seen = seen_by(scores, plans)
+    whole = [plan for plan, documents in zip(plans, seen, strict=True) if documents.all()]
+    return outcomes(scores, metric), whole
 
 
 def _rows(

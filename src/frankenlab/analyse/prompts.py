@@ -112,10 +112,10 @@ def by_prompt(
 ) -> dict[str, Outcomes]:
     """Return a task's outcomes under each of its prompts, the task's own first, on the documents
     that all of them have: those that one shows as worked examples are left out."""
-    parts = {OWN: _at(scores, where | {"task": task})}
+    parts = {OWN: _at(scores, {**where, "task": task})}
     for name, (own, prompt) in variants.items():
         if own == task:
-            parts[prompt] = _at(prompted, where | {"task": name})
+            parts[prompt] = _at(prompted, {**where, "task": name})
     measured = {prompt: outcomes(part, metric) for prompt, part in parts.items()}
     common = reduce(np.intersect1d, (each.documents for each in measured.values()))
     return {p: each.at(np.isin(each.documents, common)) for p, each in measured.items()}
@@ -158,7 +158,8 @@ def spread(differences: Sequence[Floats], measured: Outcomes) -> Spread:
         # No effect in points is beyond 100.
         high = min(high, 100.0**2)
     deviation = max(0.0, observed - noise)
-    return Spread(*np.sqrt([deviation, low, high, noise]).tolist(), p)
+    root = [float(np.sqrt(variance)) for variance in (deviation, low, high, noise)]
+    return Spread(root[0], root[1], root[2], root[3], p)
 
 
 def _at(rows: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
