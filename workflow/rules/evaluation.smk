@@ -2,7 +2,8 @@ rule check_prompts:
     """Check other prompts before the search, which may take hours, and show what they are."""
     input:
         data=[
-            data_input(EXPERIMENT.task_entry(name).data) for name in EXPERIMENT.variants
+            data_input(EXPERIMENT.task_entry(name).data)
+            for name in EXPERIMENT.variants
         ],
         tasks=lambda w: [
             RUN.task_stamp(Stage("confirm"), task, model.name, model.reference)
