@@ -63,7 +63,7 @@ def _panel(rows: pd.DataFrame, width: int) -> Any:
     first = rows.iloc[0]
     records = rows.to_dict("records")
     unit = short_unit(first["unit"])
-    data = rows[["set", "k", "options", "n"]].assign(
+    data = rows[["task", "set", "k", "options", "n"]].assign(
         place=[row["k"] + LOOKS[row["set"]][2] for row in records],
         color=[LOOKS[row["set"]][0] for row in records],
         shape=[LOOKS[row["set"]][1] for row in records],
@@ -89,6 +89,7 @@ def _panel(rows: pd.DataFrame, width: int) -> Any:
     chart = alt.Chart(data).encode(x=x, color=alt.Color("color:N", scale=None))
     shape = alt.Shape("shape:N", scale=None)
     tips = [
+        alt.Tooltip("task:N", title="task"),
         alt.Tooltip("named:N", title="picks from"),
         alt.Tooltip("k:Q", title="options"),
         alt.Tooltip("text:N", title="gain"),
@@ -129,8 +130,8 @@ def oracle_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     if others:
         said += (
             f" From as many other prompts of the base, without any repeated layer, it would gain "
-            f"{listed(others)}: most of an oracle's gain is answers that change for any reason, so "
-            "it promises nothing."
+            f"{listed(others)}: an oracle gains from answers that change for any reason, so its "
+            "gain promises nothing."
         )
     else:
         said += (

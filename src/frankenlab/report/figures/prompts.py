@@ -82,7 +82,7 @@ def _panel(rows: pd.DataFrame, looks: dict[str, Look], layers: int, width: int) 
     step = APART / max(len(plans) - 1, 1)
     shift = {plan: (i - (len(plans) - 1) / 2) * step for i, plan in enumerate(plans)}
     records = rows.to_dict("records")
-    data = rows[["plan", "prompt", "n"]].assign(
+    data = rows[["plan", "task", "prompt", "n"]].assign(
         place=[names.index(row["prompt"]) + round(shift[row["plan"]], 3) for row in records],
         words=[plan_words(row["plan"], layers) for row in records],
         effect_text=[interval(row, unit=short_unit(row["unit"])) for row in records],
@@ -115,8 +115,8 @@ def _panel(rows: pd.DataFrame, looks: dict[str, Look], layers: int, width: int) 
     axis = value_axis(effect_title(first["unit"]))
     y = alt.Y("effect:Q", scale=scale, axis=axis)
     chart = alt.Chart(data).encode(x=x, color=alt.Color("color:N", scale=None))
-    tips = {"words": "plan", "plan": "as text", "prompt": "prompt", "effect_text": "change"}
-    tips |= {"base": "base"}
+    tips = {"words": "plan", "plan": "as text", "task": "task", "prompt": "prompt"}
+    tips |= {"effect_text": "change", "base": "base"}
     drawn = [
         zero_rule(),
         interval_rules(chart, alt.Y("low:Q", scale=scale, axis=axis), "high"),
