@@ -37,6 +37,7 @@ rule all:
             for stage in ("search", "select", "confirm")
             for path in stage_scores(stage, model)
         ],
+        [path for model in EXPERIMENT.models for path in prompted_scores(model)],
 
 
 rule fetch:

@@ -29,6 +29,7 @@ IN_ORDER = (
     sections.lost_html,
     bitrates.bits_html,
     sections.sure_html,
+    sections.prompts_html,
     sections.why_html,
     sections.made_html,
 )

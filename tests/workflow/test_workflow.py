@@ -97,6 +97,28 @@ def test_a_comment_or_a_fresh_checkout_makes_nothing_stale(lab: Laboratory) -> N
     assert lab.jobs() == Counter()
 
 
+def test_an_added_prompt_evaluates_itself_alone_and_touches_no_verdict(lab: Laboratory) -> None:
+    before, verdicts = lab.scored(), (lab.results / "tables" / "verdicts.csv").read_bytes()
+    prompts = {"two": {"num_fewshot": 2}, "so": {"doc_to_text": "So: {{question}}"}}
+    lab.config["tasks"]["liquids"]["prompts"] = prompts
+    jobs = lab.jobs()
+    assert jobs["evaluate_task"] == 2 and jobs["check_prompts"] == 1
+    assert not jobs.keys() & {"race", "aggregate", "shortlist", "freeze", "construct_frankens"}
+    lab.snakemake()
+    assert {task for task, _, _ in lab.scored() - before} == {"liquids@two", "liquids@so"}
+    scores = pd.read_parquet(lab.results / "scores/confirm/tiny/none/liquids@two.0.parquet")
+    assert not set(scores["document"]) & {0, 1}, "the worked examples are in no stage"
+    table = pd.read_csv(lab.results / "tables" / "prompts.csv")
+    assert set(table["prompt"]) == {"own", "two", "so"} and set(table["task"]) == {"liquids"}
+    assert (lab.results / "tables" / "verdicts.csv").read_bytes() == verdicts
+    assert "Does the prompt matter?" in (lab.results / "report" / "index.html").read_text()
+    looks = pd.read_csv(lab.results / "tables" / "ledger.csv")
+    assert Counter(looks["task"]) == Counter(["animals", "liquids", "passages"])
+    del lab.config["tasks"]["liquids"]["prompts"]
+    lab.snakemake()
+    assert lab.jobs() == Counter()
+
+
 def test_an_added_plan_evaluates_one_plan(lab: Laboratory) -> None:
     before = lab.scored()
     lab.config["plans"].append({"generator": "explicit", "plans": ["0:4x2"]})

@@ -1,5 +1,6 @@
 TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
-TABLES += ["search", "path", "repetitions", "dose_response", "profile", "reliability", "plane"]
+TABLES += ["search", "path", "repetitions", "dose_response", "profile", "reliability"]
+TABLES += ["plane", "oracle"]
 
 # Models of several quantizations have a table and a picture of what those change.
 BITS_MODELS = [m.name for m in EXPERIMENT.models.values() if len(m.quantizations) > 1]
@@ -27,6 +28,9 @@ GUARDED = any(task.role == "guard" for task in EXPERIMENT.tasks.values())
 TABLES += ["tradeoff"] if SETTINGS.stages.confirm.most_finalists and GUARDED else []
 # Where the layers are probed, tables say what they do and how well that predicts the effects.
 TABLES += ["probe", "similarity", "predictors"] if SETTINGS.probe.documents else []
+
+# Where tasks have other prompts, a table has the effects under each.
+TABLES += ["prompts"] if EXPERIMENT.variants else []
 
 # Which documents changed, for the page alone.
 FLIPS = ["flips", "documents"]
@@ -151,6 +155,9 @@ rule tables:
             path
             for model in EXPERIMENT.models
             for path in stage_scores("confirm", model)
+        ],
+        prompted=[
+            path for model in EXPERIMENT.models for path in prompted_scores(model)
         ],
         choice=[
             path

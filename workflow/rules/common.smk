@@ -56,7 +56,7 @@ wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
     quantization="|".join(map(re.escape, EXPERIMENT.quantizations)),
     key="[0-9a-f]+",
-    task="|".join(map(re.escape, EXPERIMENT.tasks)),
+    task="|".join(map(re.escape, [*EXPERIMENT.tasks, *EXPERIMENT.variants])),
     stage=r"search|search-\d+|select|confirm",
     round=r"\d+",
     shard=r"\d+",
@@ -202,6 +202,16 @@ def choice_scores(stages, model):
         for path in scores(
             EXPERIMENT.rounds(stage), model, EXPERIMENT.models[model].reference, task
         )
+    ]
+
+
+def prompted_scores(model):
+    """Return the scores of the confirmed plans under other prompts, which no verdict rests on."""
+    reference = EXPERIMENT.models[model].reference
+    return [
+        path
+        for name in EXPERIMENT.variants
+        for path in scores([Stage("confirm")], model, reference, name)
     ]
 
 

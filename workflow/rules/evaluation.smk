@@ -1,14 +1,43 @@
+rule check_prompts:
+    """Check other prompts before the search, which may take hours, and show what they are."""
+    input:
+        data=[
+            data_input(EXPERIMENT.task_entry(name).data)
+            for name in EXPERIMENT.variants
+        ],
+        tasks=lambda w: [
+            RUN.task_stamp(Stage("confirm"), task, model.name, model.reference)
+            for model in EXPERIMENT.models.values()
+            for name, variant in EXPERIMENT.variants.items()
+            for task in (variant.task, name)
+        ],
+        stamp=script_stamp("check_prompts"),
+    output:
+        f"{RESULTS}/prompts.json",
+    log:
+        f"{LOGS}/check_prompts.log",
+    priority: SOON
+    resources:
+        mem_mb=by_attempt(4000),
+        runtime=by_attempt(10),
+    script:
+        "../scripts/check_prompts.py"
+
+
 rule evaluate_task:
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
-        data=lambda w: data_input(SETTINGS.tasks[w.task].data),
+        data=lambda w: data_input(EXPERIMENT.task_entry(w.task).data),
         # Its text must be in no document.
         calibration=lambda w: (
             data_input(CALIBRATION) if w.quantization != "none" else []
         ),
         task=lambda w: RUN.task_stamp(
             Stage.parse(w.stage), w.task, w.model, w.quantization
+        ),
+        prompts=lambda w: (
+            f"{RESULTS}/prompts.json" if w.task in EXPERIMENT.variants else []
         ),
         stamp=script_stamp("evaluate_task"),
     output:

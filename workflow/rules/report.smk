@@ -13,6 +13,7 @@ SEARCH_TABLES = [
             "tradeoff",
         ),
         *("profile", "reliability", "plane", "race", "probe", "similarity", "predictors"),
+        *("oracle", "prompts"),
     ]
     if name in TABLES
 ]

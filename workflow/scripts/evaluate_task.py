@@ -19,7 +19,7 @@ with job(snakemake) as experiment:
     scores = evaluate_task(
         model,
         plans_of(frankens, without=[] if controls else [CONTROL]),
-        experiment.tasks[where.task],
+        experiment.task(where.task),
         stage=stage.name,
         limit=experiment.limit(stage, where.task),
         store_root=snakemake.params.store,
@@ -28,7 +28,8 @@ with job(snakemake) as experiment:
         calibration=evaluation_excludes(experiment, where.quantization),
     )
     write_parquet(scores, snakemake.output[0])
-    if stage.name == "confirm":
+    # Another prompt is no further look: the task's own was looked at on the same documents.
+    if stage.name == "confirm" and where.task in experiment.tasks:
         look = {
             "experiment": experiment.name,
             "model": where.model,

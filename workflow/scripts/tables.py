@@ -9,10 +9,12 @@ from frankenlab.analyse.beam import beam
 from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.controls import against_controls
 from frankenlab.analyse.interaction import bitrates
+from frankenlab.analyse.oracle import oracle
 from frankenlab.analyse.plane import plane
 from frankenlab.analyse.prediction import prediction
 from frankenlab.analyse.predictors import single_layers
 from frankenlab.analyse.profile import profile, reliability
+from frankenlab.analyse.prompts import prompts
 from frankenlab.analyse.race_rounds import Round, all_rounds, grown_plans
 from frankenlab.analyse.repetitions import dose_response, repetitions
 from frankenlab.analyse.search_test import search
@@ -45,6 +47,8 @@ with job(snakemake) as experiment:
     own = zip(searched["model"], searched["plan"], strict=True)
     grid = searched[[plan not in grown.get(model, ()) for model, plan in own]]
     level = error_budget.level(rules.alpha, "search", error_budget.SEARCH_TESTS * len(depths))
+    prompted = concatenated(map(read_parquet, snakemake.input.prompted))
+    variants = {name: variant[:2] for name, variant in experiment.variants.items()}
     claimed = without_finalists(scores, frozen)
     made = {
         "comparisons": compared,
@@ -63,12 +67,17 @@ with job(snakemake) as experiment:
         "dose_response": dose_response(grid, experiment.tasks, depths, rules),
         "profile": profile(grid, experiment.tasks, depths, rules),
         "reliability": reliability(grid, experiment.tasks, depths, rules),
+        "oracle": oracle(
+            concatenated([grid, scores]), prompted, variants, experiment.tasks, frozen, rules
+        ),
     }
     wanted = snakemake.output.keys()
     if "against_controls" in wanted:
         made["against_controls"] = against_controls(claimed, experiment.tasks, plans, rules)
     if "tradeoff" in wanted:
         made["tradeoff"] = tradeoff(compared, scores, experiment.tasks, frozen, rules)
+    if "prompts" in wanted:
+        made["prompts"] = prompts(scores, prompted, variants, experiment.tasks, frozen, rules)
     if "bits" in wanted:
         by_model = {
             model: {q: size for (m, q), size in footprints.items() if m == model}

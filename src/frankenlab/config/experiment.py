@@ -1,7 +1,7 @@
 """An experiment: what its config says, checked, and what follows from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from frankenlab.config.messages import message
 from frankenlab.config.model_settings import ModelSettings, all_models, source
+from frankenlab.config.prompts import Variant, own_task, variants
 from frankenlab.config.settings import (
     Beam,
     CalibrationSettings,
@@ -56,6 +57,7 @@ class Experiment:
         settings: what the config says, defaults filled in.
         data: name -> source of the packages that carry data sets.
         calibration: the text's place on this machine and its use; None where nothing is quantized.
+        variants: `task@prompt` -> a task under another prompt; none of them is in `tasks`.
     """
 
     settings: Settings
@@ -63,6 +65,7 @@ class Experiment:
     data: Mapping[str, Source]
     tasks: Mapping[str, TaskSettings]
     calibration: CalibrationSettings | None
+    variants: Mapping[str, Variant] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -83,6 +86,14 @@ class Experiment:
     def cells(self) -> list[tuple[str, str]]:
         """Every (model, quantization) that is evaluated."""
         return [(m.name, q) for m in self.models.values() for q in m.quantizations]
+
+    def task(self, name: str) -> TaskSettings:
+        """Return a task, or a variant of one."""
+        return self.variants[name].settings if name in self.variants else self.tasks[name]
+
+    def task_entry(self, name: str) -> TaskEntry:
+        """Return what the config says of a task, or of the task that this is a variant of."""
+        return self.settings.tasks[own_task(name)]
 
     def grid(self, model: str) -> Grid:
         """Return the plans of a model.
@@ -166,11 +177,11 @@ class Experiment:
         search tasks.
         """
         at_reference = quantization == self.models[model].reference
-        return at_reference and (task is None or self.tasks[task].role == SEARCH)
+        return at_reference and (task is None or self.task(task).role == SEARCH)
 
     def limit(self, stage: Stage, task: str) -> int | None:
         """Return how many documents of a task a stage, or a round of it, has at most."""
-        own = self.settings.tasks[task].limit
+        own = self.task_entry(task).limit
         if stage.name == CONFIRM and own:
             return own
         if stage.searches and stage.round is not None:
@@ -266,7 +277,11 @@ def _experiment(settings: Settings) -> Experiment:
     quantized = next((m.name for m in models.values() if m.to_quantize), None)
     text = settings.exl2.calibration
     calibration = _calibration(text, data, quantized) if quantized else None
-    return Experiment(settings, models, data, tasks, calibration)
+    prompted: dict[str, Variant] = {}
+    for name, task in tasks.items():
+        if entries := settings.tasks[name].prompts:
+            prompted |= variants(task, entries, task_file(task.task, TASKS_FOLDER))
+    return Experiment(settings, models, data, tasks, calibration, prompted)
 
 
 def data_folder(name: str, source: Source) -> str:

@@ -29,6 +29,7 @@ Name = Annotated[
 ]
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
 Words = Annotated[str, Field(max_length=200)]
+Template = Annotated[str, Field(max_length=100_000)]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Precision = Literal["bfloat16", "float16", "float32"]
 HeadBits = Literal[2, 3, 4, 5, 6, 8]
@@ -152,6 +153,31 @@ class DataEntry(Section):
     """Which split the file is."""
 
 
+class PromptEntry(Section):
+    """Another prompt of a task, by keys of lm-evaluation-harness's task YAML."""
+
+    num_fewshot: OptionalKey[Annotated[int, Field(ge=0, le=1000)]] = None
+    """Worked examples in the prompt."""
+    description: OptionalKey[Template] = None
+    """Text that stands before all else."""
+    doc_to_text: OptionalKey[Template] = None
+    """Template of the question."""
+    doc_to_target: OptionalKey[Any] = None
+    """Template or number of the right answer."""
+    doc_to_choice: OptionalKey[Any] = None
+    """Template or list of the choices."""
+    gen_prefix: OptionalKey[Template] = None
+    """Text that begins the answer."""
+    target_delimiter: OptionalKey[Template] = None
+    """Text between the question and an answer."""
+    fewshot_delimiter: OptionalKey[Template] = None
+    """Text between worked examples."""
+    fewshot_split: OptionalKey[Words] = None
+    """Split of the worked examples."""
+    fewshot_config: OptionalKey[dict[str, Any]] = None
+    """Where the worked examples come from."""
+
+
 class TaskEntry(Section):
     """A task: its role, primary metric and data."""
 
@@ -171,6 +197,9 @@ class TaskEntry(Section):
     """Most documents of this task in the confirm stage."""
     overrides: dict[str, Any] = {}
     """Keys of lm-evaluation-harness's task YAML."""
+    prompts: Annotated[dict[Name, PromptEntry], Field(max_length=MOST_ENTRIES)] = {}
+    """Prompt name -> another prompt under which the confirmed plans are run too, at the reference
+    quantization, without verdicts."""
 
 
 class Racing(Section):

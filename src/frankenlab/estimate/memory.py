@@ -13,6 +13,7 @@ from frankenlab.models.files import read_json
 from frankenlab.models.memory import GB, Load, Memory, disk_bytes, memory, pass_tokens
 from frankenlab.models.quantization import NONE
 from frankenlab.models.shape import ModelShape
+from frankenlab.tasks.index import TaskSettings
 
 # Tokens of a batch with its padding, to those that count against the budget.
 PADDING = 1.25
@@ -139,13 +140,18 @@ def _loads(workload: Workload, model: ModelSettings, sizes: ModelShape) -> list[
         texts = any(task.metric in TEXT_METRICS for task in tasks)
         tokens = max(int(PADDING * budget), LONGEST_TEXT if texts else 0)
         row = min(passed if texts else budget, sizes.max_position_embeddings)
-        shots = max(task.num_fewshot or 0 for task in tasks)
+        shots = max(_shots(task) for task in [*tasks, *workload.variants(stage)])
         prefix = min(shots * SHOT_TOKENS, sizes.max_position_embeddings)
         loads.append((stage, Load(tokens, row, passed, alive, prefix=prefix)))
     timed = Load(
         TIMED_TOKENS, TIMED_TOKENS, passed, grid.states_of(1), grid.occurrences * TIMED_TOKENS
     )
     return [*loads, (Stage(SEARCH), timed)]
+
+
+def _shots(task: TaskSettings) -> int:
+    """Return the number of worked examples that a config asks for."""
+    return task.num_fewshot or task.overrides.get("num_fewshot") or 0
 
 
 def _too_large(

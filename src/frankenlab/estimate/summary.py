@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.estimate.memory import Requirements, requirements
@@ -11,6 +11,7 @@ from frankenlab.estimate.throughput import quantizing_seconds
 from frankenlab.estimate.work import STAGES, Job, PlannedJob
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
+from frankenlab.tasks.index import TaskSettings
 
 # A row of the store, compressed: plan text, two hashes, a few floats.
 BYTES_PER_ROW = 60
@@ -27,9 +28,8 @@ def grid_summary(prediction: Prediction) -> str:
         lines += _grid_lines(prediction, model)
         lines += _requirement_lines(prediction, model)
         lines += [
-            _stage_line(prediction, model, stage, quantization)
-            for stage in STAGES
-            for quantization in prediction.experiment.stage_quantizations(stage, model)
+            _stage_line(prediction, model, stage, quantization, tasks, name)
+            for stage, quantization, tasks, name in _runs(prediction, model)
         ]
         lines += reach_lines(prediction.workload, model)
     return "\n".join([*lines, _total_line(prediction)])
@@ -109,26 +109,49 @@ def _requirement_line(prediction: Prediction, needed: Requirements) -> str:
     )
 
 
-def _stage_line(prediction: Prediction, model: str, stage: Stage, quantization: str) -> str:
+def _runs(
+    prediction: Prediction, model: str
+) -> Iterator[tuple[Stage, str, list[TaskSettings], str]]:
+    """Return each stage of a model with a quantization, its tasks, and its name: confirm also under
+    other prompts, at the reference."""
     workload, experiment = prediction.workload, prediction.experiment
-    documents = [workload.documents(model, t.name, stage) for t in workload.tasks(stage)]
-    seconds = _scoring_seconds(prediction, model, stage, quantization)
+    for stage in STAGES:
+        for quantization in experiment.stage_quantizations(stage, model):
+            yield stage, quantization, workload.tasks(stage), str(stage)
+        if variants := workload.variants(stage):
+            reference = experiment.models[model].reference
+            yield stage, reference, variants, f"{stage} under other prompts"
+
+
+def _stage_line(
+    prediction: Prediction,
+    model: str,
+    stage: Stage,
+    quantization: str,
+    tasks: Sequence[TaskSettings],
+    name: str,
+) -> str:
+    workload, experiment = prediction.workload, prediction.experiment
+    documents = [workload.documents(model, t.name, stage) for t in tasks]
+    seconds = _scoring_seconds(prediction, model, stage, quantization, tasks)
     note = " (assumed: data not downloaded yet)" if any(d.assumed for d in documents) else ""
     about = "at most" if len(experiment.rounds(stage.name)) > 1 else "about"
     took = "time unknown" if seconds is None else f"{about} {duration(seconds)}"
-    fewest = min(
-        _plans(prediction, model, stage, quantization, task.name) for task in workload.tasks(stage)
-    )
-    controls = _plans(prediction, model, stage, quantization, None) - fewest
+    counts = [_plans(prediction, model, stage, quantization, task.name) for task in tasks]
+    fewest, controls = min(counts), max(counts) - min(counts)
     more = f" (and {controls} controls on the search tasks)" if controls else ""
     return (
-        f"  {stage} at {quantization}: {fewest} plans{more} x {sum(d.count for d in documents)} "
+        f"  {name} at {quantization}: {fewest} plans{more} x {sum(d.count for d in documents)} "
         f"documents, {sum(d.tokens for d in documents)} tokens{note}, {took}"
     )
 
 
 def _scoring_seconds(
-    prediction: Prediction, model: str, stage: Stage, quantization: str
+    prediction: Prediction,
+    model: str,
+    stage: Stage,
+    quantization: str,
+    tasks: Sequence[TaskSettings],
 ) -> float | None:
     """Return the seconds of a stage's evaluations one after the other; None if they are unknown."""
     workload = prediction.workload
@@ -136,17 +159,16 @@ def _scoring_seconds(
         prediction.seconds(Job("evaluate_task", model, quantization, each, task.name, shard))
         for each in prediction.experiment.rounds(stage.name)
         for shard in workload.shards(model, each)
-        for task in workload.tasks(each)
+        for task in tasks
     )
 
 
 def _total_line(prediction: Prediction) -> str:
     experiment = prediction.experiment
     scoring = _sum(
-        _scoring_seconds(prediction, model, stage, quantization)
+        _scoring_seconds(prediction, model, stage, quantization, tasks)
         for model in experiment.models
-        for stage in STAGES
-        for quantization in experiment.stage_quantizations(stage, model)
+        for stage, quantization, tasks, _ in _runs(prediction, model)
     )
     if scoring is None:
         first = (
@@ -199,20 +221,15 @@ def _rows(prediction: Prediction) -> int:
         _plans(prediction, model, stage, quantization, task.name)
         * workload.documents(model, task.name, stage).count
         for model in experiment.models
-        for stage in STAGES
-        for quantization in experiment.stage_quantizations(stage, model)
-        for task in workload.tasks(stage)
+        for stage, quantization, tasks, _ in _runs(prediction, model)
+        for task in tasks
     )
 
 
-def _plans(
-    prediction: Prediction, model: str, stage: Stage, quantization: str, task: str | None
-) -> int:
-    """Return how many plans a stage runs on a task, or on any where it is None."""
+def _plans(prediction: Prediction, model: str, stage: Stage, quantization: str, task: str) -> int:
+    """Return how many plans a stage runs on a task."""
     return sum(
-        prediction.plans(
-            Job("evaluate_task", model, quantization, stage, task or "", n), stage
-        ).count
+        prediction.plans(Job("evaluate_task", model, quantization, stage, task, n), stage).count
         for n in prediction.workload.shards(model, stage)
     )
 

@@ -195,6 +195,12 @@ class Workload:
         tasks = self.experiment.tasks.values()
         return [task for task in tasks if stage.name == CONFIRM or task.role == SEARCH]
 
+    def variants(self, stage: Stage) -> list[TaskSettings]:
+        """Return the tasks under their other prompts, which run in confirm alone, at the reference
+        quantizations."""
+        found = self.experiment.variants.values() if stage.name == CONFIRM else ()
+        return [variant.settings for variant in found]
+
     def plans(
         self,
         model: str,
@@ -237,7 +243,7 @@ class Workload:
         after it."""
         key = (model, task, stage)
         if key not in self._documents:
-            settings = self.experiment.tasks[task]
+            settings = self.experiment.task(task)
             limit = self.experiment.limit(Stage(stage.name), task)
             draw = self.experiment.settings.stages.seed
             whole = document_tokens(

@@ -23,6 +23,7 @@ NAMES = (
     *("quantizations", "race", "beam", "search", "path", "repetitions", "dose_response", "flips"),
     *("documents", "tradeoff", "profile", "reliability", "plane"),
     *("probe", "similarity", "predictors"),
+    *("oracle", "prompts"),
 )
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]

@@ -20,6 +20,7 @@ from frankenlab.report.text import (
     plural,
     repeated,
     signed,
+    spoken_value,
 )
 
 MOST_PLANS = 10
@@ -166,6 +167,35 @@ def beam_table(results: Results) -> str:
         "over its parent [95 % interval]": change("over_parent"),
     }
     return table(cells(rows, columns), "Plans that were grown from the best", csv="beam")
+
+
+def oracle_table(results: Results) -> str:
+    """Return what an oracle gains from plans, and from other prompts of the base."""
+    rows = results.table("oracle")
+    if rows.empty:
+        return ""
+
+    def beyond(row: Row) -> str:
+        if pd.isna(row["more"]):
+            return "–"
+        return change_text(row["more"], row["more_low"], row["more_high"], row["unit"])
+
+    columns: Columns = {
+        "task": "{task}",
+        **places(rows),
+        "stage": "{stage}",
+        "picks from": lambda row: f"{row['k']:,} of {plural(row['options'], row['set'][:-1])}",
+        "documents": lambda row: count(row["n"]),
+        "base": lambda row: spoken_value(row["base_value"], row["kind"]),
+        "best single one": lambda row: spoken_value(row["best_value"], row["kind"]),
+        "oracle": lambda row: spoken_value(row["oracle_value"], row["kind"]),
+        "gain [interval]": lambda row: change_text(
+            row["gain"], row["low"], row["high"], row["unit"]
+        ),
+        "beyond as many prompts": beyond,
+    }
+    caption = "What an oracle would gain that picks the best for each document"
+    return table(cells(rows, columns), caption, csv="oracle")
 
 
 def predictor_table(results: Results) -> str:

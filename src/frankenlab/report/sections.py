@@ -3,7 +3,7 @@
 A section opens with a sentence and a picture. The rest is folded away behind them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from html import escape
 from typing import Any
 
@@ -145,7 +145,7 @@ def lost_html(results: Results) -> str:
 
 def sure_html(results: Results) -> str:
     """Return how far the answer can be trusted: the search, the choice, the documents."""
-    shown, more = pictures(results, catalogue.SURE)
+    shown, more = pictures(results, catalogue.SURE, without=["prompts"])
     said = (
         findings.choice_finding(results.tables, results.frozen),
         findings.search_finding(results.tables),
@@ -155,8 +155,9 @@ def sure_html(results: Results) -> str:
         "sure",
         "How sure is this?",
         " ".join(filter(None, said)),
-        *shown[:1],
-        details("The search as a race, and other models", *shown[1:], *more),
+        *shown[:2],
+        details("The search as a race, and other models", *shown[2:], *more),
+        folded("What an oracle would gain", results, "oracle", search_tables.oracle_table(results)),
         folded("Rounds of the search", results, "race", search_tables.race_table(results)),
         folded("Plans that were grown", results, "beam", search_tables.beam_table(results)),
         folded("Documents of each stage", results, "stages", tables.documents_table(results)),
@@ -167,6 +168,27 @@ def sure_html(results: Results) -> str:
             tables.ledger_table(results),
         ),
         details("Hardware", note_html(hardware_note(results.table("comparisons")))),
+    )
+
+
+def prompts_html(results: Results) -> str:
+    """Return whether the prompt matters; nothing where no task has another one."""
+    others = [entry.name for entry in catalogue.CATALOGUE if entry.name != "prompts"]
+    shown, more = pictures(results, catalogue.SURE, without=others)
+    if not shown:
+        return ""
+    return section(
+        "prompts",
+        "Does the prompt matter?",
+        "",
+        *shown,
+        details("Other models", *more),
+        folded(
+            "The effects under each prompt, as a table",
+            results,
+            "prompts",
+            tables.prompts_table(results),
+        ),
     )
 
 
@@ -190,7 +212,9 @@ def why_html(results: Results) -> str:
     )
 
 
-def pictures(results: Results, category: str, models: int = 1) -> tuple[list[str], list[str]]:
+def pictures(
+    results: Results, category: str, models: int = 1, without: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
     """Return the figures of a category as HTML: those in sight, and those folded away.
 
     In sight are those of the first models at their reference quantizations; where each task has
@@ -200,7 +224,7 @@ def pictures(results: Results, category: str, models: int = 1) -> tuple[list[str
     references = {freeze["model"]: freeze["reference_quantization"] for freeze in results.frozen}
     first = list(dict.fromkeys(model for model, _ in results.cases()))[:models]
     for picture in _drawn(results, category):
-        html = figure(results, picture)
+        html = "" if picture.entry.name in without else figure(results, picture)
         if not html:
             continue
         model, quantization = picture.where["model"], picture.where.get("quantization")

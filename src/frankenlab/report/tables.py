@@ -41,13 +41,14 @@ def places(rows: pd.DataFrame) -> Columns:
 
 
 def plan_of(results: Results, group: bool = False) -> Callable[[Row], Any]:
-    """Return what makes a row's cell of its plan, with "frozen" or "control" before it if asked."""
+    """Return what makes a row's cell of its plan, with its group before it if asked."""
 
     def cell(row: Row) -> Any:
         found = plan_cell(row["plan"], results.n_layers(row["model"]))
         if not group or row["plan"] == BASE:
             return found
-        return Html(f"{'control' if row['group'] == 'control' else 'frozen'}: {found}")
+        named = row["group"] if row["group"] in ("control", "finalist") else "frozen"
+        return Html(f"{named}: {found}")
 
     return cell
 
@@ -143,6 +144,32 @@ def tradeoff_table(results: Results) -> str:
     caption = "The frozen plan and the finalists on fresh documents, without verdicts"
     frozen = rows["group"] == "frozen"
     return table(cells(rows, columns), caption, csv="tradeoff", first="plan", frozen=frozen)
+
+
+def prompts_table(results: Results) -> str:
+    """Return the change of each confirmed plan under each prompt, and how much that varies."""
+    rows = results.table("prompts")
+    if rows.empty:
+        return ""
+    columns: Columns = {
+        "plan": plan_of(results, group=True),
+        **places(rows),
+        "task": task,
+        "prompt": "{prompt}",
+        "base → plan": values,
+        "change [interval]": lambda row: change_text(
+            row["effect"], row["low"], row["high"], row["unit"]
+        ),
+        "documents": lambda row: count(row["n"]),
+        "standard deviation between prompts [interval]": lambda row: (
+            f"{row['spread']:.1f} [{row['spread_low']:.1f}, {row['spread_high']:.1f}]"
+        ),
+        "noise of the documents": "{noise:.1f}",
+        "p": lambda row: p_value(row["spread_p"]),
+    }
+    caption = "The confirmed plans against the base under each prompt, without verdicts"
+    frozen = rows["group"] == "frozen"
+    return table(cells(rows, columns), caption, csv="prompts", first="plan", frozen=frozen)
 
 
 def verdict_words(verdict: Any) -> str:

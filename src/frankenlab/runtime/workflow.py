@@ -181,12 +181,15 @@ class WorkflowRun:
     def task_stamp(self, stage: Stage, task: str, model: str, quantization: str) -> str:
         """Return the stamp of a task in a stage: prompt, data, documents, and the arithmetic of
         these weights."""
-        experiment, settings = self.experiment, self.experiment.tasks[task]
-        entry, engine = experiment.settings.tasks[task], experiment.engine(model, quantization)
+        experiment, settings = self.experiment, self.experiment.task(task)
+        entry, engine = experiment.task_entry(task), experiment.engine(model, quantization)
+        # Other prompts change nothing in the task itself.
+        config = entry.plain() | {"overrides": settings.overrides}
+        config = {key: value for key, value in config.items() if key != "prompts"}
         return self.stamp(
             f"tasks/{stage}.{task}.{model}.{quantization}",
             lambda: {
-                "config": entry.plain(),
+                "config": config,
                 "yaml": task_fingerprint(task_file(settings.task, TASKS_FOLDER)),
                 "data": local_data(entry.data),
                 "limit": experiment.limit(stage, task),

@@ -2,8 +2,17 @@
 
 `index` finds tasks by name and `yaml_files` reads them, both without importing lm-eval. `task`
 holds a loaded task with its stages, `draws` divides its documents otherwise, `encoding` turns its
-requests into tokens, `excerpts` shows documents to people, and `data_files` reads data in any usual
-format.
+requests into tokens, `excerpts` shows documents to people, `prompts` checks other prompts, and
+`data_files` reads data in any usual format.
 """
 
-__all__ = ["data_files", "draws", "encoding", "excerpts", "index", "task", "yaml_files"]
+__all__ = [
+    "data_files",
+    "draws",
+    "encoding",
+    "excerpts",
+    "index",
+    "prompts",
+    "task",
+    "yaml_files",
+]
