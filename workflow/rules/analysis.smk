@@ -25,6 +25,10 @@ TABLES += ["tradeoff"] if SETTINGS.stages.confirm.finalists and GUARDED else []
 # Where the layers are probed, tables say what they do and how well that predicts the effects.
 TABLES += ["probe", "similarity", "predictors"] if SETTINGS.probe.documents else []
 
+# Several models are compared with each other, and their frozen plans may be transferred.
+TABLES += ["sizes"] if len(EXPERIMENT.models) > 1 else []
+TABLES += ["transfer"] if SETTINGS.stages.confirm.transfer else []
+
 # Which documents changed, for the page alone.
 FLIPS = ["flips", "documents"]
 
@@ -159,7 +163,17 @@ rule tables:
         layers=probed("layers"),
         similarity=probed("similarity"),
         documents=probed("documents"),
-        stamp=script_stamp("tables", statistics=SETTINGS.statistics.plain()),
+        stamp=script_stamp(
+            "tables",
+            statistics=SETTINGS.statistics.plain(),
+            transfer=SETTINGS.stages.confirm.transfer,
+            # Designs that models share are told by the lines of their grids.
+            grids=[
+                [line.plain() for line in EXPERIMENT.generators(model)[0]]
+                for model in EXPERIMENT.models
+                if len(EXPERIMENT.models) > 1
+            ],
+        ),
     output:
         **{
             name: report(

@@ -226,6 +226,17 @@ def plans_file(wildcards):
     return f"{RESULTS}/{folder}/{wildcards.model}.json"
 
 
+def other_frozen(wildcards):
+    """Return the frozen plans of the other models, where this one confirms them too."""
+    if wildcards.stage != "confirm" or not SETTINGS.stages.confirm.transfer:
+        return []
+    return [
+        f"{RESULTS}/frozen/{model}.json"
+        for model in EXPERIMENT.models
+        if model != wildcards.model
+    ]
+
+
 def frozen_file(wildcards):
     """Return what the plan of a checkpoint follows from: nothing, if the plan is written out."""
     if wildcards.plan == "frozen":

@@ -9,7 +9,7 @@ from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.io.parquet import write_parquet
 from frankenlab.io.records import read_record
 from frankenlab.models.footprint import Footprint
-from frankenlab.models.franken import FINALIST, Manifest, plans_of
+from frankenlab.models.franken import FINALIST, TRANSFERRED, Manifest, plans_of
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
@@ -18,8 +18,8 @@ with job(snakemake) as experiment:
     model = ModelSpec.for_stage(experiment, name, quantization, Stage(SEARCH))
     engine = model.load_engine()
     model.check_unchanged()
-    # Finalists are confirmed for what they gain and lose alone.
-    plans = plans_of(frankens, without=[FINALIST])
+    # These are confirmed for what they gain and lose alone.
+    plans = plans_of(frankens, without=[FINALIST, TRANSFERRED])
     size = Footprint.of_directory(model.directory)
     speeds = measure(
         engine,

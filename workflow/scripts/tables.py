@@ -16,13 +16,17 @@ from frankenlab.analyse.repetitions import dose_response, repetitions
 from frankenlab.analyse.search_test import search
 from frankenlab.analyse.selection import Frozen, without_finalists
 from frankenlab.analyse.shrinkage import paths
+from frankenlab.analyse.sizes import sizes
 from frankenlab.analyse.tradeoff import tradeoff
+from frankenlab.analyse.transfer import transfer, transfers
 from frankenlab.analyse.verdicts import verdicts
 from frankenlab.io.directories import read_manifest
 from frankenlab.io.files import atomic_path
 from frankenlab.io.parquet import read_parquet, write_parquet
 from frankenlab.io.records import read_record
 from frankenlab.models.footprint import Footprint, weights_row
+from frankenlab.plans.designs import shared
+from frankenlab.plans.plan import BASE
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
@@ -37,14 +41,21 @@ with job(snakemake) as experiment:
     choice = concatenated(map(read_parquet, snakemake.input.choice))
     searched = choice[choice["stage"] == "search"]
     level = error_budget.level(rules.alpha, "search", error_budget.SEARCH_TESTS * len(depths))
-    claimed = without_finalists(scores, frozen)
+    moved = transfers(frozen, depths) if experiment.settings.stages.confirm.transfer else {}
+    other_plans = {model: [item.plan for item in items] for model, items in moved.items()}
+    claimed = without_finalists(scores, frozen, other_plans)
+    costs = concatenated(map(read_parquet, snakemake.input.costs))
     made = {
         "comparisons": compared,
         "pairs": pairs(scores, experiment.tasks, rules),
         "verdicts": verdicts(
-            without_finalists(compared, frozen), claimed, experiment.tasks, plans, rules
+            without_finalists(compared, frozen, other_plans),
+            claimed,
+            experiment.tasks,
+            plans,
+            rules,
         ),
-        "costs": concatenated(map(read_parquet, snakemake.input.costs)),
+        "costs": costs,
         "ledger": ledger.table(
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
@@ -60,6 +71,15 @@ with job(snakemake) as experiment:
         made["against_controls"] = against_controls(claimed, experiment.tasks, plans, rules)
     if "tradeoff" in wanted:
         made["tradeoff"] = tradeoff(compared, scores, experiment.tasks, frozen, rules)
+    if "sizes" in wanted:
+        parameters = costs[costs["plan"] == BASE].groupby("model")["parameters"].first()
+        designs = shared({name: experiment.generators(name)[0] for name in depths}, depths)
+        made["sizes"] = sizes(
+            *(searched, scores, experiment.tasks, designs, frozen, moved),
+            *(parameters.to_dict(), rules),
+        )
+    if "transfer" in wanted:
+        made["transfer"] = transfer(scores, experiment.tasks, frozen, depths, rules)
     if "bits" in wanted:
         footprints = {
             model: {

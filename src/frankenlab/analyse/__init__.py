@@ -26,6 +26,8 @@ __all__ = [
     "selection",
     "settings",
     "shrinkage",
+    "sizes",
     "tradeoff",
+    "transfer",
     "verdicts",
 ]

@@ -218,6 +218,9 @@ class Confirm(StageSettings):
     """Random plans of the same cost as the frozen franken."""
     finalists: int = Field(default=0, ge=0, le=10_000)
     """Best other plans of the shortlist that are confirmed too, without verdicts."""
+    transfer: bool = False
+    """Whether the frozen plan of each model, at the same shares of the depth, is confirmed on the
+    other models too, without verdicts."""
 
 
 class Stages(Section):

@@ -253,6 +253,11 @@ class Workload:
         tasks = self.experiment.tasks.values()
         return [task for task in tasks if stage.name == CONFIRM or task.role == SEARCH]
 
+    @property
+    def transferred(self) -> int:
+        """Return how many frozen plans of other models a model confirms at most."""
+        return self.experiment.settings.stages.confirm.transfer * (len(self.experiment.models) - 1)
+
     def plans(
         self,
         model: str,
@@ -270,6 +275,7 @@ class Workload:
         stages, n = self.experiment.settings.stages, self.model(model).n_layers
         controls = stages.confirm.controls if with_controls else 0
         others = min(stages.confirm.finalists, stages.select.shortlist - 1)
+        others += self.transferred
         confirmed = 1 + controls + (others if with_finalists else 0)
         extra = stages.select.shortlist if stage.name == SELECT else confirmed
         mean = grid.whole.unshared / grid.whole.count

@@ -16,6 +16,8 @@ KV_BYTES = 2  # of a value in a 16-bit cache
 CONTROL = "control"
 # The group of plans that are confirmed beside the frozen one, of which nothing is claimed.
 FINALIST = "finalist"
+# The group of the frozen plans of other models, of which nothing is claimed either.
+TRANSFERRED = "transferred"
 
 
 class ManifestEntry(TypedDict):
