@@ -23,6 +23,7 @@ NAMES = (
     *("quantizations", "race", "search", "path", "repetitions", "dose_response", "flips"),
     *("documents", "tradeoff", "profile", "reliability"),
     *("probe", "similarity", "predictors"),
+    *("sizes", "transfer"),
 )
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]
