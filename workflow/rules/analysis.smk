@@ -26,7 +26,7 @@ TABLES += ["tradeoff"] if SETTINGS.stages.confirm.finalists and GUARDED else []
 TABLES += ["probe", "similarity", "predictors"] if SETTINGS.probe.documents else []
 
 # Several models are compared with each other, and their frozen plans may be transferred.
-TABLES += ["sizes"] if len(EXPERIMENT.models) > 1 else []
+TABLES += ["sizes", "family"] if len(EXPERIMENT.models) > 1 else []
 TABLES += ["transfer"] if SETTINGS.stages.confirm.transfer else []
 
 # Which documents changed, for the page alone.

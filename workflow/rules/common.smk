@@ -258,16 +258,19 @@ def figures(names, folder):
 
 
 def more_of_figure(name, folder):
-    return [f"{RESULTS}/figures/{folder}/{name}.{suffix}" for suffix in ("json", "png")]
+    return [
+        str(Path(RESULTS, "figures", folder, f"{name}.{suffix}"))
+        for suffix in ("json", "png")
+    ]
 
 
 def figure(name, folder):
     """Return a figure as SVG, under the question that it answers."""
     kind, _, task = name.partition(".")
     return report(
-        f"{RESULTS}/figures/{folder}/{name}.svg",
+        str(Path(RESULTS, "figures", folder, f"{name}.svg")),
         caption=f"../report/figures/{kind}.rst",
         category=catalogue.entry_of(name).category,
-        subcategory=", ".join(Path(folder).parts),
+        subcategory=", ".join(Path(folder).parts) or "all models",
         labels={"figure": kind.replace("_", " ")} | ({"task": task} if task else {}),
     )

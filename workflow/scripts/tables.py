@@ -7,6 +7,7 @@ import pandas as pd
 from frankenlab.analyse import error_budget, ledger
 from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.controls import against_controls
+from frankenlab.analyse.family import family
 from frankenlab.analyse.interaction import bitrates
 from frankenlab.analyse.prediction import prediction
 from frankenlab.analyse.predictors import single_layers
@@ -72,12 +73,14 @@ with job(snakemake) as experiment:
     if "tradeoff" in wanted:
         made["tradeoff"] = tradeoff(compared, scores, experiment.tasks, frozen, rules)
     if "sizes" in wanted:
-        parameters = costs[costs["plan"] == BASE].groupby("model")["parameters"].first()
+        bases = costs[costs["plan"] == BASE]
+        parameters = bases.groupby("model")["parameters"].first().to_dict()
         designs = shared({name: experiment.generators(name)[0] for name in depths}, depths)
         made["sizes"] = sizes(
             *(searched, scores, experiment.tasks, designs, frozen, moved),
-            *(parameters.to_dict(), rules),
+            *(parameters, rules),
         )
+        made["family"] = family(made["pairs"], experiment.tasks, frozen, parameters, rules)
     if "transfer" in wanted:
         made["transfer"] = transfer(scores, experiment.tasks, frozen, depths, rules)
     if "bits" in wanted:

@@ -8,6 +8,7 @@ __all__ = [
     "comparisons",
     "controls",
     "error_budget",
+    "family",
     "flips",
     "gains",
     "interaction",
