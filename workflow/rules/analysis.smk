@@ -32,6 +32,10 @@ TABLES += ["probe", "similarity", "predictors"] if SETTINGS.probe.documents else
 # Where tasks have other prompts, a table has the effects under each.
 TABLES += ["prompts"] if EXPERIMENT.variants else []
 
+# Several models are compared with each other, and their frozen plans may be transferred.
+TABLES += ["sizes", "family"] if len(EXPERIMENT.models) > 1 else []
+TABLES += ["transfer"] if SETTINGS.stages.confirm.transfer else []
+
 # Which documents changed, for the page alone.
 FLIPS = ["flips", "documents"]
 
@@ -174,7 +178,17 @@ rule tables:
         layers=probed("layers"),
         similarity=probed("similarity"),
         documents=probed("documents"),
-        stamp=script_stamp("tables", statistics=SETTINGS.statistics.plain()),
+        stamp=script_stamp(
+            "tables",
+            statistics=SETTINGS.statistics.plain(),
+            transfer=SETTINGS.stages.confirm.transfer,
+            # Designs that models share are told by the lines of their grids.
+            grids=[
+                [line.plain() for line in EXPERIMENT.generators(model)[0]]
+                for model in EXPERIMENT.models
+                if len(EXPERIMENT.models) > 1
+            ],
+        ),
     output:
         **{
             name: report(

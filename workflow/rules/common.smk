@@ -238,6 +238,17 @@ def plans_file(wildcards):
     return f"{RESULTS}/{folder}/{wildcards.model}.json"
 
 
+def other_frozen(wildcards):
+    """Return the frozen plans of the other models, where this one confirms them too."""
+    if wildcards.stage != "confirm" or not SETTINGS.stages.confirm.transfer:
+        return []
+    return [
+        f"{RESULTS}/frozen/{model}.json"
+        for model in EXPERIMENT.models
+        if model != wildcards.model
+    ]
+
+
 def frozen_file(wildcards):
     """Return what the plan of a checkpoint follows from: nothing, if the plan is written out."""
     if wildcards.plan == "frozen":
@@ -259,16 +270,19 @@ def figures(names, folder):
 
 
 def more_of_figure(name, folder):
-    return [f"{RESULTS}/figures/{folder}/{name}.{suffix}" for suffix in ("json", "png")]
+    return [
+        str(Path(RESULTS, "figures", folder, f"{name}.{suffix}"))
+        for suffix in ("json", "png")
+    ]
 
 
 def figure(name, folder):
     """Return a figure as SVG, under the question that it answers."""
     kind, _, task = name.partition(".")
     return report(
-        f"{RESULTS}/figures/{folder}/{name}.svg",
+        str(Path(RESULTS, "figures", folder, f"{name}.svg")),
         caption=f"../report/figures/{kind}.rst",
         category=catalogue.entry_of(name).category,
-        subcategory=", ".join(Path(folder).parts),
+        subcategory=", ".join(Path(folder).parts) or "all models",
         labels={"figure": kind.replace("_", " ")} | ({"task": task} if task else {}),
     )

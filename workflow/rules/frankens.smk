@@ -7,6 +7,7 @@ rule construct_frankens:
     input:
         plans=plans_file,
         race=earlier_race,
+        others=other_frozen,
         model=lambda w: model_manifest(w.model),
         stamp=script_stamp("construct_frankens"),
     output:

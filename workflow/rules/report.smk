@@ -19,7 +19,12 @@ SEARCH_TABLES = [
 ]
 CASE = "{model}/{quantization}"
 CAPTIONS = Path(workflow.basedir) / "workflow" / "report"
-NOTEBOOK = Path(workflow.basedir) / "notebooks" / "report.ipynb"
+# Several models have a first page together, and a page each behind it.
+SEVERAL = list(EXPERIMENT.models) if len(EXPERIMENT.models) > 1 else []
+NOTEBOOKS = Path(workflow.basedir) / "notebooks"
+NOTEBOOK = NOTEBOOKS / "report.ipynb"
+FIRST_NOTEBOOK = NOTEBOOKS / "overview.ipynb" if SEVERAL else NOTEBOOK
+ACROSS_FIGURES = catalogue.names("models", TABLES)
 
 
 rule plot_search:
@@ -92,28 +97,54 @@ rule provenance:
         "../scripts/provenance.py"
 
 
+def drawn(model):
+    """Return the figures of a model that its page shows."""
+    cases = [(CONFIRM_FIGURES, q) for q in EXPERIMENT.models[model].quantizations]
+    cases += [(SEARCH_FIGURES, EXPERIMENT.models[model].reference)]
+    cases += [(["bits"], "")] if model in BITS_MODELS else []
+    return [
+        str(Path(RESULTS, "figures", model, quantization, f"{name}.{suffix}"))
+        for names, quantization in cases
+        for name in names
+        for suffix in ["svg", "json"]
+    ]
+
+
+rule plot_models:
+    """Draw the figures that compare models."""
+    input:
+        expand(
+            f"{RESULTS}/tables/{{name}}.parquet",
+            name=[
+                name for name in ["comparisons", "sizes", "transfer"] if name in TABLES
+            ],
+        ),
+        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
+    output:
+        figures(ACROSS_FIGURES, "") or f"{RESULTS}/figures/none",
+    log:
+        f"{LOGS}/plot_models.log",
+    resources:
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(20),
+    script:
+        "../scripts/plot.py"
+
+
 rule render_notebook:
     input:
-        notebook=lambda w: RUN.page_stamp(NOTEBOOK, CAPTIONS),
+        notebook=lambda w: RUN.page_stamp(FIRST_NOTEBOOK, CAPTIONS),
         tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=[*TABLES, *FLIPS]),
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
-        search=[
-            f"{RESULTS}/figures/{model.name}/{model.reference}/{name}.{suffix}"
-            for model in EXPERIMENT.models.values()
-            for name in SEARCH_FIGURES
+        figures=[
+            path for model in EXPERIMENT.models for path in drawn(model) if not SEVERAL
+        ],
+        across=[
+            f"{RESULTS}/figures/{name}.{suffix}"
+            for name in ACROSS_FIGURES
             for suffix in ["svg", "json"]
         ],
-        confirm=[
-            f"{RESULTS}/figures/{model}/{quantization}/{name}.{suffix}"
-            for model, quantization in EXPERIMENT.cells
-            for name in CONFIRM_FIGURES
-            for suffix in ["svg", "json"]
-        ],
-        bits=expand(
-            f"{RESULTS}/figures/{{model}}/bits.{{suffix}}",
-            model=BITS_MODELS,
-            suffix=["svg", "json"],
-        ),
+        pages=expand(f"{RESULTS}/report/models/{{model}}.html", model=SEVERAL),
         provenance=f"{RESULTS}/provenance.json",
         stamp=script_stamp("render_notebook"),
     output:
@@ -127,6 +158,34 @@ rule render_notebook:
     log:
         f"{LOGS}/render_notebook.log",
         notebook=f"{RESULTS}/report/report.ipynb",
+    resources:
+        mem_mb=by_attempt(2000),
+        runtime=by_attempt(20),
+    params:
+        notebook=str(FIRST_NOTEBOOK),
+    script:
+        "../scripts/render_notebook.py"
+
+
+rule render_model:
+    """Render the page of one of several models."""
+    input:
+        notebook=lambda w: RUN.page_stamp(NOTEBOOK, CAPTIONS),
+        tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=[*TABLES, *FLIPS]),
+        frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
+        figures=lambda w: drawn(w.model),
+        provenance=f"{RESULTS}/provenance.json",
+        stamp=script_stamp("render_notebook"),
+    output:
+        html=report(
+            f"{RESULTS}/report/models/{{model}}.html",
+            caption="../report/report.rst",
+            category=catalogue.ANSWER,
+            labels={"page": "{model}"},
+        ),
+    log:
+        f"{LOGS}/render_model/{{model}}.log",
+        notebook=f"{RESULTS}/report/models/{{model}}.ipynb",
     resources:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(20),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from frankenlab.analyse.race_rounds import Round
 from frankenlab.analyse.selection import Frozen, Shortlist, confirm_plans, select_plans
+from frankenlab.analyse.transfer import transfers
 from frankenlab.config.stages import CONFIRM, SELECT, Stage
 from frankenlab.io.files import write_json
 from frankenlab.io.records import read_record
@@ -22,9 +23,14 @@ with job(snakemake) as experiment:
     if stage.name == SELECT:
         named = select_plans(read_record(snakemake.input.plans, Shortlist))
     elif stage.name == CONFIRM:
+        own = read_record(snakemake.input.plans, Frozen)
+        others = [read_record(path, Frozen) for path in snakemake.input.others]
+        depths = {name: model.n_layers for name, model in experiment.models.items()}
+        moved = transfers({record["model"]: record for record in [own, *others]}, depths)
         named = confirm_plans(
-            read_record(snakemake.input.plans, Frozen),
+            own,
             experiment.runs_controls(where.model, where.quantization),
+            [item.plan for item in moved[where.model]],
         )
     else:
         named = read_record(snakemake.input.plans, list[tuple[str, str]])

@@ -9,7 +9,7 @@ from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.io.parquet import write_parquet
 from frankenlab.io.records import read_record
 from frankenlab.models.footprint import Footprint
-from frankenlab.models.franken import CONTROL, FINALIST, Manifest, plans_of
+from frankenlab.models.franken import CONTROL, FINALIST, TRANSFERRED, Manifest, plans_of
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
@@ -18,9 +18,9 @@ with job(snakemake) as experiment:
     model = ModelSpec.for_stage(experiment, name, quantization, Stage(SEARCH))
     engine = model.load_engine()
     model.check_unchanged()
-    # A control has the cost of the frozen plan, and finalists are confirmed for what they gain and
+    # A control has the cost of the frozen plan, and the others are confirmed for what they gain and
     # lose alone.
-    plans = plans_of(frankens, without=[CONTROL, FINALIST])
+    plans = plans_of(frankens, without=[CONTROL, FINALIST, TRANSFERRED])
     size = Footprint.of_directory(model.directory)
     speeds = measure(
         engine,

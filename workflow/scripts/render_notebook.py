@@ -1,4 +1,4 @@
-"""Runs the report's notebook, renders it as one page, and writes the answer as JSON."""
+"""Runs a notebook, renders it as one page, and writes the answer of all models as JSON."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from frankenlab.runtime.job import job
 with job(snakemake) as experiment:
     results = Path(snakemake.input.provenance).resolve().parent
     notebook = Path(snakemake.params.notebook)
+    model = snakemake.wildcards.get("model")
     run_notebook(
         notebook,
         snakemake.log.notebook,
@@ -21,8 +22,11 @@ with job(snakemake) as experiment:
             "frozen": str(results / "frozen"),
             "provenance": str(results / "provenance.json"),
             "captions": str(notebook.parents[1] / "workflow" / "report"),
+            **({"model": model} if model else {}),
         },
     )
-    render_html(snakemake.log.notebook, snakemake.output.html, f"Frankenlab: {experiment.name}")
-    found = summary(load_tables(results / "tables"), load_frozen(results / "frozen"))
-    write_json(snakemake.output.answer, found)
+    title = f"Frankenlab: {experiment.name}" + (f", {model}" if model else "")
+    render_html(snakemake.log.notebook, snakemake.output.html, title)
+    if not model:
+        found = summary(load_tables(results / "tables"), load_frozen(results / "frozen"))
+        write_json(snakemake.output.answer, found)

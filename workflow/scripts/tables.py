@@ -8,6 +8,7 @@ from frankenlab.analyse import error_budget, ledger
 from frankenlab.analyse.beam import beam
 from frankenlab.analyse.comparisons import concatenated, pairs
 from frankenlab.analyse.controls import against_controls
+from frankenlab.analyse.family import family
 from frankenlab.analyse.interaction import bitrates
 from frankenlab.analyse.oracle import oracle
 from frankenlab.analyse.plane import plane
@@ -20,13 +21,17 @@ from frankenlab.analyse.repetitions import dose_response, repetitions
 from frankenlab.analyse.search_test import search
 from frankenlab.analyse.selection import Frozen, without_finalists
 from frankenlab.analyse.shrinkage import paths
+from frankenlab.analyse.sizes import sizes
 from frankenlab.analyse.tradeoff import tradeoff
+from frankenlab.analyse.transfer import transfer, transfers
 from frankenlab.analyse.verdicts import verdicts
 from frankenlab.io.directories import read_manifest
 from frankenlab.io.files import atomic_path
 from frankenlab.io.parquet import read_parquet, write_parquet
 from frankenlab.io.records import read_record
 from frankenlab.models.footprint import Footprint, weights_row
+from frankenlab.plans.designs import shared
+from frankenlab.plans.plan import BASE
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
@@ -49,14 +54,21 @@ with job(snakemake) as experiment:
     level = error_budget.level(rules.alpha, "search", error_budget.SEARCH_TESTS * len(depths))
     prompted = concatenated(map(read_parquet, snakemake.input.prompted))
     variants = {name: variant[:2] for name, variant in experiment.variants.items()}
-    claimed = without_finalists(scores, frozen)
+    moved = transfers(frozen, depths) if experiment.settings.stages.confirm.transfer else {}
+    other_plans = {model: [item.plan for item in items] for model, items in moved.items()}
+    claimed = without_finalists(scores, frozen, other_plans)
+    costs = concatenated(map(read_parquet, snakemake.input.costs))
     made = {
         "comparisons": compared,
         "pairs": pairs(scores, experiment.tasks, rules),
         "verdicts": verdicts(
-            without_finalists(compared, frozen), claimed, experiment.tasks, plans, rules
+            without_finalists(compared, frozen, other_plans),
+            claimed,
+            experiment.tasks,
+            plans,
+            rules,
         ),
-        "costs": concatenated(map(read_parquet, snakemake.input.costs)),
+        "costs": costs,
         "ledger": ledger.table(
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
@@ -78,6 +90,17 @@ with job(snakemake) as experiment:
         made["tradeoff"] = tradeoff(compared, scores, experiment.tasks, frozen, rules)
     if "prompts" in wanted:
         made["prompts"] = prompts(scores, prompted, variants, experiment.tasks, frozen, rules)
+    if "sizes" in wanted:
+        bases = costs[costs["plan"] == BASE]
+        parameters = bases.groupby("model")["parameters"].first().to_dict()
+        designs = shared({name: experiment.generators(name)[0] for name in depths}, depths)
+        made["sizes"] = sizes(
+            *(grid, scores, experiment.tasks, designs, frozen, moved),
+            *(parameters, rules),
+        )
+        made["family"] = family(made["pairs"], experiment.tasks, frozen, parameters, rules)
+    if "transfer" in wanted:
+        made["transfer"] = transfer(scores, experiment.tasks, frozen, depths, rules)
     if "bits" in wanted:
         by_model = {
             model: {q: size for (m, q), size in footprints.items() if m == model}

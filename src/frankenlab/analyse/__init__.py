@@ -9,6 +9,7 @@ __all__ = [
     "comparisons",
     "controls",
     "error_budget",
+    "family",
     "flips",
     "gains",
     "interaction",
@@ -30,6 +31,8 @@ __all__ = [
     "selection",
     "settings",
     "shrinkage",
+    "sizes",
     "tradeoff",
+    "transfer",
     "verdicts",
 ]

@@ -1,6 +1,6 @@
 """Which plans go from search to select, and which one is frozen for confirm."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from frankenlab.analyse.gains import bootstrap, gains, mean_gains
 from frankenlab.analyse.outcomes import Task
 from frankenlab.analyse.search_test import max_t
 from frankenlab.analyse.settings import Statistics
-from frankenlab.models.franken import CONTROL, FINALIST
+from frankenlab.models.franken import CONTROL, FINALIST, TRANSFERRED
 from frankenlab.plans.controls import equal_cost_controls
 from frankenlab.plans.kinds import Kind, kind_of
 from frankenlab.plans.plan import BASE, parse
@@ -238,21 +238,39 @@ def select_plans(record: Shortlist) -> PlanGroups:
     return [(BASE, "base"), *((item["plan"], item["group"]) for item in record["plans"])]
 
 
-def confirm_plans(record: Frozen, at_reference: bool) -> PlanGroups:
+def confirm_plans(
+    record: Frozen, at_reference: bool, transferred: Iterable[str] = ()
+) -> PlanGroups:
     """Return (plan, group) of what the confirm stage runs, the frozen plan before all others, which
-    run at the reference quantization only."""
+    run at the reference quantization only.
+
+    Args:
+        transferred: the frozen plans of other models, of which some may run already.
+    """
     others = [(plan, FINALIST) for plan in record["finalists"]]
     others += [(plan, CONTROL) for plan in record["controls"]]
+    there = {record["frozen"], *(plan for plan, _ in others)}
+    others += [(plan, TRANSFERRED) for plan in dict.fromkeys(transferred) if plan not in there]
     return [(BASE, "base"), (record["frozen"], record["group"]), *(others if at_reference else [])]
 
 
-def without_finalists(rows: pd.DataFrame, frozen: Mapping[str, Frozen]) -> pd.DataFrame:
-    """Return scores or comparisons of the confirm stage without the finalists', of which nothing is
-    claimed.
+def without_finalists(
+    rows: pd.DataFrame,
+    frozen: Mapping[str, Frozen],
+    transferred: Mapping[str, Collection[str]] | None = None,
+) -> pd.DataFrame:
+    """Return scores or comparisons of the confirm stage without those of finalists and of plans
+    from other models, of which nothing is claimed.
 
     Args:
         frozen: model -> what `freeze` made.
+        transferred: model -> frozen plans of other models.
     """
     named = {(model, plan) for model, record in frozen.items() for plan in record["finalists"]}
+    named |= {
+        (model, plan)
+        for model, plans in (transferred or {}).items()
+        for plan in {*plans} - {frozen[model]["frozen"], *frozen[model]["controls"]}
+    }
     plans = zip(rows["model"], rows["plan"], strict=True)
     return rows[[plan not in named for plan in plans]]

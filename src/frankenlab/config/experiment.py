@@ -267,6 +267,11 @@ def _experiment(settings: Settings) -> Experiment:
         raise UserError(f"config: experiment: {taken}; taken are {', '.join(RESERVED)}")
     _check_rounds(settings.stages.search)
     models = all_models(settings)
+    if settings.stages.confirm.transfer and len(models) == 1:
+        raise UserError(
+            "config: stages.confirm.transfer: there is one model only; plans are transferred "
+            "between two models or more"
+        )
     _check_engine(settings, models)
     data = {
         name: source(entry, f"config: data.{name}", "data") for name, entry in settings.data.items()

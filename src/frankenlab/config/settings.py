@@ -264,6 +264,9 @@ class Confirm(StageSettings):
     """Best other plans of the shortlist that are confirmed too, without verdicts."""
     best_of: Annotated[list[Kind], Field(max_length=len(KINDS))] = []
     """Kinds of plans whose best in the search is confirmed too, without a verdict."""
+    transfer: bool = False
+    """Whether the frozen plan of each model, at the same shares of the depth, is confirmed on the
+    other models too, without verdicts."""
 
     @property
     def most_finalists(self) -> int:

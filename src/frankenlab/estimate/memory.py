@@ -130,7 +130,9 @@ def _loads(workload: Workload, model: ModelSettings, sizes: ModelShape) -> list[
         Stage(SEARCH): grid.live_states,
         # The base is one of the plans, and the frozen one of those that are confirmed.
         Stage(SELECT): grid.states_of(settings.stages.select.shortlist + 1),
-        Stage(CONFIRM): grid.states_of(confirm.controls + confirm.most_finalists + 2),
+        Stage(CONFIRM): grid.states_of(
+            confirm.controls + confirm.most_finalists + workload.transferred + 2
+        ),
     }
     budget = settings.token_budget
     passed = pass_tokens(budget, sizes.max_position_embeddings)

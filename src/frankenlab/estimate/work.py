@@ -201,6 +201,11 @@ class Workload:
         found = self.experiment.variants.values() if stage.name == CONFIRM else ()
         return [variant.settings for variant in found]
 
+    @property
+    def transferred(self) -> int:
+        """Return how many frozen plans of other models a model confirms at most."""
+        return self.experiment.settings.stages.confirm.transfer * (len(self.experiment.models) - 1)
+
     def plans(
         self,
         model: str,
@@ -224,7 +229,7 @@ class Workload:
         stages, n = self.experiment.settings.stages, self.model(model).n_layers
         controls = stages.confirm.controls if with_controls else 0
         others = min(stages.confirm.finalists, stages.select.shortlist - 1)
-        others += len(stages.confirm.best_of)
+        others += len(stages.confirm.best_of) + self.transferred
         confirmed = 1 + controls + (others if with_finalists else 0)
         extra = stages.select.shortlist if stage.name == SELECT else confirmed
         mean = grid.whole.unshared / grid.whole.count

@@ -18,6 +18,8 @@ CONTROL = "control"
 GROWN = "beam"
 # The group of plans that are confirmed beside the frozen one, of which nothing is claimed.
 FINALIST = "finalist"
+# The group of the frozen plans of other models, of which nothing is claimed either.
+TRANSFERRED = "transferred"
 
 
 class ManifestEntry(TypedDict):

@@ -4,18 +4,21 @@
 entries that a config may list (`repeats` those that run layers again, `windows` those that damp
 them, `rearrangements` those that do neither, `numbers` what their keys may say), `grid` the plans
 of all entries, `kinds` what kind each is, `growth` new plans from the best of these, `controls`
-random plans of the same cost as one, `trie` what plans share, `shards` how a grid is divided among
-jobs, and `words` says what a plan does.
+random plans of the same cost as one, `relative` a plan at another depth, `designs` what models of
+several depths share, `trie` what plans share, `shards` how a grid is divided among jobs, and
+`words` says what a plan does.
 """
 
 __all__ = [
     "controls",
+    "designs",
     "generators",
     "grid",
     "growth",
     "kinds",
     "numbers",
     "plan",
+    "relative",
     "repeats",
     "shards",
     "steps",

@@ -1,7 +1,7 @@
 """What an experiment left for the report: its tables, frozen plans, provenance and figures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ NAMES = (
     *("documents", "tradeoff", "profile", "reliability", "plane"),
     *("probe", "similarity", "predictors"),
     *("oracle", "prompts"),
+    *("sizes", "transfer", "family"),
 )
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]
@@ -60,6 +61,7 @@ class Results:
         provenance: the contents of `provenance.json`, or {} when it was not written.
         figures: the folder of the saved figures.
         captions: the folder of the captions, which Snakemake's report shows too.
+        only: the one of several models that these are the results of.
     """
 
     experiment: str = ""
@@ -68,6 +70,7 @@ class Results:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     figures: Path = Path("figures")
     captions: Path = Path("captions")
+    only: str = ""
 
     @classmethod
     def load(
@@ -92,6 +95,20 @@ class Results:
             Path(figures),
             Path(captions),
         )
+
+    def of(self, model: str) -> "Results":
+        """Return the results of one of the models alone."""
+        tables = {name: _of_model(table, model) for name, table in self.tables.items()}
+        if "documents" in tables and "flips" in tables:
+            keys = ["task", "document"]
+            flipped = tables["flips"][keys].drop_duplicates()
+            tables["documents"] = tables["documents"].merge(flipped, on=keys)
+        models = self.provenance.get("models", {})
+        made = dict(self.provenance)
+        if model in models:
+            made["models"] = {model: models[model]}
+        frozen = [record for record in self.frozen if record["model"] == model]
+        return replace(self, tables=tables, frozen=frozen, provenance=made, only=model)
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table, empty where it was not made."""
@@ -130,6 +147,12 @@ class Results:
         text = environment.from_string(source).render(snakemake=snakemake)
         body: str = publish_parts(text, writer="html")["body"]
         return body.strip()
+
+
+def _of_model(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return the rows of a model, or of a pair within it; all of a table that names no model."""
+    columns = [name for name in ("model", "model_a", "model_b") if name in table]
+    return rows_of(table, **dict.fromkeys(columns, model)) if len(table) else table
 
 
 def load_tables(folder: str | Path) -> dict[str, pd.DataFrame]:

@@ -33,7 +33,9 @@ def title_html(results: Results) -> str:
     made = results.provenance
     models = ", ".join(made.get("models", {}))
     under = [f"experiment {results.experiment}", models, made.get("created")]
-    return "<h1>Are frankenmodels a free lunch?</h1>" + note_html(" · ".join(filter(None, under)))
+    back = '<p><a href="../index.html">All models of this experiment</a></p>' * bool(results.only)
+    title = "<h1>Are frankenmodels a free lunch?</h1>" + note_html(" · ".join(filter(None, under)))
+    return title + back
 
 
 def answer_html(results: Results) -> str:

@@ -182,6 +182,15 @@ def repeated(places: str, part: str, scale: float, in_place: bool) -> str:
     return f"{of}{places} ({said})" if said else f"{of}{places}"
 
 
+def parameters_text(count: float) -> str:
+    """Return a number of parameters: "135 M", "1.5 B"."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        # 999.9 M is 1 B.
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g} {letter}"
+    return f"{count:.0f}"
+
+
 def guard_name(guard: str, guards: int) -> str:
     """Return a guard task's name, or of how many tasks a row is the mean."""
     return guard if guards == 1 else f"the mean of {guards} guard tasks"

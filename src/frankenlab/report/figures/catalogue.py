@@ -51,8 +51,10 @@ class Entry:
             quality,
             race,
             repetitions,
+            sizes,
             speed,
             tradeoff,
+            transfer,
         )
 
         modules = (
@@ -70,8 +72,10 @@ class Entry:
             quality,
             race,
             repetitions,
+            sizes,
             speed,
             tradeoff,
+            transfer,
         )
         module = next(m for m in modules if m.__name__.endswith(f".{self.module}"))
         found: Callable[..., Any] = getattr(module, f"{self.name}{suffix}")
@@ -152,6 +156,22 @@ CATALOGUE = (
         LOST,
         ("tradeoff",),
     ),
+    Entry(
+        "size_effect",
+        "sizes",
+        "Effect against the size of the model",
+        "models",
+        ANSWER,
+        ("sizes",),
+    ),
+    Entry(
+        "transfer_effect",
+        "transfer",
+        "The frozen plan of each model on the others",
+        "models",
+        ANSWER,
+        ("transfer",),
+    ),
     Entry("bits", "bitrates", "Quality against the bytes of weights", "bits", BITS, ("bits",)),
     Entry("path", "path", "The frozen plan from search to confirm", "search", SURE, ("path",)),
     Entry("oracle", "oracle", "What an oracle would gain", "search", SURE, ("oracle",)),
@@ -186,7 +206,8 @@ CATALOGUE = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of one experiment: `where` has its model, and its quantization and task if any."""
+    """A figure of one experiment: `where` has its model, and its quantization and task if any;
+    nothing where it compares models."""
 
     entry: Entry
     where: Mapping[str, str]
@@ -202,7 +223,8 @@ class Picture:
     @property
     def title(self) -> str:
         """What it shows, with the task where each has one, or the model of all quantizations."""
-        more = self.where.get("task", "" if "quantization" in self.where else self.where["model"])
+        model = "" if "quantization" in self.where else self.where.get("model", "")
+        more = self.where.get("task", model)
         return f"{self.entry.title}: {more}" if more else self.entry.title
 
     def draw(self, tables: Tables, levels: Statistics) -> Any:
@@ -253,7 +275,7 @@ def pictures(tables: Tables, model: str, quantization: str = "") -> list[Picture
     where = {"model": model} | ({"quantization": quantization} if quantization else {})
     found = []
     for entry in CATALOGUE:
-        if (entry.stage == "bits") == bool(quantization):
+        if entry.stage == "models" or (entry.stage == "bits") == bool(quantization):
             continue
         parts = [rows_of(tables.get(name), **where) for name in entry.tables]
         if entry.tables[0] == "comparisons":
@@ -265,3 +287,12 @@ def pictures(tables: Tables, model: str, quantization: str = "") -> list[Picture
             each = [{"task": task} for task in tasks] if entry.each_task else [{}]
             found += [Picture(entry, where | task) for task in each]
     return found
+
+
+def across(tables: Tables) -> list[Picture]:
+    """Return the pictures that compare models."""
+    return [
+        Picture(entry, {})
+        for entry in CATALOGUE
+        if entry.stage == "models" and all(len(rows_of(tables.get(n))) for n in entry.tables)
+    ]

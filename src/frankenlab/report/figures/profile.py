@@ -235,11 +235,8 @@ def _beyond(rows: pd.DataFrame) -> str:
     places = plural(len(rows), "place")
     if not over + under:
         return f"none of the {places} is significantly better or worse"
-    return f"of {places}, {over or 'none'} {_is(over)} significantly better and {under or 'none'} worse"
-
-
-def _is(count: int) -> str:
-    return "are" if count > 1 else "is"
+    better = f"{over or 'none'} {'are' if over > 1 else 'is'} significantly better"
+    return f"of {places}, {better} and {under or 'none'} worse"
 
 
 def _alike(shapes: pd.DataFrame, model: str, part: str, tasks: list[str]) -> list[str]:

@@ -336,7 +336,7 @@ def finish(
     `notes` follow the model on its line, and further lines where they contain a line feed.
     """
     quantization = where.get("quantization")
-    of = [where["model"], quantization_name(quantization) if quantization else "", *notes]
+    of = [where.get("model", ""), quantization_name(quantization) if quantization else "", *notes]
     lines = " · ".join(filter(None, of)).split("\n")
     heading = alt.TitleParams(
         title,
