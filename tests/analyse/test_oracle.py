@@ -29,6 +29,7 @@ def test_the_best_of_k_is_the_mean_over_all_choices_of_k(k):
         axis=0,
     )
     np.testing.assert_allclose(best_of(options, base, k), by_hand)
+    np.testing.assert_array_equal(best_of(options * 0, base, k), base)
 
 
 def table_of(scores: pd.DataFrame, prompted=None, variants=None) -> pd.DataFrame:

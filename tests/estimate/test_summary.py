@@ -1,5 +1,6 @@
 """What is said of the jobs of a workflow: which are left, how long they take, on so many GPUs."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from frankenlab.config import experiment as config
 from frankenlab.config.stages import Stage
 from frankenlab.estimate.resources import Limit, Prediction, predict
-from frankenlab.estimate.summary import jobs_summary, length
+from frankenlab.estimate.summary import grid_summary, jobs_summary, length
 from frankenlab.estimate.work import Job, PlannedJob, planned_jobs
 from tests.support.paths import ROOT
 
@@ -161,3 +162,22 @@ def test_the_graph_is_snakemakes_with_what_finished_jobs_took(llama, tmp_path, t
         PlannedJob(Job("measure_cost", "llama-7b", "exl2-4.0"), (), True, False, took),
         PlannedJob(Job("plot_confirm", "llama-7b", "exl2-4.0"), (0,), False, True, None),
     ]
+
+
+@pytest.mark.slow
+def test_other_prompts_are_counted_at_confirm_and_at_the_reference_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = config.read(LLAMA)
+    raw["models"] = {"llama-7b": raw["models"]["llama-7b"]}
+    raw["plans"] = [{"generator": "layer", "layer": [3, 4]}]
+    plain = grid_summary(predict(config.check(raw)))
+    raw["tasks"]["piqa"] |= {"prompts": {"two": {"num_fewshot": 2}}, "limit": 40}
+    prediction = predict(config.check(raw))
+    lines = grid_summary(prediction).splitlines()
+    others = [line for line in lines if "under other prompts" in line]
+    assert len(others) == len(prediction.experiment.models) and "other prompts" not in plain
+    assert all("x 40 documents" in line for line in others)
+    job = Job("evaluate_task", "llama-7b", "exl2-4.0", Stage("confirm"), "piqa@two")
+    own = replace(job, task="piqa")
+    assert prediction.seconds(job) == prediction.seconds(own)
+    assert prediction.plans(job, Stage("confirm")) == prediction.plans(own, Stage("confirm"))

@@ -120,8 +120,9 @@ def test_the_finding_compares_plans_and_prompts_at_the_same_number(tables):
     assert oracle_finding(tables, LEVELS, **WHERE) == (
         "An oracle that took for each document the best of the base and 2 plans would gain +10.0 "
         "points [+8.0, +12.0] on arc_easy. From as many other prompts of the base, without any "
-        "repeated layer, it would gain +16.0 points [+14.0, +18.0] on arc_easy: an oracle gains "
-        "from answers that change for any reason, so its gain promises nothing. Over the 6 plans "
+        "repeated layer, it would gain +16.0 points [+14.0, +18.0] on arc_easy; plans less prompts "
+        "are −4.0 points [−6.0, −2.0] on arc_easy. An oracle gains from answers that change for "
+        "any reason, so its gain promises nothing. Over the 6 plans "
         "that saw all search documents it would gain +54.0 points [+52.0, +56.0] on arc_easy."
     )
     alone = {"oracle": oracle_rows("arc_easy", "plans", 3, 5.0)}

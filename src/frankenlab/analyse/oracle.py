@@ -117,14 +117,14 @@ def _rows(
     return rows
 
 
-def best_of(options: Floats, base: Floats, k: int) -> Floats:
+def best_of(options: Floats, base: Floats | float, k: int) -> Floats:
     """Return the best score [...] of the base and of `k` options, on average over all choices of
     `k` of the options [options, ...]."""
-    rising = np.sort(np.maximum(options, base), axis=0)
+    rising = np.sort(np.maximum(options - base, 0), axis=0)
     below = np.arange(len(options))
     # The chance that the highest of those chosen is each: as many ways to choose from below it.
     logs = _log_choices(below, k - 1) - _log_choices(np.array(len(options)), k)
-    found: Floats = np.tensordot(np.exp(logs), rising, axes=1)
+    found: Floats = base + np.tensordot(np.exp(logs), rising, axes=1)
     return found
 
 

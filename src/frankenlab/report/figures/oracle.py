@@ -116,12 +116,13 @@ def oracle_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     compared = rows[(rows["set"] == PLANS) & rows["more"].notna()]
     shown = compared if len(compared) else rows
     last = shown.loc[shown.groupby("task", sort=False)["k"].idxmax()]
-    gains, others = [], []
+    gains, others, apart = [], [], []
     for row in last.to_dict("records"):
         gains.append(f"{_gain(row)} on {row['task']}")
         same = rows_of(rows, task=row["task"], set=PROMPTS, k=row["k"])
         if len(same):
             others.append(f"{_gain(same.iloc[0].to_dict())} on {row['task']}")
+            apart.append(f"{_gain(row, 'more')} on {row['task']}")
     ks = list(dict.fromkeys(plural(int(k), "plan") for k in last["k"]))
     said = (
         f"An oracle that took for each document the best of the base and {listed(ks, 'or')} would "
@@ -130,8 +131,8 @@ def oracle_finding(tables: Tables, levels: Statistics, **where: str) -> str:
     if others:
         said += (
             f" From as many other prompts of the base, without any repeated layer, it would gain "
-            f"{listed(others)}: an oracle gains from answers that change for any reason, so its "
-            "gain promises nothing."
+            f"{listed(others)}; plans less prompts are {listed(apart)}. An oracle gains from "
+            "answers that change for any reason, so its gain promises nothing."
         )
     else:
         said += (
@@ -153,7 +154,7 @@ def _searched(tables: Tables, **where: str) -> str:
     return f" Over the {count} plans that saw all search documents it would gain {listed(each)}."
 
 
-def _gain(row: dict[str, Any]) -> str:
+def _gain(row: dict[str, Any], kind: str = "gain") -> str:
     """Return "+14.1 points [+11.2, +17.0]", or of a perplexity its change in per cent."""
-    unit = f" {row['unit']}"
-    return change_text(row | {"effect": row["gain"]}, unit=unit)
+    ends = ("low", "high") if kind == "gain" else (f"{kind}_low", f"{kind}_high")
+    return change_text(row | {"effect": row[kind]}, *ends, unit=f" {row['unit']}")

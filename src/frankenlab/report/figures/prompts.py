@@ -31,7 +31,6 @@ from frankenlab.report.text import (
     plural,
     shorten,
     signed,
-    size_words,
     spoken_p,
     spoken_value,
 )
@@ -181,7 +180,7 @@ def _spread(row: pd.Series) -> str:
     depends = depends if sure else f"there is no evidence that {depends}"
     low, high = row["spread_low"], row["spread_high"]
     return (
-        f"The effect's standard deviation between prompts is {size_words(row['spread'], unit)} "
-        f"[{low:.1f}, {high:.1f}], beside a noise of {size_words(row['noise'], unit)} from the "
+        f"The effect's standard deviation between prompts is {row['spread']:.1f} {unit} "
+        f"[{low:.1f}, {high:.1f}], beside a noise of {row['noise']:.1f} {unit} from the "
         f"documents: {depends} ({spoken_p(row['spread_p'])})."
     )
