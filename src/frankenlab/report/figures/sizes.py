@@ -37,6 +37,7 @@ from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
     INTERVAL,
     change_text,
+    have,
     interval,
     listed,
     parameters_text,
@@ -154,6 +155,7 @@ def _panel(
         chart = alt.Chart(own).encode(x=x, color=alt.Color("color:N", scale=None))
         faint = kind == SINGLE
         at_reference = chart.transform_filter("datum.reference")
+        others = chart.transform_filter("!datum.reference")
         drawn.append(
             at_reference.mark_line(
                 strokeWidth=0.7 if faint else 1.3, opacity=0.4 if faint else 0.8
@@ -163,11 +165,9 @@ def _panel(
             low = alt.Y("shown_low:Q", scale=scale, axis=axis)
             drawn.append(interval_rules(chart, low, "shown_high"))
         tips = tooltip("model:N", "size:N", "bitrate:N")
-        for filled in (True, False):
-            some = chart.transform_filter(f"{'' if filled else '!'}datum.reference")
-            point = some.mark_point(
-                filled=filled, size=18 if faint else 55, opacity=1, fill=None if filled else "white"
-            )
+        for filled, some in ((True, at_reference), (False, others)):
+            look = {} if filled else {"fill": "white"}
+            point = some.mark_point(filled=filled, size=18 if faint else 55, opacity=1, **look)
             drawn.append(point.encode(y=y, shape=alt.Shape("shape:N", scale=None), tooltip=tips))
     if cut.note:
         drawn.append(cut.arrows(x))
@@ -240,6 +240,6 @@ def _against_claim(rows: pd.DataFrame, claim: str) -> str:
     above, below = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
     return (
         f"{models[0].upper()}{models[1:]} {'is' if models.startswith('1 ') else 'are'} {claim}: of "
-        f"their {plural(len(rows), 'effect')} of frozen plans on search tasks, {above} "
-        f"{'has' if above == 1 else 'have'} a {INTERVAL} above 0 and {below} one below 0."
+        f"their {plural(len(rows), 'effect')} of frozen plans on search tasks, "
+        f"{have(above)} a {INTERVAL} above 0 and {have(below)} one below 0."
     )
