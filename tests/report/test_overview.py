@@ -27,7 +27,7 @@ def size_rows(**columns: object) -> pd.DataFrame:
     rows = []
     for kind, label, stage in (
         ("frozen", "the frozen plan of each model", "confirm"),
-        ("line", "the mean of layer (times 2)", "search"),
+        ("line", "the mean over layer (times 2)", "search"),
         ("single", "20 to 30 % of the depth, 2 times", "search"),
     ):
         for task in ("arc_easy", "sciq"):

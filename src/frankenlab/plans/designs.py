@@ -49,7 +49,7 @@ def shared(
             continue
         name = _line(line)
         if all(len(texts) > 1 for texts in whole.values()):
-            found.append(Design(LINE, f"the mean of {name}", whole))
+            found.append(Design(LINE, f"the mean over {name}", whole))
         if len({len(plans) for plans in made.values()}) > 1:
             continue
         for number, same in enumerate(zip(*made.values(), strict=True), 1):

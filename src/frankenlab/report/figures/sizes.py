@@ -49,8 +49,8 @@ from frankenlab.report.text import (
 # The width of each of two panels side by side.
 COLUMN = (PLOT - 72) // 2
 # CircuitProbe (arXiv 2604.00716): repeating layers helps below so many parameters, and hurts from
-# so many on.
-HELPS_BELOW, HURTS_FROM = 3e9, 7e9
+# "7B" on; models that are called so have 6.6 billion or more.
+HELPS_BELOW, HURTS_FROM = 3e9, 6.5e9
 # How each design is drawn; of several lines of a config, or models, each has its own colour.
 LOOKS = {FROZEN: (BLUE,), LINE: (PART_COLORS["block"], "#9a6a43", "#7a7a7a"), SINGLE: (FAINT,)}
 LOOKS |= {TRANSFERRED: (ORANGE, GREEN, "#b0699b")}
@@ -78,7 +78,7 @@ def size_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     items += [("thin", GREY, "", INTERVAL)]
     items += [("line", RED, "", "3 B: CircuitProbe claims that repeating helps models left of it")]
     if rows["parameters"].max() >= HELPS_BELOW:
-        items += [("line", GREY, "", "7 B: and that it hurts models right of it")]
+        items += [("line", GREY, "", "7B models: and that it hurts them and larger ones")]
     chart = alt.vconcat(alt.concat(*panels, columns=2, spacing=14), key(items))
     finding = size_effect_finding(tables, levels, **where)
     models = rows.drop_duplicates("model").sort_values("parameters")
@@ -130,14 +130,14 @@ def _panel(
     scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
     axis = value_axis(effect_title(unit))
     ticks = _ticks(*ends)
-    names = json.dumps({str(round(t, 3)): parameters_text(10**t) for t in ticks})
+    names = json.dumps({f"{t:.3f}": parameters_text(10**t) for t in ticks})
     x = alt.X(
         "place:Q",
         scale=alt.Scale(domain=ends.round(3).tolist(), nice=False, zero=False),
         axis=number_axis(
             "parameters (logarithmic)",
             values=[round(t, 3) for t in ticks],
-            labelExpr=f"({names})[toString(datum.value)]",
+            labelExpr=f"({names})[format(datum.value, '.3f')]",
             grid=False,
         ),
     )
@@ -194,7 +194,7 @@ def size_effect_finding(tables: Tables, levels: Statistics, **where: str) -> str
     large = rows[rows["parameters"] >= HURTS_FROM]
     for own, claim in (
         (small, "below 3 billion parameters, where CircuitProbe claims a gain"),
-        (large, "from 7 billion parameters on, where CircuitProbe claims a loss"),
+        (large, "of 7B or more, where CircuitProbe claims a loss"),
     ):
         frozen = rows_of(own, design=FROZEN, role="search")
         if len(frozen):
