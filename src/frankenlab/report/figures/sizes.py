@@ -166,7 +166,7 @@ def _panel(
             drawn.append(interval_rules(chart, low, "shown_high"))
         tips = tooltip("model:N", "size:N", "bitrate:N")
         for filled, some in ((True, at_reference), (False, others)):
-            look = {} if filled else {"fill": "white"}
+            look: dict[str, Any] = {} if filled else {"fill": "white"}
             point = some.mark_point(filled=filled, size=18 if faint else 55, opacity=1, **look)
             drawn.append(point.encode(y=y, shape=alt.Shape("shape:N", scale=None), tooltip=tips))
     if cut.note:
@@ -231,8 +231,8 @@ def _differences(rows: pd.DataFrame) -> str:
 
 
 def _text(row: dict[str, Any]) -> str:
-    ends = (row[f"difference{end}"] for end in ("", "_low", "_high"))
-    return change_text(*ends, row["unit"])
+    effect, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
+    return change_text(effect, low, high, row["unit"])
 
 
 def _against_claim(rows: pd.DataFrame, claim: str) -> str:

@@ -162,5 +162,5 @@ def _against_own(tested: pd.DataFrame) -> str:
 
 
 def _text(row: dict[str, Any]) -> str:
-    ends = (row[f"difference{end}"] for end in ("", "_low", "_high"))
-    return change_text(*ends, row["unit"])
+    effect, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
+    return change_text(effect, low, high, row["unit"])
