@@ -166,7 +166,9 @@ def test_the_finding_on_sizes_names_differences_and_the_claim():
         "There is no evidence that the frozen plans change more or less in larger models than in "
         "smollm2-135m, the smallest (2 comparisons on the same documents). 1 model is below 3 "
         "billion parameters, where CircuitProbe claims a gain: of their 2 effects of frozen plans "
-        "on search tasks, none has a 95 % interval above 0 and none has one below 0."
+        "on search tasks, none has a 95 % interval above 0 and none has one below 0. 1 model is of "
+        "7B or more, where CircuitProbe claims a loss: of their 2 effects of frozen plans on "
+        "search tasks, none has a 95 % interval above 0 and none has one below 0."
     )
     sure = size_rows(significant=size_rows()["p"].notna())
     said = size_effect_finding({"sizes": sure}, LEVELS)
