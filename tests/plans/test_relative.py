@@ -50,8 +50,8 @@ LINES = [Layers(generator="layer"), Blocks(generator="block", start=(0.25, 0.5),
 def test_a_line_is_shared_and_its_plans_where_they_are_shares():
     found = shared({"a": LINES, "b": LINES}, {"a": 4, "b": 8})
     assert [design.kind for design in found] == [LINE, LINE, SINGLE, SINGLE]
-    assert found[0].label == "the mean of layer" and len(found[0].plans["b"]) == 8
-    assert found[1].label == "the mean of block (start 0.25, 0.5, length 0.25)"
+    assert found[0].label == "the mean over layer" and len(found[0].plans["b"]) == 8
+    assert found[1].label == "the mean over block (start 0.25, 0.5, length 0.25)"
     assert found[2].plans == {"a": ("0:2,1:4",), "b": ("0:4,2:8",)}
     assert found[2].label == "25 to 50 % of the depth, 2 times"
 

@@ -144,7 +144,7 @@ rule render_notebook:
             for name in ACROSS_FIGURES
             for suffix in ["svg", "json"]
         ],
-        pages=expand(f"{RESULTS}/report/models/{{model}}.html", model=SEVERAL),
+        pages=expand(f"{RESULTS}/report/model.{{model}}.html", model=SEVERAL),
         provenance=f"{RESULTS}/provenance.json",
         stamp=script_stamp("render_notebook"),
     output:
@@ -178,14 +178,14 @@ rule render_model:
         stamp=script_stamp("render_notebook"),
     output:
         html=report(
-            f"{RESULTS}/report/models/{{model}}.html",
+            f"{RESULTS}/report/model.{{model}}.html",
             caption="../report/report.rst",
             category=catalogue.ANSWER,
             labels={"page": "{model}"},
         ),
     log:
         f"{LOGS}/render_model/{{model}}.log",
-        notebook=f"{RESULTS}/report/models/{{model}}.ipynb",
+        notebook=f"{RESULTS}/report/model.{{model}}.ipynb",
     resources:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(20),

@@ -58,8 +58,8 @@ def family(
             one, other, effect, low, high = other, one, -effect, -high, -low
         row: dict[str, Any] = {}
         for end, side in (("a", one), ("b", other)):
-            values = (side["model"], parameters[side["model"]])
-            values += (groups[side["model"], side["plan"]], side["plan"])
+            model, plan = side["model"], side["plan"]
+            values = (model, parameters[model], groups[model, plan], plan)
             row |= {f"{name}_{end}": value for name, value in zip(SIDE, values, strict=True)}
         row |= {name: pair[name] for name in ("task", "kind", "unit", "n", "p")}
         row |= {"role": tasks[pair["task"]].role, "effect": effect, "low": low, "high": high}

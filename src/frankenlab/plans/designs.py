@@ -49,7 +49,7 @@ def shared(
             continue
         name = _line(line)
         if all(len(texts) > 1 for texts in whole.values()):
-            found.append(Design(LINE, f"the mean of {name}", whole))
+            found.append(Design(LINE, f"the mean over {name}", whole))
         if len({len(plans) for plans in made.values()}) > 1:
             continue
         for number, same in enumerate(zip(*made.values(), strict=True), 1):
@@ -86,11 +86,10 @@ def _place(plans: Sequence[Plan]) -> str:
     if len(known) < len(plans) or len(kinds) > 1:
         return ""
     times, part, scale, in_place = kinds.pop()
+    # Their shares of the depth, by whole layers, differ a little.
     depths = [plan.n_layers for plan in plans]
-    low, high = (
-        sum(change[end] / n for change, n in zip(known, depths, strict=True)) / len(plans)
-        for end in (0, 1)
-    )
+    low = sum(change.start / n for change, n in zip(known, depths, strict=True)) / len(plans)
+    high = sum(change.stop / n for change, n in zip(known, depths, strict=True)) / len(plans)
     of = {"attn": "the attention from ", "mlp": "the MLPs from "}.get(part, "")
     how = [f"scaled by {scale:g}" if scale != 1 else "", "in place" if in_place else ""]
     said = f"{of}{100 * low:.0f} to {100 * high:.0f} % of the depth, {times} times"

@@ -38,8 +38,6 @@ from frankenlab.report.text import (
     quantization_name,
 )
 
-# Where the page of a model is, from the first page.
-FOLDER = "models"
 VERDICTS = ("harmed", "inconclusive", "equivalent", "improved")
 
 
@@ -52,12 +50,11 @@ def overview_html(results: Results) -> str:
     sizes = _parameters(results)
     records = []
     for (model, quantization), rows in own.groupby(["model", "quantization"], sort=False):
-        link = f'<a href="{FOLDER}/{quote(model)}.html">{escape(model)}</a>'
         guards = rows_of(rows, role="guard").to_dict("records")
         worst = min(guards, key=_badness, default=None)
         records.append(
             {
-                "model": Html(link),
+                "model": Html(_link(model)),
                 "parameters": parameters_text(sizes[model]) if model in sizes else "–",
                 "quantization": quantization_name(quantization),
                 "answer": answer({"verdicts": rows}, results.frozen)[0],
@@ -73,10 +70,7 @@ def overview_html(results: Results) -> str:
     if frame["quantization"].nunique() == 1:
         frame = frame.drop(columns="quantization")
     caption = "Each model with its frozen plan, on documents that chose nothing"
-    pages = ", ".join(
-        f'<a href="{FOLDER}/{quote(model)}.html">{escape(model)}</a>'
-        for model in own["model"].unique()
-    )
+    pages = ", ".join(map(_link, own["model"].unique()))
     return section(
         "overview",
         "The models",
@@ -84,6 +78,11 @@ def overview_html(results: Results) -> str:
         table(frame, caption, csv="verdicts", first="model"),
         f"<p>Each model has a page of its own: {pages}.</p>",
     )
+
+
+def _link(model: str) -> str:
+    """Return a link to the page of a model, which lies beside the first page."""
+    return f'<a href="model.{quote(model)}.html">{escape(model)}</a>'
 
 
 def data_html(results: Results) -> str:

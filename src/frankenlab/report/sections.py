@@ -33,7 +33,7 @@ def title_html(results: Results) -> str:
     made = results.provenance
     models = ", ".join(made.get("models", {}))
     under = [f"experiment {results.experiment}", models, made.get("created")]
-    back = '<p><a href="../index.html">All models of this experiment</a></p>' * bool(results.only)
+    back = '<p><a href="index.html">All models of this experiment</a></p>' * bool(results.only)
     title = "<h1>Are frankenmodels a free lunch?</h1>" + note_html(" · ".join(filter(None, under)))
     return title + back
 

@@ -182,6 +182,11 @@ def repeated(places: str, part: str, scale: float, in_place: bool) -> str:
     return f"{of}{places} ({said})" if said else f"{of}{places}"
 
 
+def have(count: int) -> str:
+    """Return "none has", "1 has" or "3 have"."""
+    return f"{count or 'none'} {'has' if count < 2 else 'have'}"
+
+
 def parameters_text(count: float) -> str:
     """Return a number of parameters: "135 M", "1.5 B"."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

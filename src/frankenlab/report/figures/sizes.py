@@ -37,6 +37,7 @@ from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
     INTERVAL,
     change_text,
+    have,
     interval,
     listed,
     parameters_text,
@@ -48,8 +49,8 @@ from frankenlab.report.text import (
 # The width of each of two panels side by side.
 COLUMN = (PLOT - 72) // 2
 # CircuitProbe (arXiv 2604.00716): repeating layers helps below so many parameters, and hurts from
-# so many on.
-HELPS_BELOW, HURTS_FROM = 3e9, 7e9
+# "7B" on; models that are called so have 6.6 billion or more.
+HELPS_BELOW, HURTS_FROM = 3e9, 6.5e9
 # How each design is drawn; of several lines of a config, or models, each has its own colour.
 LOOKS = {FROZEN: (BLUE,), LINE: (PART_COLORS["block"], "#9a6a43", "#7a7a7a"), SINGLE: (FAINT,)}
 LOOKS |= {TRANSFERRED: (ORANGE, GREEN, "#b0699b")}
@@ -77,7 +78,7 @@ def size_effect(tables: Tables, levels: Statistics, **where: str) -> Any:
     items += [("thin", GREY, "", INTERVAL)]
     items += [("line", RED, "", "3 B: CircuitProbe claims that repeating helps models left of it")]
     if rows["parameters"].max() >= HELPS_BELOW:
-        items += [("line", GREY, "", "7 B: and that it hurts models right of it")]
+        items += [("line", GREY, "", "7B models: and that it hurts them and larger ones")]
     chart = alt.vconcat(alt.concat(*panels, columns=2, spacing=14), key(items))
     finding = size_effect_finding(tables, levels, **where)
     models = rows.drop_duplicates("model").sort_values("parameters")
@@ -129,14 +130,14 @@ def _panel(
     scale = alt.Scale(domain=cut.domain, nice=False, zero=False)
     axis = value_axis(effect_title(unit))
     ticks = _ticks(*ends)
-    names = json.dumps({str(round(t, 3)): parameters_text(10**t) for t in ticks})
+    names = json.dumps({f"{t:.3f}": parameters_text(10**t) for t in ticks})
     x = alt.X(
         "place:Q",
         scale=alt.Scale(domain=ends.round(3).tolist(), nice=False, zero=False),
         axis=number_axis(
             "parameters (logarithmic)",
             values=[round(t, 3) for t in ticks],
-            labelExpr=f"({names})[toString(datum.value)]",
+            labelExpr=f"({names})[format(datum.value, '.3f')]",
             grid=False,
         ),
     )
@@ -154,6 +155,7 @@ def _panel(
         chart = alt.Chart(own).encode(x=x, color=alt.Color("color:N", scale=None))
         faint = kind == SINGLE
         at_reference = chart.transform_filter("datum.reference")
+        others = chart.transform_filter("!datum.reference")
         drawn.append(
             at_reference.mark_line(
                 strokeWidth=0.7 if faint else 1.3, opacity=0.4 if faint else 0.8
@@ -163,11 +165,9 @@ def _panel(
             low = alt.Y("shown_low:Q", scale=scale, axis=axis)
             drawn.append(interval_rules(chart, low, "shown_high"))
         tips = tooltip("model:N", "size:N", "bitrate:N")
-        for filled in (True, False):
-            some = chart.transform_filter(f"{'' if filled else '!'}datum.reference")
-            point = some.mark_point(
-                filled=filled, size=18 if faint else 55, opacity=1, fill=None if filled else "white"
-            )
+        for filled, some in ((True, at_reference), (False, others)):
+            look: dict[str, Any] = {} if filled else {"fill": "white"}
+            point = some.mark_point(filled=filled, size=18 if faint else 55, opacity=1, **look)
             drawn.append(point.encode(y=y, shape=alt.Shape("shape:N", scale=None), tooltip=tips))
     if cut.note:
         drawn.append(cut.arrows(x))
@@ -194,7 +194,7 @@ def size_effect_finding(tables: Tables, levels: Statistics, **where: str) -> str
     large = rows[rows["parameters"] >= HURTS_FROM]
     for own, claim in (
         (small, "below 3 billion parameters, where CircuitProbe claims a gain"),
-        (large, "from 7 billion parameters on, where CircuitProbe claims a loss"),
+        (large, "of 7B or more, where CircuitProbe claims a loss"),
     ):
         frozen = rows_of(own, design=FROZEN, role="search")
         if len(frozen):
@@ -231,8 +231,8 @@ def _differences(rows: pd.DataFrame) -> str:
 
 
 def _text(row: dict[str, Any]) -> str:
-    ends = (row[f"difference{end}"] for end in ("", "_low", "_high"))
-    return change_text(*ends, row["unit"])
+    effect, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
+    return change_text(effect, low, high, row["unit"])
 
 
 def _against_claim(rows: pd.DataFrame, claim: str) -> str:
@@ -240,6 +240,6 @@ def _against_claim(rows: pd.DataFrame, claim: str) -> str:
     above, below = int((rows["low"] > 0).sum()), int((rows["high"] < 0).sum())
     return (
         f"{models[0].upper()}{models[1:]} {'is' if models.startswith('1 ') else 'are'} {claim}: of "
-        f"their {plural(len(rows), 'effect')} of frozen plans on search tasks, {above} "
-        f"{'has' if above == 1 else 'have'} a {INTERVAL} above 0 and {below} one below 0."
+        f"their {plural(len(rows), 'effect')} of frozen plans on search tasks, "
+        f"{have(above)} a {INTERVAL} above 0 and {have(below)} one below 0."
     )

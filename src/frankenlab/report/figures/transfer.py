@@ -27,6 +27,7 @@ from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import (
     INTERVAL,
     change_text,
+    have,
     interval,
     listed,
     plan_words,
@@ -130,8 +131,8 @@ def transfer_effect_finding(tables: Tables, levels: Statistics, **where: str) ->
         said.append(_against_own(tested))
         above, below = int((tested["low"] > 0).sum()), int((tested["high"] < 0).sum())
         said.append(
-            f"Against the base, {above} of {plural(len(tested), 'effect')} "
-            f"{'has' if above == 1 else 'have'} a {INTERVAL} above 0 and {below} one below 0."
+            f"Against the base, of {plural(len(tested), 'effect')} of such plans "
+            f"{have(above)} a {INTERVAL} above 0 and {have(below)} one below 0."
         )
     elif moved.empty:
         said.append("No frozen plan has a counterpart on another model.")
@@ -161,5 +162,5 @@ def _against_own(tested: pd.DataFrame) -> str:
 
 
 def _text(row: dict[str, Any]) -> str:
-    ends = (row[f"difference{end}"] for end in ("", "_low", "_high"))
-    return change_text(*ends, row["unit"])
+    effect, low, high = (row[f"difference{end}"] for end in ("", "_low", "_high"))
+    return change_text(effect, low, high, row["unit"])
