@@ -93,8 +93,8 @@ def test_tasks_of_different_units_have_their_own_panels():
 def test_the_finding_says_what_is_on_the_front_and_whether_the_frozen_plan_is():
     assert plane_finding({"plane": rows()}, LEVELS, **WHERE) == (
         "Of 11 combinations of a plan with weights, compared on the mean of 2 tasks, the base at "
-        "exl2-4.0 reads the fewest bytes for each token; in 95 % of the resamples of the "
-        "documents the next larger model smollm2-360m unquantized is on the Pareto front too. "
+        "exl2-4.0 reads the fewest bytes for each token; in at least 95 % of the resamples of "
+        "the documents the next larger model smollm2-360m unquantized is on the Pareto front too. "
         "The frozen plan, layer 23 twice, is on it in 62 % of "
         "them, and on that of quality against multiplications in 55 %; the best that reads no more "
         "is layer 23 twice, with updates scaled by 0.5 where it repeats "

@@ -201,7 +201,10 @@ def _said(rows: pd.DataFrame) -> str:
     else:
         verb = "is" if len(sure) == 1 else "are"
         each = listed([_named(row) for _, row in sure.iterrows()])
-        said = [f"{first}; in {share(SURE)} of {resamples} {each} {verb} on the Pareto front too."]
+        said = [
+            f"{first}; in at least {share(SURE)} of {resamples} {each} {verb} on the Pareto front "
+            "too."
+        ]
     own = rows[(rows["group"] == "frozen") & (rows["point_quantization"] == rows["quantization"])]
     return " ".join([*said, *(_frozen(row, rows) for _, row in own.iterrows())])
 
