@@ -1,5 +1,6 @@
 TABLES = ["comparisons", "pairs", "verdicts", "costs", "ledger"]
-TABLES += ["search", "path", "repetitions", "dose_response", "profile", "reliability", "plane"]
+TABLES += ["search", "path", "repetitions", "dose_response", "profile", "reliability"]
+TABLES += ["plane"]
 
 # Models of several quantizations have a table and a picture of what those change.
 BITS_MODELS = [m.name for m in EXPERIMENT.models.values() if len(m.quantizations) > 1]
