@@ -140,9 +140,10 @@ def test_a_chance_is_between_0_and_1_where_documents_disagree():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plans", [1, 8])
-def test_a_plan_that_is_no_better_is_hardly_ever_sure_to_be_on_the_front(plans):
-    """Dearer plans that flip a tenth of the answers, as many to right as to wrong."""
+@pytest.mark.parametrize(("plans", "sure"), [(1, 0.06), (8, 0.09)])
+def test_a_plan_that_is_no_better_is_seldom_sure_to_be_on_the_front(plans, sure):
+    """Dearer plans that flip a tenth of the answers, as many to right as to wrong; how often the best
+    of them is `sure` to be there is what docs/statistics/plane.md says of 2,000 experiments."""
     rng = np.random.default_rng(plans)
     surest = []
     for _ in range(400):
@@ -152,8 +153,8 @@ def test_a_plan_that_is_no_better_is_hardly_ever_sure_to_be_on_the_front(plans):
         chances = on_front(np.arange(plans + 1.0), drawn[1:]).mean(axis=0)
         surest.append(chances[1:].max())
     share = [float((np.array(surest) >= limit).mean()) for limit in (0.5, 0.95)]
-    # Half of the resamples are no evidence, nearly all of them are.
-    assert share[0] > 0.4 and share[1] <= at_most(0.05, 400)
+    # Half of the resamples are no evidence.
+    assert share[0] > 0.4 and share[1] <= at_most(sure, 400)
 
 
 def test_points_are_compared_on_the_documents_that_all_of_them_saw():
