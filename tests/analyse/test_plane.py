@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from frankenlab.analyse.gains import Gains, resampled
 from frankenlab.analyse.plane import next_larger, on_front, plane
 from frankenlab.analyse.settings import Statistics
 from tests.analyse.test_comparisons import accuracy_scores, perplexity_scores
+from tests.analyse.test_paired_effects import at_most
 
 RULES = Statistics(resamples=200)
 FROZEN, CONTROL, SKIP = "0:3,2:4", "0:2,1:4", "0:2,3"
@@ -135,6 +137,24 @@ def test_a_chance_is_between_0_and_1_where_documents_disagree():
     own = made(scores)
     chance = own[(own["task"] == "a") & (own["plan"] == FROZEN)]["on_front"].iloc[0]
     assert 0.5 < chance < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("plans", "sure"), [(1, 0.06), (8, 0.09)])
+def test_a_plan_that_is_no_better_is_seldom_sure_to_be_on_the_front(plans, sure):
+    """Dearer plans that flip a tenth of the answers, as many to right as to wrong; how often the best
+    of them is `sure` to be there is what docs/statistics/plane.md says of 2,000 experiments."""
+    rng = np.random.default_rng(plans)
+    surest = []
+    for _ in range(400):
+        flips = rng.choice([-1.0, 0.0, 1.0], (plans, 400), p=[0.05, 0.9, 0.05])
+        values = np.vstack([np.zeros(400), flips])
+        drawn = resampled(Gains(values, np.ones(400)), rng, 200)
+        chances = on_front(np.arange(plans + 1.0), drawn[1:]).mean(axis=0)
+        surest.append(chances[1:].max())
+    share = [float((np.array(surest) >= limit).mean()) for limit in (0.5, 0.95)]
+    # Half of the resamples are no evidence.
+    assert share[0] > 0.4 and share[1] <= at_most(sure, 400)
 
 
 def test_points_are_compared_on_the_documents_that_all_of_them_saw():

@@ -18,9 +18,13 @@ CALIBRATION = {"file": "calibration.jsonl", "texts": 30, "rows": 4, "length": 64
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
     del laboratory.config["tasks"]["liquids"]
-    laboratory.config["plans"] = [{"generator": "layer", "times": 2}]
+    laboratory.config["plans"] = [{"generator": "layer", "times": 2}, {"generator": "skip"}]
     laboratory.config["quantizations"] = ["none", "exl2-4.0"]
-    laboratory.config["stages"]["confirm"] |= {"controls": 1, "finalists": 2}
+    laboratory.config["stages"]["confirm"] |= {
+        "controls": 1,
+        "finalists": 2,
+        "best_of": ["skipped"],
+    }
     laboratory.config["exl2"] = {"calibration": CALIBRATION}
     laboratory.snakemake()
     return laboratory
@@ -69,6 +73,22 @@ def test_controls_run_on_search_tasks_and_both_they_and_finalists_at_the_referen
     tradeoff = pd.read_csv(lab.results / "tables" / "tradeoff.csv")
     assert set(tradeoff["plan"]) == more - {"base"} and set(tradeoff["guard"]) == {"passages"}
     assert (lab.results / "figures" / "tiny" / "none" / "tradeoff.svg").is_file()
+
+
+def test_all_that_was_confirmed_is_set_against_its_cost(lab: Laboratory) -> None:
+    frozen = json.loads((lab.results / "frozen" / "tiny.json").read_text())
+    plane = pd.read_csv(lab.results / "tables" / "plane.csv")
+    few = {"base", frozen["frozen"]}
+    assert plane.groupby("point_quantization")["plan"].agg(set).to_dict() == {
+        "exl2-4.0": few,
+        "none": few | {*frozen["controls"], *frozen["finalists"]},
+    }
+    best = json.loads((lab.results / "shortlist" / "tiny.json").read_text())["best_of"]
+    assert len(best) == 1 and best[0] in few | {*frozen["controls"], *frozen["finalists"]}
+    base = plane[plane["group"] == "base"].set_index("point_quantization")
+    assert base["read_bytes"]["exl2-4.0"] < base["read_bytes"]["none"]
+    assert (lab.results / "figures" / "tiny" / "none" / "plane.svg").is_file()
+    assert "What the same cost buys" in (lab.results / "report" / "index.html").read_text()
 
 
 def test_scores_differ_by_quantization_and_by_plan(lab: Laboratory) -> None:

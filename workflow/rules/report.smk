@@ -11,8 +11,9 @@ SEARCH_TABLES = [
             "repetitions",
             "dose_response",
             "tradeoff",
+            "plane",
         ),
-        *("profile", "reliability", "plane", "race", "probe", "similarity", "predictors"),
+        *("profile", "reliability", "race", "probe", "similarity", "predictors"),
         *("oracle", "prompts"),
     ]
     if name in TABLES

@@ -270,11 +270,13 @@ def names(
     kept, end = [], -np.inf
     span = np.log(domain[1] / domain[0])
     for row in points.to_dict("records"):
-        at = width * np.log(row[column] / domain[0]) / span
         half = text_width(row["name"]) / 2 + 3
+        # No name reaches past the panel's right end.
+        at = min(width * np.log(row[column] / domain[0]) / span, width - half)
         if at - half >= end:
             end = at + half
-            kept.append({column: row[column], "name": row["name"]})
+            place = domain[0] * np.exp(span * at / width)
+            kept.append({column: round(float(place), 5), "name": row["name"]})
     text = alt.Chart(alt.InlineData(values=kept)).mark_text(baseline="bottom", color=GREY)
     return text.encode(x=x, y=alt.value(-3), text="name:N")
 

@@ -56,8 +56,9 @@ GROUPS = {
     "reordered": ("#5b4aa0", "M-1,-1L0,0L-1,1ZM1,-1L0,0L1,1Z", "in another order"),
 }
 COUNTS = (("billions", 1e9), ("millions", 1e6), ("thousands", 1e3))
-# Of a point that is named as being on the front.
-LIKELY = 0.5
+# From this share of the resamples on, a point is said to be on the front: of plans that change
+# nothing, the best often has half of them by luck.
+SURE = 0.95
 
 
 def plane(tables: Tables, levels: Statistics, **where: str) -> Any:
@@ -189,20 +190,20 @@ def _said(rows: pd.DataFrame) -> str:
     )
     if others.empty:
         return f"{first}."
-    likely = others[others["on_front"] >= LIKELY]
+    sure = others[others["on_front"] >= SURE]
     resamples = "the resamples of the documents"
-    if likely.empty:
+    if sure.empty:
         best = others.iloc[0]
         said = [
-            f"{first}; no other is on the Pareto front in half of {resamples} (most often "
+            f"{first}; no other is on the Pareto front in {share(SURE)} of {resamples} (most often "
             f"{_named(best)}, in {share(best['on_front'])})."
         ]
     else:
-        verb = "is" if len(likely) == 1 else "are"
-        each = [f"{_named(row)} ({share(row['on_front'])})" for _, row in likely.iterrows()]
+        verb = "is" if len(sure) == 1 else "are"
+        each = listed([_named(row) for _, row in sure.iterrows()])
         said = [
-            f"{first}; also on the Pareto front in at least half of {resamples} {verb} "
-            f"{listed(each)}."
+            f"{first}; in at least {share(SURE)} of {resamples} {each} {verb} on the Pareto front "
+            "too."
         ]
     own = rows[(rows["group"] == "frozen") & (rows["point_quantization"] == rows["quantization"])]
     return " ".join([*said, *(_frozen(row, rows) for _, row in own.iterrows())])
@@ -242,11 +243,13 @@ def _weights(row: pd.Series) -> str:
 
 
 def _named(row: pd.Series) -> str:
-    """Return "the base at exl2-4.0", "m-360m unquantized" or "layer 4 twice unquantized"."""
+    """Return "the base at exl2-4.0", "the next larger model m-360m unquantized", "the frozen plan"
+    or "layer 4 twice"."""
     weights = quantization_words(row["point_quantization"])
     if row["group"] == LARGER:
-        return f"{row['point_model']} {weights}, the next larger model"
-    whole = "the base" if row["plan"] == BASE else _plan(row)
+        return f"the next larger model {row['point_model']} {weights}"
+    named = {"base": "the base", "frozen": "the frozen plan"}
+    whole = named.get(row["group"]) or _plan(row)
     if row["group"] == "base" or row["point_quantization"] != row["quantization"]:
         return f"{whole} {weights}"
-    return f"{whole}, the frozen plan" if row["group"] == "frozen" else whole
+    return whole
