@@ -9,7 +9,7 @@ PROFILE ?= profiles/local
 
 run: .venv/.run
 	$(BIN)/snakemake --profile $(PROFILE) --configfile $(CONFIG)
-	@echo "the page: $$($(BIN)/python -c 'import yaml; print("results/" + yaml.safe_load(open("$(CONFIG)"))["experiment"])')/report/index.html"
+	@echo "the page: $$($(BIN)/python -c 'import sys, yaml; print("results/" + {k: v for f in sys.argv[1:] for k, v in yaml.safe_load(open(f)).items()}["experiment"])' $(CONFIG))/report/index.html"
 
 test: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

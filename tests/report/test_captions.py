@@ -56,6 +56,13 @@ def test_captions_are_in_plain_words(path):
     assert forbidden(text.replace('"at "', "")) == []
 
 
+@pytest.mark.parametrize("path", CAPTIONS, ids=lambda path: f"{path.parent.stem}/{path.stem}")
+def test_no_line_of_a_caption_ends_with_a_tag_that_takes_the_space_before_the_next_word(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    glued = [line for line in lines if line.endswith("%}") and line[0] not in "{*"]
+    assert glued == []
+
+
 def test_snakemakes_report_opens_with_the_answer():
     source = (REPORT / "workflow.rst").read_text(encoding="utf-8")
     config = {
