@@ -142,8 +142,8 @@ def test_a_chance_is_between_0_and_1_where_documents_disagree():
 @pytest.mark.slow
 @pytest.mark.parametrize(("plans", "sure"), [(1, 0.06), (8, 0.09)])
 def test_a_plan_that_is_no_better_is_seldom_sure_to_be_on_the_front(plans, sure):
-    """Dearer plans that flip a tenth of the answers, as many to right as to wrong; how often the best
-    of them is `sure` to be there is what docs/statistics/plane.md says of 2,000 experiments."""
+    """Dearer plans flip a tenth of the answers, as many to right as to wrong; how often the best of
+    them is `sure` to be there is what docs/statistics/plane.md says of 2,000 experiments."""
     rng = np.random.default_rng(plans)
     surest = []
     for _ in range(400):
