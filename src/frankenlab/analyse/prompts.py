@@ -27,7 +27,7 @@ COLUMNS = (
     *("n", "base_value", "value", "effect", "low", "high", "standard_error", "prompts"),
     *("mean", "spread", "spread_low", "spread_high", "noise", "spread_p"),
 )
-# Of a task and a prompt's name, by the name under which the scores have it.
+# What is known of a task under a prompt, by the name that it has in the scores.
 Variants = Mapping[str, tuple[str, str]]
 
 

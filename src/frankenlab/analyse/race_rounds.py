@@ -224,7 +224,7 @@ def rounds(records: Sequence[Round], table: pd.DataFrame, n_layers: int) -> pd.D
     ahead = len(best) and best["mean_effect"].iloc[0] > 0
     passes = [*(record["passes"] for record in records), _passes(entered[-1], n_layers)]
     documents = [*(sum(r["documents"].values()) for r in records), int(last["n"].sum())]
-    # What was grown begins with the documents that the others have seen.
+    # Grown plans begin with the documents that the others have seen.
     work = np.diff([0, *documents]) * passes
     for number, added in enumerate(new[1:], 1):
         work[number] += documents[number - 1] * _passes(added, n_layers) if added else 0.0

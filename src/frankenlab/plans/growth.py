@@ -75,7 +75,7 @@ def _joined(parent: Plan, singles: Sequence[Plan]) -> Iterator[Child]:
 def _children(
     changes: Sequence[Change], parent: Plan, other: Plan | None = None
 ) -> Iterator[Child]:
-    # What would run too many layers, or none, is no plan.
+    # A sequence that runs too many layers, or none, is not a plan.
     with suppress(UserError):
         plan = from_steps(changed(changes, parent.n_layers).steps, parent.n_layers)
         yield Child(plan, parent, other)
