@@ -98,19 +98,6 @@ rule provenance:
         "../scripts/provenance.py"
 
 
-def drawn(model):
-    """Return the figures of a model that its page shows."""
-    cases = [(CONFIRM_FIGURES, q) for q in EXPERIMENT.models[model].quantizations]
-    cases += [(SEARCH_FIGURES, EXPERIMENT.models[model].reference)]
-    cases += [(["bits"], "")] if model in BITS_MODELS else []
-    return [
-        str(Path(RESULTS, "figures", model, quantization, f"{name}.{suffix}"))
-        for names, quantization in cases
-        for name in names
-        for suffix in ["svg", "json"]
-    ]
-
-
 rule plot_models:
     """Draw the figures that compare models."""
     input:
