@@ -142,7 +142,7 @@ def test_the_choice_says_which_plans_were_as_good():
     assert choice_finding({"comparisons": depths}, [freeze]) == (
         "One other plan was as good on the documents of search and select, within one standard "
         "error: layer 3 twice. From the same shortlist, 62 % of resamples of these documents "
-        "freeze the same plan; other documents, whose luck is another, would do so less often. On "
+        "freeze the same plan; on other documents it would be fewer. On "
         "the select documents there is no evidence that any plan of the shortlist is better than "
         "the base."
     )

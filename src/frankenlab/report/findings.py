@@ -225,7 +225,7 @@ def _choice(freeze: Mapping[str, Any], layers: int | None, several: bool) -> str
     if (same := freeze.get("same_plan")) is not None:
         said.append(
             f"From the same shortlist, {share(same)} of resamples of these documents freeze the "
-            "same plan; other documents, whose luck is another, would do so less often."
+            "same plan; on other documents it would be fewer."
         )
     if (beats := freeze.get("beats_base")) is not None:
         found = "the best plan of the shortlist was significantly better than the base"
