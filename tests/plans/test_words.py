@@ -20,6 +20,10 @@ from frankenlab.plans.words import layer_counts, words
         ("0:3,3x2,4:9,9x2,10:30", "each of layers 3 and 9 twice"),
         ("0:10,8:10@attn,10:30", "the attention of layers 8–9 twice"),
         ("0:5,4@mlp,5:30", "the MLP of layer 4 twice"),
+        (
+            "0:4,3@attn,4:14,13@mlp,14:24",
+            "the attention of layer 3 twice and the MLP of layer 13 twice, without layers 24–29",
+        ),
         ("0:24,6:20", "layers 6–19 twice, without layers 24–29"),
         ("0:5,7:30", "without layers 5–6"),
         ("0:5,5@mlp,6:30", "without the attention of layer 5"),

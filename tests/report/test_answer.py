@@ -251,3 +251,20 @@ def test_the_answer_counts_the_plans_that_were_grown_and_tests_the_grid():
     ]
     both = pd.concat([search, searched(model="k")], ignore_index=True)
     assert search_sentences({"search": both})[0].startswith("The best plan of the grid was ")
+
+
+def test_a_gain_that_depends_on_the_prompt_says_so():
+    own = verdicts("improved", "equivalent")
+    prompts = own[own["role"] == "search"].assign(prompt="own", spread_p=0.001)
+    prompts = pd.concat(
+        [prompts, prompts.assign(prompt="review", base_value=0.835, value=0.825, effect=-1.0)]
+    )
+    warning = (
+        "The gain depends on the prompt: on search0 the plan goes from 83.5 % to 82.5 % under the "
+        'prompt "review".'
+    )
+    assert warning in answer({"verdicts": own, "prompts": prompts}, [])
+    same = {"verdicts": own, "prompts": prompts.assign(spread_p=0.2)}
+    assert warning not in answer(same, [])
+    lost = verdicts("inconclusive", "equivalent")
+    assert warning not in answer({"verdicts": lost, "prompts": prompts}, [])

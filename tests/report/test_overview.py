@@ -172,7 +172,10 @@ def test_the_finding_on_sizes_names_differences_and_the_claim():
     )
     sure = size_rows(significant=size_rows()["p"].notna())
     said = size_effect_finding({"sizes": sure}, LEVELS)
-    assert "gain significantly −3.0 points [−6.0, +0.5] less on arc_easy in llama-7b" in said
+    assert (
+        "do significantly worse on arc_easy in llama-7b unquantized (−3.0 points [−6.0, +0.5])"
+        in said
+    )
     assert size_effect_finding({}, LEVELS) == ""
 
 

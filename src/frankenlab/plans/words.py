@@ -25,7 +25,7 @@ def words(plan: Plan) -> str:
         passes = "each pass " if times > 1 else ""
         return f"{_layers(range(start, stop))} {_times(times)}, {passes}damped by {beta:.3g}"
     repeats = _repeats(plan) if plan.changes is None else _ranges(plan.changes)
-    said = [*repeats, *_omitted(plan)] or [_order(plan)]
+    said = [*([_listed(repeats)] if repeats else []), *_omitted(plan)] or [_order(plan)]
     return ", ".join(said) + _scales(plan) + _windows(plan)
 
 

@@ -1,7 +1,8 @@
 """The answer in plain speech: are the frozen frankens a free lunch?
 
 What is claimed comes from tests that share one error budget: the verdicts on the frozen plans and
-the test of the search. Nothing uncorrected is counted here.
+the test of the search. Nothing uncorrected is counted here, but a gain that other prompts do not
+show is not left without this warning.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,8 @@ from frankenlab.report.text import (
 
 FREE, NONE, MIXED, INCONCLUSIVE = "free lunch", "no free lunch", "mixed", "inconclusive"
 MOST_NAMED = 3
+# Below this p an effect counts as different between prompts. It is exploration, and no claim.
+DEPENDS = 0.05
 NO_ANSWER = "There is no answer yet: no plan was confirmed on fresh documents."
 
 Frozen = Sequence[Mapping[str, Any]]
@@ -81,13 +84,14 @@ def sentences(path: str | Path) -> list[str]:
 
 
 def answer(tables: Tables, frozen: Frozen) -> list[str]:
-    """Return the answer in one to five sentences.
+    """Return the answer in one to six sentences.
 
-    They say the outcome with what improved, what got worse or stayed equivalent, how the search
-    ended, and what the documents could have shown where the verdict is inconclusive.
+    They say the outcome with what improved, what got worse or stayed equivalent, whether a gain
+    depends on the prompt, how the search ended, and what the documents could have shown where the
+    verdict is inconclusive.
 
     Args:
-        tables: needs `verdicts`; `search` is used where it is there.
+        tables: needs `verdicts`; `search` and `prompts` are used where they are there.
         frozen: the contents of `frozen/*.json`.
     """
     own = frozen_rows(tables, frozen)
@@ -116,6 +120,7 @@ def answer(tables: Tables, frozen: Frozen) -> list[str]:
         changed = f"{_subject(own.iloc[0], own)} changed no task" if alone else "no task changed"
         nothing = losses.empty and same.empty
         said.append(_sentence(f"{changed if nothing else 'no task improved'} significantly"))
+    said += _other_prompts(tables, gains)
     said += search_sentences(tables)
     said += _detectable(own)
     return said
@@ -131,6 +136,27 @@ def frozen_rows(tables: Tables, frozen: Frozen) -> pd.DataFrame:
     models = list(own["model"].unique())
     order = [2 * models.index(case[0]) + (case not in references) for case in cases]
     return own.iloc[np.argsort(order, kind="stable")]
+
+
+def _other_prompts(tables: Tables, gains: pd.DataFrame) -> list[str]:
+    """Return a sentence on gains that differ between prompts, with the prompt that gains least."""
+    rows = rows_of(tables.get("prompts"), group="frozen")
+    if rows.empty:
+        return []
+    each = []
+    for gain in gains.to_dict("records"):
+        where = {key: gain[key] for key in ("model", "quantization", "task")}
+        own = rows_of(rows, **where)
+        if len(own) and own["spread_p"].iloc[0] < DEPENDS:
+            least = own.iloc[int(own["effect"].argmin())]
+            values = (spoken_value(least[name], least["kind"]) for name in ("base_value", "value"))
+            each.append(
+                f"on {gain['task']} the plan goes from {' to '.join(values)} under the prompt "
+                f'"{least["prompt"]}"'
+            )
+    more = len(each) - MOST_NAMED
+    each = [*each[:MOST_NAMED], *([plural(more, "more gain")] if more > 0 else [])]
+    return [f"The gain depends on the prompt: {listed(each)}."] if each else []
 
 
 def search_sentences(tables: Tables) -> list[str]:

@@ -57,11 +57,14 @@ def overview_html(results: Results) -> str:
                 "model": Html(_link(model)),
                 "parameters": parameters_text(sizes[model]) if model in sizes else "–",
                 "quantization": quantization_name(quantization),
-                "answer": answer({"verdicts": rows}, results.frozen)[0],
+                # What was gained stands in the headline above and on the model's page.
+                "answer": answer({"verdicts": rows}, results.frozen)[0].partition(":")[0],
                 "frozen plan": plan_cell(rows["plan"].iloc[0], results.n_layers(model)),
-                "search tasks [interval]": "; ".join(
-                    f"{row['task']} {judged(row)}"
-                    for row in rows_of(rows, role="search").to_dict("records")
+                "search tasks [interval]": Html(
+                    "<br>".join(
+                        escape(f"{row['task']} {judged(row)}")
+                        for row in rows_of(rows, role="search").to_dict("records")
+                    )
                 ),
                 "worst guard task": "–" if worst is None else _guard(worst),
             }

@@ -33,8 +33,11 @@ from frankenlab.report.figures.style import (
 from frankenlab.report.results import Tables, rows_of
 from frankenlab.report.text import INTERVAL, layers_of, listed, plural, shorten
 
-# Of the numbers of times that a layer runs: darker for more.
-COUNTS = (("#938bc9", "circle"), ("#5b4aa0", "square"), ("#2b1b60", "triangle-up"))
+# How each number of times that a layer runs is drawn: darker for more.
+COUNTS = (
+    *(("#938bc9", "circle"), ("#5b4aa0", "square"), ("#2b1b60", "triangle-up")),
+    *(("#7a6fb5", "diamond"), ("#46358c", "triangle-down"), ("#1c1145", "cross")),
+)
 # Layers between the marks of two counts of one layer.
 APART = 0.3
 TIMES = {2: "twice", 3: "three times", 4: "four times", 5: "five times"}

@@ -136,8 +136,8 @@ def oracle_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         )
     else:
         said += (
-            " An oracle gains from answers that change for any reason. How much other prompts of the "
-            "base would give it was not measured, so its gain promises nothing."
+            " An oracle gains from answers that change for any reason. How much other prompts of "
+            "the base would give it was not measured, so its gain promises nothing."
         )
     return f"{said}{_searched(tables, **where)}"
 

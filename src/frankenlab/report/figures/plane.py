@@ -232,7 +232,8 @@ def _is_home(row: pd.Series) -> bool:
 
 
 def _plan(row: pd.Series) -> str:
-    return plan_words(row["plan"], layers_of(row))
+    words = plan_words(row["plan"], layers_of(row))
+    return f"the model {words}" if words.startswith("without") else words
 
 
 def _weights(row: pd.Series) -> str:

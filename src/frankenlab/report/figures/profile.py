@@ -207,16 +207,20 @@ def profile_finding(tables: Tables, levels: Statistics, **where: str) -> str:
         mine = rows_of(shapes, **where, part=part, against=BASE, task=task, measure="reliability")
         what = "it" if said else f"repeating {_what(rows)}"
         known = mine[mine["estimate"].notna()] if len(mine) else mine
-        order = "".join(
-            f", and the order of the places has a reliability of {_number(row)}"
-            for row in known.to_dict("records")
-        )
+        order = "".join(map(_order, known.to_dict("records")))
         looks = "looks best" if own["shrunken"].max() > 0 else "costs least"
         said.append(f"On {task}, {what} {looks} at {_best(own)}; {_beyond(own)}{order}.")
     said += _alike(shapes, where["model"], part, tasks)
     said += _between(rows, rows_of(shapes, **where), tasks)
     said += _seen(rows[rows["task"].isin(tasks)])
     return " ".join(said)
+
+
+def _order(row: dict[str, Any]) -> str:
+    """Return how reliable the order of the places is, as the end of a sentence."""
+    if row["low"] > 0:
+        return f", and the order of the places has a reliability of {_number(row)}"
+    return f", and their order may be noise alone (reliability {_number(row)})"
 
 
 def _best(rows: pd.DataFrame) -> str:

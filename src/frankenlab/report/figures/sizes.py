@@ -51,10 +51,12 @@ COLUMN = (PLOT - 72) // 2
 # CircuitProbe (arXiv 2604.00716): repeating layers helps below so many parameters, and hurts from
 # "7B" on; models that are called so have 6.6 billion or more.
 HELPS_BELOW, HURTS_FROM = 3e9, 6.5e9
-# How each design is drawn; of several lines of a config, or models, each has its own colour.
+# How each design is drawn; of several lines of a config, or models, each has a colour and a shape
+# of its own.
 LOOKS = {FROZEN: (BLUE,), LINE: (PART_COLORS["block"], "#9a6a43", "#7a7a7a"), SINGLE: (FAINT,)}
 LOOKS |= {TRANSFERRED: (ORANGE, GREEN, "#b0699b")}
-SHAPES = {FROZEN: "circle", LINE: "square", TRANSFERRED: "diamond", SINGLE: "circle"}
+SHAPES = {FROZEN: ("circle",), SINGLE: ("circle",)}
+SHAPES |= {LINE: ("square", "triangle-up", "cross"), TRANSFERRED: ("diamond", "triangle-down")}
 ORDER = (SINGLE, LINE, TRANSFERRED, FROZEN)
 MOST_NAMED = 3
 
@@ -91,9 +93,10 @@ def _looks(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
     found = {}
     for kind in reversed(ORDER[1:]):
         labels = rows.loc[rows["design"] == kind, "label"].unique()
-        colors = LOOKS[kind]
+        colors, shapes = LOOKS[kind], SHAPES[kind]
         for number, label in enumerate(labels):
-            found[label] = (colors[number % len(colors)], SHAPES[kind])
+            turn, color = divmod(number, len(colors))
+            found[label] = (colors[color], shapes[turn % len(shapes)])
     return found
 
 
@@ -217,16 +220,16 @@ def _differences(rows: pd.DataFrame) -> str:
             "documents)."
         )
     each = [
-        f"{_text(row)} {'more' if row['difference'] > 0 else 'less'} on {row['task']} in "
-        f"{row['model']} {quantization_words(row['quantization'])}"
+        f"{'better' if row['difference'] > 0 else 'worse'} on {row['task']} in {row['model']} "
+        f"{quantization_words(row['quantization'])} ({_text(row)})"
         for row in sure.head(MOST_NAMED).to_dict("records")
     ]
     more = len(sure) - MOST_NAMED
-    each += [f"in {plural(more, 'more comparison')}"] if more > 0 else []
+    each += [f"different in {plural(more, 'more comparison')}"] if more > 0 else []
     return (
-        f"Compared with {smallest}, the smallest model, the frozen plans gain significantly "
-        f"{listed(each)} ({len(sure)} of {plural(len(compared), 'comparison')} on the same "
-        "documents, corrected for their number)."
+        f"Compared with {smallest}, the smallest model, the frozen plans do significantly "
+        f"{listed(each)}: {len(sure)} of {plural(len(compared), 'comparison')} on the same "
+        "documents, corrected for their number."
     )
 
 

@@ -60,7 +60,8 @@ def quality_speed(tables: Tables, levels: Statistics, **where: str) -> Any:
     shown = {plan: look for plan, look in looks.items() if plan in set(rows["plan"])}
     domains = {}
     for way in WAYS:
-        columns = [f"{way}_ratio_low", f"{way}_ratio_high", "arithmetic_ratio"]
+        # One repeat has no interval.
+        columns = [f"{way}_ratio{end}" for end in ("", "_low", "_high")] + ["arithmetic_ratio"]
         values = rows[columns].to_numpy(float)
         low, high = min(np.nanmin(values), 1.0), max(np.nanmax(values), 1.0)
         room = 0.06 * (high - low) or 0.02
