@@ -1,21 +1,26 @@
-# The two commands of the README are `make run` and `make test`. Each target installs what it needs
-# into .venv first: `run` what running needs, `test` and `lint` what developing needs.
+# `make` lists the targets. Each one installs what it needs into .venv first: `run` what running
+# needs, `test` and `lint` what developing needs.
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= config/config.yaml
 PROFILE ?= profiles/local
 
-.PHONY: run test test-fast fuzz lint lock plan speed bench clear gpu-check
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fast fuzz lint lock plan speed bench clear gpu-check
 
-run: .venv/.run
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "CONFIG=FILE names another experiment; later files of CONFIG=\"A B\" change earlier ones."
+
+run: .venv/.run ## installs, downloads, searches and confirms; ends with the page
 	$(BIN)/snakemake --profile $(PROFILE) --configfile $(CONFIG)
 	@echo "the page: $$($(BIN)/python -c 'import sys, yaml; print("results/" + {k: v for f in sys.argv[1:] for k, v in yaml.safe_load(open(f)).items()}["experiment"])' $(CONFIG))/report/index.html"
 
-test: .venv/.dev
+test: .venv/.dev ## runs all tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The tests that take less than a quarter of a second each: all of them in under a minute.
-test-fast: .venv/.dev
+test-fast: .venv/.dev ## runs the fast tests, in under a minute
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
 	  -m "not slow and not real and not gpu" --ignore tests/workflow --ignore tests/benchmarks
 
@@ -23,29 +28,29 @@ test-fast: .venv/.dev
 # the same cases again, PARTS=parity runs one part.
 CASES ?= 2000
 
-fuzz: .venv/.dev
+fuzz: .venv/.dev ## compares random cases with lm-evaluation-harness
 	$(BIN)/python -m tests.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(PARTS),--parts $(PARTS))
 
 # What a grid costs, and which jobs are left to do, without running any. TOKENS_PER_SECOND is the
 # base's, "4000" (of the first model) or "llama-7b=4000,llama-13b=2200"; GPUS="4" or "1,4,16" asks
 # how long it takes on so many; PROFILE=profiles/slurm checks it against the cluster's partitions.
-plan: .venv/.run
+plan: .venv/.run ## says what an experiment costs and what is left to do, without running
 	FRANKENLAB_GPUS=$(GPUS) FRANKENLAB_TOKENS_PER_SECOND=$(TOKENS_PER_SECOND) \
 	  $(BIN)/snakemake --dry-run --quiet rules progress reason host --profile $(PROFILE) \
 	  --configfile $(CONFIG)
 
 # How fast the models read prompts here, for predictions: on a cluster on one of its GPUs, as in
 # srun -p gpu --gpus=1 make speed CONFIG=config/experiments/llama.yaml
-speed: .venv/.run
+speed: .venv/.run ## measures how fast the models read here, for predictions
 	$(BIN)/python -m benchmarks.model_speed --config $(CONFIG) $(if $(DEVICE),--device $(DEVICE))
 
 # After a kill -9 of a workflow: cancels the jobs that it left in SLURM's queue, removes a stale
 # lock and half-written files. What is finished stays.
-clear: .venv/.run
+clear: .venv/.run ## clears up after a kill
 	$(BIN)/frankenlab clear
 
-lint: .venv/.dev
+lint: .venv/.dev ## checks style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
@@ -55,7 +60,7 @@ lint: .venv/.dev
 
 # The sweep beside its peers; PARTS="sweep growth" runs some of it. The peers are an extra of their
 # own, so that nobody else installs them.
-bench: .venv/.bench
+bench: .venv/.bench ## measures speed beside peers
 	$(BIN)/python -m benchmarks.speed $(if $(PARTS),--parts $(PARTS)) $(BENCH)
 
 # On a machine with a GPU, with or without a network, by the Python that has its torch:
@@ -63,14 +68,14 @@ bench: .venv/.bench
 GPU_PYTHON ?= python3
 OUT ?= benchmarks/gpu-check.md
 
-gpu-check:
+gpu-check: ## runs everything on a GPU
 	$(GPU_PYTHON) benchmarks/gpu_check.py --out $(OUT) $(if $(MODEL),--model $(MODEL)) \
 	  $(if $(GGUF),--gguf $(GGUF)) $(if $(PIECES),--pieces $(PIECES)) \
 	  $(if $(WHEELS),--wheels $(WHEELS)) $(if $(DATA),--texts $(DATA)) $(if $(STEPS),--steps $(STEPS))
 
-# Resolves pyproject.toml's ranges again, for all extras and Python 3.11 to 3.13. What is installed
+# Resolves pyproject.toml's ranges again, for all extras and Python from 3.11 on. What is installed
 # stays where it can: only what must change does.
-lock: .venv/.dev
+lock: .venv/.dev ## resolves the dependencies again
 	$(BIN)/uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-annotate \
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
 

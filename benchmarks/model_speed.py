@@ -194,11 +194,11 @@ def device_name(device: torch.device) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, default=config.default_file())
+    parser.add_argument("--config", type=Path, nargs="+", default=[config.default_file()])
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the config's")
     options = parser.parse_args(arguments)
     try:
-        experiment = config.load(options.config)
+        experiment = config.load(*options.config)
         if options.device:
             experiment = config.check({**experiment.settings.plain(), "device": options.device})
         for measured, line in measure_speeds(experiment):

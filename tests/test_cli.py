@@ -1,17 +1,31 @@
 """The command line: the same steps by hand, and every mistake on one line with status 2."""
 
+import argparse
+import json
+import re
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import yaml
+from lm_eval.utils import make_table
 
-from frankenlab import cli
+from frankenlab import __version__, cli
 from tests.support.models import load_hf
 from tests.support.processes import one_line
-from tests.support.task_rows import arc_row, boolq_row, passage, write_rows
+from tests.support.task_rows import (
+    arc_row,
+    boolq_row,
+    passage,
+    winogrande_row,
+    write_rows,
+)
 
 
 @pytest.fixture
@@ -52,7 +66,7 @@ def edit_config(path: Path, **changes) -> None:
 
 def evaluate(model: Path, *more: str) -> int:
     given = ["--config", "config.yaml", "--output", "out/scores.parquet", "--dtype", "float32"]
-    return cli.main(["evaluate", str(model), *given, *more])
+    return cli.main(["evaluate", str(model), *given, "--force", *more])
 
 
 def test_evaluate_writes_a_row_per_plan_and_document(tiny, experiment, capsys):
@@ -75,6 +89,169 @@ def test_evaluate_writes_a_row_per_plan_and_document(tiny, experiment, capsys):
     assert arc["acc"].notna().all() and arc["word_perplexity"].isna().all()
     assert set(table["stage"]) == {"all"} and set(table["precision"]) == {"float32"}
     assert "notice" not in capsys.readouterr().err
+
+
+def test_evaluate_prints_each_score_with_its_error_and_its_change_against_the_base(
+    tiny, experiment, capsys
+):
+    Path("plans.txt").write_text("# two\n0:3,1:4\n0:4,1@attn  # attention\n\n")
+    tasks = ["--task", "arc_easy", "--task", "boolq_passages"]
+    assert evaluate(tiny(), "--plans", "plans.txt", *tasks, "--limit", "20") == 0
+    printed = capsys.readouterr().out
+    rows = [re.split(r"  +", line) for line in printed.splitlines()]
+    head = next(row for row in rows if row[0] == "task")
+    assert head[3:] == ["n", "value", "stderr", "change", "95 % interval", "p", "q"]
+    found = {tuple(row[:3]): row[3:] for row in rows if len(row) > 3}
+    table = pd.read_parquet("out/scores.parquet")
+    arc = table[table["task"] == "arc_easy"].pivot(index="document", columns="plan", values="acc")
+    value = arc["0:3,1:4"]
+    shown = found["arc_easy", "acc", "0:3,1:4"]
+    assert shown[:3] == ["20", f"{value.mean():.4f}", f"{value.std() / 20**0.5:.4f}"]
+    assert shown[3] == f"{100 * (value - arc['base']).mean():+.2f} points"
+    assert re.fullmatch(r"\[[+-][\d.]+, [+-][\d.]+\]", shown[4]) and 0 < float(shown[5]) <= 1
+    assert len(found["arc_easy", "acc", "base"]) == 3
+    assert "log-percent" in found["boolq_passages", "word_perplexity", "0:4,1@attn"][3]
+    assert ("arc_easy", "acc_norm", "0:4,1@attn") in found
+
+
+def test_a_single_document_leaves_errors_and_intervals_open(tiny, experiment, capsys):
+    arguments = ["--plan", "0:3,1:4", "--task", "boolq_passages", "--limit", "1"]
+    assert evaluate(tiny(), *arguments) == 0
+    assert "[-, -]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
+def test_evaluate_writes_what_the_ending_says_and_over_no_file(tiny, experiment, capsys, ending):
+    output = Path(f"out/scores.{ending}")
+    given = ["evaluate", str(tiny()), "--config", "config.yaml", "--dtype", "fp32"]
+    given += ["--plan", "0:3,1:4", "--task", "arc_easy", "--limit", "5", "--output", str(output)]
+    assert cli.main(given) == 0
+    before = output.read_bytes()
+    if ending == "json":
+        results = json.loads(before)
+        # lm-eval's own table of it.
+        table = make_table(results)
+        assert "|arc_easy " in table and "|arc_easy [0:3,1:4]" in table
+        assert results["results"]["arc_easy"]["acc_stderr,none"] > 0
+        assert results["versions"]["arc_easy"] == 1.0 and results["n-shot"]["arc_easy"] == 0
+        assert results["n-samples"]["arc_easy"] == {"original": 150, "effective": 5}
+    else:
+        read = pd.read_csv if ending == "csv" else pd.read_parquet
+        assert list(read(output)["plan"]) == ["base"] * 5 + ["0:3,1:4"] * 5
+    capsys.readouterr()
+    assert cli.main([*given, "--store", "other"]) == 2
+    assert "exists already; name another file, or add --force" in one_line(capsys.readouterr().err)
+    assert output.read_bytes() == before and not Path("other").exists()
+    assert cli.main([*given, "--force"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("scores.xlsx", "its ending must be one of .parquet, .csv, .json"),
+        ("folder.csv", "is a directory"),
+        ("config.yaml/scores.csv", "is no folder that can be written to"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_else(
+    experiment, capsys, output, message
+):
+    Path("folder.csv").mkdir()
+    assert cli.main(["evaluate", "absent", "--task", "absent", "--output", output]) == 2
+    assert message in one_line(capsys.readouterr().err)
+
+
+def test_a_task_needs_no_config_and_takes_its_data_from_a_file(tiny, experiment, capsys):
+    """What lm-eval has: the task's own YAML with other data, its first metric, and more shots."""
+    write_rows(Path("own.jsonl"), [winogrande_row(i) for i in range(9)])
+    Path("config.yaml").unlink()
+    given = ["evaluate", str(tiny()), "--output", "out/scores.parquet", "--task", "winogrande"]
+    assert cli.main([*given, "--data", "own.jsonl", "--token-budget", "64"]) == 0
+    table = pd.read_parquet("out/scores.parquet")
+    assert set(table["task"]) == {"winogrande"} and len(table) == 9
+    assert list(table["plan"].unique()) == ["base"] and table["acc"].notna().all()
+    assert set(table["precision"]) == {"bfloat16"}
+    assert re.search(r"winogrande +acc +base +9 ", capsys.readouterr().out)
+
+
+def test_a_model_of_the_config_and_its_data_are_fetched_where_they_are_missing(
+    tiny, experiment, capsys
+):
+    assert evaluate(Path("tiny"), "--task", "arc_easy", "--limit", "3") == 0
+    (directory,) = Path("resources/models").glob("tiny-*")
+    assert (directory / "manifest.json").is_file()
+    assert evaluate(Path("tini"), "--task", "arc_easy") == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert 'model "tini": no directory here, no model of config.yaml (tiny)' in message
+
+
+@pytest.mark.parametrize("named", ["owner/name", "owner/name@v2", f"owner/name@{'ab' * 20}"])
+def test_a_model_of_the_hub_is_taken_at_the_commit_that_its_branch_names(
+    tiny, experiment, monkeypatch, named
+):
+    asked = []
+    commit = "ab" * 20
+
+    def repo_info(self, name, revision):
+        asked.append((name, revision))
+        return SimpleNamespace(sha=commit)
+
+    def fetch_model(source, target, n_layers, description):
+        assert (source.kind, source.location, source.revision) == ("hub", "owner/name", commit)
+        shutil.copytree(tiny(), target)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", repo_info)
+    monkeypatch.setattr("frankenlab.models.fetch.fetch_model", fetch_model)
+    assert evaluate(Path(named), "--task", "arc_easy", "--limit", "2") == 0
+    revision = named.partition("@")[2] or "main"
+    assert asked == ([] if revision == commit else [("owner/name", revision)])
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(experiment, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise ConnectionError
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", refuse)
+    assert evaluate(Path("owner/name"), "--task", "arc_easy") == 2
+    message = one_line(capsys.readouterr().err)
+    assert "Hugging Face hub owner/name at main: the hub cannot be reached" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_keeps_what_is_complete_and_the_next_run_goes_on(tiny, experiment, number):
+    """The process asks itself to end at its second plan; the next one scores the other two."""
+    plans = ["--plan", "0:3,1:4", "--plan", "0:2,1:4"]
+    given = ["evaluate", str(tiny()), "--config", "config.yaml", "--dtype", "float32", *plans]
+    given += ["--task", "arc_easy", "--limit", "9", "--output", "scores.csv"]
+    program = (
+        "import os, sys\n"
+        "from frankenlab import cli\n"
+        "from frankenlab.engines.torch import TorchEngine\n"
+        "score, stop, calls = TorchEngine.score, int(sys.argv.pop(1)), []\n"
+        "def noted(*arguments):\n"
+        "    calls.append(1)\n"
+        "    if stop and len(calls) == 2: os.kill(os.getpid(), stop)\n"
+        "    print('scored', flush=True)\n"
+        "    return score(*arguments)\n"
+        "TorchEngine.score = noted\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+
+    def run(stop: int) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", program, str(stop), *given]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    first = run(int(number))
+    # Where its libraries take longer to end than it may take, the kernel ends it.
+    assert first.returncode in (128 + number, -signal.SIGALRM)
+    assert first.stdout.split() == ["scored"]
+    last = first.stderr.splitlines()[-1]
+    assert last.startswith(f"frankenlab: stopped by {number.name}: ") and "Traceback" not in last
+    assert not Path("scores.csv").exists() and list(Path("results/store").rglob("part-*.parquet"))
+    second = run(0)
+    assert second.returncode == 0 and second.stdout.count("scored") == 2
+    assert len(pd.read_csv("scores.csv")) == 27
 
 
 @pytest.mark.slow
@@ -107,9 +284,12 @@ def test_a_second_run_needs_no_model(tiny, experiment, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--plan", "base", "--task", "arc_esy"], ['"arc_esy"', 'did you mean "arc_easy"?']),
-        (["--plan", "base", "--task", "zzz"], ['"zzz"', "it has arc_easy, boolq_passages"]),
-        (["--plan", "base", "--task", "boolq_passages", "--stage", "search"],
+        (["--task", "arc_esy"], ['"arc_esy"', "did you mean arc_easy", "nor is it in config.yaml"]),
+        (["--task", "arc_easy", "--data", "absent"], ["--data", "absent does not exist"]),
+        (["--task", "arc_easy", "--data", "piqa=config.yaml"], ['"piqa" is no --task']),
+        (["--task", "arc_easy", "--plans", "absent.txt"], ["--plans", "absent.txt does not exist"]),
+        (["--task", "arc_easy", "--metric", "f1"], ['metric "f1"', "acc, acc_norm"]),
+        (["--task", "boolq_passages", "--stage", "search"],
          ['"boolq_passages"', "search", "only confirmed"]),
         (["--plan", "base", "--task", "arc_easy", "--config", "absent.yaml"], ["absent.yaml"]),
     ],
@@ -241,3 +421,98 @@ def test_the_command_is_installed(experiment):
     arguments = ["plans", "--config", "config.yaml", "--summary", "--tokens-per-second", "1000"]
     done = subprocess.run([command, *arguments], capture_output=True, text=True)
     assert done.returncode == 0 and "experiment small" in done.stdout
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["--version"])
+    assert error.value.code == 0 and capsys.readouterr().out == f"frankenlab {__version__}\n"
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (found,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return found.choices
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_help_has_examples_that_the_command_takes(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    _, examples = re.split(r"\nexamples?:\n", capsys.readouterr().out)
+    for line in examples.splitlines():
+        words = shlex.split(re.split(r" >>? ", line)[0])
+        assert words[:2] == ["frankenlab", name]
+        assert cli.parser().parse_args(words[1:]).run
+
+
+def test_show_draws_a_line_for_each_pass(experiment, capsys):
+    assert cli.main(["show", "0:3,1:3@attn,1@mlp*0.5,2:4", "--config", "config.yaml"]) == 0
+    said, _, *drawn = capsys.readouterr().out.splitlines()
+    assert said.endswith("layers run, the model has 4")
+    assert drawn[:-1] == ["███", " ▀▀", " ▒██"]
+    assert cli.main(["show", "0:20,10:30", "--layers", "30"]) == 0
+    _, numbers, *drawn = capsys.readouterr().out.splitlines()
+    assert numbers == "0         10        20" and drawn[1] == " " * 10 + "█" * 20
+    assert cli.main(["show", "0:9", "--layers", "4"]) == 2
+
+
+def test_a_damped_window_is_drawn_as_one(capsys):
+    assert cli.main(["show", "0,(1:3)x2*0.5,3", "--layers", "4"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:4] == ["█▒▒", " ▒▒█"]
+
+
+def test_tasks_lists_those_at_hand_and_those_that_match(experiment, capsys):
+    assert cli.main(["tasks", "--config", "config.yaml"]) == 0
+    found = capsys.readouterr().out
+    assert re.search(r"  arc_easy +search +acc", found) and "  boolq_passages" in found
+    assert cli.main(["tasks", "arc_eas*", "--config", "config.yaml"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["arc_easy", "acc"]]
+    assert cli.main(["tasks", "gsm8k_cot_zeroshot"]) == 0
+    assert "not scored here: generate_until" in capsys.readouterr().out
+    assert cli.main(["tasks", "nosuchtask"]) == 2
+    assert 'no task matches "nosuchtask"' in one_line(capsys.readouterr().err)
+
+
+def test_generators_lists_every_one_with_its_keys(capsys):
+    assert cli.main(["generators"]) == 0
+    found = capsys.readouterr().out
+    names = [line for line in found.splitlines() if not line.startswith(" ")]
+    assert {"layer", "block", "rys", "explicit", "window"} < set(names)
+    assert "    - times (2): " in found and "    - length (needed): " in found
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m frankenlab tasks a | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["ev"], ["evaluate"]),
+        (["evaluate", "--to"], ["--token-budget"]),
+        (["evaluate", "m", "--device", "c"], ["cpu", "cuda"]),
+        (["completion", ""], ["bash", "zsh", "-h", "--help"]),
+    ],
+)
+def test_bash_completes_commands_options_and_values(typed, offered, capsys):
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    words = " ".join(shlex.quote(word) for word in ["frankenlab", *typed])
+    program = (
+        f"{script}COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _frankenlab\n"
+        'printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == offered
+
+
+def test_later_config_files_change_earlier_ones(experiment, capsys):
+    Path("more.yaml").write_text("experiment: other\nstages: {search: {limit: 17}}\n")
+    given = ["--summary", "--tokens-per-second", "1000"]
+    assert cli.main(["plans", "--config", "config.yaml", "more.yaml", *given]) == 0
+    found = capsys.readouterr().out
+    assert found.startswith("experiment other\n") and "x 17 documents" in found
+    # What the second file does not say is as in the first.
+    assert "model tiny: 10 plans" in found

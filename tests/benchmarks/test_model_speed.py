@@ -42,11 +42,11 @@ def test_the_command_measures_every_model_and_predictions_go_by_it(experiment, c
 
 
 def test_the_model_itself_is_measured_where_it_is_there(experiment):
-    make_tiny_model(Path("x"), n_layers=6, hidden=64)
     raw = settings()
     raw["models"] = {"small": {"source": {"path": "x"}, "n_layers": 6}}
     there = config.check(raw)
     assert [row for row, _ in model_speed.measure_speeds(there)] == [None]
+    make_tiny_model(Path("x"), n_layers=6, hidden=64)
     fetch_model(there.models["small"].source, there.weights_folder("small"), 6, "")
     (row, line) = next(model_speed.measure_speeds(there))
     assert row.real and "random" not in line

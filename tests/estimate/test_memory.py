@@ -14,6 +14,7 @@ from frankenlab.io.errors import UserError
 from frankenlab.models.fetch import fetch_model
 from frankenlab.models.memory import GB, disk_bytes
 from frankenlab.models.quantization import NONE
+from frankenlab.models.sources import Source
 from tests.support.paths import ROOT
 from tests.support.processes import one_line
 from tests.support.task_rows import write_rows
@@ -91,10 +92,10 @@ def test_a_gpu_too_small_for_all_says_so(tmp_path):
 def test_a_model_that_is_there_is_measured_by_its_own_config(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = small(tmp_path, quantizations=["none"])
-    raw["models"]["seven"] |= {"source": {"path": str(tiny())}, "n_layers": 4}
+    raw["models"]["seven"]["n_layers"] = 4
     model = config.check(raw).models["seven"]
     assert memory.sizes_of(model) == model.sizes
-    fetch_model(model.source, config.RESOURCES / "models" / model.folder, 4, "")
+    fetch_model(Source("path", str(tiny())), config.RESOURCES / "models" / model.folder, 4, "")
     assert memory.sizes_of(model).hidden_size == 32 != model.sizes.hidden_size
 
 

@@ -49,6 +49,15 @@ def test_jobs_are_counted_by_their_rule_in_all_and_left(llama):
 def test_nothing_left_takes_no_time(llama):
     text = jobs_summary(llama, graph(done=6), gpus=[4])
     assert text.startswith("jobs: 6, none left to do") and "longest path" not in text
+    assert text.endswith("on 4 GPUs: nothing is left to do")
+
+
+def test_why_nothing_is_said_of_gpus_is_said(llama):
+    on_cpu = config.check({**llama.experiment.settings.plain(), "device": "cpu"})
+    text = jobs_summary(predict(on_cpu), graph(), gpus=[1])
+    assert text.endswith("on 1 GPU: no job takes one, since the experiment has device: cpu")
+    last = jobs_summary(llama, graph(done=5), gpus=[2, 8])
+    assert "on 2, 8 GPUs: no job that is left takes one" in last
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from frankenlab.evaluate.store import Store
 from frankenlab.io.errors import UserError
 from frankenlab.models.fetch import fetch_model
 from frankenlab.models.memory import live_states
+from frankenlab.models.sources import Source
 from frankenlab.plans.grid import expand
 from frankenlab.plans.growth import grow
 from frankenlab.plans.plan import looped
@@ -36,17 +37,19 @@ from frankenlab.tasks.encoding import encoder_of
 from tests.support.harness import scores_of
 from tests.support.task_rows import arc_row, boolq_row, load_task, task_settings, write_rows
 
+HUB = {"hub": "owner/tiny", "revision": "0" * 40}
+
 
 @pytest.fixture
-def experiment(tiny, tmp_path, monkeypatch) -> config.Experiment:
-    """A search and a guard task with local data; the model is not fetched yet."""
+def experiment(tmp_path, monkeypatch) -> config.Experiment:
+    """A search and a guard task with local data; the model of the hub is not fetched yet."""
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "arc.jsonl", [arc_row(i) for i in range(150)])
     write_rows(tmp_path / "boolq.jsonl", [boolq_row(i) for i in range(40)])
     return config.check(
         {
             "experiment": "small",
-            "models": {"tiny": {"source": {"path": str(tiny())}, "n_layers": 4}},
+            "models": {"tiny": {"source": HUB, "n_layers": 4}},
             "tasks": {
                 "arc_easy": {"metric": "acc", "data": {"file": "arc.jsonl"}},
                 "boolq_passages": {
@@ -66,9 +69,9 @@ def experiment(tiny, tmp_path, monkeypatch) -> config.Experiment:
 
 
 @pytest.fixture
-def fetched(experiment) -> config.Experiment:
+def fetched(experiment, tiny) -> config.Experiment:
     directory = Path("resources/models") / experiment.models["tiny"].folder
-    fetch_model(experiment.models["tiny"].source, directory, 4, "")
+    fetch_model(Source("path", str(tiny())), directory, 4, "")
     return experiment
 
 
@@ -214,6 +217,20 @@ def test_before_anything_is_there_the_limits_are_assumed(experiment):
     assert "assumed" in text_of(experiment) and not Path("resources/counts").exists()
 
 
+@pytest.mark.slow
+def test_a_local_model_and_local_data_are_read_where_they_are(experiment, tiny):
+    """A dry run says all of them, and fetches nothing."""
+    raw = experiment.settings.plain()
+    raw["models"]["tiny"]["source"] = {"path": str(tiny())}
+    raw["data"] = {"here": {"path": "."}}
+    raw["tasks"]["arc_easy"]["data"] = {"source": "here", "file": "arc.jsonl"}
+    local = config.check(raw)
+    assert not documents(local, "arc_easy", CONFIRM).assumed
+    text = text_of(local, speed=10.0)
+    assert "assumed" not in text and "unknown" not in text and "GB on disk" in text
+    assert not Path("resources").exists()
+
+
 def test_afterwards_tokens_are_those_that_a_sweep_runs(fetched):
     found = documents(fetched, "arc_easy", SEARCH)
     task = load_task(fetched.tasks["arc_easy"])
@@ -348,12 +365,12 @@ def test_time_of_a_model_that_is_there_follows_from_its_size_and_the_machine(fet
     assert at(1e6) > 100 * at(1e12) > 0
 
 
-def test_what_is_not_known_before_a_download_is_known_after_it(experiment):
+def test_what_is_not_known_before_a_download_is_known_after_it(experiment, tiny):
     prediction = predict(experiment)
     assert prediction.seconds(evaluation()) is None
     assert prediction.seconds(Job("download_model", "tiny")) is None
     directory = Path("resources/models") / experiment.models["tiny"].folder
-    fetch_model(experiment.models["tiny"].source, directory, 4, "")
+    fetch_model(Source("path", str(tiny())), directory, 4, "")
     assert prediction.seconds(evaluation()) > 0
     assert prediction.seconds(Job("download_model", "tiny")) > 0
 

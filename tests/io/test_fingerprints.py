@@ -136,7 +136,7 @@ def real_package(tmp_path, monkeypatch) -> Path:
         ("evaluate/model_spec.py", False),
         ("analyse/paired_tests.py", False),
         ("plans/grid.py", False),
-        ("cli.py", False),
+        ("cli/evaluate.py", False),
         ("estimate/work.py", False),
         ("io/progress.py", False),
         ("evaluate/cost.py", False),

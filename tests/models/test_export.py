@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from frankenlab import cli
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.io.errors import UserError
 from frankenlab.models import export
 from frankenlab.models.export import materialize
+from frankenlab.models.fetch import fetch_model
+from frankenlab.models.sources import Source
 from frankenlab.models.weight_writing import write_weights
 from frankenlab.plans.plan import Plan, parse
 from frankenlab.runtime import clean as clearing
@@ -83,7 +85,27 @@ def test_the_base_exported_is_the_base_to_the_bit(tiny, tmp_path, variant):
         for directory in (tiny(variant), tmp_path / "out")
     )
     # Of Qwen2: from which layer on attention might slide over a window, which it must not here.
-    assert old | {"max_window_layers": None} == new | {"max_window_layers": None}
+    told = {"frankenlab": {"plan": "base", "base": variant, "base_layers": 4}}
+    assert old | {"max_window_layers": None} | told == new | {"max_window_layers": None}
+
+
+def test_a_checkpoint_says_of_which_base_it_is_which_plan(tiny, tmp_path):
+    source = Source("path", str(tiny()))
+    fetch_model(source, tmp_path / "base", 4, "")
+    materialize(tmp_path / "base", parse("0:3,1:4", 4), tmp_path / "out")
+    made = {"plan": "0:3,1:4", "base": source.text, "base_layers": 4}
+    assert AutoConfig.from_pretrained(tmp_path / "out").frankenlab == made
+    card = (tmp_path / "out/README.md").read_text()
+    assert source.text in card and "layers 1–2 twice" in card and "base_model" not in card
+    # A franken of a franken says so of itself.
+    materialize(tmp_path / "out", parse("0:6,5", 6), tmp_path / "again")
+    again = json.loads((tmp_path / "again/config.json").read_text())["frankenlab"]
+    assert again == {"plan": "0:6,5", "base": "out", "base_layers": 6}
+
+
+def test_the_card_of_a_model_of_the_hub_names_it_as_the_hub_does():
+    card = export._card(parse("0:3,1:4", 4), f"Hugging Face hub owner/name at {'ab' * 20}")
+    assert "\nbase_model: owner/name\n" in card
 
 
 def test_the_numbers_format_of_the_base_is_kept(tiny, tmp_path):

@@ -22,7 +22,7 @@ from frankenlab.config.stages import CONFIRM, SEARCH, Stage
 from frankenlab.io.directories import is_safe_name
 from frankenlab.io.errors import UserError, excerpt
 from frankenlab.io.files import content_hash, no_file
-from frankenlab.io.yaml_file import check_plain, read_yaml
+from frankenlab.io.yaml_file import check_plain, merged, read_yaml
 from frankenlab.models.quantization import NONE, Quantization
 from frankenlab.models.sources import Source, source_key
 from frankenlab.plans.generators import Generator
@@ -229,9 +229,15 @@ def default_file() -> Path:
     return DEFAULT if DEFAULT.is_file() else TASKS_FOLDER.parent / DEFAULT.name
 
 
-def load(path: str | Path) -> Experiment:
-    """Return the experiment of a config file; raises as `read` and `check` do."""
-    return check(read(path))
+def load(*paths: str | Path) -> Experiment:
+    """Return the experiment of a config file; raises as `read` and `check` do.
+
+    Of several files later ones change earlier ones key by key, as with Snakemake's --configfile.
+    """
+    raw = read(paths[0])
+    for path in paths[1:]:
+        raw = merged(raw, read(path))
+    return check(raw)
 
 
 def read(path: str | Path) -> Any:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from frankenlab.config.experiment import RESOURCES, Experiment, ModelSettings
 from frankenlab.config.stages import CONFIRM, SEARCH, SELECT, Stage
-from frankenlab.estimate.work import TEXT_METRICS, Workload
+from frankenlab.estimate.work import TEXT_METRICS, Workload, local_directory
 from frankenlab.io.errors import UserError
-from frankenlab.models.files import read_json
+from frankenlab.models.files import CONFIG, read_json
 from frankenlab.models.memory import GB, Load, Memory, disk_bytes, memory, pass_tokens
 from frankenlab.models.quantization import NONE
 from frankenlab.models.shape import ModelShape
@@ -49,10 +49,12 @@ class Requirements:
 
 
 def sizes_of(model: ModelSettings) -> ModelShape | None:
-    """Return a model's sizes: by its config.json once it is there, else by the config's `shapes`,
-    and None where there are none."""
-    path = RESOURCES / "models" / model.folder / "config.json"
-    return _sizes_in(path.absolute()) if path.is_file() else model.sizes
+    """Return a model's sizes: by its config.json once it is there (as that of a local directory is
+    before any job), else by the config's `shapes`, and None where there are none."""
+    for directory in (RESOURCES / "models" / model.folder, local_directory(model)):
+        if directory is not None and (directory / CONFIG).is_file():
+            return _sizes_in((directory / CONFIG).absolute())
+    return model.sizes
 
 
 @cache

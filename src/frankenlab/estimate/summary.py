@@ -57,7 +57,20 @@ def jobs_summary(
         lines.append("time of what is left: unknown")
     elif left:
         lines += _time_lines(prediction, jobs, [value or 0.0 for value in seconds], gpus)
+    if gpus and (why := _no_answer(prediction, jobs)):
+        lines.append(f"on {', '.join(map(str, gpus))} GPU{'s' * (gpus != [1])}: {why}")
     return "\n".join([*lines, *_cap_lines(prediction, jobs, limits)])
+
+
+def _no_answer(prediction: Prediction, jobs: Sequence[PlannedJob]) -> str:
+    """Return why nothing is said of a number of GPUs, or "" where something is."""
+    left = [each for each in jobs if each.left]
+    device = prediction.experiment.settings.device
+    if not left:
+        return "nothing is left to do"
+    if device != "cuda":
+        return f"no job takes one, since the experiment has device: {device}"
+    return "" if any(each.runs_model for each in left) else "no job that is left takes one"
 
 
 def _grid_lines(prediction: Prediction, model: str) -> list[str]:

@@ -248,7 +248,7 @@ class Workload:
         after it."""
         key = (model, task, stage)
         if key not in self._documents:
-            settings = self.experiment.task(task)
+            settings = _with_local_data(self.experiment, self.experiment.task(task))
             limit = self.experiment.limit(Stage(stage.name), task)
             draw = self.experiment.settings.stages.seed
             whole = document_tokens(
@@ -262,6 +262,24 @@ class Workload:
         rounds before are in the store."""
         found = self.documents(model, task, stage)
         return found.without(self.documents(model, task, stage.before)) if stage.before else found
+
+
+def local_directory(model: ModelSettings) -> Path | None:
+    """Return the local directory that a model is taken from; None for other sources."""
+    if model.source.kind != "path" or model.source.file:
+        return None
+    return Path(model.source.location).expanduser()
+
+
+def _with_local_data(experiment: Experiment, task: TaskSettings) -> TaskSettings:
+    """Return a task with its data where they are on this machine, if they are not fetched yet."""
+    entry = experiment.task_entry(task.name).data
+    if task.data_file is None or task.data_file.is_file() or entry is None or not entry.source:
+        return task
+    source = experiment.data[entry.source]
+    local = Path(source.location).expanduser() / entry.file
+    there = source.kind == "path" and local.is_file()
+    return replace(task, data_file=local) if there else task
 
 
 def document_tokens(
@@ -281,8 +299,9 @@ def document_tokens(
     cache = cache_folder() / "counts" / f"{_count_key(model, task, stage, limit, draw)}.json"
     counts = _cached(cache)
     if counts is None:
-        directory = RESOURCES / "models" / model.folder
-        if not (counting and _there(directory, task)):
+        directory = _model_there(model)
+        data = task.data_file is not None and task.data_file.is_file()
+        if directory is None or not (counting and data):
             count = limit or ASSUMED_DOCUMENTS
             if task.metric in TEXT_METRICS:
                 tokens = count * ASSUMED_TEXT_TOKENS
@@ -322,9 +341,12 @@ def _count_key(
     )
 
 
-def _there(directory: Path, task: TaskSettings) -> bool:
-    has_model = (directory / "manifest.json").is_file()
-    return has_model and task.data_file is not None and task.data_file.is_file()
+def _model_there(model: ModelSettings) -> Path | None:
+    """Return where a model with its tokenizer is; None before its download."""
+    fetched, local = RESOURCES / "models" / model.folder, local_directory(model)
+    if (fetched / "manifest.json").is_file():
+        return fetched
+    return local if local is not None and (local / "config.json").is_file() else None
 
 
 def _count(

@@ -124,6 +124,13 @@ def _where(error: yaml.YAMLError) -> str:
     return excerpt(one_line(error), 200)
 
 
+def merged(old: Any, new: Any) -> Any:
+    """Return the old value with the new one's keys in it; the new one where one has no keys."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
+
+
 def check_plain(value: Any, what: str) -> None:
     """Check that JSON can hold a value, and that it is finite and of reasonable size.
 

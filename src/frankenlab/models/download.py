@@ -206,6 +206,21 @@ def _fetch_snapshot(source: Source, directory: Path, patterns: tuple[str, ...], 
         _check_hub_file(directory / file.rfilename, file, source)
 
 
+def hub_commit(location: str, revision: str) -> str:
+    """Return the commit that a branch or a tag of a model's hub repository names now.
+
+    Raises:
+        UserError: the hub does not say.
+    """
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.HfApi().repo_info(location, revision=revision).sha
+    except Exception as error:
+        raise _hub_error(Source("hub", location, revision), error) from None
+    return str(found)
+
+
 def _check_hub_file(path: Path, file: Any, source: Source) -> None:
     """Compare a file with its hash at the hub: SHA-256 of large files, git's of the others."""
     if not path.is_file():

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from frankenlab.io.directories import has_manifest, verify_directory
+from frankenlab import __version__
+from frankenlab.io.directories import complete_manifest, has_manifest, verify_directory
 from frankenlab.io.errors import UserError, one_line
 from frankenlab.io.files import share, write_json
 from frankenlab.models.directory import check_llama_shaped
@@ -25,6 +26,10 @@ from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.models.weight_writing import write_weights
 from frankenlab.plans.plan import Plan
 from frankenlab.plans.steps import Step
+from frankenlab.plans.words import words
+
+# The key of config.json that says what a checkpoint was made of.
+MADE_FROM = "frankenlab"
 
 # Zero, it makes a part's residual update vanish; scaled, it scales the update.
 OUTPUTS = {"attn": "self_attn.o_proj", "mlp": "mlp.down_proj"}
@@ -32,6 +37,8 @@ OUTPUTS = {"attn": "self_attn.o_proj", "mlp": "mlp.down_proj"}
 
 def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
     """Write the franken `plan` of the model in `source` as a Hugging Face directory `target`.
+
+    config.json and README.md say which plan of which base it is.
 
     Each occurrence becomes a layer with its own copy of the weights. A LLaMA layer is attention
     then MLP: an `attn` or `mlp` occurrence becomes a layer whose other part adds zero, and its
@@ -147,8 +154,36 @@ def _write_checkpoint(source: Path, plan: Plan, target: Path) -> None:
     """Fill the empty directory `target`."""
     write_weights(target, _tensors(TensorFiles.of_model(source), plan))
     copy_companions(source, target)
-    write_json(target / CONFIG, _config(read_json(source / CONFIG), plan))
+    base = _base(source)
+    config = _config(read_json(source / CONFIG), plan)
+    made = {"plan": plan.text, "base": base, "base_layers": plan.n_layers}
+    write_json(target / CONFIG, config | {MADE_FROM: made})
+    (target / "README.md").write_text(_card(plan, base), encoding="utf-8")
     check_llama_shaped(target, len(plan.steps))
+
+
+def _base(source: Path) -> str:
+    """Return what the base is: where it is from, if a manifest says so, else its folder."""
+    manifest = complete_manifest(source) or {}
+    return str(manifest.get("source") or source.resolve().name)
+
+
+def _card(plan: Plan, base: str) -> str:
+    """Return the model card, which says what was made of what."""
+    on_hub = re.fullmatch(r"Hugging Face hub (\S+) at \S+", base)
+    named = f"base_model: {on_hub[1]}\n" if on_hub else ""
+    return f"""\
+---
+{named}library_name: transformers
+tags: [frankenlab, merge, passthrough]
+---
+
+# {plan.text}
+
+{base}, with its {plan.n_layers} layers run in the order of the plan `{plan.text}`: {words(plan)}.
+No weight was trained. Frankenlab {__version__} wrote this checkpoint, in which each of the
+{len(plan.steps)} runs of a layer has its own copy of the weights.
+"""
 
 
 def _config(config: dict[str, Any], plan: Plan) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import glob
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,10 @@ from frankenlab.io.directories import make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.models.directory import check_depth, check_llama_shaped, model_shape
-from frankenlab.models.download import fetch_files
+from frankenlab.models.download import fetch_files, hub_commit
 from frankenlab.models.files import CONFIG, MODEL_FILES, read_json, shards_to_fetch
 from frankenlab.models.model_config import with_old_rope_keys
-from frankenlab.models.sources import DATA_FILES, Source, source_key
+from frankenlab.models.sources import DATA_FILES, Source, source_from_config, source_key
 from frankenlab.models.tokenizer import check_vocabulary, load_tokenizer, warn_of_other_tokens
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,19 @@ def fetch_data(source: Source, target: str | os.PathLike, description: str = "")
         return fetch_files(source, directory, source.include or DATA_FILES, "data")
 
     return make_directory(target, facts, fill, refresh=source.kind == "path")
+
+
+def model_of_hub(name: str, revision: str = "main") -> Source:
+    """Return a model of the Hugging Face hub as a source, at the commit that a branch or a tag
+    names now.
+
+    Raises:
+        UserError: it is no name of a repository, or the hub does not say.
+    """
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        source_from_config({"hub": name, "revision": "0" * 40}, f'model "{name}"', "model")
+        revision = hub_commit(name, revision)
+    return source_from_config({"hub": name, "revision": revision}, f'model "{name}"', "model")
 
 
 def _facts(kind: str, source: Source, description: str) -> dict[str, Any]:

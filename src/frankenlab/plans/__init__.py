@@ -5,8 +5,8 @@ entries that a config may list (`repeats` those that run layers again, `windows`
 them, `rearrangements` those that do neither, `numbers` what their keys may say), `grid` the plans
 of all entries, `kinds` what kind each is, `growth` new plans from the best of these, `controls`
 random plans of the same cost as one, `relative` a plan at another depth, `designs` what models of
-several depths share, `trie` what plans share, `shards` how a grid is divided among jobs, and
-`words` says what a plan does.
+several depths share, `trie` what plans share, `shards` how a grid is divided among jobs, `words`
+says what a plan does, and `strip` draws it.
 """
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "repeats",
     "shards",
     "steps",
+    "strip",
     "trie",
     "words",
 ]

@@ -1,0 +1,55 @@
+"""The steps of the workflow by hand: the command `frankenlab`.
+
+Each module has commands that belong together: a function that adds them to the parser, and one that
+runs each. They import what they need when they run: that takes seconds, which --help does not wait
+for.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from frankenlab import __version__
+from frankenlab.cli import completion, evaluate, listings, plans, steps
+from frankenlab.io.errors import UserError
+from frankenlab.io.signals import Stopped, stopped_by_signals
+
+DESCRIPTION = "Run the steps of the workflow by hand."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command `frankenlab`, and return its exit status: 2 where the input is wrong."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        with stopped_by_signals():
+            options.run(options)
+            sys.stdout.flush()
+    except Stopped as stop:
+        again = "the same command goes on from there"
+        print(f"frankenlab: stopped by {stop.signal.name}: {stop.kept}; {again}", file=sys.stderr)
+        raise
+    except BrokenPipeError:
+        # Whoever read the output (`| head`) has seen enough. Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except UserError as error:
+        print(f"frankenlab: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(
+        prog="frankenlab",
+        description=DESCRIPTION,
+        epilog="`frankenlab COMMAND --help` has examples of a command.",
+    )
+    made.add_argument("--version", action="version", version=f"frankenlab {__version__}")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+    for module in (evaluate, plans, listings, steps):
+        module.add_to(commands)
+    completion.add_to(commands, parser)
+    return made

@@ -1,0 +1,274 @@
+"""The command `evaluate`, which scores plans of a model on tasks beside the base."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frankenlab.cli.options import (
+    add_command,
+    add_config,
+    config_name,
+    experiment_of,
+    notice,
+    notice_omissions,
+    positive,
+    whole,
+)
+from frankenlab.io.errors import UserError, excerpt
+from frankenlab.io.files import no_file
+
+if TYPE_CHECKING:
+    from frankenlab.config.experiment import Experiment
+    from frankenlab.evaluate.model_spec import ModelSpec
+    from frankenlab.plans.plan import Plan
+    from frankenlab.tasks.index import TaskSettings
+
+# Number formats by their names in torch, and by the short ones that people write.
+DTYPES = {name: name for name in ("float32", "float16", "bfloat16")}
+DTYPES |= {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+STORE = Path("results/store")
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        "score plans on tasks: a table of each plan's scores and of its change against the base",
+        _run,
+        'smollm2-135m-instruct --plan "0:24,23:30" --task arc_easy --limit 100',
+        "MODEL_DIR --plans plans.txt --task arc_easy --task piqa --output scores.parquet",
+        'owner/name --plan "0:20,10:30" --task sciq --dtype bf16 --output results.json',
+        'MODEL_DIR --plan "0:20,10:30" --task arc_challenge --data questions.jsonl',
+    )
+    add = parser.add_argument
+    model_help = (
+        "a Hugging Face or EXL2 directory, a model of the config, or owner/name of the Hugging "
+        "Face hub (owner/name@commit for another one than the latest); what is not here yet is "
+        "downloaded to resources/"
+    )
+    add("model", metavar="MODEL", help=model_help)
+    plan_help = '"0:20,10:30", say; repeatable. The base is always scored too'
+    add("--plan", action="append", default=[], help=plan_help)
+    add("--plans", type=Path, metavar="FILE", help="a file with a plan on each line; # comments")
+    task_help = (
+        "a task of the config, of config/tasks/ or of lm-evaluation-harness (`frankenlab tasks` "
+        "lists them); repeatable"
+    )
+    add("--task", action="append", required=True, help=task_help)
+    data_help = "a file that replaces the data set of the task, or of the task that is named"
+    add("--data", action="append", default=[], metavar="[TASK=]FILE", help=data_help)
+    metric_help = "the primary metric of all tasks (default: the config's, else the task's first)"
+    add("--metric", help=metric_help)
+    add("--num-fewshot", type=whole, metavar="N", help="few-shot examples (default: the task's)")
+    stages = ("search", "select", "confirm")
+    add("--stage", choices=stages, help="score only this stage's documents (default: all)")
+    add("--limit", type=positive, metavar="N", help="the most documents of each task")
+    engines, engine_help = ("torch", "exllamav2"), "exllamav2 needs EXL2 and cuda (default: torch)"
+    add("--engine", choices=engines, default="torch", help=engine_help)
+    dtype_help = "default: bfloat16; exllamav2 computes in float16"
+    add("--dtype", choices=DTYPES, help=dtype_help)
+    device_help = "auto takes cuda where there is a GPU (default: auto)"
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help=device_help)
+    budget_help = "tokens of a batch (default: 4096)"
+    add("--token-budget", type=positive, metavar="N", help=budget_help)
+    add("--store", type=Path, default=STORE, help=f"keeps rows for later runs (default: {STORE})")
+    output_help = (
+        "a file to write: .parquet or .csv has a row for each plan and document, .json the results "
+        "as lm-evaluation-harness writes them (the base under the task's name, a plan under "
+        "'task [plan]')"
+    )
+    add("--output", type=Path, metavar="FILE", help=output_help)
+    add("--force", action="store_true", help="write over an existing output")
+    add_config(parser)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from frankenlab.cli import scores as results
+    from frankenlab.evaluate import runner
+
+    if options.output:
+        results.check_output(options.output, options.force)
+    experiment = experiment_of(options)
+    tasks = _tasks(options, experiment)
+    texts = _plan_texts(options)
+    directory = _model_directory(options, experiment)
+    plans = _plans(texts, directory)
+    model = _model(options, directory)
+    scores, tables = [], []
+    for task in tasks:
+        found = runner.evaluate_task(
+            model, plans, task, options.stage, options.limit, options.store
+        )
+        scores.append(found)
+        tables.append(results.compared(found, task, experiment.settings.statistics))
+        print(results.printed(tables[-1]), flush=True)
+    if len(plans) > 1:
+        print(results.EXPLANATION)
+    if options.output:
+        about = {task.name: _version_and_shots(task) for task in tasks}
+        run = {
+            "config": {
+                "model": model.name,
+                "dtype": model.precision,
+                "device": model.device,
+                "limit": options.limit,
+            },
+            "versions": {name: version for name, (version, _) in about.items()},
+            "n-shot": {name: shots for name, (_, shots) in about.items()},
+        }
+        results.write_scores(options.output, scores, tables, run)
+        print(options.output)
+
+
+def _tasks(options: argparse.Namespace, experiment: "Experiment") -> "list[TaskSettings]":
+    """Return the tasks that are named, of the config or else of a YAML file, with their data."""
+    names = list(dict.fromkeys(options.task))
+    data: dict[str, Path] = {}
+    for text in options.data:
+        task, _, file = text.rpartition("=")
+        if not task and len(names) > 1:
+            raise UserError(f"--data {text}: there are several tasks; write TASK=FILE")
+        if (task or names[0]) not in names:
+            raise UserError(f'--data {text}: "{task}" is no --task; {", ".join(names)} are')
+        if fault := no_file(file):
+            raise UserError(f"--data {text}: {excerpt(file)} {fault}")
+        data[task or names[0]] = Path(file)
+    return [_task(name, data.get(name), options, experiment) for name in names]
+
+
+def _task(
+    name: str, file: Path | None, options: argparse.Namespace, experiment: "Experiment"
+) -> "TaskSettings":
+    settings = experiment.tasks.get(name) or _other_task(name, options)
+    if file is not None:
+        settings = replace(settings, data_file=file)
+    else:
+        _fetch_data(experiment, settings)
+    if options.metric:
+        settings = replace(settings, metric=options.metric)
+    if options.num_fewshot is not None:
+        settings = replace(settings, num_fewshot=options.num_fewshot)
+    return settings
+
+
+def _other_task(name: str, options: argparse.Namespace) -> "TaskSettings":
+    """Return a task that is not in the config, as its YAML says."""
+    from frankenlab.config.experiment import TASKS_FOLDER
+    from frankenlab.tasks.index import TaskSettings, task_file
+    from frankenlab.tasks.listing import task_keys, usual_metric
+
+    try:
+        keys = task_keys(task_file(name, TASKS_FOLDER))
+    except UserError as error:
+        raise UserError(f"{error} (nor is it in {config_name(options)})") from None
+    return TaskSettings(name=name, task=name, role="search", metric=usual_metric(keys))
+
+
+def _fetch_data(experiment: "Experiment", task: "TaskSettings") -> None:
+    """Download the data of a task of the config, if they are not here yet."""
+    from frankenlab.config.experiment import RESOURCES, data_folder
+    from frankenlab.models.fetch import fetch_data
+
+    missing = [file for file in (task.data_file,) if file is not None and not file.exists()]
+    for name, source in experiment.data.items():
+        target = RESOURCES / "data" / data_folder(name, source)
+        if any(target in file.parents for file in missing):
+            fetch_data(source, target)
+
+
+def _version_and_shots(task: "TaskSettings") -> tuple[Any, int]:
+    """Return the version that a task's YAML says, and the number of few-shot examples."""
+    from frankenlab.config.experiment import TASKS_FOLDER
+    from frankenlab.tasks.index import task_file
+    from frankenlab.tasks.listing import task_keys
+
+    keys = {**task_keys(task_file(task.task, TASKS_FOLDER)), **task.overrides}
+    about = keys.get("metadata")
+    version = about.get("version") if isinstance(about, dict) else None
+    asked = task.num_fewshot
+    return version, (keys.get("num_fewshot") or 0) if asked is None else asked
+
+
+def _plan_texts(options: argparse.Namespace) -> list[str]:
+    """Return the plans as they are written, those of the file last.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    texts: list[str] = list(options.plan)
+    if options.plans:
+        if fault := no_file(options.plans):
+            raise UserError(f"--plans: {excerpt(options.plans)} {fault}")
+        try:
+            lines = options.plans.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            raise UserError(f"--plans: {excerpt(options.plans)}: {excerpt(error)}") from None
+        texts += [found for line in lines if (found := line.partition("#")[0].strip())]
+    return texts
+
+
+def _plans(texts: Sequence[str], directory: Path) -> "list[Plan]":
+    """Return the distinct plans, with the base among them."""
+    from frankenlab.models.directory import model_shape
+    from frankenlab.plans.plan import base, parse
+
+    n_layers = model_shape(directory).n_layers
+    plans = [parse(text, n_layers) for text in texts]
+    unique = list(dict.fromkeys(plans))
+    if len(unique) < len(plans):
+        twice = ", ".join(excerpt(plan.text) for plan in unique if plans.count(plan) > 1)
+        notice(f"listed more than once, folded: {twice}")
+    notice_omissions(unique)
+    whole_model = base(n_layers)
+    return unique if whole_model in unique else [whole_model, *unique]
+
+
+def _model_directory(options: argparse.Namespace, experiment: "Experiment") -> Path:
+    """Return where the model is, after its download where it is not here.
+
+    Raises:
+        UserError: it is none that is known, or cannot be downloaded.
+    """
+    from frankenlab.config.experiment import RESOURCES
+    from frankenlab.models.fetch import fetch_model, model_of_hub
+    from frankenlab.models.sources import source_key
+
+    text: str = options.model
+    if Path(text).is_dir():
+        return Path(text)
+    if model := experiment.models.get(text):
+        target = RESOURCES / "models" / model.folder
+        fetch_model(model.source, target, model.n_layers, model.description)
+        return target
+    named = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", text)
+    if named is None:
+        raise UserError(
+            f'model "{excerpt(text)}": no directory here, no model of {config_name(options)} '
+            f"({excerpt(', '.join(experiment.models))}), and no owner/name of the Hugging Face hub"
+        )
+    try:
+        source = model_of_hub(named[1], named[2] or "main")
+    except UserError as error:
+        raise UserError(f'{error} (there is no directory "{excerpt(text)}" here)') from None
+    target = RESOURCES / "models" / f"{named[1].rpartition('/')[2]}-{source_key(source)}"
+    fetch_model(source, target, None, source.text)
+    return target
+
+
+def _model(options: argparse.Namespace, directory: Path) -> "ModelSpec":
+    from frankenlab.evaluate.model_spec import ModelSpec
+
+    device = options.device
+    if device == "auto":
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = DTYPES[options.dtype] if options.dtype else None
+    model = ModelSpec.for_directory(directory, precision, device, options.engine)
+    budget = options.token_budget
+    return replace(model, token_budget=budget) if budget else model
