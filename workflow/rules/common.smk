@@ -171,6 +171,18 @@ def data_input(given):
     return data_manifest(given.source) if given.source else given.file
 
 
+RUN.shared = [
+    *map(model_manifest, EXPERIMENT.models),
+    *map(data_manifest, EXPERIMENT.data),
+    *[weights_manifest(*cell) for cell in EXPERIMENT.cells],
+    *[
+        f"{EXPERIMENT.quantized_folder(model.name)}/measurement.json"
+        for model in EXPERIMENT.models.values()
+        if model.to_quantize
+    ],
+]
+
+
 # The quantizer's text, where anything is quantized.
 CALIBRATION = EXPERIMENT.calibration and SETTINGS.exl2.calibration
 

@@ -26,6 +26,7 @@ from frankenlab.models.sources import Source, Use, file_identity, source_identit
 from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, orphans
 from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
+from frankenlab.runtime.making import Making
 from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps
 from frankenlab.tasks.index import task_file
@@ -54,6 +55,9 @@ class WorkflowRun:
         self._stamps = Stamps(f"{results}/stamps")
         # Models and data are shared by all experiments, and so is what says that they are stale.
         self._source_stamps = Stamps("resources/stamps")
+        # Files that several experiments may want to make; to be set before the graph is built.
+        self.shared: Sequence[str] = ()
+        self._making = Making(experiment.name)
         self._made_damaged_again = False
         grids = {model: self.workload.grid(model).grid for model in experiment.models}
         # Jobs end with the process that started them, however it ends.
@@ -89,26 +93,41 @@ class WorkflowRun:
     @cached_property
     def refusal(self) -> str:
         """The reason why this process may not change the results; "" once it holds their lock,
-        which it keeps to its end."""
+        which it keeps to its end, and may make what is missing of the files that it shares."""
         try:
-            lock.take("results", self.experiment.name)
+            lock.take(self.results, self.experiment.name)
+            self._making.claim(self.shared)
         except UserError as error:
             return str(error)
+        # The executor, which comes after the graph, names its jobs by the experiment. It removes
+        # empty folders of logs, in which jobs of others may be about to write.
+        settings = self.workflow.executor_settings
+        if hasattr(settings, "jobname_prefix"):
+            settings.jobname_prefix = orphans.job_prefix(self.experiment.name)
+            settings.logdir = settings.logdir or Path(self.results, "slurm-logs")
         return ""
+
+    def may_write(self) -> bool:
+        """Tell whether this is a run that has the results; it takes them at the first call, which
+        is to come before Snakemake looks which files there are."""
+        return self.running and not self.refusal
 
     def start(self) -> None:
         """Take the results for this run, before its first job starts.
 
         Raises:
-            SystemExit: another workflow has them, or jobs of an earlier one are still there.
+            SystemExit: another workflow has them or uses what this one is to make again, or jobs of
+                an earlier one are still there.
         """
         # From here on a signal ends the jobs first. Snakemake's own lock outlives a kill; ours ends
         # with this process, so that jobs found now are those of a workflow that was killed.
         stop_jobs_first()
         if self.refusal:
             raise SystemExit(self.refusal)
+        made = [path for job in self.workflow.dag.needrun_jobs() for path in job.output]
         try:
-            orphans.check_none(".")
+            self._making.plan(made, Path(self.results).parent)
+            orphans.check_none(".", self.experiment.name)
         except UserError as error:
             # A workflow that runs here can do without a cluster that is down.
             if self.workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
@@ -120,9 +139,9 @@ class WorkflowRun:
         At Ctrl-C the executor cancels the jobs that it knows of, and not those that it was
         submitting or asking about in that moment. We have the lock, so what is left is ours.
         """
-        if self.workflow.non_local_exec:
+        if self.workflow.non_local_exec and not self.refusal:
             try:
-                orphans.cancel(".", orphans.orphans("."))
+                orphans.cancel(".", orphans.orphans(".", self.experiment.name))
             except UserError as error:
                 print(error, file=sys.stderr)
 
@@ -142,7 +161,7 @@ class WorkflowRun:
             found = stamps.known(name) or stamps.file(
                 name,
                 json.dumps(content(), indent=1, sort_keys=True) + "\n",
-                write=self.running and not self.refusal,
+                write=self.may_write(),
             )
         except UserError as error:
             raise SystemExit(str(error)) from None
@@ -174,6 +193,7 @@ class WorkflowRun:
     def source_stamp(self, folder: str, source: Source, use: Use) -> str | list[str]:
         """Return the stamp of a source on this machine, which can change; others need none."""
         if source.kind != "path":
+            self.may_write()
             return []
         name = f"{use}.{folder}"
         return self.stamp(name, lambda: source_identity(source, use), self._source_stamps)
