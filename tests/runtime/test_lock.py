@@ -67,7 +67,7 @@ def test_the_second_is_refused_and_told_who_has_it(tmp_path):
             text = str(refusal(tmp_path))
             assert f"another workflow is running on {tmp_path}/: experiment theirs" in text
             assert f"process {process.pid} of " in text and socket.gethostname() in text
-            assert "make clear" not in text
+            assert "frankenlab clear" not in text
     finally:
         process.kill()
         process.wait()
@@ -133,7 +133,7 @@ def test_without_flock_what_another_took_over_first_is_put_back(tmp_path, withou
 def test_without_flock_a_holder_on_another_host_is_named_and_cleared(tmp_path, without_flock):
     write_holder(tmp_path / EXCLUSIVE, host="node7")
     refused = refusal(tmp_path)
-    assert "on node7" in str(refused) and "if it runs no more, `make clear`" in str(refused)
+    assert "on node7" in str(refused) and "if it runs no more, `frankenlab clear`" in str(refused)
     held = lock.clear(tmp_path)
     assert lock.read(tmp_path / EXCLUSIVE).host == socket.gethostname()
     held.release()

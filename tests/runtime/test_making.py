@@ -52,7 +52,9 @@ def test_the_second_makes_what_the_first_does_not(capsys):
     one, two = Making("one"), Making("two")
     one.claim([MODEL, DATA])
     thread = waiting(two, capsys)
-    one.plan([MODEL, "results/one/report/index.html"], "results")
+    one.plan([MODEL, "results/one/report/index.html"], "results", whole=False)
+    assert set(one._rights) == {MODEL, DATA}
+    one.plan([MODEL], "results", whole=True)
     make(MODEL)
     thread.join(10)
     assert not thread.is_alive()
@@ -64,20 +66,20 @@ def test_what_is_there_is_claimed_by_nobody():
     one = Making("one")
     one.claim([DATA])
     assert not one._rights and not making.RIGHTS.exists()
-    one.plan([], "results")
+    one.plan([], "results", whole=True)
 
 
 def test_what_is_there_is_not_made_again_while_another_experiment_runs():
     make(MODEL)
     own, other = lock.take("results/one", "one"), lock.take("results/two", "two")
     with pytest.raises(UserError) as caught:
-        Making("one").plan([MODEL], "results")
+        Making("one").plan([MODEL], "results", whole=True)
     assert one_line(caught).startswith(f"{MODEL} is to be made again, and experiment two, process ")
     other.release()
     one = Making("one")
-    one.plan([MODEL], "results")
+    one.plan([MODEL], "results", whole=True)
     # What starts now waits for it, and finds the new one.
     MODEL.unlink()
     with pytest.raises(UserError, match=f"^{MODEL} is being made by experiment one, process "):
-        Making("two").plan([MODEL], "results")
+        Making("two").plan([MODEL], "results", whole=True)
     own.release()

@@ -140,7 +140,7 @@ def test_a_workflow_does_not_start_beside_them(slurm, project):
         orphans.check_none(project, "tiny")
     text = one_line(caught)
     assert "2 jobs of an earlier workflow of tiny in this folder: 1 (plot_search, running)" in text
-    assert "`make clear`" in text
+    assert "`frankenlab clear`" in text
 
 
 def test_many_are_counted(slurm, project):

@@ -298,7 +298,7 @@ def test_jobs_of_a_workflow_that_was_killed_are_named_and_cleared(
             output.result()
     refused = lab.snakemake(SEARCH_TABLE, check=False)
     (line,) = (x for x in refused.stderr.splitlines() if "of an earlier workflow" in x)
-    assert refused.returncode != 0 and orphan in line and "make clear" in line
+    assert refused.returncode != 0 and orphan in line and "frankenlab clear" in line
     lines = list(clear(lab.folder))
     assert any(f"{orphan} (evaluate_task, running)" in line for line in lines)
     assert {job.state for job in lab.slurm_jobs(cluster) if job.id == orphan} == {"CANCELLED"}

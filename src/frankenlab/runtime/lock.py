@@ -30,7 +30,7 @@ NAME, EXCLUSIVE = ".lock", ".lock.exclusive"
 # The errors of flock on file systems without locks.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
-CLEAR = "`make clear`"
+CLEAR = "`frankenlab clear`"
 
 
 Line = Annotated[str, Field(pattern=r"^[^\n]*$")]

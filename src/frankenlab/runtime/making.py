@@ -54,21 +54,25 @@ class Making:
             if path.exists() and path in self._rights:
                 self._rights.pop(path).release()
 
-    def plan(self, paths: Iterable[str | Path], results: str | Path) -> None:
-        """Give back the rights to make anything but `paths`, which this run is going to make.
+    def plan(self, paths: Iterable[str | Path], results: str | Path, whole: bool) -> None:
+        """Take the rights to make `paths`, which this run is going to make.
+
+        Args:
+            results: the folder of all experiments' results.
+            whole: whether it makes nothing else, so that the other rights are given back.
 
         Raises:
             UserError: one of them is there, and another experiment may be using it.
         """
         shared = {Path(path) for path in paths if RESOURCES in Path(path).parents}
-        for path in self._rights.keys() - shared:
+        for path in self._rights.keys() - shared if whole else ():
             self._rights.pop(path).release()
         for path in sorted(shared - self._rights.keys()):
             users = [h for h in lock.holders(results) if h.experiment != self._experiment]
             if users and path.exists():
                 raise UserError(
                     f"{path} is to be made again, and {users[0]} may be using it; wait for it or "
-                    "stop it; if it runs no more, `make clear`"
+                    f"stop it; if it runs no more, {lock.CLEAR}"
                 )
             try:
                 self._take(path)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from frankenlab.io.errors import UserError, excerpt, one_line
 from frankenlab.io.files import content_hash
+from frankenlab.runtime import lock
 
 # The executor names jobs by a prefix, an underscore and the run, which is a UUID. A job in which
 # somebody runs a whole workflow has another name.
@@ -145,7 +146,7 @@ def check_none(folder: str | os.PathLike, experiment: str) -> None:
         count = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}"
         raise UserError(
             f"{count} of an earlier workflow of {experiment} in this folder: {named(jobs)}; "
-            "wait for them, or cancel them with `make clear`"
+            f"wait for them, or cancel them with {lock.CLEAR}"
         )
 
 

@@ -124,9 +124,12 @@ class WorkflowRun:
         stop_jobs_first()
         if self.refusal:
             raise SystemExit(self.refusal)
-        made = [path for job in self.workflow.dag.needrun_jobs() for path in job.output]
+        dag = self.workflow.dag
+        made = [path for job in dag.needrun_jobs() for path in job.output]
         try:
-            self._making.plan(made, Path(self.results).parent)
+            # After a checkpoint there may be more jobs.
+            whole = not any(map(dag.needrun, dag.checkpoint_jobs))
+            self._making.plan(made, Path(self.results).parent, whole)
             orphans.check_none(".", self.experiment.name)
         except UserError as error:
             # A workflow that runs here can do without a cluster that is down.
