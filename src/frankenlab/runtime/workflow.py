@@ -35,6 +35,8 @@ from frankenlab.tasks.yaml_files import task_fingerprint
 # Settings of the summary of a dry run: tokens a second of the models as `given_speeds` takes them,
 # and numbers of GPUs ("4" or "1,4,16") on which the run's length is wanted.
 SPEED_VARIABLE, GPUS_VARIABLE = "FRANKENLAB_TOKENS_PER_SECOND", "FRANKENLAB_GPUS"
+# The SLURM executor's own: its file of partitions, where no `slurm-partition-config` is given.
+PARTITIONS_VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
 
 
 class WorkflowRun:
@@ -239,11 +241,15 @@ class WorkflowRun:
         """The limits of the SLURM executor's partitions; none with another executor."""
         if self.workflow.dryrun:
             # It has no executor; which one it stands for is on the command line or in a profile.
-            path = getattr(parse_args(sys.argv[1:])[1], "slurm_partition_config", None)
+            given = parse_args(sys.argv[1:])[1]
+            path, slurm = getattr(given, "slurm_partition_config", None), given.executor == "slurm"
         else:
-            path = getattr(self.workflow.executor_settings, "partition_config", None)
+            given = self.workflow.executor_settings
+            path, slurm = getattr(given, "partition_config", None), hasattr(given, "jobname_prefix")
         # The command line has a mark of its own for what is not given.
-        return read_limits(Path(path)) if isinstance(path, str | Path) else ()
+        if not isinstance(path, str | Path):
+            path = os.environ.get(PARTITIONS_VARIABLE) if slurm else None
+        return read_limits(Path(path)) if path else ()
 
     def _make_damaged_again(self) -> None:
         """Have Snakemake make damaged tables again; files that no rule makes are left alone."""
