@@ -104,9 +104,11 @@ def test_a_holder_that_is_just_writing_its_name(tmp_path):
     held.release()
 
 
-def test_without_flock_a_file_takes_its_place(tmp_path, without_flock):
-    held = lock.take(tmp_path, "theirs")
+def test_without_flock_a_file_takes_its_place(tmp_path, without_flock, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    held = lock.take(".", "theirs")
     assert f"process {os.getpid()} of " in str(refusal(tmp_path))
+    monkeypatch.chdir("/")
     held.release()
     assert not (tmp_path / EXCLUSIVE).exists()
     lock.take(tmp_path, "mine").release()
@@ -144,6 +146,17 @@ def test_clearing_never_takes_it_from_a_living_process(tmp_path, without_flock):
     with pytest.raises(Held):
         lock.clear(tmp_path)
     assert (tmp_path / EXCLUSIVE).is_file()
+
+
+def test_who_holds_the_locks_below_a_folder(tmp_path):
+    assert lock.holders(tmp_path / "results") == []
+    held = lock.take(tmp_path / "b", "running")
+    lock.take(tmp_path / "a", "done").release()
+    for name, changes in (("killed", {"pid": dead_process()}), ("elsewhere", {"host": "node7"})):
+        write_holder(tmp_path / name / NAME, experiment=name, **changes)
+    assert [h.experiment for h in lock.holders(tmp_path)] == ["running", "elsewhere"]
+    assert [path.name for path in lock.folders(tmp_path)] == ["a", "b", "elsewhere", "killed"]
+    held.release()
 
 
 def test_a_child_does_not_give_back_what_its_parent_holds(tmp_path):

@@ -133,7 +133,8 @@ def take(folder: str | os.PathLike, experiment: str) -> Lock:
             if error.errno not in UNSUPPORTED:
                 raise
             _create(folder, holder)
-            return Lock(None, folder / EXCLUSIVE, holder)
+            # The working folder may be another one when the lock is released.
+            return Lock(None, (folder / EXCLUSIVE).absolute(), holder)
         file.truncate(0)
         file.write(_text(holder))
         file.flush()
