@@ -203,7 +203,8 @@ def test_a_second_workflow_is_refused_and_a_killed_one_leaves_nothing_behind(
 
 def test_two_experiments_run_side_by_side(lab: Laboratory) -> None:
     """They score the same plans on the same documents, so they write to the same folder."""
-    other, target = ("--config", "experiment=other"), SCORES.replace("/tiny/", "/other/", 1)
+    target = SCORES.replace("/tiny/", "/other/", 1)
+    other = ("--config", "experiment=other", "stages={search: {limit: 20}}")
     run = HalfWay(lab)
     before = files(lab)
     assert "evaluate_task" in lab.snakemake("--dry-run", target, *other).stdout
