@@ -83,3 +83,16 @@ def test_what_is_there_is_not_made_again_while_another_experiment_runs():
     with pytest.raises(UserError, match=f"^{MODEL} is being made by experiment one, process "):
         Making("two").plan([MODEL], "results", whole=True)
     own.release()
+
+
+def test_what_was_made_between_two_looks_is_not_claimed(monkeypatch):
+    take = lock.take
+
+    def late(*arguments):
+        make(MODEL)
+        return take(*arguments)
+
+    monkeypatch.setattr(lock, "take", late)
+    one = Making("one")
+    one.claim([MODEL])
+    assert not one._rights
