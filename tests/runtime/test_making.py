@@ -27,7 +27,7 @@ def make(path: Path) -> None:
 
 def waiting(other: Making, capsys) -> threading.Thread:
     """The other, which claims both files and has to wait."""
-    thread = threading.Thread(target=other.claim, args=([MODEL, DATA],), daemon=True)
+    thread = threading.Thread(target=other.claim, args=([MODEL, DATA], "two"), daemon=True)
     thread.start()
     said = ""
     while "waiting for" not in said:
@@ -37,8 +37,8 @@ def waiting(other: Making, capsys) -> threading.Thread:
 
 
 def test_the_second_waits_until_the_file_is_there(capsys):
-    one, two = Making("one"), Making("two")
-    one.claim([MODEL, DATA])
+    one, two = Making(), Making()
+    one.claim([MODEL, DATA], "one")
     thread = waiting(two, capsys)
     make(DATA)
     make(MODEL)
@@ -49,12 +49,12 @@ def test_the_second_waits_until_the_file_is_there(capsys):
 
 
 def test_the_second_makes_what_the_first_does_not(capsys):
-    one, two = Making("one"), Making("two")
-    one.claim([MODEL, DATA])
+    one, two = Making(), Making()
+    one.claim([MODEL, DATA], "one")
     thread = waiting(two, capsys)
-    one.plan([MODEL, "results/one/report/index.html"], "results", whole=False)
+    one.plan([MODEL, "results/one/report/index.html"], "one", "results", whole=False)
     assert set(one._rights) == {MODEL, DATA}
-    one.plan([MODEL], "results", whole=True)
+    one.plan([MODEL], "one", "results", whole=True)
     make(MODEL)
     thread.join(10)
     assert not thread.is_alive()
@@ -63,26 +63,30 @@ def test_the_second_makes_what_the_first_does_not(capsys):
 
 def test_what_is_there_is_claimed_by_nobody():
     make(DATA)
-    one = Making("one")
-    one.claim([DATA])
+    one = Making()
+    one.claim([DATA], "one")
     assert not one._rights and not making.RIGHTS.exists()
-    one.plan([], "results", whole=True)
+    one.plan([], "one", "results", whole=True)
 
 
-def test_what_is_there_is_not_made_again_while_another_experiment_runs():
+def test_what_is_there_is_not_made_again_while_another_experiment_runs(monkeypatch):
     make(MODEL)
-    own, other = lock.take("results/one", "one"), lock.take("results/two", "two")
-    with pytest.raises(UserError) as caught:
-        Making("one").plan([MODEL], "results", whole=True)
-    assert one_line(caught).startswith(f"{MODEL} is to be made again, and experiment two, process ")
-    other.release()
-    one = Making("one")
-    one.plan([MODEL], "results", whole=True)
+    # A process may run several.
+    held = [lock.take(f"results/{name}", name) for name in ("one", "two")]
+    one = Making()
+    one.plan([MODEL], "one", "results", whole=True)
     # What starts now waits for it, and finds the new one.
     MODEL.unlink()
     with pytest.raises(UserError, match=f"^{MODEL} is being made by experiment one, process "):
-        Making("two").plan([MODEL], "results", whole=True)
-    own.release()
+        Making().plan([MODEL], "two", "results", whole=True)
+    make(MODEL)
+    monkeypatch.setattr(making.os, "getpid", lambda: 1)
+    with pytest.raises(UserError) as caught:
+        Making().plan([MODEL], "three", "results", whole=True)
+    assert one_line(caught).startswith(f"{MODEL} is to be made again, and experiment one, process ")
+    monkeypatch.undo()
+    for each in held:
+        each.release()
 
 
 def test_what_was_made_between_two_looks_is_not_claimed(monkeypatch):
@@ -93,6 +97,6 @@ def test_what_was_made_between_two_looks_is_not_claimed(monkeypatch):
         return take(*arguments)
 
     monkeypatch.setattr(lock, "take", late)
-    one = Making("one")
-    one.claim([MODEL])
+    one = Making()
+    one.claim([MODEL], "one")
     assert not one._rights

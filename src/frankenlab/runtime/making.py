@@ -6,6 +6,7 @@ it waits for another that makes the same, and finds the file there. The right is
 that ends with the process.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -21,17 +22,12 @@ LOOK_SECONDS = 1.0
 
 
 class Making:
-    """The rights of a workflow to make shared files.
+    """The rights of a process to make shared files; it may run several experiments."""
 
-    Args:
-        experiment: the name of its experiment.
-    """
-
-    def __init__(self, experiment: str) -> None:
-        self._experiment = experiment
+    def __init__(self) -> None:
         self._rights: dict[Path, lock.Lock] = {}
 
-    def claim(self, paths: Iterable[str | Path]) -> None:
+    def claim(self, paths: Iterable[str | Path], experiment: str) -> None:
         """Take the right to make those of the shared files that are not there.
 
         It waits while another workflow makes one of them. All workflows take them in the same
@@ -44,7 +40,7 @@ class Making:
             said = False
             while not path.exists() and path not in self._rights:
                 try:
-                    self._take(path)
+                    self._take(path, experiment)
                 except lock.Held as held:
                     if not said:
                         print(f"waiting for {path}: {_who(held)} makes it", file=sys.stderr)
@@ -54,7 +50,9 @@ class Making:
             if path.exists() and path in self._rights:
                 self._rights.pop(path).release()
 
-    def plan(self, paths: Iterable[str | Path], results: str | Path, whole: bool) -> None:
+    def plan(
+        self, paths: Iterable[str | Path], experiment: str, results: str | Path, whole: bool
+    ) -> None:
         """Take the rights to make `paths`, which this run is going to make.
 
         Args:
@@ -68,22 +66,22 @@ class Making:
         for path in self._rights.keys() - shared if whole else ():
             self._rights.pop(path).release()
         for path in sorted(shared - self._rights.keys()):
-            users = [h for h in lock.holders(results) if h.experiment != self._experiment]
+            users = [h for h in lock.holders(results) if h.pid != os.getpid() or h.ended() is None]
             if users and path.exists():
                 raise UserError(
                     f"{path} is to be made again, and {users[0]} may be using it; wait for it or "
                     f"stop it; if it runs no more, {lock.CLEAR}"
                 )
             try:
-                self._take(path)
+                self._take(path, experiment)
             except lock.Held as held:
                 raise UserError(
                     f"{path} is being made by {_who(held)}; start again when it is there"
                 ) from None
 
-    def _take(self, path: Path) -> None:
+    def _take(self, path: Path, experiment: str) -> None:
         name = ".".join(path.relative_to(RESOURCES).parts)
-        self._rights[path] = lock.take(RIGHTS / name, self._experiment)
+        self._rights[path] = lock.take(RIGHTS / name, experiment)
 
 
 def _who(held: lock.Held) -> str:

@@ -50,6 +50,9 @@ class WorkflowRun:
         UserError: a plan or a variable of the environment is wrong.
     """
 
+    # Of all experiments that a process runs.
+    _making = Making()
+
     def __init__(self, workflow: Any, experiment: Experiment, results: str) -> None:
         self.workflow, self.experiment, self.results = workflow, experiment, results
         self.prediction = predict(experiment)
@@ -59,7 +62,6 @@ class WorkflowRun:
         self._source_stamps = Stamps("resources/stamps")
         # Files that several experiments may want to make; to be set before the graph is built.
         self.shared: Sequence[str] = ()
-        self._making = Making(experiment.name)
         self._made_damaged_again = False
         grids = {model: self.workload.grid(model).grid for model in experiment.models}
         # Jobs end with the process that started them, however it ends.
@@ -98,15 +100,17 @@ class WorkflowRun:
         which it keeps to its end, and may make what is missing of the files that it shares."""
         try:
             lock.take(self.results, self.experiment.name)
-            self._making.claim(self.shared)
+            self._making.claim(self.shared, self.experiment.name)
         except UserError as error:
             return str(error)
         # The executor, which comes after the graph, names its jobs by the experiment. It removes
         # empty folders of logs, in which jobs of others may be about to write.
         settings = self.workflow.executor_settings
         if hasattr(settings, "jobname_prefix"):
-            settings.jobname_prefix = orphans.job_prefix(self.experiment.name)
-            settings.logdir = settings.logdir or Path(self.results, "slurm-logs")
+            # One of several experiments of a workflow names them all.
+            if not (settings.jobname_prefix or "").startswith(f"{orphans.PREFIX}_"):
+                settings.jobname_prefix = orphans.job_prefix(self.experiment.name)
+            settings.logdir = settings.logdir or Path(self.results, "slurm-logs").absolute()
         return ""
 
     def may_write(self) -> bool:
@@ -126,13 +130,13 @@ class WorkflowRun:
         stop_jobs_first()
         if self.refusal:
             raise SystemExit(self.refusal)
-        dag = self.workflow.dag
+        dag, name = self.workflow.dag, self.experiment.name
         made = [path for job in dag.needrun_jobs() for path in job.output]
         try:
             # After a checkpoint there may be more jobs.
             whole = not any(map(dag.needrun, dag.checkpoint_jobs))
-            self._making.plan(made, Path(self.results).parent, whole)
-            orphans.check_none(".", self.experiment.name)
+            self._making.plan(made, name, Path(self.results).parent, whole)
+            orphans.check_none(".", name)
         except UserError as error:
             # A workflow that runs here can do without a cluster that is down.
             if self.workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
