@@ -469,9 +469,7 @@ def test_names_that_follow_it_are_taken(where, name):
     config.check(NAMED[where](name))
 
 
-@pytest.mark.parametrize(
-    "name", ["store", "Store", "README.md", "readme.MD", "ledger.jsonl", "slurm-logs", "SLURM-LOGS"]
-)
+@pytest.mark.parametrize("name", ["store", "Store", "README.md", "readme.MD", "ledger.jsonl"])
 def test_an_experiment_is_not_called_as_what_else_is_in_results(name):
     with pytest.raises(UserError, match=f"^config: experiment: {name} is something else"):
         config.check(changed("experiment", name))
@@ -481,8 +479,7 @@ def test_what_else_is_in_results_is_all_reserved():
     lines = (ROOT / "results" / "README.md").read_text().splitlines()
     listed = [line.split("`")[1] for line in lines if line.startswith("| `")]
     others = {name.split("/")[0] for name in listed if not name.startswith("<experiment>")}
-    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
-    others |= {Path(profile["slurm-logdir"]).name, "README.md"}
+    others |= {"README.md"}
     rules = (ROOT / "workflow" / "rules" / "common.smk").read_text()
     others |= set(re.findall(r'"results/([^"{/]+)"', rules))
     # A name does not begin with a dot.

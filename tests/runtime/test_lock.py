@@ -67,7 +67,7 @@ def test_the_second_is_refused_and_told_who_has_it(tmp_path):
             text = str(refusal(tmp_path))
             assert f"another workflow is running on {tmp_path}/: experiment theirs" in text
             assert f"process {process.pid} of " in text and socket.gethostname() in text
-            assert "make clear" not in text
+            assert "frankenlab clear" not in text
     finally:
         process.kill()
         process.wait()
@@ -104,9 +104,11 @@ def test_a_holder_that_is_just_writing_its_name(tmp_path):
     held.release()
 
 
-def test_without_flock_a_file_takes_its_place(tmp_path, without_flock):
-    held = lock.take(tmp_path, "theirs")
+def test_without_flock_a_file_takes_its_place(tmp_path, without_flock, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    held = lock.take(".", "theirs")
     assert f"process {os.getpid()} of " in str(refusal(tmp_path))
+    monkeypatch.chdir("/")
     held.release()
     assert not (tmp_path / EXCLUSIVE).exists()
     lock.take(tmp_path, "mine").release()
@@ -133,7 +135,7 @@ def test_without_flock_what_another_took_over_first_is_put_back(tmp_path, withou
 def test_without_flock_a_holder_on_another_host_is_named_and_cleared(tmp_path, without_flock):
     write_holder(tmp_path / EXCLUSIVE, host="node7")
     refused = refusal(tmp_path)
-    assert "on node7" in str(refused) and "if it runs no more, `make clear`" in str(refused)
+    assert "on node7" in str(refused) and "if it runs no more, `frankenlab clear`" in str(refused)
     held = lock.clear(tmp_path)
     assert lock.read(tmp_path / EXCLUSIVE).host == socket.gethostname()
     held.release()
@@ -144,6 +146,17 @@ def test_clearing_never_takes_it_from_a_living_process(tmp_path, without_flock):
     with pytest.raises(Held):
         lock.clear(tmp_path)
     assert (tmp_path / EXCLUSIVE).is_file()
+
+
+def test_who_holds_the_locks_below_a_folder(tmp_path):
+    assert lock.holders(tmp_path / "results") == []
+    held = lock.take(tmp_path / "b", "running")
+    lock.take(tmp_path / "a", "done").release()
+    for name, changes in (("killed", {"pid": dead_process()}), ("elsewhere", {"host": "node7"})):
+        write_holder(tmp_path / name / NAME, experiment=name, **changes)
+    assert [h.experiment for h in lock.holders(tmp_path)] == ["running", "elsewhere"]
+    assert [path.name for path in lock.folders(tmp_path)] == ["a", "b", "elsewhere", "killed"]
+    held.release()
 
 
 def test_a_child_does_not_give_back_what_its_parent_holds(tmp_path):

@@ -5,12 +5,12 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from frankenlab import cli
 from frankenlab.io.directories import make_directory
@@ -19,7 +19,6 @@ from frankenlab.io.files import atomic_path
 from frankenlab.runtime import lock, orphans
 from frankenlab.runtime.clean import LEFTOVER
 from frankenlab.runtime.orphans import NoAnswer
-from tests.support.paths import ROOT
 from tests.support.processes import one_line
 
 SQUEUE = """#!{python}
@@ -41,9 +40,14 @@ queue.write_text("".join(line + "\\n" for line in kept))
 
 # A process that has the lock until it is killed.
 HOLD = (
-    "import time; from frankenlab.runtime import lock; held = lock.take('results', 'gone'); "
+    "import time; from frankenlab.runtime import lock; held = lock.take('results/gone', 'gone'); "
     "print(flush=True); time.sleep(60)"
 )
+
+
+# A job of the experiment "tiny", as the executor names it.
+RUN = "0e4d18a1-5d2f-4c6e-9b7a-8f0c1d2e3f4a"
+TINY, OTHER = f"frankenlab_tiny_{RUN}", f"frankenlab_other_{RUN}"
 
 
 class Slurm:
@@ -62,7 +66,7 @@ class Slurm:
         path.write_text(text.format(python=sys.executable, queue=self.queue))
         path.chmod(0o755)
 
-    def add(self, identity, folder, *, name="frankenlab_1a2b", state="RUNNING", rule="plot_search"):
+    def add(self, identity, folder, *, name=TINY, state="RUNNING", rule="plot_search"):
         comment = f"rule_{rule}_wildcards_tiny" if rule else "(null)"
         with self.queue.open("a") as file:
             file.write("\t".join([identity, name, state, comment, str(folder)]) + "\n")
@@ -95,48 +99,61 @@ def clear(capsys) -> tuple[int, str, str]:
 
 def test_orphans_are_our_jobs_in_this_folder(slurm, project, tmp_path):
     slurm.add("1", project)
-    slurm.add("2", project, name="frankenstein")
+    slurm.add("2", project, name=f"frankenstein_{RUN}")
     slurm.add("3", tmp_path / "elsewhere")
     slurm.add("4_[2-5]", project, state="PENDING", rule="evaluate_task")
     slurm.add("5", project, rule=None)
     (tmp_path / "link").symlink_to(project)
-    slurm.add("6", tmp_path / "link")
+    slurm.add("6", tmp_path / "link", name=OTHER)
     assert [str(job) for job in orphans.orphans(".")] == [
         "1 (plot_search, running)",
         "4_[2-5] (evaluate_task, pending)",
         "5 (unknown rule, running)",
         "6 (plot_search, running)",
     ]
+    assert [job.id for job in orphans.orphans(".", "tiny")] == ["1", "4_[2-5]", "5"]
+    assert [job.id for job in orphans.orphans(".", "other")] == ["6"]
 
 
-def test_the_job_that_the_workflow_itself_runs_in_is_none(slurm, project, monkeypatch):
-    slurm.add("17", project)
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
+@pytest.mark.parametrize("name", ["frankenlab", "frankenlab_tiny", "frankenlab_tiny_2", "snakejob"])
+def test_jobs_in_which_whole_workflows_run_are_none(slurm, project, name):
+    """Head jobs, this one or that of another experiment, which people name as they like."""
+    slurm.add("17", project, name=name, rule=None)
     assert orphans.orphans(project) == []
 
 
+def test_experiments_are_told_apart_by_names_that_the_executor_takes():
+    names = ["tiny", "tiny.2", "tiny2", "tiny-2", "x" * 64, "x" * 63 + "y", "a_b", "a.b"]
+    prefixes = [orphans.job_prefix(name) for name in names]
+    assert len(set(prefixes)) == len(names)
+    # As the executor (2.8.0) checks them.
+    assert all(re.match(r"^[A-Za-z0-9_-]{1,50}$", prefix) for prefix in prefixes)
+    assert all(orphans.NAME.fullmatch(f"{x}_{RUN}")["prefix"] == x for x in prefixes)
+
+
 def test_a_workflow_does_not_start_beside_them(slurm, project):
-    orphans.check_none(project)
+    slurm.add("3", project, name=OTHER)
+    orphans.check_none(project, "tiny")
     slurm.add("1", project)
     slurm.add("2", project, state="COMPLETING")
     with pytest.raises(UserError) as caught:
-        orphans.check_none(project)
+        orphans.check_none(project, "tiny")
     text = one_line(caught)
-    assert "2 jobs of an earlier workflow in this folder: 1 (plot_search, running), 2 (" in text
-    assert "`make clear`" in text
+    assert "2 jobs of an earlier workflow of tiny in this folder: 1 (plot_search, running)" in text
+    assert "`frankenlab clear`" in text
 
 
 def test_many_are_counted(slurm, project):
     for number in range(9):
         slurm.add(str(number), project)
     with pytest.raises(UserError, match=r"^9 jobs .* 4 \(.*\) and 4 more; "):
-        orphans.check_none(project)
+        orphans.check_none(project, "tiny")
 
 
 def test_jobs_that_are_ending_are_waited_for(slurm, project, monkeypatch):
     slurm.add("1", project, state="COMPLETING")
     monkeypatch.setattr(orphans.time, "sleep", lambda seconds: slurm.queue.write_text(""))
-    orphans.check_none(project)
+    orphans.check_none(project, "tiny")
     assert slurm.ids() == []
 
 
@@ -173,7 +190,7 @@ def test_lines_that_are_no_job_are_skipped(slurm, project, capsys, line):
     slurm.script("squeue", SQUEUE.replace("names =", f"{printed}\nnames =") + printed)
     assert [job.id for job in orphans.orphans(project)] == ["1"]
     with pytest.raises(UserError, match="^1 job of an earlier workflow"):
-        orphans.check_none(project)
+        orphans.check_none(project, "tiny")
 
 
 def test_jobs_that_are_listed_in_another_way_are_no_answer(slurm, project, capsys):
@@ -185,11 +202,6 @@ def test_jobs_that_are_listed_in_another_way_are_no_answer(slurm, project, capsy
         orphans.orphans(project)
     status, _, err = clear(capsys)
     assert status == 2 and "squeue does not list jobs" in one_line(err)
-
-
-def test_jobs_are_named_as_the_profile_has_them_named():
-    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
-    assert profile["slurm-jobname-prefix"] + "_" == orphans.PREFIX
 
 
 def test_jobs_that_do_not_end_are_named(slurm, project, monkeypatch):
@@ -270,16 +282,27 @@ def test_clear_finds_killed_exports_and_what_finished_quantizations_left(slurm, 
     assert clear(capsys)[1].startswith("half-written: results/tiny/checkpoints/m/.busy.")
 
 
-def test_clear_leaves_a_running_workflow_alone(slurm, project, capsys):
+def test_clear_leaves_a_running_experiment_alone_and_what_it_shares(slurm, project, capsys):
     slurm.add("1", project)
-    held = lock.take("results", "alive")
-    leftover = project / "results" / ".table.abcdefgh.part"
-    leftover.touch()
+    slurm.add("2", project, name=OTHER)
+    held = lock.take("results/tiny", "tiny")
+    folders = ["results/tiny", "results/store/ab", "resources/models", "results/other"]
+    leftovers = [project / folder / ".table.k3j9x_0a.part" for folder in folders]
+    for path in leftovers:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (1, 1))
     status, out, err = clear(capsys)
-    assert status == 2 and out == ""
-    assert "another workflow is running on results/: experiment alive" in one_line(err)
-    assert slurm.ids() == ["1"] and leftover.exists()
+    assert status == 0 and err == ""
+    first, second, third = out.splitlines()
+    assert "left alone: another workflow is running on results/tiny/: experiment tiny, " in first
+    assert "2 (plot_search, running): cancelling" in second
+    assert third == "half-written: results/other/.table.k3j9x_0a.part: removed"
+    assert slurm.ids() == ["1"]
+    assert [path.exists() for path in leftovers] == [True, True, True, False]
     held.release()
+    assert len(clear(capsys)[1].splitlines()) == 4
+    assert slurm.ids() == [] and not any(path.exists() for path in leftovers)
 
 
 def test_clear_takes_the_lock_of_another_host_where_there_is_no_flock(
@@ -290,11 +313,13 @@ def test_clear_takes_the_lock_of_another_host_where_there_is_no_flock(
 
     monkeypatch.setattr(lock.fcntl, "flock", unsupported)
     monkeypatch.setattr(lock.socket, "gethostname", lambda: "node7")
-    lock.take("results", "gone")
+    folders = ["results/gone", "resources/.making/models.m-12.manifest.json"]
+    for folder in folders:
+        lock.take(folder, "gone")
     monkeypatch.setattr(lock.socket, "gethostname", lambda: "login1")
     status, out, _ = clear(capsys)
-    assert status == 0 and "on node7" in out
-    assert lock.left_by("results") is None
+    assert status == 0 and out.count("on node7") == 2
+    assert [lock.left_by(folder) for folder in folders] == [None, None]
 
 
 def test_names_of_temporary_files_are_those_of_their_writers(tmp_path):

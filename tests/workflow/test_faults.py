@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import psutil
 import pytest
 
@@ -147,7 +148,7 @@ def test_ctrl_c_on_the_workflow(lab: Laboratory) -> None:
     run.job_leaves()
     run.ends()
     assert "stopped by SIGINT: " in (lab.folder / LOG).read_text()
-    assert lock.left_by(lab.folder / "results") is None
+    assert lock.left_by(lab.results) is None
     resume(lab, lost=computed(lab)[IN_FLIGHT - 1])
 
 
@@ -164,7 +165,7 @@ def test_a_workflow_that_is_told_to_stop_stops_with_its_jobs(lab: Laboratory, nu
     took = time.monotonic() - began
     assert took < STOPS_IN and run.workflow.returncode != 0
     assert run.jobs and not any(map(alive, run.processes))
-    assert lock.left_by(lab.folder / "results") is None
+    assert lock.left_by(lab.results) is None
     kept = lab.scored()
     assert kept and leftovers(lab) == []
     (lab.folder / "pause").unlink()
@@ -194,10 +195,54 @@ def test_a_second_workflow_is_refused_and_a_killed_one_leaves_nothing_behind(
     run.workflow.kill()
     run.job_leaves()
     run.ends()
-    assert lock.left_by(lab.folder / "results").pid == run.workflow.pid
+    assert lock.left_by(lab.results).pid == run.workflow.pid
     kept = sum(computed(lab)[: IN_FLIGHT - 1])
     assert sum(lab.scored().values()) == kept > 0
     resume(lab, lost=computed(lab)[IN_FLIGHT - 1])
+
+
+def test_two_experiments_run_side_by_side(lab: Laboratory) -> None:
+    """They score the same plans on the same documents, so they write to the same folder."""
+    target = SCORES.replace("/tiny/", "/other/", 1)
+    other = ("--config", "experiment=other", "stages={search: {limit: 20}}")
+    run = HalfWay(lab)
+    before = files(lab)
+    assert "evaluate_task" in lab.snakemake("--dry-run", target, *other).stdout
+    assert files(lab) == before
+    second = lab.start(target, *other)
+    wait_until(lambda: len(computed(lab)) > IN_FLIGHT, second)
+    assert alive(run.job) and run.workflow.poll() is None
+    holders = [(h.experiment, h.pid) for h in lock.holders(lab.folder / "results")]
+    assert holders == [("other", second.pid), ("tiny", run.workflow.pid)]
+    (lab.folder / "pause").unlink()
+    for process in (run.workflow, second):
+        assert process.communicate(timeout=TIMEOUT) and process.returncode == 0
+    tables = [pd.read_parquet(lab.folder / path) for path in (SCORES, target)]
+    pd.testing.assert_frame_equal(*tables)
+    rows = lab.scored()
+    assert len(rows) == PLANS * DOCUMENTS and set(rows.values()) <= {1, 2}
+    shutil.rmtree(lab.folder / "results" / "other")
+
+
+def files(lab: Laboratory) -> dict[Path, int]:
+    """What is in the folder, with its times of modification; Snakemake's own notes do not count."""
+    found = [path for path in lab.folder.rglob("*") if ".snakemake" not in path.parts]
+    return {path: path.stat().st_mtime_ns for path in found if path.is_file()}
+
+
+def test_a_model_that_another_experiment_is_fetching_is_waited_for(lab: Laboratory) -> None:
+    (model,) = (lab.folder / "resources" / "models").glob("tiny-*")
+    aside = model.rename(lab.folder / "aside")
+    right = lab.folder / "resources" / ".making" / f"models.{model.name}.manifest.json"
+    held = lock.take(right, "other")
+    run = lab.start("fetch")
+    assert run.stderr is not None
+    said = next(line for line in run.stderr if "waiting" in line)
+    assert f"waiting for resources/models/{model.name}/manifest.json: experiment other, pro" in said
+    aside.rename(model)
+    out, err = run.communicate(timeout=TIMEOUT)
+    assert run.returncode == 0 and "download_model" not in out + err
+    held.release()
 
 
 def refusal(done: subprocess.CompletedProcess) -> str:

@@ -5,6 +5,7 @@ The tests share one finished run; those after it change its grid and go on from 
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from frankenlab.runtime.clean import clear
-from tests.support.laboratory import ROOT, Laboratory
+from tests.support.laboratory import CONFIG, ROOT, Laboratory
 from tests.support.paths import SUPPORT
 from tests.support.slurm_cluster import Cluster, Job, Unavailable, slurm_cluster, wait_until
 
@@ -36,7 +37,7 @@ GPU_RULES = {"evaluate_task", "measure_cost", "probe"}
 BARE_SNAKEFILE = """
 rule all:
     input:
-        expand("plot.{i}", i=range(3)), "on_gpu", "on_cpu",
+        expand("plot.{i}", i=range(3)), "on_gpu", "on_cpu", "on_gres",
 
 rule plot_search:
     output: "plot.{i}"
@@ -50,6 +51,11 @@ rule quantize_exl2:
 rule measure_exl2:
     output: "on_cpu"
     resources: gpu=0
+    shell: "echo ${{CUDA_VISIBLE_DEVICES:-none}} > {output}"
+
+rule probe:
+    output: "on_gres"
+    resources: gpu=1
     shell: "echo ${{CUDA_VISIBLE_DEVICES:-none}} > {output}"
 """
 
@@ -118,6 +124,7 @@ def test_the_profile_asks_for_what_it_says(cluster: Cluster, tmp_path: Path) -> 
     (tmp_path / "Snakefile").write_text(BARE_SNAKEFILE)
     command = [sys.executable, "-m", "snakemake", *PROFILE]
     types = ["quantize_exl2:gpu_model=fake", "measure_exl2:gpu_model=fake"]
+    types += ["probe:gpu=0", "probe:gres=gpu:fake:1"]
     threads = ["quantize_exl2=4", "measure_exl2=3"]
     arguments = ["--set-resources", *types, "--set-threads", *threads]
     environment = os.environ | {"PYTHONPATH": str(HOOKS), "FRANKENLAB_TEST": str(tmp_path)}
@@ -129,11 +136,11 @@ def test_the_profile_asks_for_what_it_says(cluster: Cluster, tmp_path: Path) -> 
     assert jobs["quantize_exl2"].cpus == 4 and jobs["measure_exl2"].cpus == 3
     assert (jobs["quantize_exl2"].partition, jobs["quantize_exl2"].gpus) == ("gpu", "gpu:fake:1")
     assert (jobs["measure_exl2"].partition, jobs["measure_exl2"].gpus) == ("cpu", "")
-    assert (tmp_path / "on_gpu").read_text().strip() in ("0", "1")
+    assert (jobs["probe"].partition, jobs["probe"].gpus) == ("gpu", "gpu:fake:1")
+    for name in ("on_gpu", "on_gres"):
+        assert (tmp_path / name).read_text().strip() in ("0", "1")
     assert (tmp_path / "on_cpu").read_text().strip() == "none"
-    names = cluster.run("scontrol", "show", "jobs", "--oneliner")
-    assert names.count(" ArrayTaskId=") == 3
-    assert "JobName=frankenlab_" in names
+    assert cluster.run("scontrol", "show", "jobs", "--oneliner").count(" ArrayTaskId=") == 3
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +201,26 @@ def test_a_job_killed_for_memory_comes_back_with_more(jobs: list[Job]) -> None:
     assert (first.state, first.mem) == ("FAILED", 1000)
     assert (second.state, second.mem) == ("COMPLETED", 2000)
     assert all(job.state == "COMPLETED" for job in jobs if job is not first)
+
+
+@pytest.mark.parametrize("name", ["frankenlab_tiny", "night shift"])
+def test_a_workflow_runs_inside_of_a_job_of_any_name(
+    cluster: Cluster, lab: SlurmLaboratory, name: str
+) -> None:
+    target = "results/tiny/comparisons/confirm/tiny/none.parquet"
+    (lab.folder / target).unlink()
+    before = lab.slurm_jobs(cluster)
+    command = [sys.executable, "-m", "snakemake", "results/tiny/provenance.json", *PROFILE]
+    run = shlex.join([*command, "--configfile", CONFIG])
+    environment = [f"{key}={shlex.quote(value)}" for key, value in lab.environment.items()]
+    script = f"env {' '.join(environment)} {run}"
+    cluster.run(
+        "sbatch", "--wait", "-J", name, "-D", str(lab.folder), "--mem=2000", "--wrap", script
+    )
+    head, *jobs = [job for job in lab.slurm_jobs(cluster) if job not in before]
+    assert head.state == "COMPLETED" and (lab.folder / target).is_file()
+    assert [job.rule for job in jobs] == ["aggregate"]
+    assert "JobName=frankenlab_tiny_" in cluster.run("scontrol", "show", "job", jobs[-1].id)
 
 
 def test_an_added_plan_reruns_one_shard_and_scores_one_plan(
@@ -298,7 +325,7 @@ def test_jobs_of_a_workflow_that_was_killed_are_named_and_cleared(
             output.result()
     refused = lab.snakemake(SEARCH_TABLE, check=False)
     (line,) = (x for x in refused.stderr.splitlines() if "of an earlier workflow" in x)
-    assert refused.returncode != 0 and orphan in line and "make clear" in line
+    assert refused.returncode != 0 and orphan in line and "frankenlab clear" in line
     lines = list(clear(lab.folder))
     assert any(f"{orphan} (evaluate_task, running)" in line for line in lines)
     assert {job.state for job in lab.slurm_jobs(cluster) if job.id == orphan} == {"CANCELLED"}

@@ -2,6 +2,7 @@ from functools import cache
 from pathlib import Path
 
 from frankenlab.config import experiment as configuration
+from frankenlab.config.command_line import with_types
 from frankenlab.config.stages import Stage
 from frankenlab.estimate.resources import resources as resources_of
 from frankenlab.estimate.work import job_of
@@ -17,7 +18,8 @@ try:
     # Snakemake's own reader keeps the last of two equal keys without a word.
     for _path in workflow.configfiles if workflow.is_main_process else []:
         configuration.read(_path)
-    EXPERIMENT = configuration.check(config)
+    _given = workflow.config_settings.config
+    EXPERIMENT = configuration.check(with_types(config, _given))
     RESULTS = f"results/{EXPERIMENT.name}"
     RUN = WorkflowRun(workflow, EXPERIMENT, RESULTS)
 except UserError as error:
@@ -169,6 +171,18 @@ def data_input(given):
     if given is None:
         return []
     return data_manifest(given.source) if given.source else given.file
+
+
+RUN.shared = [
+    *map(model_manifest, EXPERIMENT.models),
+    *map(data_manifest, EXPERIMENT.data),
+    *[weights_manifest(*cell) for cell in EXPERIMENT.cells],
+    *[
+        f"{EXPERIMENT.quantized_folder(model.name)}/measurement.json"
+        for model in EXPERIMENT.models.values()
+        if model.to_quantize
+    ],
+]
 
 
 # The quantizer's text, where anything is quantized.

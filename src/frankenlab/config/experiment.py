@@ -39,7 +39,7 @@ TASKS_FOLDER = (_SHIPPED if _SHIPPED.is_dir() else _CHECKOUT) / "tasks"
 RESOURCES = Path("resources")
 
 # These names are taken in results/ in any spelling: an experiment of that name would write there.
-RESERVED = ("store", "ledger.jsonl", "slurm-logs", "readme.md")
+RESERVED = ("store", "ledger.jsonl", "readme.md")
 
 LONGEST_LINE = 1000
 # What a plan alone is timed on: tokens that it reads, and those that it then decodes.

@@ -51,6 +51,11 @@ def message(failure: ValidationError) -> str:
     return f"{where + ': ' if where else ''}{text}"
 
 
+def place_of(location: tuple[int | str, ...]) -> list[int | str]:
+    """Return the keys that lead to the place of an error in a config."""
+    return _place(location)[0]
+
+
 def _not_one_of(value: Any, allowed: Iterable[Any]) -> str:
     return f"{_shown(value)} is not one of {', '.join(map(str, allowed))}"
 

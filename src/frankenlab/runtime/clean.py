@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from frankenlab.runtime import lock, orphans
+from frankenlab.runtime.making import RIGHTS
 
 # Temporary names of `files.atomic_path`, `directories.make_directory` and `export.materialize`: the
 # target's name and random characters. What a download unpacks is inside of such a directory.
@@ -26,35 +27,46 @@ YOUNG_SECONDS = 10.0
 def clear(folder: str | os.PathLike = ".") -> Iterator[str]:
     """Clear a project's folder of what is in the way of the next workflow or only takes space.
 
-    Jobs in SLURM's queue are cancelled; a stale lock and half-written files are removed. Everything
-    that is finished stays, and so does what later jobs resume from.
+    Jobs in SLURM's queue are cancelled; stale locks and half-written files are removed. Everything
+    that is finished stays, and so does what later jobs resume from. Experiments that are running
+    are left alone, and so is what they share with the others.
 
     Yields:
-        A line for each thing that is cleared.
+        A line for each thing that is cleared, and for each experiment that is running.
 
     Raises:
-        UserError: a workflow is running there; SLURM does not answer, or some jobs do not end.
+        UserError: SLURM does not answer, or some jobs do not end.
     """
     folder = Path(folder)
-    results = folder / "results"
-    before = lock.left_by(results)
-    held = lock.clear(results)
-    try:
-        if before is not None:
-            yield f"lock of a workflow that was killed: {before}: removed"
-        if jobs := orphans.orphans(folder):
+    results, resources = folder / "results", folder / "resources"
+    running: list[Path] = []
+    with ExitStack() as stack:
+        for locked in [*lock.folders(results), *lock.folders(folder / RIGHTS)]:
+            before = lock.left_by(locked)
+            try:
+                stack.callback(lock.clear(locked).release)
+            except lock.Held as held:
+                running += [locked] if locked.parent == results else []
+                yield f"left alone: {held}"
+            else:
+                if before is not None:
+                    yield f"lock of a workflow that was killed: {before}: removed"
+        alive = {orphans.job_prefix(locked.name) for locked in running}
+        if jobs := [job for job in orphans.orphans(folder) if job.prefix not in alive]:
             yield f"jobs of a workflow that was killed: {orphans.named(jobs)}: cancelling"
             orphans.cancel(folder, jobs)
-        for path in _leftovers(results, folder / "resources"):
+        shared = [results / "store", resources] if running else []
+        for path in _leftovers([results, resources], without=[*running, *shared]):
             yield f"half-written: {path}: removed"
-    finally:
-        held.release()
 
 
-def _leftovers(*roots: Path) -> Iterator[Path]:
+def _leftovers(roots: Iterable[Path], without: Collection[Path]) -> Iterator[Path]:
     """Remove temporary files and directories whose writers are gone; yield their paths."""
     for root in roots:
         for parent, folders, files in os.walk(root):
+            if Path(parent) in without:
+                folders.clear()
+                continue
             for name in files:
                 path = Path(parent, name)
                 if LEFTOVER.fullmatch(name) and _is_old(path):

@@ -1,4 +1,4 @@
-"""The lock that lets one workflow at a time write to a results folder.
+"""The lock that lets one workflow at a time work in a folder, such as an experiment's results.
 
 The lock is flock(2) on a file that says who holds it. The kernel takes it back when the process
 ends, however it ends. Some network file systems have no such locks. There a second file is created,
@@ -30,7 +30,7 @@ NAME, EXCLUSIVE = ".lock", ".lock.exclusive"
 # The errors of flock on file systems without locks.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
-CLEAR = "`make clear`"
+CLEAR = "`frankenlab clear`"
 
 
 Line = Annotated[str, Field(pattern=r"^[^\n]*$")]
@@ -111,7 +111,7 @@ class Lock:
 
 
 def take(folder: str | os.PathLike, experiment: str) -> Lock:
-    """Take the lock of a results folder, and write down who has it.
+    """Take the lock of a folder, and write down who has it.
 
     Raises:
         Held: another process has it.
@@ -133,7 +133,8 @@ def take(folder: str | os.PathLike, experiment: str) -> Lock:
             if error.errno not in UNSUPPORTED:
                 raise
             _create(folder, holder)
-            return Lock(None, folder / EXCLUSIVE, holder)
+            # The working folder may be another one when the lock is released.
+            return Lock(None, (folder / EXCLUSIVE).absolute(), holder)
         file.truncate(0)
         file.write(_text(holder))
         file.flush()
@@ -144,8 +145,21 @@ def take(folder: str | os.PathLike, experiment: str) -> Lock:
 
 
 def left_by(folder: str | os.PathLike) -> Holder | None:
-    """Return the holder of a results folder's lock that still has it, or was killed with it."""
+    """Return the holder of a folder's lock that still has it, or was killed with it."""
     return read(Path(folder) / NAME) or read(Path(folder) / EXCLUSIVE)
+
+
+def folders(root: str | os.PathLike) -> list[Path]:
+    """Return the folders directly below `root` that have or had a lock."""
+    found = Path(root).glob(f"*/{NAME}*")
+    return sorted({path.parent for path in found if path.name in (NAME, EXCLUSIVE)})
+
+
+def holders(root: str | os.PathLike) -> list[Holder]:
+    """Return who holds the locks of folders directly below `root`, but for those that have
+    certainly ended."""
+    found = map(left_by, folders(root))
+    return [holder for holder in found if holder is not None and holder.ended() is not True]
 
 
 def clear(folder: str | os.PathLike) -> Lock:

@@ -1,8 +1,8 @@
 """Jobs that a killed workflow left in SLURM's queue.
 
-A workflow that holds the lock of its results has no jobs before it submits some. If there are jobs
-then whose names have the profile's `slurm-jobname-prefix` and whose working directory is this
-folder, an earlier workflow left them.
+The names of an experiment's jobs say which experiment it is. A workflow that holds the experiment's
+lock has no jobs before it submits some. If there are jobs of that name then whose working directory
+is this folder, an earlier workflow left them.
 """
 
 import os
@@ -14,9 +14,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from frankenlab.io.errors import UserError, excerpt, one_line
+from frankenlab.io.files import content_hash
+from frankenlab.runtime import lock
 
-# The executor's names of jobs: `slurm-jobname-prefix` of profiles/slurm, an underscore and the run.
-PREFIX = "frankenlab_"
+# The executor names jobs by a prefix, an underscore and the run, which is a UUID. A job in which
+# somebody runs a whole workflow has another name.
+PREFIX = "frankenlab"
+NAME = re.compile(rf"(?P<prefix>{PREFIX}(_.+)?)_[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}")
+# A prefix that the executor takes.
+WORD, LONGEST = re.compile(r"[A-Za-z0-9_-]+"), 50
 # The comments that the executor gives to jobs.
 COMMENT = re.compile(r"rule_(.+?)(?:_wildcards_.*)?")
 
@@ -40,6 +46,7 @@ class NoAnswer(UserError):
 class Orphan:
     """A job, or an element of a job array, in the queue; its comment names the rule."""
 
+    prefix: str
     id: str
     rule: str
     state: str
@@ -48,8 +55,17 @@ class Orphan:
         return f"{self.id} ({self.rule}, {self.state.lower()})"
 
 
-def orphans(folder: str | os.PathLike) -> list[Orphan]:
-    """Return this user's jobs of any workflow in `folder`.
+def job_prefix(experiment: str) -> str:
+    """Return what the names of an experiment's jobs begin with; each experiment has another one."""
+    plain = f"{PREFIX}_{experiment}"
+    if WORD.fullmatch(plain) and len(plain) <= LONGEST:
+        return plain
+    told_apart = content_hash(experiment, length=8)
+    return "".join(WORD.findall(plain))[: LONGEST - 9] + f"_{told_apart}"
+
+
+def orphans(folder: str | os.PathLike, experiment: str | None = None) -> list[Orphan]:
+    """Return this user's jobs of workflows in `folder`: of one experiment, or of all.
 
     There are none where SLURM is not installed or not configured.
 
@@ -58,12 +74,18 @@ def orphans(folder: str | os.PathLike) -> list[Orphan]:
     """
     if shutil.which("squeue") is None:
         return []
-    here, own = os.path.realpath(folder), os.environ.get("SLURM_JOB_ID")
+    here = os.path.realpath(folder)
+    wanted = None if experiment is None else job_prefix(experiment)
     found = []
     for identity, name, state, comment, place in _listed():
-        if name.startswith(PREFIX) and os.path.realpath(place) == here and identity != own:
+        job = NAME.fullmatch(name)
+        if job is None or os.path.realpath(place) != here:
+            continue
+        if wanted in (None, job["prefix"]):
             rule = COMMENT.fullmatch(comment)
-            found.append(Orphan(identity, rule[1] if rule else "unknown rule", state))
+            found.append(
+                Orphan(job["prefix"], identity, rule[1] if rule else "unknown rule", state)
+            )
     return found
 
 
@@ -93,7 +115,7 @@ def named(jobs: Sequence[Orphan]) -> str:
 
 
 def cancel(folder: str | os.PathLike, jobs: Sequence[Orphan]) -> None:
-    """Cancel the jobs, and wait until the folder has none in the queue.
+    """Cancel the jobs, and wait until the folder has none of these experiments in the queue.
 
     Raises:
         UserError: the cluster cannot be asked, or some jobs do not end.
@@ -109,30 +131,35 @@ def cancel(folder: str | os.PathLike, jobs: Sequence[Orphan]) -> None:
         )
 
 
-def check_none(folder: str | os.PathLike) -> None:
-    """Check that an earlier workflow left no jobs, after a wait for those that are ending.
+def check_none(folder: str | os.PathLike, experiment: str) -> None:
+    """Check that an earlier workflow of an experiment left no jobs, after a wait for those that are
+    ending.
 
     Raises:
         NoAnswer: as `orphans`.
         UserError: there are jobs; names them and the command that cancels them.
     """
-    jobs: Sequence[Orphan] = orphans(folder)
+    jobs: Sequence[Orphan] = orphans(folder, experiment)
     if jobs and all(job.state == "COMPLETING" for job in jobs):
         jobs = _wait(folder, jobs)
     if jobs:
         count = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}"
         raise UserError(
-            f"{count} of an earlier workflow in this folder: {named(jobs)}; "
-            "wait for them, or cancel them with `make clear`"
+            f"{count} of an earlier workflow of {experiment} in this folder: {named(jobs)}; "
+            f"wait for them, or cancel them with {lock.CLEAR}"
         )
 
 
 def _wait(folder: str | os.PathLike, jobs: Sequence[Orphan]) -> Sequence[Orphan]:
-    """Return the jobs that are left when all have ended or the time is over."""
+    """Return the jobs that are left when all have ended or the time is over.
+
+    Elements of an array have other numbers once they run, so jobs are told by their experiments.
+    """
+    prefixes = {job.prefix for job in jobs}
     end = time.monotonic() + GONE_SECONDS
     while jobs and time.monotonic() < end:
         time.sleep(1)
-        jobs = orphans(folder)
+        jobs = [job for job in orphans(folder) if job.prefix in prefixes]
     return jobs
 
 

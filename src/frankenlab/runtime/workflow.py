@@ -26,6 +26,7 @@ from frankenlab.models.sources import Source, Use, file_identity, source_identit
 from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, orphans
 from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
+from frankenlab.runtime.making import Making
 from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps
 from frankenlab.tasks.index import task_file
@@ -34,6 +35,8 @@ from frankenlab.tasks.yaml_files import task_fingerprint
 # Settings of the summary of a dry run: tokens a second of the models as `given_speeds` takes them,
 # and numbers of GPUs ("4" or "1,4,16") on which the run's length is wanted.
 SPEED_VARIABLE, GPUS_VARIABLE = "FRANKENLAB_TOKENS_PER_SECOND", "FRANKENLAB_GPUS"
+# The SLURM executor's own: its file of partitions, where no `slurm-partition-config` is given.
+PARTITIONS_VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
 
 
 class WorkflowRun:
@@ -47,6 +50,9 @@ class WorkflowRun:
         UserError: a plan or a variable of the environment is wrong.
     """
 
+    # Of all experiments that a process runs.
+    _making = Making()
+
     def __init__(self, workflow: Any, experiment: Experiment, results: str) -> None:
         self.workflow, self.experiment, self.results = workflow, experiment, results
         self.prediction = predict(experiment)
@@ -54,6 +60,8 @@ class WorkflowRun:
         self._stamps = Stamps(f"{results}/stamps")
         # Models and data are shared by all experiments, and so is what says that they are stale.
         self._source_stamps = Stamps("resources/stamps")
+        # Files that several experiments may want to make; to be set before the graph is built.
+        self.shared: Sequence[str] = ()
         self._made_damaged_again = False
         grids = {model: self.workload.grid(model).grid for model in experiment.models}
         # Jobs end with the process that started them, however it ends.
@@ -89,26 +97,46 @@ class WorkflowRun:
     @cached_property
     def refusal(self) -> str:
         """The reason why this process may not change the results; "" once it holds their lock,
-        which it keeps to its end."""
+        which it keeps to its end, and may make what is missing of the files that it shares."""
         try:
-            lock.take("results", self.experiment.name)
+            lock.take(self.results, self.experiment.name)
+            self._making.claim(self.shared, self.experiment.name)
         except UserError as error:
             return str(error)
+        # The executor, which comes after the graph, names its jobs by the experiment. It removes
+        # empty folders of logs, in which jobs of others may be about to write.
+        settings = self.workflow.executor_settings
+        if hasattr(settings, "jobname_prefix"):
+            # One of several experiments of a workflow names them all.
+            if not (settings.jobname_prefix or "").startswith(f"{orphans.PREFIX}_"):
+                settings.jobname_prefix = orphans.job_prefix(self.experiment.name)
+            settings.logdir = settings.logdir or Path(self.results, "slurm-logs").absolute()
         return ""
+
+    def may_write(self) -> bool:
+        """Tell whether this is a run that has the results; it takes them at the first call, which
+        is to come before Snakemake looks which files there are."""
+        return self.running and not self.refusal
 
     def start(self) -> None:
         """Take the results for this run, before its first job starts.
 
         Raises:
-            SystemExit: another workflow has them, or jobs of an earlier one are still there.
+            SystemExit: another workflow has them or uses what this one is to make again, or jobs of
+                an earlier one are still there.
         """
         # From here on a signal ends the jobs first. Snakemake's own lock outlives a kill; ours ends
         # with this process, so that jobs found now are those of a workflow that was killed.
         stop_jobs_first()
         if self.refusal:
             raise SystemExit(self.refusal)
+        dag, name = self.workflow.dag, self.experiment.name
+        made = [path for job in dag.needrun_jobs() for path in job.output]
         try:
-            orphans.check_none(".")
+            # After a checkpoint there may be more jobs.
+            whole = not any(map(dag.needrun, dag.checkpoint_jobs))
+            self._making.plan(made, name, Path(self.results).parent, whole)
+            orphans.check_none(".", name)
         except UserError as error:
             # A workflow that runs here can do without a cluster that is down.
             if self.workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
@@ -120,9 +148,9 @@ class WorkflowRun:
         At Ctrl-C the executor cancels the jobs that it knows of, and not those that it was
         submitting or asking about in that moment. We have the lock, so what is left is ours.
         """
-        if self.workflow.non_local_exec:
+        if self.workflow.non_local_exec and not self.refusal:
             try:
-                orphans.cancel(".", orphans.orphans("."))
+                orphans.cancel(".", orphans.orphans(".", self.experiment.name))
             except UserError as error:
                 print(error, file=sys.stderr)
 
@@ -142,7 +170,7 @@ class WorkflowRun:
             found = stamps.known(name) or stamps.file(
                 name,
                 json.dumps(content(), indent=1, sort_keys=True) + "\n",
-                write=self.running and not self.refusal,
+                write=self.may_write(),
             )
         except UserError as error:
             raise SystemExit(str(error)) from None
@@ -174,6 +202,7 @@ class WorkflowRun:
     def source_stamp(self, folder: str, source: Source, use: Use) -> str | list[str]:
         """Return the stamp of a source on this machine, which can change; others need none."""
         if source.kind != "path":
+            self.may_write()
             return []
         name = f"{use}.{folder}"
         return self.stamp(name, lambda: source_identity(source, use), self._source_stamps)
@@ -216,11 +245,15 @@ class WorkflowRun:
         """The limits of the SLURM executor's partitions; none with another executor."""
         if self.workflow.dryrun:
             # It has no executor; which one it stands for is on the command line or in a profile.
-            path = getattr(parse_args(sys.argv[1:])[1], "slurm_partition_config", None)
+            given = parse_args(sys.argv[1:])[1]
+            path, slurm = getattr(given, "slurm_partition_config", None), given.executor == "slurm"
         else:
-            path = getattr(self.workflow.executor_settings, "partition_config", None)
+            given = self.workflow.executor_settings
+            path, slurm = getattr(given, "partition_config", None), hasattr(given, "jobname_prefix")
         # The command line has a mark of its own for what is not given.
-        return read_limits(Path(path)) if isinstance(path, str | Path) else ()
+        if not isinstance(path, str | Path):
+            path = os.environ.get(PARTITIONS_VARIABLE) if slurm else None
+        return read_limits(Path(path)) if path else ()
 
     def _make_damaged_again(self) -> None:
         """Have Snakemake make damaged tables again; files that no rule makes are left alone."""
