@@ -1,8 +1,9 @@
 """Turns a config file into a checked experiment, or says in one line what is wrong with it.
 
 `experiment` reads and checks a config, and its Experiment knows the folders, stages and limits that
-follow from one; `settings` has every key with its type, bounds and default, `model_settings` what a
-model's keys mean, and `stages` the stages and the rounds of a race.
+follow from one; `settings` has every key with its type, bounds and default, `model_settings` and
+`task_settings` what the keys of a model and of a task mean, and `stages` the stages and the rounds
+of a race.
 """
 
 __all__ = ["experiment", "model_settings", "settings", "stages"]

@@ -307,14 +307,13 @@ def _cached(path: Path) -> Sequence[int] | None:
 def _count_key(
     model: ModelSettings, task: TaskSettings, stage: str, limit: int | None, draw: int
 ) -> str:
-    """Return a hash of everything that a count depends on: also the data file's state and the
-    code."""
-    file = task.data_file
-    state = file.stat() if file is not None and file.is_file() else None
+    """Return a hash of everything that a count depends on: also the states of the data's
+    files and the code."""
+    states = [file.stat() for file in task.files if file.is_file()]
     return content_hash(
         [
             *(str(Path.cwd()), model.folder, str(task), stage, limit, draw),
-            state and [state.st_size, state.st_mtime_ns],
+            [[state.st_size, state.st_mtime_ns] for state in states],
             task_fingerprint(task_file(task.task, TASKS_FOLDER)),
             code_fingerprint(*COUNTING_MODULES),
             [field.name for field in fields(Documents)],
@@ -324,7 +323,7 @@ def _count_key(
 
 def _there(directory: Path, task: TaskSettings) -> bool:
     has_model = (directory / "manifest.json").is_file()
-    return has_model and task.data_file is not None and task.data_file.is_file()
+    return has_model and bool(task.files) and all(file.is_file() for file in task.files)
 
 
 def _count(

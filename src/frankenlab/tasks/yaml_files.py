@@ -48,6 +48,20 @@ def read_task_file(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def task_keys(path: Path) -> dict[str, Any]:
+    """Return the keys of a task file and of what it includes; its own ones count before those.
+
+    Raises:
+        UserError: as `task_fingerprint`, which has to accept the file.
+    """
+    keys = read_task_file(path)
+    includes = keys.pop("include", None) or []
+    merged: dict[str, Any] = {}
+    for include in [includes] if isinstance(includes, str) else includes:
+        merged |= task_keys(path.parent / include)
+    return merged | keys
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn what can go wrong with a file into one line that names it."""
