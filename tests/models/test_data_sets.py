@@ -75,10 +75,12 @@ def test_what_a_task_has_to_download(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert data_set_of(keys, None) == expected
-    if expected and expected.revision is None:
-        assert data_set_of(keys, COMMIT).revision == COMMIT
+    if expected:
+        pinned = data_set_of(keys, COMMIT)
+        assert pinned and pinned.revision == (None if expected.path == "json" else COMMIT)
+        # A folder of that name is what `datasets` takes.
         (tmp_path / expected.path).mkdir(parents=True)
-        assert data_set_of(keys, None) is None or expected.path == "json"
+        assert data_set_of(keys, None) is None
 
 
 def test_every_data_set_has_a_folder_of_its_own() -> None:

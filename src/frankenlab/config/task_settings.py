@@ -53,7 +53,7 @@ def _data_set(name: str, entry: TaskEntry, folder: Path) -> DataSet | None:
             found = data_set_of(task_keys(file) | entry.overrides, entry.revision)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    if entry.revision and found is None:
+    if entry.revision and (found is None or found.revision != entry.revision):
         raise UserError(
             f"{where}.revision: it is for a data set of the hub, and this task has none"
         )

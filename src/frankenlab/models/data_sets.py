@@ -19,8 +19,11 @@ from frankenlab.models.download import scrub
 
 log = logging.getLogger(__name__)
 
-# Loaders of `datasets` that read files; any other name is a repository of the hub.
-FILE_LOADERS = ("arrow", "csv", "json", "parquet", "text", "xml")
+# Loaders of `datasets` that read files or run code; any other name is a repository of the hub.
+LOADERS = (
+    *("arrow", "csv", "hdf5", "json", "parquet", "text", "webdataset", "xml"),
+    *("cache", "generator", "iceberg", "pandas", "spark", "sql"),
+)
 
 # Keys of a task's `dataset_kwargs` that say how to load and not what: remote code is never run, and
 # what is streamed is not kept.
@@ -78,13 +81,13 @@ def data_set_of(keys: Mapping[str, Any], revision: str | None) -> DataSet | None
     code = keys.get("class") or keys.get("custom_dataset")
     if code or not isinstance(path, str) or not path or not isinstance(arguments, Mapping):
         return None
-    local = path in FILE_LOADERS and "://" not in repr(arguments)
-    if local or Path(path).is_dir():
+    if Path(path).is_dir() or (path in LOADERS and "://" not in repr(arguments)):
         return None
     name = keys.get("dataset_name")
     what = {key: value for key, value in arguments.items() if key not in _HOW}
-    own = arguments.get("revision")
-    return DataSet(path, None if name is None else str(name), revision or own, what)
+    # Addresses have no commits, or say them.
+    commit = None if path in LOADERS else revision or arguments.get("revision")
+    return DataSet(path, None if name is None else str(name), commit, what)
 
 
 def fetch_data_set(data_set: DataSet, target: str | os.PathLike) -> dict[str, Any]:
