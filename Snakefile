@@ -43,8 +43,7 @@ rule all:
 rule fetch:
     """Everything that needs a network."""
     input:
-        [model_manifest(model) for model in EXPERIMENT.models],
-        [data_manifest(name) for name in EXPERIMENT.data],
+        downloads,
 
 
 rule materialize:

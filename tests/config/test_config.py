@@ -154,6 +154,45 @@ def test_a_data_file_of_a_package_is_below_resources_and_another_is_taken_as_it_
     assert (tasks["sst2"].data_file, tasks["sst2"].split) == (file, "test")
 
 
+def test_a_file_of_examples_is_in_the_package_of_the_evaluated_one(tmp_path):
+    raw = changed("data", {"pack": {"pypi": "some-data==1.0"}})
+    given = {"source": "pack", "file": "d/test.csv", "fewshot": "d/train.csv"}
+    raw["tasks"] = {"arc_easy": {"metric": "acc", "data": given}}
+    task = config.check(raw).tasks["arc_easy"]
+    assert task.files == [task.data_file, task.data_file.parent / "train.csv"]
+    (tmp_path / "rows.csv").touch()
+    missing = {"file": str(tmp_path / "rows.csv"), "fewshot": str(tmp_path / "train.csv")}
+    raw["tasks"]["arc_easy"]["data"] = missing
+    with pytest.raises(UserError, match=r"arc_easy\.data\.fewshot: .*train\.csv"):
+        config.check(raw)
+
+
+def test_tasks_of_one_data_set_share_its_download():
+    raw = changed("tasks", {name: {"metric": "acc"} for name in ("arc_easy", "arc_challenge")})
+    raw["tasks"]["again"] = {"task": "arc_easy", "metric": "acc_norm"}
+    raw["tasks"]["pinned"] = {"task": "arc_easy", "metric": "acc", "revision": "a" * 40}
+    raw["data"] = {"pack": {"pypi": "some-data==1.0"}}
+    experiment = config.check(raw)
+    folders = {name: task.data_folder.name for name, task in experiment.tasks.items()}
+    assert folders["arc_easy"] == folders["again"]
+    assert len(set(folders.values())) == 3
+    assert {*experiment.downloads} >= {*folders.values()} and len(experiment.downloads) == 4
+    assert experiment.downloads[folders["pinned"]].text == (
+        f"Hugging Face hub allenai/ai2_arc, ARC-Easy at {'a' * 40}"
+    )
+
+
+def test_a_revision_is_a_commit_of_a_data_set_of_the_hub(tmp_path):
+    (tmp_path / "rows.csv").touch()
+    raw = changed("tasks", {"arc_easy": {"metric": "acc", "revision": "main"}})
+    with pytest.raises(UserError, match=r"tasks\.arc_easy\.revision"):
+        config.check(raw)
+    given = {"data": {"file": str(tmp_path / "rows.csv")}, "revision": "a" * 40}
+    raw["tasks"] = {"arc_easy": {"metric": "acc", **given}}
+    with pytest.raises(UserError, match="arc_easy.revision: .*this task has none"):
+        config.check(raw)
+
+
 def test_the_folder_of_a_model_names_it_and_depends_on_its_source_only():
     folder = config.check(MINIMAL).models["tiny"].folder
     other = config.check(changed("models.tiny.source", {"path": "elsewhere"}))

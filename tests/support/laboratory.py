@@ -158,8 +158,9 @@ class Laboratory:
         text = self.snakemake(*arguments, "--dry-run", "--quiet", "reason", "rules").stdout
         lines = [line.split() for line in text.splitlines()]
         counts = {x[0]: int(x[1]) for x in lines if len(x) == 2 and x[1].isdigit()}
-        # Both are targets, which do nothing.
-        table = Counter({rule: n for rule, n in counts.items() if rule not in ("total", "all")})
+        # Targets do nothing.
+        targets = ("total", "all", "fetch")
+        table = Counter({rule: n for rule, n in counts.items() if rule not in targets})
         assert table == left_of(text) or "jobs: " not in text
         return table
 

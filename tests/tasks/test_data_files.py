@@ -40,6 +40,24 @@ def test_every_kind_of_data_file_is_read(tmp_path, ending):
     assert list(read_data(write_data(tmp_path, ending))) == ROWS
 
 
+def test_a_csv_file_has_whole_numbers_and_texts_as_they_are_written(tmp_path):
+    path = tmp_path / "data.csv"
+    long = "word " * 40_000
+    path.write_text(
+        "\ufefftext,label,year,price,code,empty\r\n"
+        '"größer, ""so""\nlines",0,-5,1.50,007,\r\n'
+        f"{long},1,1999,2,12,None\r\n"
+    )
+    assert list(read_data(path)) == [
+        {"text": 'größer, "so"\nlines', "label": 0, "year": -5, "price": "1.50", "code": "007",
+         "empty": ""},
+        {"text": long, "label": 1, "year": 1999, "price": "2", "code": "12", "empty": "None"},
+    ]  # fmt: skip
+    zipped = tmp_path / "data.csv.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    assert list(read_data(zipped)) == list(read_data(path))
+
+
 def test_an_arrow_file_with_a_footer_is_read(tmp_path):
     table, path = pa.Table.from_pylist(ROWS), tmp_path / "data.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -80,7 +98,13 @@ def test_a_data_file_that_is_absent_or_damaged_is_refused_by_name(tmp_path, endi
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
-        ("data.csv", b"a,b\n1,2\n", ".parquet"),
+        ("data.tsv", b"a\tb\n1\t2\n", ".parquet"),
+        ("data.csv", b"a,b\n1,2\n3\n", "line 3: 1 cells, and 2 columns"),
+        ("data.csv", b'a,b\n1,"2\n', "unexpected end"),
+        ("data.csv", b"a,a\n1,2\n", "line 1: a name for each column"),
+        ("data.csv", b"a,b\n", "empty"),
+        ("data.csv", b"", "empty"),
+        ("data.csv", b"a,b\n\x80,2\n", "utf-8"),
         ("data.json", b'{"a": 1}\n{"a": "x"}\n', 'field "a"'),
         ("data.json", b'{"a": 1}\n{"a": \n', "line 2"),
         ("data.json", b"[1, 2]", "row 1"),

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 from lm_eval.tasks import TaskManager
@@ -133,6 +134,58 @@ def test_examples_of_another_split_are_lm_evals(tmp_path, sampler, named):
     task = load(tmp_path, files["test"], "test", num_fewshot=2, overrides=FIRST_N)
     assert task.indices(None) == list(range(2, len(ROWS)))
     assert prompts(task)[5][0][0] == "word 0 is cat\n\nword 1 is dog\n\nword 5 is"
+
+
+@pytest.mark.parametrize("named", [{}, {"fewshot_split": "train"},
+                                   {"fewshot_config": {"split": "train", "sampler": "first_n"}},
+                                   {"fewshot_config": {"samples": OWN}}])  # fmt: skip
+def test_a_file_of_examples_stands_beside_the_evaluated_one(tmp_path, named):
+    keys = {"training_split": "train", "test_split": "test", **named}
+    files = write_task(tmp_path, {"train": TRAIN, "test": ROWS}, keys)
+    beside = {"fewshot_file": Path(files["train"]), "num_fewshot": 2}
+    task = load(tmp_path, files["test"], "test", **beside)
+    assert task.indices(None) == list(range(len(ROWS)))
+    if "samples" in named.get("fewshot_config", {}):
+        # The config's file counts before examples that the YAML carries.
+        assert all(text.count("train ") == 2 for [(text, _), *_] in prompts(task).values())
+    else:
+        assert prompts(task) == lm_evals_prompts(tmp_path, 2)
+    # Without examples it is not read.
+    Path(files["train"]).write_text("")
+    assert len(prompts(load(tmp_path, files["test"], "test", **beside | {"num_fewshot": 0}))) == 12
+    with pytest.raises(UserError, match=r"train\.jsonl: not a readable data file"):
+        load(tmp_path, files["test"], "test", **beside)
+    Path(files["train"]).unlink()
+    with pytest.raises(UserError, match=r"there is no .*train\.jsonl; `snakemake fetch`"):
+        load(tmp_path, files["test"], "test", **beside)
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_a_data_set_that_was_fetched_is_what_lm_eval_would_have_loaded(tmp_path, shots):
+    keys = {"training_split": "train", "test_split": "test"}
+    files = write_task(tmp_path, {"train": TRAIN, "test": ROWS}, keys)
+    folder = tmp_path / "fetched"
+    with pytest.raises(UserError) as error:
+        load(tmp_path, data_folder=folder, num_fewshot=shots)
+    assert "there is no" in one_line(error) and "`snakemake fetch`" in one_line(error)
+    features = datasets.Features(
+        q=datasets.Value("string"),
+        c=datasets.List(datasets.Value("string")),
+        a=datasets.ClassLabel(names=["first", "second", "third"]),
+    )
+    for split, rows in (("train", TRAIN), ("test", ROWS), ("hidden", [])):
+        columns = {name: [row[name] for row in rows] for name in features}
+        table = datasets.Dataset.from_dict(columns, features=features)
+        table.to_parquet(folder / f"{split}.parquet")
+    (folder / "manifest.json").touch()
+    expected = lm_evals_prompts(tmp_path, shots)
+    for file in files.values():
+        Path(file).unlink()
+    task = load(tmp_path, data_folder=folder, num_fewshot=shots)
+    assert prompts(task) == expected and task.task.dataset["test"].features == features
+    with pytest.raises(UserError, match="validation, and the splits are hidden, test, train"):
+        given = {"test_split": None, "validation_split": "validation"}
+        load(tmp_path, data_folder=folder, overrides=given)
 
 
 def test_the_yamls_number_counts_as_the_configs(tmp_path):

@@ -1,20 +1,54 @@
-"""Two tiny models in one experiment: overview, a page each, frozen plans on the other model."""
+"""Two tiny models in one experiment: overview, a page each, frozen plans on the other model.
+
+A task of it is on the hub, and no job but a download has a network.
+"""
 
 import json
+import os
 import re
+from collections import Counter
+from collections.abc import Iterator
 
 import pandas as pd
 import pytest
 
+from tests.support.hub import Hub, data_set, serving
 from tests.support.laboratory import Laboratory
+from tests.support.paths import ROOT
 from tests.support.tiny import make_tiny_model
 
 pytestmark = pytest.mark.slow
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+def hub() -> Iterator[Hub]:
+    with serving(Hub("owner/texts", {})) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, hub: Hub) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    texts = laboratory.folder / "passages.jsonl"
+    rows = [json.loads(line) for line in texts.read_text().splitlines()]
+    hub.commits[COMMIT] = data_set({"default": {"validation": rows}})
+    texts.unlink()
+    path = laboratory.folder / "config/tasks/passages.yaml"
+    path.write_text(
+        path.read_text().replace(": local", ": owner/texts\nvalidation_split: validation")
+    )
+    del laboratory.config["tasks"]["passages"]["data"]
+    forbidden = ROOT / "tests" / "support" / "no_network"
+    laboratory.environment = {
+        "PYTHONPATH": os.pathsep.join([str(forbidden), str(laboratory.folder / "src")]),
+        "FRANKENLAB_TEST_NETWORK": str(laboratory.folder / "network"),
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(laboratory.folder / "hf"),
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    }
     make_tiny_model(laboratory.folder / "larger-model", n_layers=6, hidden=128)
     laboratory.config["models"]["larger"] = {"source": {"path": "larger-model"}, "n_layers": 6}
     laboratory.config["plans"] = [
@@ -26,6 +60,35 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     del laboratory.config["tasks"]["liquids"]
     laboratory.snakemake()
     return laboratory
+
+
+def test_downloads_alone_ask_for_the_network_and_say_what_they_got(
+    lab: Laboratory, hub: Hub
+) -> None:
+    lines = [line.split() for line in (lab.folder / "network").read_text().splitlines()]
+    assert {name for name, what, *_ in lines if what == "asked"} == {"download_data.py"}
+    # The hub's libraries are told so, too, and downloads have the user's own setting.
+    offline = {name: rest for name, what, *rest in lines if what == "offline"}
+    for name in ("evaluate_task.py", "measure_cost.py", "flips.py", "plot.py"):
+        assert offline[name] == ["1"]
+    assert offline["download_data.py"] == offline["download_model.py"] == []
+    assert any(path.endswith("validation.parquet") for path in hub.requests)
+    (folder,) = (lab.folder / "resources/data").glob("owner-texts-*")
+    assert json.loads((folder / "manifest.json").read_text())["revision"] == COMMIT
+    made_with = json.loads((lab.results / "provenance.json").read_text())["data"]
+    assert made_with[folder.name]["revision"] == COMMIT
+
+
+def test_what_was_purged_is_fetched_again_and_nothing_else_runs(lab: Laboratory) -> None:
+    (data,) = (lab.folder / "resources/data").glob("owner-texts-*/validation.parquet")
+    (weights,) = (lab.folder / "resources/models").glob("tiny-*/model.safetensors")
+    data.unlink()
+    weights.unlink()
+    assert not lab.jobs()
+    assert lab.jobs("fetch") == Counter(["download_model", "download_data"])
+    lab.snakemake("fetch")
+    assert data.is_file() and weights.is_file()
+    assert not lab.jobs() and not lab.jobs("fetch")
 
 
 def table(lab: Laboratory, name: str) -> pd.DataFrame:

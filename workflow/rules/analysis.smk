@@ -222,7 +222,7 @@ rule flips:
             for path in stage_scores(stage, model)
         ],
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
-        data=[data_input(task.data) for task in SETTINGS.tasks.values()],
+        data=[task_data(task) for task in EXPERIMENT.tasks],
         stamp=script_stamp("flips"),
     output:
         **{name: f"{RESULTS}/tables/{name}.csv" for name in FLIPS},

@@ -153,29 +153,33 @@ def model_in(folder):
     return next(m.name for m in EXPERIMENT.models.values() if m.folder == folder)
 
 
-def data_in(folder):
-    return next(
-        name
-        for name, source in EXPERIMENT.data.items()
-        if configuration.data_folder(name, source) == folder
-    )
-
-
 def data_manifest(name):
     return f"resources/data/{configuration.data_folder(name, EXPERIMENT.data[name])}/manifest.json"
 
 
 def data_input(given):
-    """Return what holds data that a config names: a package's manifest, a local file, or nothing
-    for data on the hub."""
+    """Return what holds data that a config names: a package's manifest or a local file."""
     if given is None:
         return []
     return data_manifest(given.source) if given.source else given.file
 
 
+def task_data(task):
+    """Return what holds a task's data: the manifest of a package or of a data set of the hub, or
+    local files."""
+    given = EXPERIMENT.task_entry(task).data
+    if given and given.source:
+        return [data_manifest(given.source)]
+    return [str(file) for file in EXPERIMENT.task(task).files]
+
+
+DATA_MANIFESTS = expand(
+    "resources/data/{folder}/manifest.json", folder=EXPERIMENT.downloads
+)
+
 RUN.shared = [
     *map(model_manifest, EXPERIMENT.models),
-    *map(data_manifest, EXPERIMENT.data),
+    *DATA_MANIFESTS,
     *[weights_manifest(*cell) for cell in EXPERIMENT.cells],
     *[
         f"{EXPERIMENT.quantized_folder(model.name)}/measurement.json"
@@ -183,6 +187,11 @@ RUN.shared = [
         if model.to_quantize
     ],
 ]
+
+
+def downloads(wildcards):
+    """Return the manifests of all models and data; those whose files were purged are made again."""
+    return RUN.whole([*map(model_manifest, EXPERIMENT.models), *DATA_MANIFESTS])
 
 
 # The quantizer's text, where anything is quantized.

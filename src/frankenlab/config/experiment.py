@@ -19,24 +19,23 @@ from frankenlab.config.settings import (
     TaskEntry,
 )
 from frankenlab.config.stages import CONFIRM, SEARCH, Stage
-from frankenlab.io.directories import is_safe_name
+from frankenlab.config.task_settings import RESOURCES, all_tasks, data_folder, file_of
 from frankenlab.io.errors import UserError, excerpt
-from frankenlab.io.files import content_hash, no_file
+from frankenlab.io.files import content_hash
 from frankenlab.io.yaml_file import check_plain, merged, read_yaml
+from frankenlab.models.data_sets import DataSet
 from frankenlab.models.quantization import NONE, Quantization
-from frankenlab.models.sources import Source, source_key
+from frankenlab.models.sources import Source
 from frankenlab.plans.generators import Generator
 from frankenlab.plans.grid import Grid, expand
 from frankenlab.plans.kinds import KINDS
 from frankenlab.tasks.index import TaskSettings, task_file
-from frankenlab.tasks.yaml_files import task_fingerprint
 
 DEFAULT = Path("config/config.yaml")
 # Of the checkout; a package that was built (setup.py) has a copy.
 _CHECKOUT = Path(__file__).resolve().parents[3] / "config"
 _SHIPPED = Path(__file__).resolve().parent / "shipped"
 TASKS_FOLDER = (_SHIPPED if _SHIPPED.is_dir() else _CHECKOUT) / "tasks"
-RESOURCES = Path("resources")
 
 # These names are taken in results/ in any spelling: an experiment of that name would write there.
 RESERVED = ("store", "ledger.jsonl", "readme.md")
@@ -56,6 +55,7 @@ class Experiment:
     Attributes:
         settings: what the config says, defaults filled in.
         data: name -> source of the packages that carry data sets.
+        data_sets: task -> the data set of the hub that it has for its own, where it has one.
         calibration: the text's place on this machine and its use; None where nothing is quantized.
         variants: `task@prompt` -> a task under another prompt; none of them is in `tasks`.
     """
@@ -63,6 +63,7 @@ class Experiment:
     settings: Settings
     models: Mapping[str, ModelSettings]
     data: Mapping[str, Source]
+    data_sets: Mapping[str, DataSet]
     tasks: Mapping[str, TaskSettings]
     calibration: CalibrationSettings | None
     variants: Mapping[str, Variant] = field(default_factory=dict)
@@ -71,6 +72,13 @@ class Experiment:
     def name(self) -> str:
         """Name of the experiment's folder in results/."""
         return self.settings.experiment
+
+    @property
+    def downloads(self) -> dict[str, Source | DataSet]:
+        """What is fetched besides the models, by its folder below resources/data; tasks that share
+        a data set share its folder."""
+        packages = {data_folder(name, source): source for name, source in self.data.items()}
+        return {**packages, **{each.folder: each for each in self.data_sets.values()}}
 
     @property
     def search_tasks(self) -> list[str]:
@@ -282,7 +290,7 @@ def _experiment(settings: Settings) -> Experiment:
     data = {
         name: source(entry, f"config: data.{name}", "data") for name, entry in settings.data.items()
     }
-    tasks = {name: _task(name, entry, data) for name, entry in settings.tasks.items()}
+    data_sets, tasks = all_tasks(settings.tasks, data, TASKS_FOLDER)
     if all(task.role != SEARCH for task in tasks.values()):
         raise UserError("config: tasks: at least one needs role: search, to be searched on")
     quantized = next((m.name for m in models.values() if m.to_quantize), None)
@@ -292,12 +300,7 @@ def _experiment(settings: Settings) -> Experiment:
     for name, task in tasks.items():
         if entries := settings.tasks[name].prompts:
             prompted |= variants(task, entries, task_file(task.task, TASKS_FOLDER))
-    return Experiment(settings, models, data, tasks, calibration, prompted)
-
-
-def data_folder(name: str, source: Source) -> str:
-    """Return the name of a data package's directory below resources/data."""
-    return f"{name}-{source_key(source)}"
+    return Experiment(settings, models, data, data_sets, tasks, calibration, prompted)
 
 
 def _check_rounds(search: Search) -> None:
@@ -335,51 +338,5 @@ def _calibration(
         f'{where}: {model} is quantized on text of "{excerpt(given.source)}", which is not under '
         f"data: ({excerpt(known)}); add it, or name another source and file"
     )
-    file = _file(given.file, given.source, data, where, unknown)
+    file = file_of(given.file, given.source, data, f"{where}.file", unknown)
     return given.changed(source=None, file=str(file))
-
-
-def _task(name: str, entry: TaskEntry, data: Mapping[str, Source]) -> TaskSettings:
-    where = f"config: tasks.{name}"
-    harness_name = name if entry.task is None else entry.task
-    try:
-        task_fingerprint(task_file(harness_name, TASKS_FOLDER))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    given, known = entry.data, ", ".join(data) or "none"
-    file = None
-    if given is not None:
-        unknown = f'"{excerpt(given.source)}" is not under data: ({excerpt(known)})'
-        unknown = f"{where}.data.source: {unknown}"
-        file = _file(given.file, given.source, data, f"{where}.data", unknown)
-    return TaskSettings(
-        name=name,
-        task=harness_name,
-        role=entry.role,
-        metric=entry.metric,
-        data_file=file,
-        split=given.split if given else "validation",
-        num_fewshot=entry.num_fewshot,
-        cluster=entry.cluster,
-        overrides=entry.overrides,
-    )
-
-
-def _file(
-    file: str, package: str | None, data: Mapping[str, Source], where: str, unknown: str
-) -> Path:
-    """Return where a file is that the config names: in a data package, or on this machine.
-
-    Raises:
-        UserError: the package is not known (with the text `unknown`), the file would be outside of
-            it, or there is no such file here.
-    """
-    if package is None:
-        if fault := no_file(file):
-            raise UserError(f"{where}.file: {excerpt(file)} {fault}")
-        return Path(file)
-    if package not in data:
-        raise UserError(unknown)
-    if not is_safe_name(file):
-        raise UserError(f'{where}.file: "{excerpt(file)}" must be a relative path inside {package}')
-    return RESOURCES / "data" / data_folder(package, data[package]) / file

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from frankenlab.config.settings import PromptEntry
 from frankenlab.io.errors import UserError
 from frankenlab.tasks.index import TaskSettings
-from frankenlab.tasks.yaml_files import read_task_file
+from frankenlab.tasks.yaml_files import task_keys
 
 # Between the task's name and the prompt's, in which it cannot be.
 AT = "@"
@@ -58,7 +58,7 @@ def variants(
         if (same := said.setdefault(repr(sorted(keys.items())), prompt)) != prompt:
             raise UserError(f"{where}: it is the same prompt as {same}; take one of them off")
         overrides = {**task.overrides, **keys}
-        shots = keys.get("num_fewshot") and task.data_file is not None
+        shots = keys.get("num_fewshot") and task.data_file and not task.fewshot_file
         if shots and not EXAMPLES & overrides.keys() and not _carries_examples(file):
             overrides["fewshot_config"] = {"sampler": "first_n"}
         own_shots = None if "num_fewshot" in keys else task.num_fewshot
@@ -73,9 +73,4 @@ def variants(
 
 def _carries_examples(file: Path) -> bool:
     """Tell whether a task's YAML, or one that it includes, carries worked examples of its own."""
-    keys = read_task_file(file)
-    if "fewshot_config" in keys:
-        return "samples" in (keys["fewshot_config"] or {})
-    includes = keys.get("include") or []
-    each = [includes] if isinstance(includes, str) else includes
-    return any(_carries_examples(file.parent / include) for include in each)
+    return "samples" in (task_keys(file).get("fewshot_config") or {})

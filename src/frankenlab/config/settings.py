@@ -110,7 +110,7 @@ class CalibrationSettings(Section):
     source: OptionalKey[Annotated[str, Field(max_length=64)]] = None
     """A name under `data`; without it `file` is a path on this machine."""
     file: Path
-    """Arrow, Parquet or JSON lines file."""
+    """Arrow, Parquet, JSON lines or CSV file."""
     field: Words = "passage"
     """Field of its rows that holds the text."""
     texts: int = Field(default=300, ge=1, le=1_000_000)
@@ -148,9 +148,11 @@ class DataEntry(Section):
     source: OptionalKey[Annotated[str, Field(max_length=64)]] = None
     """A name under `data`; without it `file` is a path on this machine."""
     file: Path
-    """Arrow, Parquet or JSON lines file."""
+    """Arrow, Parquet, JSON lines or CSV file."""
     split: Words = "validation"
     """Which split the file is."""
+    fewshot: OptionalKey[Path] = None
+    """A file beside it that the worked examples come from."""
 
 
 class PromptEntry(Section):
@@ -189,6 +191,8 @@ class TaskEntry(Section):
     """The primary metric, one of the task's own."""
     data: OptionalKey[DataEntry] = None
     """Replaces the task's own data set (which comes from the Hugging Face hub)."""
+    revision: OptionalKey[Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = None
+    """Commit of the task's own data set at the hub; by default the newest when it is fetched."""
     num_fewshot: OptionalKey[Annotated[int, Field(ge=0, le=1000)]] = None
     """Worked examples in the prompt."""
     cluster: OptionalKey[Words] = None

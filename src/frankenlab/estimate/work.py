@@ -274,12 +274,17 @@ def local_directory(model: ModelSettings) -> Path | None:
 def _with_local_data(experiment: Experiment, task: TaskSettings) -> TaskSettings:
     """Return a task with its data where they are on this machine, if they are not fetched yet."""
     entry = experiment.task_entry(task.name).data
-    if task.data_file is None or task.data_file.is_file() or entry is None or not entry.source:
+    if entry is None or not entry.source or all(file.is_file() for file in task.files):
         return task
     source = experiment.data[entry.source]
-    local = Path(source.location).expanduser() / entry.file
-    there = source.kind == "path" and local.is_file()
-    return replace(task, data_file=local) if there else task
+    folder = Path(source.location).expanduser()
+    local = replace(
+        task,
+        data_file=folder / entry.file,
+        fewshot_file=folder / entry.fewshot if entry.fewshot else None,
+    )
+    there = source.kind == "path" and all(file.is_file() for file in local.files)
+    return local if there else task
 
 
 def document_tokens(
@@ -300,7 +305,7 @@ def document_tokens(
     counts = _cached(cache)
     if counts is None:
         directory = _model_there(model)
-        data = task.data_file is not None and task.data_file.is_file()
+        data = bool(task.files) and all(file.is_file() for file in task.files)
         if directory is None or not (counting and data):
             count = limit or ASSUMED_DOCUMENTS
             if task.metric in TEXT_METRICS:
@@ -326,14 +331,13 @@ def _cached(path: Path) -> Sequence[int] | None:
 def _count_key(
     model: ModelSettings, task: TaskSettings, stage: str, limit: int | None, draw: int
 ) -> str:
-    """Return a hash of everything that a count depends on: also the data file's state and the
-    code."""
-    file = task.data_file
-    state = file.stat() if file is not None and file.is_file() else None
+    """Return a hash of everything that a count depends on: also the states of the data's
+    files and the code."""
+    states = [file.stat() for file in task.files if file.is_file()]
     return content_hash(
         [
             *(str(Path.cwd()), model.folder, str(task), stage, limit, draw),
-            state and [state.st_size, state.st_mtime_ns],
+            [[state.st_size, state.st_mtime_ns] for state in states],
             task_fingerprint(task_file(task.task, TASKS_FOLDER)),
             code_fingerprint(*COUNTING_MODULES),
             [field.name for field in fields(Documents)],

@@ -17,7 +17,7 @@ from frankenlab.config.experiment import PROBED_POSITIONS, TASKS_FOLDER
 from frankenlab.engines.batches import make_batch, make_causal_batch
 from frankenlab.engines.protocol import Engine
 from frankenlab.engines.token_tree import TokenRequest, token_tree
-from frankenlab.io.directories import verify_file
+from frankenlab.evaluate.data import verify_data
 from frankenlab.plans.plan import base
 from frankenlab.plans.steps import PARTS, Step
 from frankenlab.tasks.draws import DrawnTask
@@ -46,8 +46,7 @@ def probe_task(
     Raises:
         UserError: as `EvaluationTask` and `Encoder.encode`.
     """
-    if settings.data_file is not None:
-        verify_file(settings.data_file)
+    verify_data(settings)
     task = DrawnTask(settings, TASKS_FOLDER, draw)
     documents = task.documents(task.indices("search")[-count:])
     first = [encoder.encode(document, task.rolling)[0][0] for document in documents]

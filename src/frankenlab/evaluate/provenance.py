@@ -38,6 +38,7 @@ def provenance(experiment: Experiment, command: str | None = None) -> dict[str, 
         command: what the workflow was started with.
     """
     settings = experiment.settings
+    names = {data_folder(name, source): name for name, source in experiment.data.items()}
     grids = [experiment.grid(name) for name in experiment.models]
     return {
         "experiment": experiment.name,
@@ -53,8 +54,8 @@ def provenance(experiment: Experiment, command: str | None = None) -> dict[str, 
         },
         "models": {name: _model(experiment, name) for name in experiment.models},
         "data": {
-            name: _data(RESOURCES / "data" / data_folder(name, source))
-            for name, source in experiment.data.items()
+            names.get(folder, folder): _data(RESOURCES / "data" / folder)
+            for folder in experiment.downloads
         },
         "code": {
             "scoring": scoring_fingerprint(),
@@ -150,4 +151,6 @@ def _model(experiment: Experiment, name: str) -> dict[str, Any]:
 
 def _data(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
-    return {"source": manifest["source"], "files": content_hash(manifest["files"])}
+    # The commit of a data set of the hub, whether the config names it or not.
+    revision = {"revision": manifest["revision"]} if manifest.get("revision") else {}
+    return {"source": manifest["source"], **revision, "files": content_hash(manifest["files"])}

@@ -18,10 +18,10 @@ import torch
 from frankenlab.config.experiment import TASKS_FOLDER
 from frankenlab.engines.protocol import Engine
 from frankenlab.engines.token_tree import TokenTree
+from frankenlab.evaluate.data import verify_data
 from frankenlab.evaluate.model_spec import DEFAULT_TOKEN_BUDGET, ModelSpec, scoring_fingerprint
 from frankenlab.evaluate.store import Store
 from frankenlab.evaluate.sweep import Row, batches, score_documents
-from frankenlab.io.directories import verify_file
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
 from frankenlab.io.progress import Progress
@@ -66,8 +66,7 @@ def evaluate_task(
         UserError: as `EvaluationTask` and `evaluate`; or the stage has none of the task's
             documents, or one with a calibration text in it.
     """
-    if settings.data_file is not None:
-        verify_file(settings.data_file)
+    verify_data(settings)
     task = DrawnTask(settings, TASKS_FOLDER, draw)
     available = task.indices(stage)
     documents = task.documents(available[:limit])

@@ -12,6 +12,7 @@ from typing import Any
 from frankenlab.io.directories import make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
+from frankenlab.models.data_sets import DataSet, fetch_data_set
 from frankenlab.models.directory import check_depth, check_llama_shaped, model_shape
 from frankenlab.models.download import fetch_files, hub_commit
 from frankenlab.models.files import CONFIG, MODEL_FILES, read_json, shards_to_fetch
@@ -68,8 +69,11 @@ def fetch_model(
     return manifest
 
 
-def fetch_data(source: Source, target: str | os.PathLike, description: str = "") -> dict[str, Any]:
-    """Fetch a data source into the directory `target`, files under their names in the source.
+def fetch_data(
+    source: Source | DataSet, target: str | os.PathLike, description: str = ""
+) -> dict[str, Any]:
+    """Fetch a data source into the directory `target`, files under their names in the source; of a
+    data set of the hub, a file per split.
 
     A directory that is complete, by its hashes too, is kept. A local source is linked, not copied;
     it can change, so it is always looked at again.
@@ -80,6 +84,8 @@ def fetch_data(source: Source, target: str | os.PathLike, description: str = "")
     Raises:
         UserError: the source is not available, or is not what was expected.
     """
+    if isinstance(source, DataSet):
+        return fetch_data_set(source, target)
     facts = _facts("data", source, description) | {"made": "files as distributed"}
 
     def fill(directory: Path) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from frankenlab.config.experiment import Experiment, check
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import disk_full
 from frankenlab.io.signals import Stopped, stopped_by_signals
+from frankenlab.runtime.network import allow
 from frankenlab.runtime.processes import end_with_workflow
 
 # Options of mallopt(3) in glibc: the free memory at the top of the heap that the system gets back,
@@ -21,11 +22,14 @@ KEPT_BYTES = 1 << 30
 
 
 @contextmanager
-def job(snakemake: Any) -> Iterator[Experiment]:
+def job(snakemake: Any, network: bool = False) -> Iterator[Experiment]:
     """Run a script's work: it logs to the job's file and uses the threads that it was given.
 
     A user's error is one line on the terminal and in the log. A signal that asks the process to end
     (see `io.signals`) leaves one line in the log.
+
+    Args:
+        network: whether it may ask the Hugging Face hub; what asks is to be imported inside.
 
     Yields:
         The experiment, from the config that the job was given.
@@ -34,6 +38,8 @@ def job(snakemake: Any) -> Iterator[Experiment]:
     try:
         with stopped_by_signals():
             end_with_workflow()
+            if network:
+                allow()
             _keep_freed_memory()
             _log_to(snakemake.log[0])
             if "torch" in sys.modules:

@@ -20,11 +20,13 @@ from frankenlab.estimate.summary import grid_summary, jobs_summary
 from frankenlab.estimate.throughput import given_speeds
 from frankenlab.estimate.work import planned_jobs
 from frankenlab.io import fingerprints
+from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import damaged
+from frankenlab.models.data_sets import DataSet
 from frankenlab.models.sources import Source, Use, file_identity, source_identity
 from frankenlab.plans.grid import notices
-from frankenlab.runtime import lock, orphans
+from frankenlab.runtime import lock, network, orphans
 from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
 from frankenlab.runtime.making import Making
 from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
@@ -64,6 +66,7 @@ class WorkflowRun:
         self.shared: Sequence[str] = ()
         self._made_damaged_again = False
         grids = {model: self.workload.grid(model).grid for model in experiment.models}
+        network.forbid()
         # Jobs end with the process that started them, however it ends.
         os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
         if workflow.is_main_process:
@@ -199,13 +202,23 @@ class WorkflowRun:
             },
         )
 
-    def source_stamp(self, folder: str, source: Source, use: Use) -> str | list[str]:
+    def source_stamp(self, folder: str, source: Source | DataSet, use: Use) -> str | list[str]:
         """Return the stamp of a source on this machine, which can change; others need none."""
-        if source.kind != "path":
+        if isinstance(source, DataSet) or source.kind != "path":
             self.may_write()
             return []
         name = f"{use}.{folder}"
         return self.stamp(name, lambda: source_identity(source, use), self._source_stamps)
+
+    def whole(self, manifests: Sequence[str]) -> Sequence[str]:
+        """Return the manifests of downloads; those whose files were purged are made again.
+
+        To be called by input functions.
+        """
+        for manifest in manifests:
+            if Path(manifest).is_file() and complete_manifest(Path(manifest).parent) is None:
+                self.workflow.dag.forcefiles.add(manifest)
+        return manifests
 
     def task_stamp(self, stage: Stage, task: str, model: str, quantization: str) -> str:
         """Return the stamp of a task in a stage: prompt, data, documents, and the arithmetic of
@@ -288,6 +301,10 @@ def _numbers_of_gpus(text: str) -> Sequence[int]:
 
 
 def local_data(given: CalibrationSettings | DataEntry | None) -> Any:
-    """Return what identifies a file of this machine that a config names; None for one of a
-    package."""
-    return None if given is None or given.source else file_identity(given.file)
+    """Return what identifies a file of this machine that a config names, with its worked examples;
+    None for one of a package."""
+    if given is None or given.source:
+        return None
+    examples = given.fewshot if isinstance(given, DataEntry) else None
+    found = file_identity(given.file)
+    return [found, file_identity(examples)] if examples else found

@@ -1,8 +1,11 @@
 """Data files of any usual format, read as data sets; a damaged one is refused in one line."""
 
+import csv
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,45 @@ import pyarrow.parquet
 
 from frankenlab.io.errors import UserError, one_line
 
-ENDINGS = (".arrow", ".parquet", ".jsonl", ".json")
+ENDINGS = (".arrow", ".parquet", ".jsonl", ".json", ".csv")
+
+# What a whole number is in a CSV file: it is written in one way only, and fits into 64 bits.
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
+
+
+class Splits(Mapping[str, datasets.Dataset]):
+    """Files by the names of the splits that they hold, each read when it is first asked for."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files, self._read = files, dict[str, datasets.Dataset]()
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> "Splits":
+        """Return the splits of a data set that was fetched from the hub."""
+        return cls({path.stem: path for path in sorted(folder.glob("*.parquet"))})
+
+    def __getitem__(self, split: str) -> datasets.Dataset:
+        """Return a split.
+
+        Raises:
+            UserError: as `read_data`.
+            KeyError: there is no such split.
+        """
+        if split not in self._files:
+            raise KeyError(f"{split}, and the splits are {', '.join(self)}")
+        if split not in self._read:
+            self._read[split] = read_data(self._files[split])
+        return self._read[split]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def read_data(path: Path) -> datasets.Dataset:
-    """Return the rows of an Arrow, Parquet, JSON or JSON lines file, gzipped or not.
+    """Return the rows of an Arrow, Parquet, JSON, JSON lines or CSV file, gzipped or not.
 
     The whole file is read into memory and checked. A memory map would end the process where a
     damaged Arrow file points outside of itself, or where the file is cut while it is read.
@@ -39,7 +76,8 @@ def read_data(path: Path) -> datasets.Dataset:
             file = pyarrow.BufferReader(content)
             table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
             return _data_set(table, fingerprint)
-        return _from_rows(_json_rows(content), fingerprint)
+        rows = _csv_rows(content) if ending == ".csv" else _json_rows(content)
+        return _from_rows(rows, fingerprint)
     # The errors that damage raises inside of pyarrow and datasets have no common type.
     except Exception as error:
         reason = one_line(error) or type(error).__name__
@@ -78,6 +116,31 @@ def _json_rows(content: bytes) -> list[Any]:
                 rows.append(json.loads(line))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
+    return rows
+
+
+def _csv_rows(content: bytes) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file, whose first line names the columns.
+
+    A column of whole numbers holds numbers. Every other one holds texts as they are written, so
+    that a prompt shows "1.50", "007" or "None" as the file does.
+    """
+    # The library's own limit is 131,072 characters.
+    csv.field_size_limit(len(content) + 1)
+    lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+    names = next(lines, [])
+    if "" in names or len(set(names)) < len(names):
+        raise ValueError(f"line 1: a name for each column is expected, not {names!r:.80}")
+    rows: list[dict[str, Any]] = []
+    for cells in lines:
+        if len(cells) not in (0, len(names)):
+            raise ValueError(f"line {lines.line_num}: {len(cells)} cells, and {len(names)} columns")
+        if cells:
+            rows.append(dict(zip(names, cells, strict=True)))
+    for name in names:
+        if all(_WHOLE.fullmatch(row[name]) for row in rows):
+            for row in rows:
+                row[name] = int(row[name])
     return rows
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from frankenlab.io.directories import MANIFEST, has_manifest
 from frankenlab.io.errors import UserError
 from frankenlab.tasks.folders import harness_tasks, own_tasks
 from frankenlab.tasks.yaml_files import texts
@@ -38,6 +39,9 @@ class TaskSettings:
         metric: the primary metric.
         data_file: the file that replaces the task's own data set, or None.
         split: the name of the split that the file is.
+        fewshot_file: a file of worked examples, beside `data_file`.
+        data_folder: the directory with the task's own data set, fetched from the hub, a file per
+            split. With neither a file nor a folder, lm-eval loads the data set itself.
         cluster: the field whose content decides the stage and is resampled as one (a passage that
             several questions share); None stands for the whole document.
         overrides: keys of lm-eval's task config.
@@ -52,6 +56,8 @@ class TaskSettings:
     num_fewshot: int | None = None
     cluster: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    fewshot_file: Path | None = None
+    data_folder: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse overrides that would run code, or that contradict `data`.
@@ -60,6 +66,27 @@ class TaskSettings:
             UserError: names the key.
         """
         _check_overrides(self.overrides, f'task "{self.name}": overrides', self.data_file)
+
+    @property
+    def files(self) -> list[Path]:
+        """Return the files that hold its data, or the manifest of the directory that does."""
+        manifest = self.data_folder and self.data_folder / MANIFEST
+        return [file for file in (self.data_file, self.fewshot_file, manifest) if file]
+
+    def check_there(self) -> None:
+        """Check that the data are there.
+
+        Raises:
+            UserError: they are not; says how to fetch them.
+        """
+        for file in self.files:
+            if file.exists():
+                continue
+            if any(map(has_manifest, file.parents)):
+                how = "it is not among the files of its package; see `file`, and `include` there"
+            else:
+                how = "`snakemake fetch` downloads the data of a config"
+            raise UserError(f'task "{self.name}": there is no {file}; {how}')
 
 
 def _check_overrides(overrides: Mapping[str, Any], where: str, data_file: Path | None) -> None:

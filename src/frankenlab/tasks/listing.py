@@ -5,9 +5,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from frankenlab.io.errors import UserError
 from frankenlab.tasks.folders import harness_tasks, own_tasks
-from frankenlab.tasks.yaml_files import read_task_file
 
 # The first metric of each output type in lm-eval, for tasks that name none.
 USUAL_METRICS = {
@@ -32,22 +30,6 @@ def matching_tasks(pattern: str, own: Path) -> dict[str, Path]:
         pattern = f"*{pattern}*"
     ours, theirs = files_of_tasks(own)
     return {n: path for n, path in sorted((theirs | ours).items()) if fnmatchcase(n, pattern)}
-
-
-def task_keys(path: Path, depth: int = 0) -> dict[str, Any]:
-    """Return the keys of a task's file with those of the files that it includes.
-
-    Raises:
-        UserError: as `read_task_file`; or files include each other.
-    """
-    if depth > 20:
-        raise UserError(f"{path}: it includes itself")
-    own = read_task_file(path)
-    includes = own.pop("include", None) or []
-    found: dict[str, Any] = {}
-    for include in [includes] if isinstance(includes, str) else includes:
-        found |= task_keys(path.parent / str(include), depth + 1)
-    return found | own
 
 
 def usual_metric(keys: Mapping[str, Any]) -> str:

@@ -12,12 +12,15 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from frankenlab.io.errors import UserError, describe
-from frankenlab.tasks.data_files import read_data
+from frankenlab.io.errors import UserError, describe, one_line
+from frankenlab.tasks.data_files import Splits
 from frankenlab.tasks.documents import check_documents
 from frankenlab.tasks.index import TaskSettings, task_file
 from frankenlab.tasks.templates import TaskTemplates
 from frankenlab.tasks.yaml_files import task_fingerprint
+
+# The split that a file of worked examples is; no split of a data set has such a name.
+EXAMPLES = "worked examples"
 
 OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
 
@@ -29,18 +32,21 @@ def load_task(settings: TaskSettings, tasks_folder: Path) -> Task:
     """Return lm-eval's task as its YAML and the settings describe it.
 
     Raises:
-        UserError: the YAML or the data are unreadable, lm-eval cannot build the task from them or
-            has no such setting, the output type is not scored by log-likelihood, or the few-shot
-            examples are in a split that the data do not have.
+        UserError: the YAML or the data are unreadable or not there, lm-eval cannot build the task
+            from them or has no such setting, the output type is not scored by log-likelihood, or
+            the few-shot examples are in a split that the data do not have.
     """
+    settings.check_there()
     config = _configuration(settings, tasks_folder)
     # lm-eval warns of defaults in its own YAMLs, and of documents that are refused here.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         (task,) = TaskManager(include_defaults=False).load([config])["tasks"].values()
+    except UserError:
+        raise
     except (ConnectionError, FileNotFoundError) as error:
         raise UserError(
-            f'task "{settings.name}": its data set cannot be reached ({error}); '
+            f'task "{settings.name}": its data set cannot be reached ({one_line(error)}); '
             "without a network, give it `data` from a package or a local file"
         ) from error
     except Exception as error:  # of any kind: it runs the YAML's templates and functions
@@ -78,6 +84,9 @@ def _configuration(settings: TaskSettings, tasks_folder: Path) -> dict[str, Any]
     config["num_fewshot"] = shots
     if settings.data_file is not None:
         config |= _with_data(config, settings, shots, where)
+    elif settings.data_folder is not None:
+        splits = Splits.in_folder(settings.data_folder)
+        config |= {"custom_dataset": lambda **_: splits, "dataset_kwargs": None}
     return config
 
 
@@ -108,18 +117,19 @@ def _with_data(
 ) -> dict[str, Any]:
     """Return the keys that put the data file in the place of the split that lm-eval evaluates."""
     assert settings.data_file is not None
-    table = read_data(settings.data_file)
     split = settings.split
+    examples = {EXAMPLES: settings.fewshot_file} if settings.fewshot_file and shots else {}
+    splits = Splits({**examples, split: settings.data_file})
     tests, validates = config.get("test_split"), config.get("validation_split")
     place = "test_split" if tests and (tests == split or validates != split) else "validation_split"
     changed: dict[str, Any] = {
-        "custom_dataset": lambda **_: {split: table},
+        "custom_dataset": lambda **_: splits,
         "dataset_kwargs": None,
         "training_split": None,
         "validation_split": None,
         "test_split": None,
         place: split,
-        "fewshot_split": _fewshot_split(config, settings, shots, where),
+        "fewshot_split": EXAMPLES if examples else _fewshot_split(config, settings, shots, where),
     }
     fewshot = config.get("fewshot_config")
     if isinstance(fewshot, Mapping) and "split" in fewshot:
@@ -149,8 +159,9 @@ def _fewshot_split(
         return settings.split
     raise UserError(
         f'{where}: its few-shot examples are in split "{chosen}", and its `data` are split '
-        f'"{settings.split}" alone; set overrides: {{fewshot_config: {{sampler: first_n}}}} to '
-        f"keep the first {shots} documents for the prompt, or num_fewshot: 0"
+        f'"{settings.split}" alone; name a file of examples (data.fewshot), or set overrides: '
+        f"{{fewshot_config: {{sampler: first_n}}}} to keep the first {shots} documents for the "
+        "prompt, or num_fewshot: 0"
     )
 
 

@@ -48,6 +48,22 @@ def read_task_file(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def task_keys(path: Path, depth: int = 0) -> dict[str, Any]:
+    """Return the keys of a task's file with those of the files that it includes.
+
+    Raises:
+        UserError: as `read_task_file`; or files include each other.
+    """
+    if depth > 20:
+        raise UserError(f"{path}: it includes itself")
+    own = read_task_file(path)
+    includes = own.pop("include", None) or []
+    found: dict[str, Any] = {}
+    for include in [includes] if isinstance(includes, str) else includes:
+        found |= task_keys(path.parent / str(include), depth + 1)
+    return found | own
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn what can go wrong with a file into one line that names it."""
