@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from frankenlab.analyse.comparisons import with_shapes
+from frankenlab.analyse.search_test import search
 from frankenlab.analyse.selection import (
     as_good,
     best_of,
@@ -19,7 +20,6 @@ from frankenlab.analyse.selection import (
     shortlist,
     without_finalists,
 )
-from frankenlab.analyse.search_test import search
 from frankenlab.analyse.settings import Statistics
 
 NAN = float("nan")

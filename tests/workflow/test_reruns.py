@@ -8,7 +8,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -100,6 +99,16 @@ def library(name: str) -> Change:
     return change
 
 
+def together(*changes: Change) -> Change:
+    """Make several changes."""
+
+    def change(lab: Laboratory) -> Callable[[], object]:
+        backs = [each(lab) for each in changes]
+        return lambda: [back() for back in backs]
+
+    return change
+
+
 def comments(lab: Laboratory) -> Callable[[], object]:
     """Add a comment to every module and have new times everywhere, as after a checkout."""
     sources = {path: path.read_text() for path in (lab.folder / "src").rglob("*.py")}
@@ -117,7 +126,6 @@ PLANS = [
     {"generator": "block", "length": 2, "times": [2, 3]},
     {"generator": "explicit", "plans": ["0:4x2"]},
 ]
-LIQUIDS = Counter(evaluate_task=-1, aggregate=0)
 
 CHANGES: dict[str, tuple[Change, Counter]] = {
     "comments and new times": (comments, NOTHING),
@@ -156,7 +164,7 @@ CHANGES: dict[str, tuple[Change, Counter]] = {
     "the engine": (code("engines/torch.py"), ENGINE),
     "PyTorch": (library("torch"), None),
     "a bitrate": (
-        lambda lab: (config("exl2", BITS)(lab), config("quantizations", ["none", "exl2-4.0"])(lab))[1],
+        together(config("exl2", BITS), config("quantizations", ["none", "exl2-4.0"])),
         None,
     ),
     "a model": (

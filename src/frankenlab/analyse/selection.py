@@ -40,9 +40,9 @@ class Frozen(TypedDict):
     """The file that holds a model's frozen plan: what `freeze` returns.
 
     `finalists` are the best other plans of the shortlist, best first, and then the best of some
-    kinds of plans in the search. `as_good` are the plans within one standard error of the best, best first. `same_plan` is the
-    share of resamples of the documents in which the same rule freezes the same plan of the same
-    shortlist.
+    kinds of plans in the search. `as_good` are the plans within one standard error of the best,
+    best first. `same_plan` is the share of resamples of the documents in which the same rule
+    freezes the same plan of the same shortlist.
     """
 
     model: str

@@ -66,9 +66,7 @@ def _version(name: str) -> str:
         return "none"
 
 
-def code_fingerprint(
-    *sources: str | Path, without: Collection[str] = (), length: int = 16
-) -> str:
+def code_fingerprint(*sources: str | Path, without: Collection[str] = (), length: int = 16) -> str:
     """Return a hash of the sources and of every module of the package that they import.
 
     Args:

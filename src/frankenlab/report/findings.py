@@ -202,10 +202,7 @@ def choice_finding(tables: Tables, frozen: Frozen) -> str:
     """Return how sure the choice of each frozen plan is: which plans were as good, and how often
     the same one would be frozen."""
     named = [freeze for freeze in frozen if "as_good" in freeze]
-    said = [
-        _choice(freeze, tables, len(named) > 1)
-        for freeze in named[:MOST_NAMED]
-    ]
+    said = [_choice(freeze, tables, len(named) > 1) for freeze in named[:MOST_NAMED]]
     more = len(named) - MOST_NAMED
     others = ["How the others were chosen stands under their names below."] if more > 0 else []
     return " ".join([*said, *others])
