@@ -4,10 +4,12 @@
 what it changed.
 """
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,10 @@ SELECT = FROZEN + Counter(evaluate_task=2, aggregate=1)
 SHORTLIST = SELECT + Counter(shortlist=1, construct_frankens=1)
 SEARCH = SHORTLIST + Counter(evaluate_task=2, aggregate=1)
 GRID = SEARCH + Counter(construct_frankens=1)
+# Only the choice is made again, with the plans of the search.
+SEARCH_ALONE = SCORES + Counter(
+    construct_frankens=1, evaluate_task=2, aggregate=1, shortlist=1, freeze=1
+)
 ENGINE = SEARCH + Counter(probe=1)
 MODEL = GRID + Counter(probe=1)
 
@@ -209,3 +215,31 @@ def test_a_change_reruns_what_it_affects(
 ) -> None:
     with changed(lab, change):
         assert dry.jobs() == expected
+
+
+def test_nothing_is_stale_in_a_copy_elsewhere(lab: Laboratory, tmp_path: Path) -> None:
+    other = object.__new__(Laboratory)
+    other.folder, other.config = tmp_path / "copy", lab.config
+    shutil.copytree(lab.folder, other.folder, symlinks=True)
+    assert other.jobs() == NOTHING
+
+
+def test_lost_weights_are_fetched_by_a_run_that_needs_them(lab: Laboratory, dry: DryRuns) -> None:
+    with changed(lab, lost("resources")):
+        assert dry.jobs("fetch") == Counter(download_model=1)
+        with changed(lab, config("cost.repeats", 2)):
+            found = dry.jobs()
+        assert found["download_model"] == found["measure_cost"] == 1
+
+
+def test_a_plan_that_changes_no_choice_runs_no_job_of_the_later_stages(lab: Laboratory) -> None:
+    """Last, as it leaves other results."""
+    chosen = [lab.results / folder / "tiny.json" for folder in ("shortlist", "frozen")]
+    before = [path.read_text() for path in chosen]
+    lab.config["plans"] = PLANS
+    done = lab.snakemake()
+    assert [path.read_text() for path in chosen] == before
+    ran = Counter(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", done.stderr, re.MULTILINE))
+    # The graph listed the stages behind the shortlist too.
+    assert ran == SEARCH_ALONE + Counter(all=1)
+    assert lab.jobs() == NOTHING
