@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from frankenlab.evaluate.model_spec import scoring_fingerprint
-from frankenlab.io import fingerprints
+from frankenlab.io import code_cache, fingerprints
+from frankenlab.io.files import CACHE_VARIABLE
 from frankenlab.io.fingerprints import (
     ENGINE_LIBRARIES,
     SURROUNDINGS,
@@ -240,3 +241,24 @@ def test_a_changed_asset_of_a_module_changes_its_fingerprint_and_no_other(packag
 def test_the_page_is_rendered_anew_when_its_style_or_its_script_changes():
     assets = {path.name for path in (ROOT / "src/frankenlab/report/assets").iterdir()}
     assert assets == {"page.html", "page.css", "page.js"}, "named after the module that uses them"
+
+
+def test_what_was_parsed_before_is_not_parsed_again(tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+
+    def parsed() -> tuple[code_cache.Parsed, list[str]]:
+        code_cache._kept.cache_clear()
+        seen: list[str] = []
+        found = code_cache.of("x = 1", lambda source: seen.append(source) or ("digest", ["os"]))
+        code_cache._write()
+        return found, seen
+
+    try:
+        assert parsed() == (("digest", ["os"]), ["x = 1"])
+        assert parsed() == (("digest", ["os"]), [])
+        for damaged in ("", "[1]", '{"a": 1}', '{"a": [1]}'):
+            code_cache._file().write_text(damaged)
+            assert parsed() == (("digest", ["os"]), ["x = 1"])
+    finally:
+        monkeypatch.undo()
+        code_cache._kept.cache_clear()

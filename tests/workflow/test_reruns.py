@@ -22,8 +22,10 @@ Change = Callable[[Laboratory], Callable[[], object]]
 
 # What runs behind what. The tiny experiment has one model, two search tasks and a guard task.
 NOTHING: Counter[str] = Counter()
+SHOWN = Counter(render_notebook=1)
 PAGE = Counter(provenance=1, render_notebook=1)
 FIGURES = Counter(plot_search=1, plot_confirm=1)
+PICTURES = SHOWN + Counter(plot_search=1)
 TABLES = PAGE + FIGURES + Counter(tables=1)
 COST = TABLES + Counter(measure_cost=1)
 PROBE = TABLES + Counter(probe=1)
@@ -34,6 +36,7 @@ CONFIRM = SCORES + Counter(evaluate_task=3, aggregate=1)
 FROZEN = CONFIRM + Counter(freeze=1, construct_frankens=1, measure_cost=1)
 SELECT = FROZEN + Counter(evaluate_task=2, aggregate=1)
 SHORTLIST = SELECT + Counter(shortlist=1, construct_frankens=1)
+COMPARED = SHORTLIST + Counter(aggregate=1)
 SEARCH = SHORTLIST + Counter(evaluate_task=2, aggregate=1)
 GRID = SEARCH + Counter(construct_frankens=1)
 # Only the choice is made again, with the plans of the search.
@@ -135,24 +138,24 @@ PLANS = [
 
 CHANGES: dict[str, tuple[Change, Counter]] = {
     "comments and new times": (comments, NOTHING),
-    "an error message": (code("tasks/encoding.py", "the context {shown} has", "no"), NOTHING),
+    "an error message": (code("tasks/encoding.py", "is longer than the", "exceeds the"), NOTHING),
     "the other engine": (code("engines/exllamav2.py"), PAGE),
     "what surrounds a job": (code("runtime/job.py"), PAGE),
     "the schema": (code("config/settings.py"), PAGE),
     "the experiment's code": (code("config/experiment.py"), PAGE),
     "what is predicted": (code("estimate/memory.py"), PAGE),
-    "progress": (code("io/progress.py"), PAGE),
+    "progress": (code("io/progress.py"), NOTHING),
     "the converter of GGUF files": (code("models/gguf/model.py"), NOTHING),
-    "the text of a caption": (edit("workflow/report/tables/costs.rst", "", "More.\n"), None),
+    "the text of a caption": (edit("workflow/report/tables/costs.rst", "", "More.\n"), SHOWN),
     "a description": (config("models.tiny.description", "tiny"), PAGE),
     "the margin": (config("statistics.margin", 5), TABLES),
     "alpha": (config("statistics.alpha", 0.01), TABLES),
-    "the false discovery rate": (config("statistics.fdr", 0.1), None),
-    "the resamples": (config("statistics.resamples", 300), None),
-    "the seed": (config("statistics.seed", 2), None),
-    "a figure": (code("report/figures/maps.py"), None),
+    "the false discovery rate": (config("statistics.fdr", 0.1), COMPARED),
+    "the resamples": (config("statistics.resamples", 300), COMPARED),
+    "the seed": (config("statistics.seed", 2), COMPARED),
+    "a figure": (code("report/figures/maps.py"), FIGURES + SHOWN),
     "a verdict": (code("analyse/verdicts.py"), TABLES),
-    "SciPy": (library("scipy"), None),
+    "SciPy": (library("scipy"), COMPARED),
     "repeats of the timing": (config("cost.repeats", 2), COST),
     "the timing": (code("evaluate/cost.py"), COST),
     "the probe": (config("probe.documents", 8), PROBE),
@@ -162,26 +165,42 @@ CHANGES: dict[str, tuple[Change, Counter]] = {
     "the controls": (config("stages.confirm.controls", 2), FROZEN),
     "the select stage's documents": (config("stages.select.limit", 20), SELECT),
     "the shortlist": (config("stages.select.shortlist", 2), SHORTLIST),
-    "the search's documents": (config("stages.search.limit", 10), None),
+    "the search's documents": (config("stages.search.limit", 10), ENGINE),
     "an added plan": (config("plans", PLANS), GRID),
-    "a prompt": (edit("config/tasks/liquids.yaml", "{{question}}", "So: {{question}}"), None),
-    "an added prompt": (config("tasks.liquids.prompts", {"two": {"num_fewshot": 2}}), None),
+    "a prompt": (
+        edit("config/tasks/liquids.yaml", "{{question}}", "So: {{question}}"),
+        COMPARED + Counter(evaluate_task=1, probe=1),
+    ),
+    "an added prompt": (
+        config("tasks.liquids.prompts", {"two": {"num_fewshot": 2}}),
+        TABLES + Counter(check_prompts=1, evaluate_task=1),
+    ),
     "the device": (config("device", "cuda"), ENGINE),
     "the engine": (code("engines/torch.py"), ENGINE),
-    "PyTorch": (library("torch"), None),
+    "PyTorch": (library("torch"), ENGINE),
     "a bitrate": (
         together(config("exl2", BITS), config("quantizations", ["none", "exl2-4.0"])),
-        None,
+        CONFIRM
+        + Counter(measure_exl2=1, quantize_exl2=1, construct_frankens=1, measure_cost=1)
+        + Counter(plot_bits=1, plot_confirm=1),
     ),
     "a model": (
         config("models.more", {"source": {"path": "tiny-model"}, "n_layers": 4}),
-        None,
+        MODEL
+        + Counter(download_model=1, render_model=2)
+        + Counter(plot_models=1, plot_search=1, plot_confirm=1),
     ),
     "a lost table": (lost("results/tiny/tables/costs.csv"), TABLES),
-    "a lost picture": (lost("results/tiny/figures/tiny/none/profile.svg"), None),
-    "a lost picture of another kind": (lost("results/tiny/figures/tiny/none/plane.png"), None),
-    "a lost list of documents": (lost("results/tiny/tables/flips.csv"), None),
-    "a lost answer": (lost("results/tiny/report/answer.json"), None),
+    "a lost picture": (
+        lost("results/tiny/figures/tiny/none/profile.svg"),
+        PICTURES,
+    ),
+    "a lost picture of another kind": (
+        lost("results/tiny/figures/tiny/none/plane.png"),
+        PICTURES,
+    ),
+    "a lost list of documents": (lost("results/tiny/tables/flips.csv"), SHOWN + Counter(flips=1)),
+    "a lost answer": (lost("results/tiny/report/answer.json"), SHOWN),
     "lost weights": (lost("resources"), NOTHING),
 }
 

@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+from frankenlab.io import code_cache
+
 PACKAGE = "frankenlab"
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -130,6 +132,18 @@ def _normalized(path: Path, _mtime: int) -> _Code:
     if path.suffix == ".ipynb":
         cells = (cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code")
         source = "\n".join("".join(cell["source"]) for cell in cells)
+    digest, imported = code_cache.of(source, _parsed)
+    ours = [
+        _locate(reached)
+        for name in imported
+        if name.split(".")[0] == PACKAGE
+        for reached in _with_packages(name)
+    ]
+    return _Code(_name(path), digest, [*assets, *(path for path in ours if path.is_file())])
+
+
+def _parsed(source: str) -> code_cache.Parsed:
+    """Return the hash of a source without what does not count, and the names that it imports."""
     tree = ast.parse(source)
     imported = []
     for node in ast.walk(tree):
@@ -145,15 +159,8 @@ def _normalized(path: Path, _mtime: int) -> _Code:
             # A body must not be empty; `pass` stands for a docstring that was all of it.
             rest = [part for part in body if not _is_docstring(part)]
             node.body = rest or [ast.Pass()]  # type: ignore[attr-defined]
-    ours = [
-        _locate(reached)
-        for name in imported
-        if name.split(".")[0] == PACKAGE
-        for reached in _with_packages(name)
-    ]
     tree.body = [node for node in tree.body if not _names_what_is_public(node)] or [ast.Pass()]
-    needed = [*assets, *(path for path in ours if path.is_file())]
-    return _Code(_name(path), _digest(ast.unparse(tree)), needed)
+    return _digest(ast.unparse(tree)), imported
 
 
 def _digest(text: str) -> str:
