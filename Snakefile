@@ -29,7 +29,7 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report/index.html",
+        SHOWN,
         # Otherwise a table that was lost would be missed only by the next change.
         [
             path

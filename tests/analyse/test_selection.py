@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from frankenlab.analyse.comparisons import with_shapes
+from frankenlab.analyse.search_test import search
 from frankenlab.analyse.selection import (
     as_good,
     best_of,
@@ -23,7 +24,8 @@ from frankenlab.analyse.settings import Statistics
 
 NAN = float("nan")
 TASKS = {task: SimpleNamespace(metric="acc", role="search") for task in "ab"}
-RULES = Statistics(resamples=500, seed=1)
+SEED = 1
+RULES = Statistics(resamples=500, seed=SEED)
 
 
 def selected(effects: dict[str, tuple[float, float]]) -> pd.DataFrame:
@@ -78,9 +80,9 @@ def scores(gains: dict[str, tuple[int, int]], documents: int = 60) -> pd.DataFra
     return table.assign(cluster=table["document"].astype(str), hardware="one")
 
 
-def frozen_of(gains, controls: int = 0, level: float = 0.05, finalists: int = 0, more=()):
+def frozen_of(gains, controls: int = 0, finalists: int = 0, more=()):
     listed = [{"plan": plan, "group": "block"} for plan in gains]
-    rest = (controls, level, RULES, finalists, more)
+    rest = (controls, SEED, finalists, more)
     return freeze(scores(gains), TASKS, listed, "m", 8, "none", *rest)
 
 
@@ -104,12 +106,20 @@ def test_search_and_select_choose_together():
 
 def test_whether_any_plan_beats_the_base_is_asked_of_the_select_documents():
     """The search documents have chosen these plans, so that their best is partly lucky."""
-    lucky = frozen_of({"0:6,2:8": (20, 0), "0:3,2:8": (-3, -4)})
-    assert not lucky["beats_base"] and "no evidence that any plan beats" in lucky["reason"]
+
+    def found(gains, level=0.05):
+        rows = scores(gains).assign(model="m", quantization="none")
+        parts = [rows[rows["stage"] == stage] for stage in ("search", "select")]
+        return search(parts[0], TASKS, level, RULES, None, parts[1]).iloc[0]
+
+    lucky = found({"0:6,2:8": (20, 0), "0:3,2:8": (-3, -4)})
+    assert lucky["significant"] and not lucky["select_significant"]
     # Eight documents won and none lost: p is 0.004.
-    good = frozen_of({"0:6,2:8": (0, 4), "0:3,2:8": (-3, -4)})
-    assert good["beats_base"] and "the best plan beats the base" in good["reason"]
-    assert not frozen_of({"0:6,2:8": (0, 4), "0:3,2:8": (-3, -4)}, level=0.002)["beats_base"]
+    gains = {"0:6,2:8": (0, 4), "0:3,2:8": (-3, -4)}
+    good = found(gains)
+    assert good["select_significant"] and good["select_plan"] == "0:6,2:8"
+    assert good["select_effect"] > good["select_low"] > 0
+    assert not found(gains, level=0.002)["select_significant"]
 
 
 def test_a_clear_choice_is_stable_and_a_close_one_is_not():
@@ -123,7 +133,7 @@ def test_a_document_scored_in_several_rounds_counts_once():
     listed = [{"plan": plan, "group": "block"} for plan in gains]
     once = scores(gains)
     raced = pd.concat([once[once["document"] < 20], once])
-    arguments = (TASKS, listed, "m", 8, "none", 0, 0.05, RULES)
+    arguments = (TASKS, listed, "m", 8, "none", 0, SEED)
     assert freeze(raced, *arguments) == freeze(once, *arguments)
 
 
@@ -210,4 +220,4 @@ def test_no_plan_no_choice():
     broken.loc[broken["plan"] != "base", "acc"] = np.inf
     listed = [{"plan": "0:6,4:8", "group": "block"}]
     with pytest.raises(ValueError, match="no plan"):
-        freeze(broken, TASKS, listed, "m", 8, "none", 0, 0.05, RULES)
+        freeze(broken, TASKS, listed, "m", 8, "none", 0, SEED)

@@ -686,3 +686,14 @@ def test_steps_of_a_beam_are_rounds_on_the_documents_of_the_one_before(racing, l
     assert experiment.steps_before(Stage("search")) == 2
     assert experiment.steps_before(Stage("select")) == 0
     assert experiment.raced == racing and experiment.rounds("select") == [Stage("select")]
+
+
+def test_the_folder_of_quantized_weights_does_not_depend_on_names_in_the_code(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("text.jsonl").touch()
+    raw = changed("exl2", {"calibration": {"file": "text.jsonl"}}) | {"quantizations": ["exl2-4.0"]}
+    folder = config.check(raw).quantized_folder("tiny")
+    # Another folder would be quantized again, which takes hours.
+    assert str(folder) == "resources/exl2/tiny-05133c7ec5ee/eb0e23ffe34c8af3"

@@ -1,13 +1,22 @@
 """Code is stale when it does something else, and only then."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from frankenlab.evaluate.model_spec import scoring_fingerprint
-from frankenlab.io import fingerprints
-from frankenlab.io.fingerprints import code_fingerprint, library_versions
+from frankenlab.io import code_cache, fingerprints
+from frankenlab.io.files import CACHE_VARIABLE
+from frankenlab.io.fingerprints import (
+    ENGINE_LIBRARIES,
+    SURROUNDINGS,
+    code_fingerprint,
+    engine_module,
+    library_versions,
+    other_engines,
+)
 from tests.support.paths import ROOT
 
 TOP = '''"""A module."""
@@ -22,6 +31,8 @@ def work(x):
 MIDDLE = """def double(x):
     from frankenlab.bottom import two
 
+    if x > 9:
+        raise UserError(f"{x} is too large") from None
     return two() * x
 """
 
@@ -61,6 +72,7 @@ def edit(path: Path, old: str, new: str) -> None:
         ("top", '    """What it does."""\n', ""),
         ("top", "double(x) + 1", "( double( x )\n        + 1 )"),
         ("middle", "    return", "    # why\n    return"),
+        ("middle", "is too large", "cannot be doubled, 9 can"),
         ("inner/__init__", "Nothing but words", "Other words"),
         ("inner/__init__", '"""Nothing but words."""', '"""Words."""\n__all__ = ["deep"]'),
         ("inner/deep", "TWO = 2", 'TWO = 2\n"""A text below an attribute."""'),
@@ -79,6 +91,8 @@ def test_words_layout_and_unused_modules_change_nothing(package, file, old, new)
     [
         ("top", "+ 1", "+ 2"),
         ("middle", "* x", "** x"),
+        ("middle", "x > 9", "x > 8"),
+        ("middle", "UserError", "ValueError"),
         ("bottom", "lambda: TWO", "lambda: TWO + 0"),
         ("inner/deep", "TWO = 2", "TWO = 3"),
         ("inner/__init__", '"""Nothing but words."""', "import os"),
@@ -106,6 +120,19 @@ def test_a_file_outside_the_package_counts_with_what_it_imports(package, tmp_pat
     after = code_fingerprint(script)
     edit(script, "print", "repr")
     assert len({before, after, code_fingerprint(script)}) == 3
+
+
+def test_a_module_that_is_left_out_does_not_count_nor_what_only_it_imports(package):
+    def found():
+        without = (["frankenlab.bottom"], ["frankenlab.inner"], ["frankenlab.top"])
+        return [code_fingerprint("frankenlab.top", without=each) for each in without]
+
+    before = found()
+    edit(package / "inner/deep.py", "2", "3")
+    after = found()
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True]
+    edit(package / "bottom.py", "lambda: TWO", "lambda: TWO + 0")
+    assert [a == b for a, b in zip(before, found(), strict=True)] == [True, False, True]
 
 
 @pytest.fixture
@@ -139,6 +166,8 @@ def real_package(tmp_path, monkeypatch) -> Path:
         ("cli/evaluate.py", False),
         ("estimate/work.py", False),
         ("io/progress.py", False),
+        ("io/errors.py", False),
+        ("io/signals.py", False),
         ("evaluate/cost.py", False),
     ],
 )
@@ -150,14 +179,37 @@ def test_scores_are_stale_when_code_that_makes_them_changes(real_package, file, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["engines/torch.py", "engines/exllamav2.py", "evaluate/sweep.py"])
-def test_jobs_that_score_are_stale_with_the_code_of_both_engines(real_package, tmp_path, file):
-    scripts = ROOT / "workflow" / "scripts"
-    script = shutil.copy(scripts / "evaluate_task.py", tmp_path)
-    before = code_fingerprint(script)
+@pytest.mark.parametrize(
+    ("file", "stale"),
+    [
+        ("engines/torch.py", ["torch"]),
+        ("engines/exllamav2.py", ["exllamav2"]),
+        ("engines/exllamav2_loading.py", ["exllamav2"]),
+        ("evaluate/sweep.py", ["torch", "exllamav2"]),
+        ("evaluate/runner.py", ["torch", "exllamav2"]),
+        ("config/settings.py", []),
+        ("config/experiment.py", []),
+        ("estimate/memory.py", []),
+        ("runtime/job.py", []),
+    ],
+)
+def test_jobs_that_score_are_stale_with_the_code_of_their_engine(real_package, file, stale):
+    def found():
+        script = ROOT / "workflow" / "scripts" / "evaluate_task.py"
+        without = {e: [*SURROUNDINGS, *other_engines(e)] for e in ENGINE_LIBRARIES}
+        return {e: code_fingerprint(script, without=names) for e, names in without.items()}
+
+    before = found()
     with (real_package / file).open("a") as handle:
         handle.write("\nMORE = 1\n")
-    assert code_fingerprint(script) != before
+    after = found()
+    assert [engine for engine in before if before[engine] != after[engine]] == stale
+
+
+def test_every_engine_has_the_module_and_the_libraries_of_its_name():
+    names = {path.stem for path in (fingerprints.ROOT / "engines").glob("*.py")}
+    assert {"torch", "exllamav2"} == set(ENGINE_LIBRARIES) <= names
+    assert all(map(find_spec, map(engine_module, ENGINE_LIBRARIES)))
 
 
 def test_no_module_is_imported_by_a_name_that_fingerprints_cannot_see():
@@ -189,3 +241,24 @@ def test_a_changed_asset_of_a_module_changes_its_fingerprint_and_no_other(packag
 def test_the_page_is_rendered_anew_when_its_style_or_its_script_changes():
     assets = {path.name for path in (ROOT / "src/frankenlab/report/assets").iterdir()}
     assert assets == {"page.html", "page.css", "page.js"}, "named after the module that uses them"
+
+
+def test_what_was_parsed_before_is_not_parsed_again(tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+
+    def parsed() -> tuple[code_cache.Parsed, list[str]]:
+        code_cache._kept.cache_clear()
+        seen: list[str] = []
+        found = code_cache.of("x = 1", lambda source: seen.append(source) or ("digest", ["os"]))
+        code_cache._write()
+        return found, seen
+
+    try:
+        assert parsed() == (("digest", ["os"]), ["x = 1"])
+        assert parsed() == (("digest", ["os"]), [])
+        for damaged in ("", "[1]", '{"a": 1}', '{"a": [1]}'):
+            code_cache._file().write_text(damaged)
+            assert parsed() == (("digest", ["os"]), ["x = 1"])
+    finally:
+        monkeypatch.undo()
+        code_cache._kept.cache_clear()

@@ -19,7 +19,6 @@ FREEZE = {
     "controls": ["0:2,0:4"],
     "finalists": ["0:2,1:4"],
     "reference_quantization": "none",
-    "beats_base": False,
     "as_good": ["0:3,1:4", "0:2,1:4"],
     "same_plan": 0.5,
     "reason": "the cheapest",

@@ -394,10 +394,16 @@ def test_a_conversion_from_before_headers_were_checked_is_made_again(tmp_path):
             del manifest[CONVERSION]
             (tmp_path / "m" / name).write_text(json.dumps(manifest))
         assert CONVERSION in fetch_model(source, tmp_path / "m", 4, "")
+        again: list[str] = []
         patch.setattr(
-            "frankenlab.models.fetch.fetch_files", lambda *_: pytest.fail("fetched again")
+            "frankenlab.models.fetch.fetch_files", lambda *a: again.append("x") or unpack(*a)
         )
-        fetch_model(source, tmp_path / "m", 4, "")
+        made = fetch_model(source, tmp_path / "m", 4, "")
+        assert not again
+        # Another version of the code converts it again, and the same model has the same manifest.
+        patch.setattr("frankenlab.models.fetch.code_fingerprint", lambda *_, **__: "other")
+        assert fetch_model(source, tmp_path / "m", 4, "") == made and len(again) == 1
+        assert fetch_model(source, tmp_path / "m", 4, "") == made and len(again) == 1
 
 
 # --- the tokenizer ---------------------------------------------------------------------------

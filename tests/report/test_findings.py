@@ -138,17 +138,19 @@ def test_the_mean_of_the_search_is_over_all_plans():
 
 def test_the_choice_says_which_plans_were_as_good():
     depths = pd.DataFrame({"model": ["m"], "depth": 5.0, "relative_depth": 1.25})
-    freeze = FREEZE | {"as_good": ["0:3,1:4", "0:4,3:4"], "same_plan": 0.62, "beats_base": False}
-    assert choice_finding({"comparisons": depths}, [freeze]) == (
+    freeze = FREEZE | {"as_good": ["0:3,1:4", "0:4,3:4"], "same_plan": 0.62}
+    search = pd.DataFrame({"model": ["m"], "select_significant": False})
+    assert choice_finding({"comparisons": depths, "search": search}, [freeze]) == (
         "One other plan was as good on the documents of search and select, within one standard "
         "error: layer 3 twice. From the same shortlist, 62 % of resamples of these documents "
         "freeze the same plan; on other documents it would be fewer. On "
         "the select documents there is no evidence that any plan of the shortlist is better than "
         "the base."
     )
-    alone = FREEZE | {"as_good": ["0:3,1:4"], "same_plan": 1.0, "beats_base": True}
-    assert choice_finding({}, [alone]).startswith("No other plan was as good")
-    assert choice_finding({}, [alone]).endswith("was significantly better than the base.")
+    alone = FREEZE | {"as_good": ["0:3,1:4"], "same_plan": 1.0}
+    said = choice_finding({"search": search.assign(select_significant=True)}, [alone])
+    assert said.startswith("No other plan was as good")
+    assert said.endswith("was significantly better than the base.")
     assert choice_finding({}, [FREEZE]) == ""
 
 

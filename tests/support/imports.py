@@ -15,7 +15,7 @@ def reached(sources: Iterable[str | Path]) -> list[Path]:
         path = pending.pop()
         if path not in seen:
             seen[path] = None
-            pending += fingerprints._normalized(path, path.stat().st_mtime_ns)[1]
+            pending += fingerprints._normalized(path, path.stat().st_mtime_ns).imported
     return list(seen)
 
 

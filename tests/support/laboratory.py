@@ -54,6 +54,15 @@ def left_of(text: str) -> Counter:
     return +Counter({rule: int(count) for rule, count in lines})
 
 
+def listed(text: str) -> Counter:
+    """Return rule -> how many jobs are to run, by Snakemake's own table."""
+    lines = [line.split() for line in text.splitlines()]
+    counts = {x[0]: int(x[1]) for x in lines if len(x) == 2 and x[1].isdigit()}
+    # These are targets, which do nothing.
+    targets = ("total", "all", "fetch")
+    return Counter({rule: n for rule, n in counts.items() if rule not in targets})
+
+
 class Laboratory:
     """The copy, its config, and Snakemake on both.
 
@@ -156,11 +165,7 @@ class Laboratory:
         """Rule -> how many jobs Snakemake would run now, by its own table; the summary that a dry
         run ends with has to say the same."""
         text = self.snakemake(*arguments, "--dry-run", "--quiet", "reason", "rules").stdout
-        lines = [line.split() for line in text.splitlines()]
-        counts = {x[0]: int(x[1]) for x in lines if len(x) == 2 and x[1].isdigit()}
-        # Targets do nothing.
-        targets = ("total", "all", "fetch")
-        table = Counter({rule: n for rule, n in counts.items() if rule not in targets})
+        table = listed(text)
         assert table == left_of(text) or "jobs: " not in text
         return table
 

@@ -64,6 +64,7 @@ def _search(rows: pd.DataFrame, level: float) -> dict:
         "mean_low": mean - half,
         "mean_high": mean + half,
         "share_better": float((means["effect"] > 0).mean()),
+        "select_significant": False,
     }
 
 

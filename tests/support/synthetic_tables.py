@@ -444,7 +444,6 @@ def make_tables(
             "group": "loop",
             "reference_quantization": quantizations[0],
             "reason": "cheapest within one standard error of the best on the select documents",
-            "beats_base": False,
             "as_good": [frozen.text, "0:19,19:20x2,20:30"],
             "same_plan": 0.62,
         }

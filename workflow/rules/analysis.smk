@@ -39,6 +39,10 @@ TABLES += ["transfer"] if SETTINGS.stages.confirm.transfer else []
 # Which documents changed, for the page alone.
 FLIPS = ["flips", "documents"]
 
+RULES = SETTINGS.statistics.plain()
+# Versions of what computes statistics.
+STATISTICS = fingerprints.library_versions(fingerprints.STATISTICS_LIBRARIES)
+
 
 # Seconds each: less than a queue takes.
 localrules:
@@ -65,6 +69,8 @@ rule race:
             "race",
             search=SETTINGS.stages.search.plain(),
             shortlist=SETTINGS.stages.select.shortlist,
+            steps=[EXPERIMENT.steps_before(s) for s in EXPERIMENT.rounds("search")],
+            libraries=STATISTICS,
         ),
     output:
         f"{RESULTS}/races/{{model}}.{{round}}.json",
@@ -90,7 +96,12 @@ rule aggregate:
         ],
         frankens=lambda w: stage_frankens(w.stage, w.model),
         races=lambda w: race_files(w.model) if w.stage == "search" else [],
-        stamp=script_stamp("aggregate", statistics=SETTINGS.statistics.plain()),
+        chosen=chosen,
+        stamp=script_stamp(
+            "aggregate",
+            **{key: RULES[key] for key in ("fdr", "resamples", "seed")},
+            libraries=STATISTICS,
+        ),
     output:
         f"{RESULTS}/comparisons/{{stage}}/{{model}}/{{quantization}}.parquet",
     log:
@@ -103,13 +114,15 @@ rule aggregate:
         "../scripts/aggregate.py"
 
 
-rule shortlist:
+# These are checkpoints, so that the stages behind them run only where other plans were chosen.
+checkpoint shortlist:
     input:
         lambda w: reference_comparisons("search", w.model),
         stamp=script_stamp(
             "shortlist",
             count=SETTINGS.stages.select.shortlist,
             best_of=SETTINGS.stages.confirm.best_of,
+            libraries=STATISTICS,
         ),
     output:
         f"{RESULTS}/shortlist/{{model}}.json",
@@ -123,7 +136,7 @@ rule shortlist:
         "../scripts/shortlist.py"
 
 
-rule freeze:
+checkpoint freeze:
     input:
         shortlist=f"{RESULTS}/shortlist/{{model}}.json",
         scores=lambda w: choice_scores(["search", "select"], w.model),
@@ -131,8 +144,8 @@ rule freeze:
             "freeze",
             controls=SETTINGS.stages.confirm.controls,
             finalists=SETTINGS.stages.confirm.finalists,
-            statistics=SETTINGS.statistics.plain(),
-            models=len(EXPERIMENT.models),
+            seed=SETTINGS.statistics.seed,
+            libraries=STATISTICS,
         ),
     output:
         f"{RESULTS}/frozen/{{model}}.json",
@@ -180,7 +193,8 @@ rule tables:
         documents=probed("documents"),
         stamp=script_stamp(
             "tables",
-            statistics=SETTINGS.statistics.plain(),
+            statistics=RULES,
+            libraries=STATISTICS,
             transfer=SETTINGS.stages.confirm.transfer,
             # Designs that models share are told by the lines of their grids.
             grids=[
@@ -223,7 +237,7 @@ rule flips:
         ],
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
         data=[task_data(task) for task in EXPERIMENT.tasks],
-        stamp=script_stamp("flips"),
+        stamp=script_stamp("flips", libraries=STATISTICS),
     output:
         **{name: f"{RESULTS}/tables/{name}.csv" for name in FLIPS},
         parquet=expand(f"{RESULTS}/tables/{{name}}.parquet", name=FLIPS),

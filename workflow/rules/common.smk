@@ -99,9 +99,22 @@ def longest_first(rule):
     return seconds
 
 
-def script_stamp(name, **settings):
-    """Return a small file that changes with what a script does, and with its settings."""
-    return lambda wildcards: RUN.script_stamp(SCRIPTS / f"{name}.py", settings)
+def script_stamp(name, whole=False, shared=False, **settings):
+    """Return a small file that changes with what a script does, and with its settings; with what
+    surrounds its job too, where the whole of it counts; one file for all experiments, where they
+    share what the script makes."""
+    return lambda w: RUN.script_stamp(SCRIPTS / f"{name}.py", settings, whole, shared)
+
+
+def cell_stamp(name, settings=lambda model, quantization: {}):
+    """Return the same for a script that runs a model at a quantization, with the one engine that
+    runs these weights."""
+    return lambda w: RUN.cell_stamp(
+        SCRIPTS / f"{name}.py",
+        w.model,
+        w.quantization,
+        settings(w.model, w.quantization),
+    )
 
 
 def stage_tasks(stage):
@@ -261,6 +274,22 @@ def plans_file(wildcards):
     return f"{RESULTS}/{folder}/{wildcards.model}.json"
 
 
+def chosen(wildcards):
+    """Return nothing, once it is known which plans a stage runs.
+
+    Whoever has this among its inputs is looked at again when a checkpoint has chosen the plans, so
+    that it does not run where they are the same as before.
+    """
+    stage = wildcards.get("stage", "confirm")
+    if stage == "select":
+        checkpoints.shortlist.get(model=wildcards.model)
+    elif stage == "confirm":
+        others = EXPERIMENT.models if SETTINGS.stages.confirm.transfer else []
+        for model in dict.fromkeys([wildcards.model, *others]):
+            checkpoints.freeze.get(model=model)
+    return []
+
+
 def other_frozen(wildcards):
     """Return the frozen plans of the other models, where this one confirms them too."""
     if wildcards.stage != "confirm" or not SETTINGS.stages.confirm.transfer:
@@ -311,7 +340,7 @@ def figure(name, folder):
     )
 
 
-def drawn(model):
+def drawn(model, suffixes=("svg", "json")):
     """Return the figures of a model that its page shows."""
     cases = [(CONFIRM_FIGURES, q) for q in EXPERIMENT.models[model].quantizations]
     cases += [(SEARCH_FIGURES, EXPERIMENT.models[model].reference)]
@@ -320,5 +349,5 @@ def drawn(model):
         str(Path(RESULTS, "figures", model, quantization, f"{name}.{suffix}"))
         for names, quantization in cases
         for name in names
-        for suffix in ["svg", "json"]
+        for suffix in suffixes
     ]

@@ -36,7 +36,8 @@ rule evaluate_task:
         prompts=lambda w: (
             f"{RESULTS}/prompts.json" if w.task in EXPERIMENT.variants else []
         ),
-        stamp=script_stamp("evaluate_task"),
+        chosen=chosen,
+        stamp=cell_stamp("evaluate_task"),
     output:
         f"{RESULTS}/scores/{{stage}}/{{model}}/{{quantization}}/{{task}}.{{shard}}.parquet",
     log:
@@ -60,19 +61,14 @@ rule measure_cost:
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/confirm.0.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
-        stamp=script_stamp(
+        chosen=chosen,
+        stamp=cell_stamp(
             "measure_cost",
-            cost=SETTINGS.cost.plain(),
-            precisions=[
-                EXPERIMENT.precision(Stage("search"), *cell)
-                for cell in EXPERIMENT.cells
-            ],
-            engines=[EXPERIMENT.engine(*cell) for cell in EXPERIMENT.cells],
-            device=SETTINGS.device,
-            libraries=[
-                fingerprints.engine_libraries(EXPERIMENT.engine(*cell))
-                for cell in EXPERIMENT.cells
-            ],
+            lambda *cell: {
+                "cost": SETTINGS.cost.plain(),
+                "precision": EXPERIMENT.precision(Stage("search"), *cell),
+                "seed": SETTINGS.statistics.seed,
+            },
         ),
     output:
         f"{RESULTS}/costs/{{model}}/{{quantization}}.parquet",
@@ -99,7 +95,7 @@ rule probe:
             RUN.task_stamp(Stage("search"), task, w.model, w.quantization)
             for task in EXPERIMENT.search_tasks
         ],
-        stamp=script_stamp("probe", probe=SETTINGS.probe.plain()),
+        stamp=cell_stamp("probe", lambda *cell: {"probe": SETTINGS.probe.plain()}),
     output:
         **{
             name: f"{RESULTS}/probe/{{model}}/{{quantization}}/{name}.parquet"

@@ -8,6 +8,7 @@ rule construct_frankens:
         plans=plans_file,
         race=earlier_race,
         others=other_frozen,
+        chosen=chosen,
         model=lambda w: model_manifest(w.model),
         stamp=script_stamp("construct_frankens"),
     output:
@@ -19,6 +20,7 @@ rule construct_frankens:
         mem_mb=by_attempt(1000),
         runtime=by_attempt(10),
     params:
+        controls=lambda w: EXPERIMENT.runs_controls(w.model, w.quantization),
         # Of these a plan that the search grew has one.
         shards=lambda w: (
             sorted(RUN.workload.shards(w.model, Stage.parse(w.stage)))

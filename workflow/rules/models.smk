@@ -12,6 +12,9 @@ rule download_model:
         lambda w: RUN.source_stamp(
             w.folder, EXPERIMENT.models[model_in(w.folder)].source, "model"
         ),
+        conversion=lambda w: RUN.conversion_stamp(
+            EXPERIMENT.models[model_in(w.folder)].source
+        ),
     output:
         manifest="resources/models/{folder}/manifest.json",
     log:

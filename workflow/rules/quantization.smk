@@ -4,7 +4,10 @@ rule measure_exl2:
         model=lambda w: model_manifest(model_in(w.folder)),
         data=data_input(CALIBRATION),
         stamp=script_stamp(
-            "measure_exl2", device=SETTINGS.device, data=local_data(CALIBRATION)
+            "measure_exl2",
+            shared=True,
+            device=SETTINGS.device,
+            data=local_data(CALIBRATION),
         ),
     output:
         f"{EXL2}/measurement.json",
@@ -31,7 +34,10 @@ rule quantize_exl2:
         data=data_input(CALIBRATION),
         measurement=f"{EXL2}/measurement.json",
         stamp=script_stamp(
-            "quantize_exl2", device=SETTINGS.device, data=local_data(CALIBRATION)
+            "quantize_exl2",
+            shared=True,
+            device=SETTINGS.device,
+            data=local_data(CALIBRATION),
         ),
     output:
         manifest=f"{EXL2}/{{quantization}}/manifest.json",

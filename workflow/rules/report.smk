@@ -27,6 +27,28 @@ NOTEBOOK = NOTEBOOKS / "report.ipynb"
 FIRST_NOTEBOOK = NOTEBOOKS / "overview.ipynb" if SEVERAL else NOTEBOOK
 ACROSS_FIGURES = catalogue.names("models", TABLES)
 
+# What people open: a file of it that was lost is made again.
+SHOWN = [
+    f"{RESULTS}/report/index.html",
+    f"{RESULTS}/report/answer.json",
+    *expand(f"{RESULTS}/report/model.{{model}}.html", model=SEVERAL),
+    *expand(
+        f"{RESULTS}/tables/{{name}}.{{suffix}}",
+        name=[*TABLES, *FLIPS],
+        suffix=["csv", "parquet"],
+    ),
+    *expand(
+        f"{RESULTS}/figures/{{name}}.{{suffix}}",
+        name=ACROSS_FIGURES,
+        suffix=["svg", "json", "png"],
+    ),
+    *(
+        path
+        for model in EXPERIMENT.models
+        for path in drawn(model, ["svg", "json", "png"])
+    ),
+]
+
 
 rule plot_search:
     input:
@@ -34,7 +56,7 @@ rule plot_search:
             f"{RESULTS}/tables/{{name}}.parquet",
             name=SEARCH_TABLES,
         ),
-        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
+        stamp=script_stamp("plot", statistics=RULES),
     output:
         figures(SEARCH_FIGURES, CASE),
     log:
@@ -52,7 +74,7 @@ rule plot_confirm:
             f"{RESULTS}/tables/{{name}}.parquet",
             name=["comparisons", "verdicts", "costs"],
         ),
-        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
+        stamp=script_stamp("plot", statistics=RULES),
     output:
         figures(CONFIRM_FIGURES, CASE),
     log:
@@ -68,7 +90,7 @@ rule plot_bits:
     """Draw the figures of a model at all of its quantizations."""
     input:
         f"{RESULTS}/tables/bits.parquet",
-        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
+        stamp=script_stamp("plot", statistics=RULES),
     output:
         figures(["bits"], "{model}"),
     log:
@@ -86,7 +108,7 @@ rule provenance:
         [model_manifest(model) for model in EXPERIMENT.models],
         DATA_MANIFESTS,
         expand(f"{RESULTS}/tables/{{name}}.parquet", name=TABLES),
-        stamp=script_stamp("provenance", config=SETTINGS.plain()),
+        stamp=script_stamp("provenance", whole=True, config=SETTINGS.plain()),
     output:
         f"{RESULTS}/provenance.json",
     log:
@@ -107,7 +129,7 @@ rule plot_models:
                 name for name in ["comparisons", "sizes", "transfer"] if name in TABLES
             ],
         ),
-        stamp=script_stamp("plot", statistics=SETTINGS.statistics.plain()),
+        stamp=script_stamp("plot", statistics=RULES),
     output:
         figures(ACROSS_FIGURES, "") or f"{RESULTS}/figures/none",
     log:
@@ -134,7 +156,7 @@ rule render_notebook:
         ],
         pages=expand(f"{RESULTS}/report/model.{{model}}.html", model=SEVERAL),
         provenance=f"{RESULTS}/provenance.json",
-        stamp=script_stamp("render_notebook"),
+        stamp=script_stamp("render_notebook", whole=True),
     output:
         html=report(
             f"{RESULTS}/report/index.html",
@@ -150,7 +172,8 @@ rule render_notebook:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(20),
     params:
-        notebook=str(FIRST_NOTEBOOK),
+        # A path, which Snakemake does not compare: a copy of the results elsewhere is not stale.
+        notebook=FIRST_NOTEBOOK,
     script:
         "../scripts/render_notebook.py"
 
@@ -163,7 +186,7 @@ rule render_model:
         frozen=expand(f"{RESULTS}/frozen/{{model}}.json", model=EXPERIMENT.models),
         figures=lambda w: drawn(w.model),
         provenance=f"{RESULTS}/provenance.json",
-        stamp=script_stamp("render_notebook"),
+        stamp=script_stamp("render_notebook", whole=True),
     output:
         html=report(
             f"{RESULTS}/report/model.{{model}}.html",
@@ -178,6 +201,6 @@ rule render_model:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(20),
     params:
-        notebook=str(NOTEBOOK),
+        notebook=NOTEBOOK,
     script:
         "../scripts/render_notebook.py"

@@ -29,7 +29,7 @@ with job(snakemake) as experiment:
         moved = transfers({record["model"]: record for record in [own, *others]}, depths)
         named = confirm_plans(
             own,
-            experiment.runs_controls(where.model, where.quantization),
+            snakemake.params.controls,
             [item.plan for item in moved[where.model]],
         )
     else:

@@ -1,6 +1,5 @@
 """Freezes one franken of a model, with its controls."""
 
-from frankenlab.analyse import error_budget
 from frankenlab.analyse.comparisons import concatenated
 from frankenlab.analyse.selection import Shortlist, freeze, select_plans
 from frankenlab.io.files import write_json
@@ -12,7 +11,6 @@ with job(snakemake) as experiment:
     model = experiment.models[snakemake.wildcards.model]
     shortlist = read_record(snakemake.input.shortlist, Shortlist)
     plans = [plan for plan, _ in select_plans(shortlist)]
-    rules, tests = experiment.settings.statistics, error_budget.SEARCH_TESTS
     scores = map(read_parquet, snakemake.input.scores)
     frozen = freeze(
         # A search scores many more plans; a shard that a race emptied has no columns.
@@ -23,8 +21,7 @@ with job(snakemake) as experiment:
         model.n_layers,
         model.reference,
         experiment.settings.stages.confirm.controls,
-        error_budget.level(rules.alpha, "search", tests * len(experiment.models)),
-        rules,
+        experiment.settings.statistics.seed,
         experiment.settings.stages.confirm.finalists,
         shortlist["best_of"],
     )

@@ -45,7 +45,7 @@ with job(snakemake) as experiment:
     scores = concatenated(map(read_parquet, snakemake.input.scores))
     plans = {name: freeze["frozen"] for name, freeze in frozen.items()}
     choice = concatenated(map(read_parquet, snakemake.input.choice))
-    searched = choice[choice["stage"] == "search"]
+    searched, selected = (choice[choice["stage"] == stage] for stage in ("search", "select"))
     races = [read_record(path, Round) for path in snakemake.input.races]
     grown = grown_plans(races)
     # What was grown for its parents' effects would bias what the grid's design shows.
@@ -72,7 +72,7 @@ with job(snakemake) as experiment:
         "ledger": ledger.table(
             snakemake.params.ledger, list(experiment.models), list(experiment.tasks)
         ),
-        "search": search(searched, experiment.tasks, level, rules, grown),
+        "search": search(searched, experiment.tasks, level, rules, grown, selected),
         "plane": plane(compared, scores, experiment.tasks, frozen, footprints, depths, rules),
         "path": paths(compared, choice, experiment.tasks, frozen, grown),
         "repetitions": repetitions(grid, experiment.tasks, depths, rules),

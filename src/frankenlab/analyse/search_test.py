@@ -166,6 +166,7 @@ def search(
     level: float,
     rules: Statistics,
     grown: Mapping[str, Collection[str]] | None = None,
+    selected: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return what the search of each model found, a row each.
 
@@ -178,6 +179,8 @@ def search(
         level: of the test of one model.
         grown: model -> plans that were grown on the way. They count in `plans`, in the distribution
             of the largest t and in `best_by_luck`, and stand apart: `best_plan` is of the grid.
+        selected: scores of the select stage, whose documents did not choose these plans; a test of
+            their own at the same level is in the columns `select_*`.
     """
     grown = grown or {}
     scores = scores.drop_duplicates(["model", "quantization", "task", "plan", "document"])
@@ -186,9 +189,29 @@ def search(
         {
             **{"model": model, "quantization": quantization},
             **_row(rows, tasks, level, rules, grown.get(model, ())),
+            **({} if selected is None else _fresh(selected, model, tasks, level, rules)),
         }
         for (model, quantization), rows in cells
     )
+
+
+def _fresh(
+    scores: pd.DataFrame, model: str, tasks: Mapping[str, Task], level: float, rules: Statistics
+) -> dict[str, Any]:
+    """Return whether any plan of a model's shortlist beats the base on the select documents."""
+    own = scores[scores["model"] == model].drop_duplicates(["task", "plan", "document"])
+    plans = [plan for plan in own["plan"].unique() if plan != BASE]
+    by_task = own.groupby("task", sort=False, observed=True)
+    measured = [gains(rows, tasks[str(name)].metric, plans) for name, rows in by_task]
+    ran = np.ones(len(plans), bool)
+    found = max_t(measured, ran, level=level, seed=rules.seed, resamples=rules.resamples)
+    return {
+        "select_plan": plans[found.best],
+        "select_effect": found.effects[found.best],
+        "select_low": found.lows[found.best],
+        "select_p": found.p,
+        "select_significant": found.p <= level,
+    }
 
 
 def _row(

@@ -10,8 +10,6 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from frankenlab.analyse.gains import bootstrap, gains, mean_gains
 from frankenlab.analyse.outcomes import Task
-from frankenlab.analyse.search_test import max_t
-from frankenlab.analyse.settings import Statistics
 from frankenlab.models.franken import CONTROL, FINALIST, TRANSFERRED
 from frankenlab.plans.controls import equal_cost_controls
 from frankenlab.plans.kinds import Kind, kind_of
@@ -42,11 +40,9 @@ class Frozen(TypedDict):
     """The file that holds a model's frozen plan: what `freeze` returns.
 
     `finalists` are the best other plans of the shortlist, best first, and then the best of some
-    kinds of plans in the search. `beats_base` tells whether
-    any plan of the select stage is better than the base on its documents (`search_test.max_t`).
-    `as_good` are the plans within one standard error of the best, best first. `same_plan` is the
-    share of resamples of the documents in which the same rule freezes the same plan of the same
-    shortlist.
+    kinds of plans in the search. `as_good` are the plans within one standard error of the best,
+    best first. `same_plan` is the share of resamples of the documents in which the same rule
+    freezes the same plan of the same shortlist.
     """
 
     model: str
@@ -55,7 +51,6 @@ class Frozen(TypedDict):
     controls: list[str]
     finalists: list[str]
     reference_quantization: str
-    beats_base: bool
     as_good: list[str]
     same_plan: float
     reason: str
@@ -113,8 +108,7 @@ def freeze(
     n_layers: int,
     quantization: str,
     controls: int,
-    level: float,
-    rules: Statistics,
+    seed: int,
     finalists: int = 0,
     more: Sequence[str] = (),
 ) -> Frozen:
@@ -125,7 +119,7 @@ def freeze(
         scores: of the shortlist and the base on the search tasks, in the stages search and select,
             at the reference quantization.
         controls: how many random plans of the same cost go with it.
-        level: of the test whether any of the plans beats the base.
+        seed: of the controls, and of the resamples that say how stable the choice is.
         finalists: how many other plans of the shortlist are confirmed beside it.
         more: plans that are confirmed too, where they are none of these.
     """
@@ -146,17 +140,14 @@ def freeze(
     chosen = int(choose(effects, errors, cost))
     order = np.argsort(-effects, kind="stable")
     near = as_good(effects, errors)
-    fresh = [gains(rows[rows["stage"] == "select"], metric, plans) for metric, rows in by_task]
-    ran = np.ones(len(plans), bool)
-    test = max_t(fresh, ran, level=level, seed=rules.seed, resamples=rules.resamples)
-    random = np.random.default_rng([rules.seed, 3])
+    random = np.random.default_rng([seed, 3])
     drawn = [bootstrap(task)(random, STABILITY_RESAMPLES) for task in both]
     # Resampled effects are centred at the observed ones.
     shifts, variances = (np.sum(part, axis=0) for part in zip(*drawn, strict=True))
     moved = effects + 100 * shifts / len(both)
     again = choose(moved, 100 * np.sqrt(variances) / len(both), cost)
     frozen = parse(plans[chosen], n_layers)
-    random_plans = [c.text for c in equal_cost_controls(frozen, controls, rules.seed)]
+    random_plans = [c.text for c in equal_cost_controls(frozen, controls, seed)]
     others = [plans[i] for i in order if i != chosen and np.isfinite(effects[i])]
     # A control by chance is a control.
     others = [plan for plan in others if plan not in random_plans][:finalists]
@@ -169,18 +160,14 @@ def freeze(
         "controls": random_plans,
         "finalists": others,
         "reference_quantization": quantization,
-        "beats_base": test.p <= level,
         "as_good": [plans[i] for i in order if near[i]],
         "same_plan": round(float((again == chosen).mean()), 3),
         "reason": "",
     }
-    best = test.best
     record["reason"] = _reason(
         record,
         f"{effects[chosen]:+.1f}",
         f"plan {plans[order[0]]} ({effects[order[0]]:+.1f}, standard error {errors[order[0]]:.1f})",
-        f"plan {plans[best]}: {test.effects[best]:+.1f}, with a lower limit of "
-        f"{test.lows[best]:+.1f} at level {level:.2g}",
     )
     return record
 
@@ -211,7 +198,7 @@ def choose(effects: ArrayLike, errors: ArrayLike, depths: ArrayLike) -> NDArray[
     return np.argmax(np.where(cheapest, effects, -np.inf), axis=-1)
 
 
-def _reason(record: Frozen, own: str, best: str, fresh: str) -> str:
+def _reason(record: Frozen, own: str, best: str) -> str:
     """Return why a plan was frozen, in whole sentences."""
     near, stable = record["as_good"], f"{100 * record['same_plan']:.0f} %"
     others = (
@@ -220,16 +207,10 @@ def _reason(record: Frozen, own: str, best: str, fresh: str) -> str:
         else f"{len(near)} plans are within one standard error of it, and so as good: "
         f"{'; '.join(near)}. The cheapest of them is frozen; its own mean change is {own}."
     )
-    found = (
-        f"the best plan beats the base ({fresh}"
-        if record["beats_base"]
-        else f"there is no evidence that any plan beats the base (best: {fresh}"
-    )
     return (
         "The highest mean change over the search tasks, on the documents of search and select "
-        f"together, is that of {best}. {others} On the select documents alone {found}, for all "
-        f"plans at once). With the same shortlist, {stable} of resamples of these documents freeze "
-        "the same plan."
+        f"together, is that of {best}. {others} With the same shortlist, {stable} of resamples of "
+        "these documents freeze the same plan."
     )
 
 

@@ -227,7 +227,15 @@ class Experiment:
     def quantized_folder(self, model: str) -> Path:
         """Return where a model's measurement and bitrates are; each way to make them has its own
         folder."""
-        calibration = self.calibration and self.calibration.plain()
+        text = self.calibration
+        # The names are written out, for folders outlive the names in the code.
+        calibration = text and {
+            "file": str(text.file),
+            "field": text.field,
+            "texts": text.texts,
+            "rows": text.rows,
+            "length": text.length,
+        }
         made = [self.quantizer, self.settings.exl2.head_bits, calibration]
         return RESOURCES / "exl2" / self.models[model].folder / content_hash(made)
 

@@ -15,7 +15,7 @@ from frankenlab.estimate.memory import check_fits
 from frankenlab.io.directories import file_states, has_manifest, verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file
-from frankenlab.io.fingerprints import code_fingerprint, engine_libraries
+from frankenlab.io.fingerprints import MESSAGES, code_fingerprint, engine_libraries
 from frankenlab.models.directory import weights_hash
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.files import identity_files
@@ -171,7 +171,7 @@ class ModelSpec:
 
 def scoring_fingerprint(engine: str = "torch") -> str:
     """Return the hash of the code that makes an engine's log-likelihoods."""
-    return code_fingerprint(*SCORING_MODULES, ENGINES[engine].__module__)
+    return code_fingerprint(*SCORING_MODULES, ENGINES[engine].__module__, without=MESSAGES)
 
 
 def quantization_of(directory: Path) -> str:

@@ -9,9 +9,13 @@ depends on it.
 import ast
 import hashlib
 import json
+from collections.abc import Collection
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
+
+from frankenlab.io import code_cache
 
 PACKAGE = "frankenlab"
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +24,20 @@ ROOT = Path(__file__).resolve().parents[1]
 NUMERIC_LIBRARIES = ("torch", "transformers", "tokenizers", "lm-eval")
 
 # Libraries that take part in the numbers of one engine only.
-ENGINE_LIBRARIES = {"exllamav2": ("exllamav2",)}
+ENGINE_LIBRARIES: dict[str, tuple[str, ...]] = {"torch": (), "exllamav2": ("exllamav2",)}
+
+# Libraries that take part in every statistic.
+STATISTICS_LIBRARIES = ("numpy", "scipy", "pandas")
+
+# Libraries that take part in converting a GGUF file.
+CONVERSION_LIBRARIES = ("gguf", "transformers", "tokenizers", "numpy")
+
+# Modules that say how something goes on, and never what comes out.
+MESSAGES = ("frankenlab.io.errors", "frankenlab.io.progress", "frankenlab.io.signals")
+
+# These and the rooms that read the config, predict, and surround jobs. What they decide reaches a
+# job by its stamp: as a setting, a file or a wildcard.
+SURROUNDINGS = (*MESSAGES, "frankenlab.config", "frankenlab.estimate", "frankenlab.runtime")
 
 
 def library_versions(names: tuple[str, ...] = NUMERIC_LIBRARIES) -> dict[str, str]:
@@ -28,11 +45,22 @@ def library_versions(names: tuple[str, ...] = NUMERIC_LIBRARIES) -> dict[str, st
     return {name: _version(name) for name in names}
 
 
+def engine_module(engine: str) -> str:
+    """Return the name of the module that holds an engine."""
+    return f"{PACKAGE}.engines.{engine}"
+
+
+def other_engines(engine: str) -> list[str]:
+    """Return the names of the modules of all engines but one."""
+    return [engine_module(other) for other in ENGINE_LIBRARIES if other != engine]
+
+
 def engine_libraries(engine: str) -> dict[str, str]:
     """Return the installed versions of the libraries that take part in an engine's numbers."""
-    return library_versions((*NUMERIC_LIBRARIES, *ENGINE_LIBRARIES.get(engine, ())))
+    return library_versions((*NUMERIC_LIBRARIES, *ENGINE_LIBRARIES[engine]))
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -40,24 +68,37 @@ def _version(name: str) -> str:
         return "none"
 
 
-def code_fingerprint(*sources: str | Path, length: int = 16) -> str:
+def code_fingerprint(*sources: str | Path, without: Collection[str] = (), length: int = 16) -> str:
     """Return a hash of the sources and of every module of the package that they import.
 
     Args:
         sources: names of modules (`frankenlab.io.files`), or paths of Python files or notebooks.
+        without: names of modules and of packages that are left out, with what only they import.
     """
     pending = [_locate(source) for source in sources]
+    left_out = {_locate(name).with_suffix("") for name in without}
     seen: dict[str, str] = {}
+    known: set[Path] = set()
     while pending:
         path = pending.pop()
-        name = _name(path)
-        if name not in seen:
-            seen[name], imported = _normalized(path, path.stat().st_mtime_ns)
-            pending += imported
+        if path in known:
+            continue
+        known.add(path)
+        if not (left_out and _is_in(path, left_out)):
+            code = _normalized(path, path.stat().st_mtime_ns)
+            seen[code.name] = code.digest
+            pending += code.imported
     digest = hashlib.sha256()
     for name in sorted(seen):
         digest.update(f"{name}\n{seen[name]}\n".encode())
     return digest.hexdigest()[:length]
+
+
+def _is_in(path: Path, modules: Collection[Path]) -> bool:
+    """Tell whether a file is one of the modules, or in one of the packages."""
+    return path.with_suffix("") in modules or any(
+        folder / "__init__" in modules for folder in path.parents
+    )
 
 
 def _locate(source: str | Path) -> Path:
@@ -72,17 +113,37 @@ def _name(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
+class _Code(NamedTuple):
+    """The name and the hash of a source, and the package's files that it needs: those that it
+    imports, and the assets of its name, `assets/page.css` of `page.py`."""
+
+    name: str
+    digest: str
+    imported: list[Path]
+
+
 @cache
-def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
-    """Return the source without comments and docstrings, and the package's files it needs: those
-    that it imports, and the assets of its name, `assets/page.css` of `page.py`."""
+def _normalized(path: Path, _mtime: int) -> _Code:
+    """Return what there is to know of a source, without comments, docstrings and messages."""
     source = path.read_text(encoding="utf-8")
     if path.suffix not in (".py", ".ipynb"):
-        return source, []
+        return _Code(_name(path), _digest(source), [])
     assets = sorted((path.parent / "assets").glob(f"{path.stem}.*"))
     if path.suffix == ".ipynb":
         cells = (cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code")
         source = "\n".join("".join(cell["source"]) for cell in cells)
+    digest, imported = code_cache.of(source, _parsed)
+    ours = [
+        _locate(reached)
+        for name in imported
+        if name.split(".")[0] == PACKAGE
+        for reached in _with_packages(name)
+    ]
+    return _Code(_name(path), digest, [*assets, *(path for path in ours if path.is_file())])
+
+
+def _parsed(source: str) -> code_cache.Parsed:
+    """Return the hash of a source without what does not count, and the names that it imports."""
     tree = ast.parse(source)
     imported = []
     for node in ast.walk(tree):
@@ -91,19 +152,26 @@ def _normalized(path: Path, _mtime: int) -> tuple[str, list[Path]]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported.append(node.module)
             imported += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Raise):
+            _drop_message(node)
         body: list[ast.stmt] | None = getattr(node, "body", None)
         if isinstance(body, list):
             # A body must not be empty; `pass` stands for a docstring that was all of it.
             rest = [part for part in body if not _is_docstring(part)]
             node.body = rest or [ast.Pass()]  # type: ignore[attr-defined]
-    ours = [
-        _locate(reached)
-        for name in imported
-        if name.split(".")[0] == PACKAGE
-        for reached in _with_packages(name)
-    ]
     tree.body = [node for node in tree.body if not _names_what_is_public(node)] or [ast.Pass()]
-    return ast.unparse(tree), [*assets, *(path for path in ours if path.is_file())]
+    return _digest(ast.unparse(tree)), imported
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _drop_message(node: ast.Raise) -> None:
+    """Take the message off a raised UserError, which ends what would have made a number."""
+    error = node.exc
+    if isinstance(error, ast.Call) and ast.unparse(error.func) == "UserError":
+        error.args, error.keywords = [], []
 
 
 def _with_packages(name: str) -> list[str]:

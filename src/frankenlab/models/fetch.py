@@ -12,12 +12,24 @@ from typing import Any
 from frankenlab.io.directories import make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
+from frankenlab.io.fingerprints import (
+    CONVERSION_LIBRARIES,
+    MESSAGES,
+    code_fingerprint,
+    library_versions,
+)
 from frankenlab.models.data_sets import DataSet, fetch_data_set
 from frankenlab.models.directory import check_depth, check_llama_shaped, model_shape
 from frankenlab.models.download import fetch_files, hub_commit
 from frankenlab.models.files import CONFIG, MODEL_FILES, read_json, shards_to_fetch
 from frankenlab.models.model_config import with_old_rope_keys
-from frankenlab.models.sources import DATA_FILES, Source, source_from_config, source_key
+from frankenlab.models.sources import (
+    DATA_FILES,
+    Source,
+    is_gguf,
+    source_from_config,
+    source_key,
+)
 from frankenlab.models.tokenizer import check_vocabulary, load_tokenizer, warn_of_other_tokens
 
 log = logging.getLogger(__name__)
@@ -27,6 +39,9 @@ GGUF_MAGIC = b"GGUF"
 # In the manifest of a converted model. Directories without it were made when headers were taken on
 # trust: they are made again. To be renamed when the same file is converted into another model.
 CONVERSION = "gguf_header_checked"
+# Beside the manifest: what converted the GGUF file. It is no part of the manifest, so that another
+# version that makes the same model makes nothing else stale.
+CONVERTED_BY = ".converted-by.json"
 
 
 def fetch_model(
@@ -61,12 +76,23 @@ def fetch_model(
             # A temporary directory means nothing to a user.
             raise UserError(str(error).replace(str(directory), source.text)) from error
 
-    refresh = source.kind == "path"
-    converted = source.file is not None and source.file.endswith(".gguf")
-    filled = ("shape", CONVERSION) if converted else ("shape",)
+    record = Path(target_dir) / CONVERTED_BY
+    outdated = record.is_file() and read_json(record) != conversion()
+    refresh = source.kind == "path" or outdated
+    filled = ("shape", CONVERSION) if is_gguf(source) else ("shape",)
     manifest = make_directory(target_dir, facts, fill, refresh=refresh, filled=filled)
+    if CONVERSION in manifest:
+        write_json(record, conversion())
     check_depth(manifest["n_layers"], n_layers, source.text)
     return manifest
+
+
+def conversion() -> dict[str, Any]:
+    """Return what differs where a GGUF file may be converted into another model."""
+    return {
+        "code": code_fingerprint("frankenlab.models.gguf.conversion", without=MESSAGES),
+        "libraries": library_versions(CONVERSION_LIBRARIES),
+    }
 
 
 def fetch_data(

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -112,9 +112,27 @@ def _check_location(kind: str, location: str, revision: Any, where: str) -> None
         )
 
 
+def is_gguf(source: Source) -> bool:
+    """Tell whether a model's source is a GGUF file, by its name."""
+    names = (source.file, source.location if source.kind == "path" else None)
+    return any(name is not None and name.endswith(".gguf") for name in names)
+
+
 def source_key(source: Source) -> str:
-    """Return a short hash of what the source is, to name its directory (`<name>-<key>`)."""
-    return content_hash(asdict(source), length=12)
+    """Return a short hash of what the source is, to name its directory (`<name>-<key>`).
+
+    The names of its parts are written out, for directories outlive the names in the code.
+    """
+    parts = {
+        "kind": source.kind,
+        "location": source.location,
+        "revision": source.revision,
+        "file": source.file,
+        "sha256": source.sha256,
+        "wheel_sha256": source.wheel_sha256,
+        "include": source.include,
+    }
+    return content_hash(parts, length=12)
 
 
 def wanted(name: str, patterns: Iterable[str]) -> bool:

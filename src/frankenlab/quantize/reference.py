@@ -132,7 +132,7 @@ class ReferenceQuantizer:
         options = choose_options(shape, read_json(measurement)["linears"], bits)
         options[HEAD] = HEAD_OPTIONS[head_bits]
         # Layers with other options, or of another model, must not be mixed in.
-        chosen = {name: str(option) for name, option in options.items()}
+        chosen = {name: [option.group, option.widths] for name, option in options.items()}
         folder = work / f"{self.method}-{content_hash([self.identity(model), chosen])}"
         layers = LayerwiseModel(model, torch.device(self.device))
         work_on = partial(_quantize_linears, options, self.method)

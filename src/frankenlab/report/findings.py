@@ -202,16 +202,14 @@ def choice_finding(tables: Tables, frozen: Frozen) -> str:
     """Return how sure the choice of each frozen plan is: which plans were as good, and how often
     the same one would be frozen."""
     named = [freeze for freeze in frozen if "as_good" in freeze]
-    said = [
-        _choice(freeze, _layers(tables, freeze["model"]), len(named) > 1)
-        for freeze in named[:MOST_NAMED]
-    ]
+    said = [_choice(freeze, tables, len(named) > 1) for freeze in named[:MOST_NAMED]]
     more = len(named) - MOST_NAMED
     others = ["How the others were chosen stands under their names below."] if more > 0 else []
     return " ".join([*said, *others])
 
 
-def _choice(freeze: Mapping[str, Any], layers: int | None, several: bool) -> str:
+def _choice(freeze: Mapping[str, Any], tables: Tables, several: bool) -> str:
+    layers = _layers(tables, freeze["model"])
     others = [plan for plan in freeze["as_good"] if plan != freeze["frozen"]]
     where = "on the documents of search and select" + f" of {freeze['model']}" * several
     if others:
@@ -227,9 +225,10 @@ def _choice(freeze: Mapping[str, Any], layers: int | None, several: bool) -> str
             f"From the same shortlist, {share(same)} of resamples of these documents freeze the "
             "same plan; on other documents it would be fewer."
         )
-    if (beats := freeze.get("beats_base")) is not None:
+    tested = rows_of(tables.get("search"), model=freeze["model"])
+    if not tested.empty and "select_significant" in tested:
         found = "the best plan of the shortlist was significantly better than the base"
-        if not beats:
+        if not tested["select_significant"].iloc[0]:
             found = "there is no evidence that any plan of the shortlist is better than the base"
         said.append(f"On the select documents {found}.")
     return " ".join(said)

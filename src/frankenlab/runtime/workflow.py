@@ -4,7 +4,7 @@ import atexit
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import damaged
 from frankenlab.models.data_sets import DataSet
-from frankenlab.models.sources import Source, Use, file_identity, source_identity
+from frankenlab.models.fetch import conversion
+from frankenlab.models.sources import Source, Use, file_identity, is_gguf, source_identity
 from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, network, orphans
 from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
@@ -60,8 +61,9 @@ class WorkflowRun:
         self.prediction = predict(experiment)
         self.workload = self.prediction.workload
         self._stamps = Stamps(f"{results}/stamps")
-        # Models and data are shared by all experiments, and so is what says that they are stale.
-        self._source_stamps = Stamps("resources/stamps")
+        # Models and data are shared by all experiments, and so is what says that they are stale: a
+        # file of another name would make them stale too.
+        self._shared_stamps = Stamps("resources/stamps")
         # Files that several experiments may want to make; to be set before the graph is built.
         self.shared: Sequence[str] = ()
         self._made_damaged_again = False
@@ -179,12 +181,39 @@ class WorkflowRun:
             raise SystemExit(str(error)) from None
         return str(found)
 
-    def script_stamp(self, script: Path, settings: Mapping[str, Any]) -> str:
-        """Return the stamp of a script with all of the package that it reaches, and the settings
-        that it reads."""
+    def script_stamp(
+        self, script: Path, settings: Mapping[str, Any], whole: bool = False, shared: bool = False
+    ) -> str:
+        """Return the stamp of a script with all of the package that its numbers depend on, and the
+        settings that it reads.
+
+        Args:
+            whole: with what surrounds its job too, as what it writes down is not only numbers.
+            shared: all experiments share what the script makes.
+        """
+        without = () if whole else fingerprints.SURROUNDINGS
         return self.stamp(
             f"scripts/{script.stem}",
-            lambda: {"code": fingerprints.code_fingerprint(script), "settings": settings},
+            lambda: {"code": _code(script, without), "settings": settings},
+            self._shared_stamps if shared else None,
+        )
+
+    def cell_stamp(
+        self, script: Path, model: str, quantization: str, settings: Mapping[str, Any]
+    ) -> str:
+        """Return the stamp of a script for a model at a quantization: with the code of the engine
+        that runs these weights, and no other's."""
+        engine = self.experiment.engine(model, quantization)
+        without = [*fingerprints.SURROUNDINGS, *fingerprints.other_engines(engine)]
+        return self.stamp(
+            f"scripts/{script.stem}.{model}.{quantization}",
+            lambda: {
+                "code": _code(script, without),
+                "engine": engine,
+                "libraries": fingerprints.engine_libraries(engine),
+                "device": self.experiment.settings.device,
+                "settings": settings,
+            },
         )
 
     def page_stamp(self, notebook: Path, captions: Path) -> str:
@@ -208,7 +237,13 @@ class WorkflowRun:
             self.may_write()
             return []
         name = f"{use}.{folder}"
-        return self.stamp(name, lambda: source_identity(source, use), self._source_stamps)
+        return self.stamp(name, lambda: source_identity(source, use), self._shared_stamps)
+
+    def conversion_stamp(self, source: Source) -> str | list[str]:
+        """Return the stamp of the conversion of a GGUF file; other sources need none."""
+        if not is_gguf(source):
+            return []
+        return self.stamp("gguf", conversion, self._shared_stamps)
 
     def whole(self, manifests: Sequence[str]) -> Sequence[str]:
         """Return the manifests of downloads; those whose files were purged are made again.
@@ -224,10 +259,10 @@ class WorkflowRun:
         """Return the stamp of a task in a stage: prompt, data, documents, and the arithmetic of
         these weights."""
         experiment, settings = self.experiment, self.experiment.task(task)
-        entry, engine = experiment.task_entry(task), experiment.engine(model, quantization)
-        # Other prompts change nothing in the task itself.
+        entry = experiment.task_entry(task)
+        # Other prompts change nothing in the task itself, and its limit stands below.
         config = entry.plain() | {"overrides": settings.overrides}
-        config = {key: value for key, value in config.items() if key != "prompts"}
+        config = {key: value for key, value in config.items() if key not in ("prompts", "limit")}
         return self.stamp(
             f"tasks/{stage}.{task}.{model}.{quantization}",
             lambda: {
@@ -237,9 +272,7 @@ class WorkflowRun:
                 "limit": experiment.limit(stage, task),
                 "draw": experiment.settings.stages.seed,
                 "precision": experiment.precision(stage, model, quantization),
-                "device": experiment.settings.device,
-                "engine": engine,
-                "libraries": fingerprints.engine_libraries(engine),
+                "controls": experiment.runs_controls(model, quantization, task),
             },
         )
 
@@ -298,6 +331,10 @@ def _numbers_of_gpus(text: str) -> Sequence[int]:
     if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
         raise UserError(f'{GPUS_VARIABLE} "{text}": a number of 1 or more, or several: 1,4,16')
     return [int(part) for part in parts]
+
+
+def _code(script: Path, without: Collection[str]) -> str:
+    return fingerprints.code_fingerprint(script, without=without)
 
 
 def local_data(given: CalibrationSettings | DataEntry | None) -> Any:

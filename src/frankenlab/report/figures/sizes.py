@@ -55,7 +55,7 @@ HELPS_BELOW, HURTS_FROM = 3e9, 6.5e9
 # of its own.
 LOOKS = {FROZEN: (BLUE,), LINE: (PART_COLORS["block"], "#9a6a43", "#7a7a7a"), SINGLE: (FAINT,)}
 LOOKS |= {TRANSFERRED: (ORANGE, GREEN, "#b0699b")}
-SHAPES = {FROZEN: ("circle",), SINGLE: ("circle",)}
+SHAPES: dict[str, tuple[str, ...]] = {FROZEN: ("circle",), SINGLE: ("circle",)}
 SHAPES |= {LINE: ("square", "triangle-up", "cross"), TRANSFERRED: ("diamond", "triangle-down")}
 ORDER = (SINGLE, LINE, TRANSFERRED, FROZEN)
 MOST_NAMED = 3
