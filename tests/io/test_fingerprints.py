@@ -153,7 +153,7 @@ def test_scores_are_stale_when_code_that_makes_them_changes(real_package, file, 
 @pytest.mark.parametrize("file", ["engines/torch.py", "engines/exllamav2.py", "evaluate/sweep.py"])
 def test_jobs_that_score_are_stale_with_the_code_of_both_engines(real_package, tmp_path, file):
     scripts = ROOT / "workflow" / "scripts"
-    script = shutil.copy(scripts / "evaluate_task.py", tmp_path)
+    script = shutil.copy(scripts / "evaluate.py", tmp_path)
     before = code_fingerprint(script)
     with (real_package / file).open("a") as handle:
         handle.write("\nMORE = 1\n")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 FRANKENS = "results/tiny/frankens/tiny/none/search.0.json"
 SCORES = "results/tiny/scores/search/tiny/none/animals.0.parquet"
-LOG = "results/tiny/logs/evaluate_task/search.tiny.none.animals.0.log"
+LOG = "results/tiny/logs/evaluate/search.tiny.none.0.log"
 
 YIELD = "            yield node.plan, _request_scores(batch, logprobs, greedy)\n"
 NOTED = """            import os, time
@@ -53,7 +53,7 @@ class HalfWay:
         self.workflow = lab.start(*(targets or [SCORES]))
         wait_until(lambda: len(computed(lab)) >= IN_FLIGHT, self.workflow)
         children = psutil.Process(self.workflow.pid).children(recursive=True)
-        self.jobs = [p for p in children if "evaluate_task.py" in " ".join(p.cmdline())]
+        self.jobs = [p for p in children if "evaluate.py" in " ".join(p.cmdline())]
         self.job = self.jobs[0]
         self.processes = [psutil.Process(self.workflow.pid), *children]
 
@@ -186,7 +186,7 @@ def test_a_second_workflow_is_refused_and_a_killed_one_leaves_nothing_behind(
     # It may look on, also with another config.
     for limit in (DOCUMENTS, 10):
         lab.config["stages"]["search"]["limit"] = limit
-        assert "evaluate_task" in lab.snakemake("--dry-run", SCORES).stdout
+        assert "evaluate" in lab.snakemake("--dry-run", SCORES).stdout
         assert refusal(lab.snakemake(SCORES, check=False)).count(who) == 1
     lab.config["stages"]["search"]["limit"] = DOCUMENTS
     assert {p: p.read_text() for p in (lab.results / "stamps").rglob("*.json")} == stamps
@@ -238,7 +238,7 @@ def test_a_full_file_system_is_one_line_and_the_next_run_goes_on(
 ) -> None:
     failed = lab.snakemake(SCORES, check=False)
     assert failed.returncode != 0
-    shown = [x for x in failed.stderr.splitlines() if x.startswith("evaluate_task: ")]
+    shown = [x for x in failed.stderr.splitlines() if x.startswith("evaluate: ")]
     (line,) = set(shown)
     assert "results/store/" in line and "no space left on device" in line
     assert "finished parts are kept" in line

@@ -29,8 +29,8 @@ HOOKS = SUPPORT / "slurm_jobs"
 PROFILE = ("--profile", "profiles/slurm")
 
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
-SHARDS = ("evaluate_task-search-tiny-none-animals-0", "evaluate_task-search-tiny-none-animals-1")
-GPU_RULES = {"evaluate_task", "measure_cost", "probe"}
+SHARDS = ("evaluate-search-tiny-none-0", "evaluate-search-tiny-none-1")
+GPU_RULES = {"evaluate", "confirm", "measure_cost", "probe"}
 
 # Rules of the names that the profile knows, and nothing to do.
 BARE_SNAKEFILE = """
@@ -205,7 +205,7 @@ def test_an_added_plan_reruns_one_shard_and_scores_one_plan(
     added = lab.scored() - scored
     assert {plan for _, plan, _ in added} == {"0:4x2"} and added.total() == 20
     rules = Counter(job.rule for job in lab.slurm_jobs(cluster) if job not in jobs)
-    assert rules == {"evaluate_task": 1, "aggregate": 1}
+    assert rules == {"evaluate": 1, "aggregate": 1}
 
 
 def test_jobs_that_are_killed_cancelled_or_requeued_go_on_where_they_were(
@@ -300,7 +300,7 @@ def test_jobs_of_a_workflow_that_was_killed_are_named_and_cleared(
     (line,) = (x for x in refused.stderr.splitlines() if "of an earlier workflow" in x)
     assert refused.returncode != 0 and orphan in line and "make clear" in line
     lines = list(clear(lab.folder))
-    assert any(f"{orphan} (evaluate_task, running)" in line for line in lines)
+    assert any(f"{orphan} (evaluate, running)" in line for line in lines)
     assert {job.state for job in lab.slurm_jobs(cluster) if job.id == orphan} == {"CANCELLED"}
     lab.snakemake(SEARCH_TABLE)
     assert max(lab.scored().values()) == 1

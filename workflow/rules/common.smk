@@ -56,7 +56,6 @@ wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
     quantization="|".join(map(re.escape, EXPERIMENT.quantizations)),
     key="[0-9a-f]+",
-    task="|".join(map(re.escape, [*EXPERIMENT.tasks, *EXPERIMENT.variants])),
     stage=r"search|search-\d+|select|confirm",
     round=r"\d+",
     shard=r"\d+",
@@ -104,6 +103,13 @@ def script_stamp(name, **settings):
 
 def stage_tasks(stage):
     return [task.name for task in RUN.workload.tasks(Stage.parse(stage))]
+
+
+def job_tasks(wildcards):
+    """Return what a scoring job scores: the tasks of its stage, other prompts of them included."""
+    stage = Stage.parse(wildcards.stage)
+    found = RUN.workload.scored(wildcards.model, wildcards.quantization, stage)
+    return [task.name for task in found]
 
 
 def race_file(model, number):
@@ -171,8 +177,22 @@ def data_input(given):
     return data_manifest(given.source) if given.source else given.file
 
 
+def task_data(task):
+    """Return what holds a task's data."""
+    found = data_input(EXPERIMENT.task_entry(task).data)
+    return [found] if found else []
+
+
 # The quantizer's text, where anything is quantized.
 CALIBRATION = EXPERIMENT.calibration and SETTINGS.exl2.calibration
+
+
+def score_files(tasks):
+    """Return the files of scores that a job writes, one for each task."""
+    return [
+        f"{RESULTS}/scores/{{stage}}/{{model}}/{{quantization}}/{task}.{{shard}}.parquet"
+        for task in tasks
+    ]
 
 
 def scores(stages, model, quantization, task):
