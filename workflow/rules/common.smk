@@ -40,7 +40,7 @@ EXL2 = "resources/exl2/{folder}/{key}"
 CORES = workflow.resource_settings.cores or 1
 
 # Jobs that run models on a CPU take half of the cores each: two side by side lose nothing, and one
-# reads files and imports while the other computes.
+# reads files and imports while the other computes. One that scores takes all while it is alone.
 HALF = max(1, CORES // 2) if SETTINGS.device == "cpu" else CORES
 
 # As long as both fit in this machine's memory. On a cluster the scheduler sees to that.

@@ -10,6 +10,7 @@ from frankenlab.io.records import read_record
 from frankenlab.models.franken import CONTROL, Manifest, plans_of
 from frankenlab.quantize.calibration import evaluation_excludes
 from frankenlab.runtime.job import job
+from frankenlab.runtime.processes import spare_cores
 
 with job(snakemake) as experiment:
     cell = snakemake.wildcards.model, snakemake.wildcards.quantization
@@ -32,6 +33,7 @@ with job(snakemake) as experiment:
         seed=experiment.settings.statistics.seed,
         draw=experiment.settings.stages.seed,
         calibration=evaluation_excludes(experiment, cell[1]),
+        before_plan=spare_cores(snakemake.threads),
     )
     for name, path, scores in zip(names, snakemake.output, tables, strict=True):
         write_parquet(scores, path)

@@ -163,12 +163,14 @@ class ModelSpec:
         Raises:
             UserError: as the engine's `make_engine`.
         """
-        # By name, so that the fingerprints of scripts know these modules.
+        given = self.directory, self.precision, self.device, self.token_budget
         if self.engine == "exllamav2":
-            from frankenlab.engines.exllamav2 import make_engine
-        else:
-            from frankenlab.engines.torch import make_engine
-        return make_engine(self.directory, self.precision, self.device, self.token_budget)
+            from frankenlab.engines import exllamav2
+
+            return exllamav2.make_engine(*given)
+        from frankenlab.engines import torch
+
+        return torch.make_engine(*given)
 
 
 def scoring_fingerprint(engine: str = "torch") -> str:

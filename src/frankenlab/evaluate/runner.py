@@ -80,6 +80,7 @@ def evaluate_tasks(
     seed: int = 0,
     draw: int = 0,
     calibration: Sequence[str] = (),
+    before_plan: Callable[[], None] = lambda: None,
 ) -> Iterator[pd.DataFrame]:
     """Score plans on the documents of tasks; yield `evaluate`'s table of each with what made each
     row.
@@ -93,6 +94,7 @@ def evaluate_tasks(
         seed: the experiment's, which the tables state; scoring draws nothing at random.
         draw: seed of the documents' division into stages.
         calibration: texts that the weights were quantized with.
+        before_plan: called before a plan runs on a batch of documents.
 
     Raises:
         UserError: as `EvaluationTask` and `evaluate`; or the stage has none of a task's documents,
@@ -112,6 +114,7 @@ def evaluate_tasks(
             Store(store_root, model.identity(name)),
             model.token_budget,
             model.check_unchanged,
+            before_plan,
         )
         made_with = {
             "model": model.name,
@@ -167,12 +170,14 @@ def evaluate(
     store: Store,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     before_storing: Callable[[], None] = lambda: None,
+    before_plan: Callable[[], None] = lambda: None,
 ) -> pd.DataFrame:
     """Score every plan on every document, computing only what the store lacks.
 
     Args:
         make_engine: loads the model; called only if something is missing, as is make_encoder.
         before_storing: called before rows are written; raises where they must not be.
+        before_plan: see `evaluate_tasks`.
 
     Returns:
         A row per (plan, document): hardware, plan, document, key, cluster, loglikelihoods,
@@ -194,7 +199,8 @@ def evaluate(
         # The model may have been replaced while it was loaded.
         before_storing()
         buffer = _Buffer(store, before_storing)
-        _score_missing(engine, missing, trees, buffer, token_budget, task.settings.name)
+        name = task.settings.name
+        _score_missing(engine, missing, trees, buffer, token_budget, name, before_plan)
         stored = store.load(texts)
     return _table(stored, list(texts), task, documents, names)
 
@@ -221,6 +227,7 @@ def _score_missing(
     buffer: "_Buffer",
     token_budget: int,
     title: str,
+    before_plan: Callable[[], None],
 ) -> None:
     """Score what is missing in batches, which are halved where memory is too small for them."""
     from frankenlab.evaluate.sweep import batches
@@ -236,7 +243,8 @@ def _score_missing(
                 work = queue.popleft()
                 last = done_documents + len(work.documents)
                 where = f"documents {done_documents + 1}-{last}/{len(own)}"
-                halves = _score_work(engine, work, trees, buffer, progress, where)
+                before_plan()
+                halves = _score_work(engine, work, trees, buffer, progress, where, before_plan)
                 queue.extendleft(halves)
                 done_documents += 0 if halves else len(work.documents)
     except Stopped as stop:
@@ -252,6 +260,7 @@ def _score_work(
     buffer: "_Buffer",
     progress: Progress,
     where: str,
+    before_plan: Callable[[], None],
 ) -> list[_Work]:
     """Score one batch and store its rows; return what is left of it if memory was too small."""
     from frankenlab.evaluate import sweep
@@ -265,6 +274,7 @@ def _score_work(
                 done.add(plan)
                 buffer.add(rows)
                 progress.advance(len(rows), f"plan {i + 1}/{len(work.plans)} on {where}")
+                before_plan()
         except (MemoryError, RuntimeError) as error:
             return _halves(work, done, error)
         finally:

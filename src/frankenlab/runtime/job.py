@@ -36,6 +36,8 @@ def job(snakemake: Any) -> Iterator[Experiment]:
             end_with_workflow()
             _keep_freed_memory()
             _log_to(snakemake.log[0])
+            # For torch that is imported later, and now for torch that is there.
+            os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
             yield check(snakemake.config)
