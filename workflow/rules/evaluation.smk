@@ -29,7 +29,9 @@ rule evaluate:
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
-        data=lambda w: [path for task in job_tasks(w) for path in task_data(task)],
+        data=lambda w: sorted(
+            {path for task in job_tasks(w) for path in task_data(task)}
+        ),
         # Its text must be in no document.
         calibration=lambda w: (
             data_input(CALIBRATION) if w.quantization != "none" else []
