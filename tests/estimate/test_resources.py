@@ -50,6 +50,16 @@ def test_time_is_the_predicted_time_with_a_margin(prediction):
 
 
 @pytest.mark.slow
+def test_a_job_of_all_tasks_starts_once_and_holds_the_rows_of_the_largest(prediction):
+    whole = searching(prediction, "llama-7b", task="")
+    parts = [replace(whole, task=name) for name in prediction.experiment.search_tasks]
+    start = prediction.start(whole)
+    seconds = [prediction.seconds(part) - start for part in parts]
+    assert len(parts) == 4 and prediction.seconds(whole) == pytest.approx(start + sum(seconds))
+    assert prediction.memory_bytes(whole) == max(map(prediction.memory_bytes, parts))
+
+
+@pytest.mark.slow
 def test_larger_shards_ask_for_more_time(prediction):
     shards = prediction.workload.grid("llama-30b").shards
     jobs = [searching(prediction, "llama-30b", shard=n) for n in shards]

@@ -177,6 +177,9 @@ def test_other_prompts_are_counted_at_confirm_and_at_the_reference_alone(tmp_pat
     others = [line for line in lines if "under other prompts" in line]
     assert len(others) == len(prediction.experiment.models) and "other prompts" not in plain
     assert all("x 40 documents" in line for line in others)
+    for quantization, scored in (("exl2-6.0", True), ("exl2-4.0", False)):
+        tasks = prediction.workload.scored("llama-7b", quantization, Stage("confirm"))
+        assert ("piqa@two" in [task.name for task in tasks]) is scored
     job = Job("evaluate", "llama-7b", "exl2-4.0", Stage("confirm"), "piqa@two")
     own = replace(job, task="piqa")
     assert prediction.seconds(job) == prediction.seconds(own)
