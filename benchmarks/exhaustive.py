@@ -77,7 +77,7 @@ def task_arrays(
     trees = [token_tree(r for (r,) in encoder.encode(document, False)) for document in documents]
     scores = evaluate(
         spec.load_engine,
-        encoder,
+        lambda: encoder,
         plans,
         task,
         documents,

@@ -44,8 +44,9 @@ class Ours:
     ) -> pd.DataFrame:
         """The table of scores; the store below `root` is empty before it."""
         store = Store(root, {"task": task.settings.name, "precision": self.precision})
+        make_engine, make_encoder = lambda: self.engine, lambda: self.encoder
         return evaluate(
-            lambda: self.engine, self.encoder, plans, task, documents, store, DEFAULT_TOKEN_BUDGET
+            make_engine, make_encoder, plans, task, documents, store, DEFAULT_TOKEN_BUDGET
         )
 
 

@@ -38,7 +38,7 @@ def prediction(tmp_path, monkeypatch) -> Prediction:
 
 def searching(prediction: Prediction, model: str, task: str = "hellaswag", shard: int = 0) -> Job:
     reference = prediction.workload.model(model).reference
-    return Job("evaluate_task", model, reference, Stage("search"), task, shard)
+    return Job("evaluate", model, reference, Stage("search"), task, shard)
 
 
 @pytest.mark.slow
@@ -47,6 +47,16 @@ def test_time_is_the_predicted_time_with_a_margin(prediction):
     asked = resources(prediction, job)
     assert asked.runtime == math.ceil(prediction.seconds(job) * TIME_MARGIN / 60)
     assert asked.runtime > LEAST_MINUTES and not asked.capped
+
+
+@pytest.mark.slow
+def test_a_job_of_all_tasks_starts_once_and_holds_the_rows_of_the_largest(prediction):
+    whole = searching(prediction, "llama-7b", task="")
+    parts = [replace(whole, task=name) for name in prediction.experiment.search_tasks]
+    start = prediction.start(whole)
+    seconds = [prediction.seconds(part) - start for part in parts]
+    assert len(parts) == 4 and prediction.seconds(whole) == pytest.approx(start + sum(seconds))
+    assert prediction.memory_bytes(whole) == max(map(prediction.memory_bytes, parts))
 
 
 @pytest.mark.slow
@@ -86,7 +96,7 @@ def test_a_probe_takes_longer_with_more_prompts_and_more_than_twice_with_twice_t
 
 def test_what_a_gpu_needs_of_the_host_is_a_file_of_weights_at_a_time(prediction):
     small, large = (
-        resources(prediction, Job("evaluate_task", model, "none", Stage("confirm"), "piqa")).mem_mb
+        resources(prediction, Job("evaluate", model, "none", Stage("confirm"), "piqa")).mem_mb
         for model in ("llama-7b", "llama-2-7b")
     )
     assert small == large and 14_000 < small < 20_000
@@ -103,7 +113,7 @@ def test_on_a_cpu_the_model_itself_is_in_host_memory(tmp_path, monkeypatch):
     raw |= {"device": "cpu", "engine": "torch"}
     found = predict(config.check(raw))
     needed = requirements(found.workload, "llama-7b")["none"]
-    asked = resources(found, Job("evaluate_task", "llama-7b", "none", Stage("confirm"), "piqa"))
+    asked = resources(found, Job("evaluate", "llama-7b", "none", Stage("confirm"), "piqa"))
     assert asked.mem_mb * 1e6 > MEMORY_MARGIN * needed.memory.weights > 15e9
 
 
@@ -135,7 +145,7 @@ def test_the_unknown_asks_for_a_stated_amount(tmp_path, monkeypatch):
     raw["models"] = {"new": {"source": {"path": "x"}, "n_layers": 8}}
     raw |= {"quantizations": ["none"]}
     found = predict(config.check(raw))
-    asked = resources(found, Job("evaluate_task", "new", "none", Stage("search"), "piqa", 0))
+    asked = resources(found, Job("evaluate", "new", "none", Stage("search"), "piqa", 0))
     assert asked.runtime == 240 and asked.mem_mb == 7500
 
 

@@ -26,7 +26,7 @@ def graph(done: int = 0, took: float | None = None) -> list[PlannedJob]:
     """A model that is quantized and evaluated; the first jobs are done."""
     jobs = [Job("download_model", "llama-30b"), Job("measure_exl2", "llama-30b")]
     jobs.append(Job("quantize_exl2", "llama-30b", "exl2-4.0"))
-    search = ("evaluate_task", "llama-30b", "exl2-4.0", Stage("search"), "piqa")
+    search = ("evaluate", "llama-30b", "exl2-4.0", Stage("search"), "piqa")
     jobs += [Job(*search, 0), Job(*search, 1), Job("aggregate", *search[1:4])]
     needs = ((), (0,), (1,), (2,), (2,), (3, 4))
     return [
@@ -35,14 +35,14 @@ def graph(done: int = 0, took: float | None = None) -> list[PlannedJob]:
     ]
 
 
-GPU_RULES = ("measure_exl2", "quantize_exl2", "evaluate_task")
+GPU_RULES = ("measure_exl2", "quantize_exl2", "evaluate")
 
 
 @pytest.mark.slow
 def test_jobs_are_counted_by_their_rule_in_all_and_left(llama):
     lines = jobs_summary(llama, graph(done=4)).splitlines()
     assert lines[0] == "jobs: 6, 2 left to do"
-    assert lines[1].startswith("  evaluate_task: 2 in all, 1 left (")
+    assert lines[1].startswith("  evaluate: 2 in all, 1 left (")
     assert "  quantize_exl2: 1 in all, 0 left" in lines
 
 
@@ -93,7 +93,7 @@ def test_a_time_that_is_not_known_is_called_unknown(tmp_path, monkeypatch):
 def test_a_summary_says_what_the_cluster_will_cut_off(llama):
     text = jobs_summary(llama, graph(), limits=[GPU, CPU])
     assert "more than the cluster's partitions allow:" in text
-    assert "raise stages.search.shards" in text and "2 of evaluate_task" in text
+    assert "raise stages.search.shards" in text and "2 of evaluate" in text
     assert "partitions allow" not in jobs_summary(llama, graph())
     assert "partitions allow" not in jobs_summary(llama, graph(done=5), limits=[GPU, CPU])
 
@@ -186,7 +186,10 @@ def test_other_prompts_are_counted_at_confirm_and_at_the_reference_alone(tmp_pat
     others = [line for line in lines if "under other prompts" in line]
     assert len(others) == len(prediction.experiment.models) and "other prompts" not in plain
     assert all("x 40 documents" in line for line in others)
-    job = Job("evaluate_task", "llama-7b", "exl2-4.0", Stage("confirm"), "piqa@two")
+    for quantization, scored in (("exl2-6.0", True), ("exl2-4.0", False)):
+        tasks = prediction.workload.scored("llama-7b", quantization, Stage("confirm"))
+        assert ("piqa@two" in [task.name for task in tasks]) is scored
+    job = Job("evaluate", "llama-7b", "exl2-4.0", Stage("confirm"), "piqa@two")
     own = replace(job, task="piqa")
     assert prediction.seconds(job) == prediction.seconds(own)
     assert prediction.plans(job, Stage("confirm")) == prediction.plans(own, Stage("confirm"))

@@ -113,7 +113,7 @@ def test_a_damaged_file_is_named(experiment):
 
 
 def test_a_faster_machine_shortens_what_jobs_are_predicted_to_take(experiment):
-    job = Job("evaluate_task", "small", "none", Stage("search"), "arc_easy", 0)
+    job = Job("evaluate", "small", "none", Stage("search"), "arc_easy", 0)
     write_speeds([measured(experiment, tokens=10.0)])
     slow = predict(experiment).seconds(job)
     write_speeds([measured(experiment, tokens=100.0)])

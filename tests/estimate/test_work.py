@@ -88,7 +88,7 @@ def predicted(experiment, given=None, thorough=True) -> Prediction:
 
 
 def evaluation(stage: Stage = SEARCH, shard: int = 0) -> Job:
-    return Job("evaluate_task", "tiny", "none", stage, "arc_easy", shard)
+    return Job("evaluate", "tiny", "none", stage, "arc_easy", shard)
 
 
 def seconds(experiment, given=None, thorough=True) -> float | None:
@@ -278,8 +278,8 @@ def test_later_stages_run_as_many_plans_as_they_may(experiment):
 
 def test_a_guard_task_takes_no_controls(fetched):
     prediction = predicted(fetched, 10.0)
-    jobs = [Job("evaluate_task", "tiny", "none", CONFIRM, x) for x in fetched.tasks]
-    assert [prediction.plans(job, CONFIRM).count for job in jobs] == [4, 2]
+    jobs = [Job("evaluate", "tiny", "none", CONFIRM, x) for x in fetched.tasks]
+    assert [prediction.plans(job, CONFIRM, job.task).count for job in jobs] == [4, 2]
     line = next(x for x in text_of(fetched, 10.0).splitlines() if x.startswith("  confirm at "))
     assert "2 plans (and 2 controls on the search tasks) x " in line
 
@@ -289,8 +289,8 @@ def test_finalists_run_on_all_tasks_at_the_reference_and_only_frozen_plans_are_t
     raw["stages"]["confirm"]["finalists"] = 2
     more = config.check(raw)
     prediction = predicted(more, 10.0)
-    jobs = [Job("evaluate_task", "tiny", "none", CONFIRM, x) for x in more.tasks]
-    assert [prediction.plans(job, CONFIRM).count for job in jobs] == [6, 4]
+    jobs = [Job("evaluate", "tiny", "none", CONFIRM, x) for x in more.tasks]
+    assert [prediction.plans(job, CONFIRM, job.task).count for job in jobs] == [6, 4]
     assert prediction.plans(Job("measure_cost", "tiny", "none"), CONFIRM).count == 2
     line = next(x for x in text_of(more, 10.0).splitlines() if x.startswith("  confirm at "))
     assert "4 plans (and 2 controls on the search tasks) x " in line

@@ -33,8 +33,10 @@ FLOW_MODULES = {
 # Functions that make no number, in modules that do more than one thing.
 FLOW_FUNCTIONS = {
     "evaluate/runner.py": {
-        "evaluate_task",  # puts the parts together, and stamps what comes out
+        "evaluate_task",
+        "evaluate_tasks",  # puts the parts together, and stamps what comes out
         "evaluate",  # asks the store what is missing; documents go by the hash of their requests
+        "_load",  # which documents; as for evaluate
         "_missing",  # which names lack which plans
         "_score_missing",  # one batch after the other
         "_score_work",
@@ -60,7 +62,7 @@ FLOW_FUNCTIONS = {
 
 def fingerprinted(engine: str) -> set[str]:
     """Files of the modules that an engine's fingerprint covers, relative to the package."""
-    return set(map(fingerprints._name, reached([*SCORING_MODULES, ENGINES[engine].__module__])))
+    return set(map(fingerprints._name, reached([*SCORING_MODULES, ENGINES[engine]])))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from frankenlab.io.fingerprints import ROOT as PACKAGE
 from tests.support.imports import libraries, reached
 from tests.support.paths import ROOT
 
-SCRIPT = ROOT / "workflow" / "scripts" / "evaluate_task.py"
+SCRIPT = ROOT / "workflow" / "scripts" / "evaluate.py"
 
 # The module of `quantize` that keeps calibration texts away from evaluated documents.
 CALIBRATION = {"quantize/__init__.py", "quantize/calibration.py"}
@@ -38,8 +38,8 @@ def test_rows_do_not_depend_on_code_that_only_keeps_or_shows_them():
     """The fingerprint of rows reaches neither the store nor the config nor the jobs."""
     from frankenlab.evaluate.model_spec import ENGINES, SCORING_MODULES
 
-    for make_engine in ENGINES.values():
-        found = reached([*SCORING_MODULES, make_engine.__module__])
+    for engine in ENGINES.values():
+        found = reached([*SCORING_MODULES, engine])
         rooms = {path.relative_to(PACKAGE).parts[0] for path in found}
         assert rooms == {"io", "plans", "models", "engines", "tasks", "evaluate"}
         own = {path.name for path in found if path.parent.name == "evaluate"}

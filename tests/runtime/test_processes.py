@@ -10,7 +10,13 @@ import pytest
 
 from frankenlab.io.signals import Stopped, stopped_by_signals
 from frankenlab.runtime import processes
-from frankenlab.runtime.processes import WORKFLOW_VARIABLE, end_with_workflow
+from frankenlab.runtime.processes import (
+    CORES_VARIABLE,
+    SCRIPTS,
+    WORKFLOW_VARIABLE,
+    end_with_workflow,
+    threads_now,
+)
 from tests.support.processes import fork, gone, number_in
 
 
@@ -60,3 +66,19 @@ def test_memory_is_the_machines_or_the_containers(tmp_path, monkeypatch, limit, 
         processes.psutil, "virtual_memory", lambda: SimpleNamespace(total=8_000_000_000)
     )
     assert processes.memory_mb() == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "scripts", "threads"),
+    [("4", 1, 4), ("4", 2, 2), ("4", 0, 2), ("1", 1, 2), ("", 1, 2)],
+)
+def test_a_job_that_is_alone_may_have_all_cores_of_its_workflow(
+    cores, scripts, threads, monkeypatch
+):
+    monkeypatch.setenv(CORES_VARIABLE, cores)
+    monkeypatch.setenv(WORKFLOW_VARIABLE, "7")
+    words = [["snakemake"], *[["python", f"{SCRIPTS}x.evaluate.py"]] * scripts]
+    found = [SimpleNamespace(cmdline=lambda each=each: each) for each in words]
+    workflow = SimpleNamespace(children=lambda: found)
+    monkeypatch.setattr(processes.psutil, "Process", {7: workflow}.get)
+    assert threads_now(2) == threads

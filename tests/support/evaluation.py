@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.evaluate import runner
+from frankenlab.evaluate import sweep
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.evaluate.store import Store
 from frankenlab.plans.plan import looped
@@ -21,7 +21,7 @@ FEW = parse_all(["base", "0:3,1:4", "0:2,1:4"])
 
 def note(add, set_attribute=setattr, after=lambda: None) -> None:
     """Has `add` called with every pair that is computed, and `after` when its plan is done."""
-    score = runner.score_documents
+    score = sweep.score_documents
 
     def noting(*arguments):
         for plan, rows in score(*arguments):
@@ -30,7 +30,7 @@ def note(add, set_attribute=setattr, after=lambda: None) -> None:
             after()
             yield plan, rows
 
-    set_attribute(runner, "score_documents", noting)
+    set_attribute(sweep, "score_documents", noting)
 
 
 def stored(store: Store) -> Counter[tuple[str, str]]:

@@ -30,7 +30,9 @@ def scores_of(directory: Path, plans: Sequence[Plan], task: EvaluationTask, stor
     another `engine` (a function that makes it), and is else handed on."""
     make_engine = more.pop("engine", lambda: TorchEngine(directory, "float32"))
     documents = task.documents(task.indices(None, more.pop("limit", None)))
-    return evaluate(make_engine, encoder_of(directory), plans, task, documents, store, **more)
+    return evaluate(
+        make_engine, lambda: encoder_of(directory), plans, task, documents, store, **more
+    )
 
 
 def reference_config(settings: TaskSettings, folder: Path) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from tests.support.tiny import make_tiny_model
 PARTS = ("Snakefile", "workflow", "notebooks", "profiles", "src", "config/tasks")
 
 # Tiny jobs: two at a time instead of each with all cores.
-FAST = ("--set-threads", "evaluate_task=1", "measure_cost=1", "probe=1")
+MODEL_RULES = ("evaluate", "confirm", "confirm_prompts", "measure_cost", "probe")
+FAST = ("--set-threads", *(f"{rule}=1" for rule in MODEL_RULES))
 LOCAL = ("--cores", "all")
 CONFIG = "tiny.yaml"
 

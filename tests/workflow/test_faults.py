@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 FRANKENS = "results/tiny/frankens/tiny/none/search.0.json"
 SCORES = "results/tiny/scores/search/tiny/none/animals.0.parquet"
-LOG = "results/tiny/logs/evaluate_task/search.tiny.none.animals.0.log"
+LOG = "results/tiny/logs/evaluate/search.tiny.none.0.log"
 
 YIELD = "            yield node.plan, _request_scores(batch, logprobs, greedy)\n"
 NOTED = """            import os, time
@@ -54,7 +54,7 @@ class HalfWay:
         self.workflow = lab.start(*(targets or [SCORES]))
         wait_until(lambda: len(computed(lab)) >= IN_FLIGHT, self.workflow)
         children = psutil.Process(self.workflow.pid).children(recursive=True)
-        self.jobs = [p for p in children if "evaluate_task.py" in " ".join(p.cmdline())]
+        self.jobs = [p for p in children if "evaluate.py" in " ".join(p.cmdline())]
         self.job = self.jobs[0]
         self.processes = [psutil.Process(self.workflow.pid), *children]
 
@@ -106,6 +106,7 @@ def leftovers(lab: Laboratory) -> list[Path]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
     edit(laboratory.folder / "src/frankenlab/evaluate/sweep.py", YIELD, NOTED + YIELD)
+    del laboratory.config["tasks"]["liquids"]
     laboratory.snakemake(FRANKENS)
     return laboratory
 
@@ -155,7 +156,8 @@ def test_ctrl_c_on_the_workflow(lab: Laboratory) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_workflow_that_is_told_to_stop_stops_with_its_jobs(lab: Laboratory, number: int) -> None:
     """The signal comes to the workflow alone, as from `kill` or a batch system."""
-    other = SCORES.replace("animals", "liquids")
+    other = SCORES.replace(".0.", ".1.")
+    lab.config["stages"]["search"]["shards"] = 2
     run = HalfWay(lab, SCORES, other, "--cores", "2")
     began = time.monotonic()
     run.workflow.send_signal(number)
@@ -170,8 +172,9 @@ def test_a_workflow_that_is_told_to_stop_stops_with_its_jobs(lab: Laboratory, nu
     assert kept and leftovers(lab) == []
     (lab.folder / "pause").unlink()
     lab.snakemake(SCORES, other)
+    del lab.config["stages"]["search"]["shards"]
     rows = lab.scored()
-    assert len(rows) == 2 * PLANS * DOCUMENTS and set(rows.values()) == {1} and kept <= rows
+    assert len(rows) == PLANS * DOCUMENTS and set(rows.values()) == {1} and kept <= rows
     (lab.folder / other).unlink()
 
 
@@ -187,7 +190,7 @@ def test_a_second_workflow_is_refused_and_a_killed_one_leaves_nothing_behind(
     # It may look on, also with another config.
     for limit in (DOCUMENTS, 10):
         lab.config["stages"]["search"]["limit"] = limit
-        assert "evaluate_task" in lab.snakemake("--dry-run", SCORES).stdout
+        assert "evaluate" in lab.snakemake("--dry-run", SCORES).stdout
         assert refusal(lab.snakemake(SCORES, check=False)).count(who) == 1
     lab.config["stages"]["search"]["limit"] = DOCUMENTS
     assert {p: p.read_text() for p in (lab.results / "stamps").rglob("*.json")} == stamps
@@ -207,7 +210,7 @@ def test_two_experiments_run_side_by_side(lab: Laboratory) -> None:
     other = ("--config", "experiment=other", "stages={search: {limit: 20}}")
     run = HalfWay(lab)
     before = files(lab)
-    assert "evaluate_task" in lab.snakemake("--dry-run", target, *other).stdout
+    assert "evaluate" in lab.snakemake("--dry-run", target, *other).stdout
     assert files(lab) == before
     second = lab.start(target, *other)
     wait_until(lambda: len(computed(lab)) > IN_FLIGHT, second)
@@ -283,7 +286,7 @@ def test_a_full_file_system_is_one_line_and_the_next_run_goes_on(
 ) -> None:
     failed = lab.snakemake(SCORES, check=False)
     assert failed.returncode != 0
-    shown = [x for x in failed.stderr.splitlines() if x.startswith("evaluate_task: ")]
+    shown = [x for x in failed.stderr.splitlines() if x.startswith("evaluate: ")]
     (line,) = set(shown)
     assert "results/store/" in line and "no space left on device" in line
     assert "finished parts are kept" in line

@@ -30,18 +30,18 @@ TABLES = PAGE + FIGURES + Counter(tables=1)
 COST = TABLES + Counter(measure_cost=1)
 PROBE = TABLES + Counter(probe=1)
 SCORES = TABLES + Counter(flips=1)
-GUARD = SCORES + Counter(evaluate_task=1, aggregate=1)
-CONFIRM = SCORES + Counter(evaluate_task=3, aggregate=1)
+# One job scores all tasks, and finds those that are not stale in the store.
+CONFIRM = SCORES + Counter(confirm=1, aggregate=1)
 # Another plan may be frozen: it is confirmed and timed.
 FROZEN = CONFIRM + Counter(freeze=1, construct_frankens=1, measure_cost=1)
-SELECT = FROZEN + Counter(evaluate_task=2, aggregate=1)
+SELECT = FROZEN + Counter(evaluate=1, aggregate=1)
 SHORTLIST = SELECT + Counter(shortlist=1, construct_frankens=1)
 COMPARED = SHORTLIST + Counter(aggregate=1)
-SEARCH = SHORTLIST + Counter(evaluate_task=2, aggregate=1)
+SEARCH = SHORTLIST + Counter(evaluate=1, aggregate=1)
 GRID = SEARCH + Counter(construct_frankens=1)
 # Only the choice is made again, with the plans of the search.
 SEARCH_ALONE = SCORES + Counter(
-    construct_frankens=1, evaluate_task=2, aggregate=1, shortlist=1, freeze=1
+    construct_frankens=1, evaluate=1, aggregate=1, shortlist=1, freeze=1
 )
 ENGINE = SEARCH + Counter(probe=1)
 MODEL = GRID + Counter(probe=1)
@@ -160,7 +160,7 @@ CHANGES: dict[str, tuple[Change, Counter]] = {
     "the timing": (code("evaluate/cost.py"), COST),
     "the probe": (config("probe.documents", 8), PROBE),
     "the probe's code": (code("evaluate/probe.py"), PROBE),
-    "a guard's documents": (config("tasks.passages.limit", 20), GUARD),
+    "a guard's documents": (config("tasks.passages.limit", 20), CONFIRM),
     "the confirm stage's documents": (config("stages.confirm.limit", 20), CONFIRM),
     "the controls": (config("stages.confirm.controls", 2), FROZEN),
     "the select stage's documents": (config("stages.select.limit", 20), SELECT),
@@ -169,11 +169,11 @@ CHANGES: dict[str, tuple[Change, Counter]] = {
     "an added plan": (config("plans", PLANS), GRID),
     "a prompt": (
         edit("config/tasks/liquids.yaml", "{{question}}", "So: {{question}}"),
-        COMPARED + Counter(evaluate_task=1, probe=1),
+        COMPARED + Counter(evaluate=1, probe=1),
     ),
     "an added prompt": (
         config("tasks.liquids.prompts", {"two": {"num_fewshot": 2}}),
-        TABLES + Counter(check_prompts=1, evaluate_task=1),
+        SCORES + Counter(check_prompts=1, confirm_prompts=1, aggregate=1),
     ),
     "the device": (config("device", "cuda"), ENGINE),
     "the engine": (code("engines/torch.py"), ENGINE),

@@ -30,8 +30,8 @@ HOOKS = SUPPORT / "slurm_jobs"
 PROFILE = ("--profile", "profiles/slurm")
 
 SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
-SHARDS = ("evaluate_task-search-tiny-none-animals-0", "evaluate_task-search-tiny-none-animals-1")
-GPU_RULES = {"evaluate_task", "measure_cost", "probe"}
+SHARDS = ("evaluate-search-tiny-none-0", "evaluate-search-tiny-none-1")
+GPU_RULES = {"evaluate", "confirm", "measure_cost", "probe"}
 
 # Rules of the names that the profile knows, and nothing to do.
 BARE_SNAKEFILE = """
@@ -140,7 +140,8 @@ def test_the_profile_asks_for_what_it_says(cluster: Cluster, tmp_path: Path) -> 
     for name in ("on_gpu", "on_gres"):
         assert (tmp_path / name).read_text().strip() in ("0", "1")
     assert (tmp_path / "on_cpu").read_text().strip() == "none"
-    assert cluster.run("scontrol", "show", "jobs", "--oneliner").count(" ArrayTaskId=") == 3
+    names = cluster.run("scontrol", "show", "jobs", "--oneliner")
+    assert "JobName=frankenlab_" in names
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +150,9 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> SlurmLabo
     laboratory = SlurmLaboratory(tmp_path_factory.mktemp("laboratory"))
     laboratory.config["device"] = "cuda"
     laboratory.config["stages"]["search"]["shards"] = 2
-    # More than the rule asks for at first, less than it asks for when tried again.
-    (laboratory.orders / "memory.provenance").write_text("900")
-    laboratory.snakemake()
+    # More than the job asks for at first, less than it asks for when tried again.
+    (laboratory.orders / "memory.aggregate-search-tiny-none").write_text("900")
+    laboratory.snakemake("--set-resources", "aggregate:mem_mb=1000*attempt")
     return laboratory
 
 
@@ -181,14 +182,19 @@ def test_jobs_with_models_hold_a_gpu_each_and_a_third_waits(
     beside = [pair for pair in combinations(gpu_jobs, 2) if at_once(*map(gpu_jobs.get, pair))]
     assert beside
     assert all(devices[one] != devices[other] for one, other in beside)
-    # Ready together: the confirmation of two tasks, and the measurement of cost.
-    one, other, third = sorted(gpu_jobs.values(), key=lambda job: job.begin)[-3:]
+    # Ready together: the two shards of the search, and the probe.
+    one, other, third = sorted(gpu_jobs.values(), key=lambda job: job.begin)[:3]
     assert third.submitted < min(one.end, other.end) <= third.begin
 
 
 def test_a_rule_without_a_model_holds_no_gpu(jobs: list[Job]) -> None:
     others = [job for job in jobs if job.rule not in GPU_RULES]
-    assert {"aggregate", "tables", "plot_search", "render_notebook"} <= {j.rule for j in others}
+    # The tables, the figures and the page are one job, which has the names of all their rules.
+    done = [job.rule.partition("_")[0] for job in others if job.state == "COMPLETED"]
+    assert Counter(done) == {
+        "aggregate": 3,
+        "report": 1,
+    }
     assert {(job.gpus, job.partition) for job in others} == {("", "cpu")}
 
 
@@ -197,10 +203,9 @@ def test_what_takes_seconds_waits_in_no_queue(jobs: list[Job]) -> None:
 
 
 def test_a_job_killed_for_memory_comes_back_with_more(jobs: list[Job]) -> None:
-    first, second = (job for job in jobs if job.rule == "provenance")
-    assert (first.state, first.mem) == ("FAILED", 1000)
-    assert (second.state, second.mem) == ("COMPLETED", 2000)
-    assert all(job.state == "COMPLETED" for job in jobs if job is not first)
+    (first,) = (job for job in jobs if job.state != "COMPLETED")
+    assert (first.rule, first.state, first.mem) == ("aggregate", "FAILED", 1000)
+    assert sorted(job.mem for job in jobs if job.rule == "aggregate")[2:] == [1000, 2000]
 
 
 @pytest.mark.parametrize("name", ["frankenlab_tiny", "night shift"])
@@ -232,7 +237,7 @@ def test_an_added_plan_reruns_one_shard_and_scores_one_plan(
     added = lab.scored() - scored
     assert {plan for _, plan, _ in added} == {"0:4x2"} and added.total() == 20
     rules = Counter(job.rule for job in lab.slurm_jobs(cluster) if job not in jobs)
-    assert rules == {"evaluate_task": 1, "aggregate": 1}
+    assert rules == {"evaluate": 1, "aggregate": 1}
 
 
 def test_jobs_that_are_killed_cancelled_or_requeued_go_on_where_they_were(
@@ -327,7 +332,7 @@ def test_jobs_of_a_workflow_that_was_killed_are_named_and_cleared(
     (line,) = (x for x in refused.stderr.splitlines() if "of an earlier workflow" in x)
     assert refused.returncode != 0 and orphan in line and "frankenlab clear" in line
     lines = list(clear(lab.folder))
-    assert any(f"{orphan} (evaluate_task, running)" in line for line in lines)
+    assert any(f"{orphan} (evaluate, running)" in line for line in lines)
     assert {job.state for job in lab.slurm_jobs(cluster) if job.id == orphan} == {"CANCELLED"}
     lab.snakemake(SEARCH_TABLE)
     assert max(lab.scored().values()) == 1

@@ -35,6 +35,11 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
+def scoring(jobs: Counter) -> tuple[int, int]:
+    """How many jobs score plans before the confirmation, and in it; each scores all tasks."""
+    return jobs["evaluate"], jobs["confirm"]
+
+
 def test_a_run_ends_with_the_page_the_tables_and_the_pictures(lab: Laboratory) -> None:
     page = (lab.results / "report" / "index.html").read_text()
     assert "free lunch" in page.lower() and "<svg" in page
@@ -84,7 +89,7 @@ def test_results_copied_without_metadata_are_recognised(lab: Laboratory, tmp_pat
         "total, pending = 0.0",
         "total, pending = 0.5",
     )
-    assert other.jobs()["evaluate_task"] == 2 + 2 + 3
+    assert scoring(other.jobs()) == (2, 1)
 
 
 def test_an_added_prompt_evaluates_itself_alone_and_touches_no_verdict(lab: Laboratory) -> None:
@@ -92,8 +97,8 @@ def test_an_added_prompt_evaluates_itself_alone_and_touches_no_verdict(lab: Labo
     prompts = {"two": {"num_fewshot": 2}, "so": {"doc_to_text": "So: {{question}}"}}
     lab.config["tasks"]["liquids"]["prompts"] = prompts
     jobs = lab.jobs()
-    assert jobs["evaluate_task"] == 2 and jobs["check_prompts"] == 1
-    assert not jobs.keys() & {"race", "aggregate", "shortlist", "freeze", "construct_frankens"}
+    assert jobs["confirm_prompts"] == 1 and jobs["check_prompts"] == 1
+    assert not jobs.keys() & {"evaluate", "race", "shortlist", "freeze", "construct_frankens"}
     lab.snakemake()
     assert {task for task, _, _ in lab.scored() - before} == {"liquids@two", "liquids@so"}
     scores = pd.read_parquet(lab.results / "scores/confirm/tiny/none/liquids@two.0.parquet")
@@ -112,7 +117,7 @@ def test_an_added_prompt_evaluates_itself_alone_and_touches_no_verdict(lab: Labo
 def test_an_added_plan_evaluates_one_plan(lab: Laboratory) -> None:
     before = lab.scored()
     lab.config["plans"].append({"generator": "explicit", "plans": ["0:4x2"]})
-    assert lab.jobs()["evaluate_task"] == 2 + 2 + 3  # search, and select and confirm behind it
+    assert scoring(lab.jobs()) == (2, 1)  # search, and select and confirm behind it
     lab.snakemake(SEARCH_TABLE)
     assert {plan for _, plan, _ in lab.scored() - before} == {"0:4x2"}
     assert (lab.scored() - before).total() == 2 * 20
@@ -139,6 +144,18 @@ def test_a_changed_prompt_reruns_its_task_and_changing_it_back_costs_nothing(
     assert lab.jobs() == Counter()
 
 
+def test_an_added_task_is_scored_alone_by_the_job_of_all_tasks(lab: Laboratory) -> None:
+    before = lab.scored()
+    lab.config["tasks"]["beasts"] = lab.config["tasks"]["animals"] | {"task": "animals"}
+    assert scoring(lab.jobs(SEARCH_TABLE)) == (1, 0)
+    lab.snakemake(SEARCH_TABLE)
+    added = lab.scored() - before
+    assert {task for task, _, _ in added} == {"beasts"} and set(added.values()) == {1}
+    del lab.config["tasks"]["beasts"]
+    lab.snakemake(SEARCH_TABLE)
+    assert lab.scored() - before == added and lab.jobs() == Counter()
+
+
 def replaced(path: Path) -> bytes:
     """Changes a file's contents, and leaves its size and its time of modification; what it held."""
     before, contents = path.stat(), path.read_bytes()
@@ -154,16 +171,16 @@ def test_a_local_model_or_data_file_that_was_replaced_makes_what_it_affects_stal
     weights = lab.folder / "tiny-model" / "model.safetensors"
     original = replaced(weights)
     stale = lab.jobs()
-    assert (stale["download_model"], stale["evaluate_task"]) == (1, 2 + 2 + 3)
+    assert (stale["download_model"], scoring(stale)) == (1, (2, 1))
     # The next job that would load it is told so: none scores the new weights as the old ones.
     table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
     (lab.folder / table).unlink()
     before = lab.scored()
-    failed = lab.snakemake(table, "--allowed-rules", "evaluate_task", check=False)
+    failed = lab.snakemake(table, "--allowed-rules", "evaluate", check=False)
     assert failed.returncode and lab.scored() == before
     assert "model.safetensors: its content differs" in failed.stderr
     weights.write_bytes(original)
-    lab.snakemake(table, "--allowed-rules", "evaluate_task")
+    lab.snakemake(table, "--allowed-rules", "evaluate")
     assert lab.jobs() == Counter() and lab.scored() == before
 
     data = lab.folder / "animals.jsonl"
@@ -187,20 +204,27 @@ def test_a_flipped_bit_in_the_store_is_computed_again(lab: Laboratory) -> None:
     (lab.folder / table).unlink()
     lab.snakemake(table)
     assert not part.exists() and lab.scored() == before
-    log = (lab.results / "logs/evaluate_task/search.tiny.none.animals.0.log").read_text()
+    log = (lab.results / "logs/evaluate/search.tiny.none.0.log").read_text()
     assert f"{part.name}: damaged, its rows are computed again" in log
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_table_is_made_again_without_scoring(lab: Laboratory, damage: str) -> None:
+def test_a_damaged_table_is_made_again_without_scoring(
+    lab: Laboratory, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = lab.scored()
     table = "results/tiny/scores/search/tiny/none/animals.0.parquet"
     path = lab.folder / table
     whole = path.read_bytes()
+    # Without a row to score, torch is not even imported.
+    broken = lab.folder / "broken" / "torch.py"
+    broken.parent.mkdir(exist_ok=True)
+    broken.write_text("raise RuntimeError('torch was imported')")
+    monkeypatch.setattr(lab, "environment", {"PYTHONPATH": f"{lab.folder / 'src'}:{broken.parent}"})
     middle = len(whole) // 2
     rest = bytes([whole[middle] ^ 1]) + whole[middle + 1 :] if damage == "flipped" else b""
     path.write_bytes(whole[:middle] + rest)
-    assert lab.jobs(table)["evaluate_task"] == 1
+    assert lab.jobs(table)["evaluate"] == 1
     done = lab.snakemake(table)
     assert "animals.0.parquet is damaged: made again" in done.stderr
     assert path.read_bytes() == whole
@@ -220,8 +244,7 @@ def test_a_changed_number_of_shards_recomputes_and_changes_nothing(lab: Laborato
     pd.testing.assert_frame_equal(found, table.sort_values(order, ignore_index=True))
 
     lab.config["plans"].append({"generator": "explicit", "plans": ["0:4x2"]})
-    tasks = 2
-    assert lab.jobs(SEARCH_TABLE)["evaluate_task"] == tasks * 1
+    assert lab.jobs(SEARCH_TABLE)["evaluate"] == 1
     lab.config["plans"].pop()
     del lab.config["stages"]["search"]["shards"]
     lab.snakemake(SEARCH_TABLE)
@@ -248,14 +271,14 @@ def test_a_dry_run_ends_with_the_grid_and_what_is_left_of_the_jobs(lab: Laborato
     text = lab.snakemake("--dry-run", "--quiet", "all").stdout
     assert "none left to do" in text and left_of(text) == Counter()
     # What the jobs took stands beside what was predicted for them.
-    assert re.search(r"evaluate_task: 7 in all, 0 left; 7 took \d.*, predicted \d", text)
+    assert re.search(r"evaluate: 2 in all, 0 left; 2 took \d.*, predicted \d", text)
 
 
 def test_after_part_of_a_run_the_rest_is_left(lab: Laboratory) -> None:
     table = lab.results / "scores/confirm/tiny/none/passages.0.parquet"
     aside = table.rename(lab.folder / "aside")
     text = lab.snakemake("--dry-run", "--quiet", "all").stdout
-    assert re.search(r"evaluate_task: 7 in all, 1 left \(\d+ \w+\); 6 took \d", text)
+    assert re.search(r"confirm: 1 in all, 1 left \(\d+ \w+\)\n", text)
     assert left_of(text)["tables"] == 1 and "aggregate: 3 in all, 1 left" in text
     assert left_of(text) == lab.jobs()
     aside.rename(table)
@@ -359,7 +382,7 @@ def test_reading_changes_nothing_in_results_that_are_stale_damaged_or_foreign(
     lab.config["statistics"]["resamples"] = 300
     try:
         assert_reading_changes_nothing(lab)
-        assert "evaluate_task" in lab.jobs()
+        assert "evaluate" in lab.jobs()
         # Neither does a run delete what it would not make.
         lab.snakemake("results/tiny/scores/search/tiny/none/animals.0.parquet")
         assert foreign.read_bytes() == b"not parquet" and table.read_bytes() == whole

@@ -119,7 +119,7 @@ def test_another_bitrate_measures_nothing_again(lab: Laboratory) -> None:
     lab.config["quantizations"].append("exl2-5.0")
     jobs = lab.jobs()
     lab.config["quantizations"].pop()
-    assert jobs["quantize_exl2"] == 1 and jobs["evaluate_task"] == 2
+    assert jobs["quantize_exl2"] == 1 and jobs["confirm"] == 1
     assert "measure_exl2" not in jobs
 
 

@@ -69,7 +69,7 @@ def test_downloads_alone_ask_for_the_network_and_say_what_they_got(
     assert {name for name, what, *_ in lines if what == "asked"} == {"download_data.py"}
     # The hub's libraries are told so, too, and downloads have the user's own setting.
     offline = {name: rest for name, what, *rest in lines if what == "offline"}
-    for name in ("evaluate_task.py", "measure_cost.py", "flips.py", "plot.py"):
+    for name in ("evaluate.py", "measure_cost.py", "flips.py", "plot.py"):
         assert offline[name] == ["1"]
     assert offline["download_data.py"] == offline["download_model.py"] == []
     assert any(path.endswith("validation.parquet") for path in hub.requests)

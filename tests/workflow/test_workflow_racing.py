@@ -91,7 +91,7 @@ def test_each_round_has_its_jobs(lab: Laboratory) -> None:
     jobs = lab.jobs("--forceall")
     rounds = len(RACING["rounds"]) + 1
     assert jobs["race"] == rounds - 1
-    assert jobs["evaluate_task"] == 2 * SHARDS * rounds + 2 + 3
+    assert (jobs["evaluate"], jobs["confirm"]) == (SHARDS * rounds + 1, 1)
 
 
 def test_a_dry_run_tells_what_the_race_takes_at_most(lab: Laboratory) -> None:

@@ -42,7 +42,7 @@ EXL2 = "resources/exl2/{folder}/{key}"
 CORES = workflow.resource_settings.cores or 1
 
 # Jobs that run models on a CPU take half of the cores each: two side by side lose nothing, and one
-# reads files and imports while the other computes.
+# reads files and imports while the other computes. One that scores takes all while it is alone.
 HALF = max(1, CORES // 2) if SETTINGS.device == "cpu" else CORES
 
 # As long as both fit in this machine's memory. On a cluster the scheduler sees to that.
@@ -58,7 +58,6 @@ wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
     quantization="|".join(map(re.escape, EXPERIMENT.quantizations)),
     key="[0-9a-f]+",
-    task="|".join(map(re.escape, [*EXPERIMENT.tasks, *EXPERIMENT.variants])),
     stage=r"search|search-\d+|select|confirm",
     round=r"\d+",
     shard=r"\d+",
@@ -119,6 +118,13 @@ def cell_stamp(name, settings=lambda model, quantization: {}):
 
 def stage_tasks(stage):
     return [task.name for task in RUN.workload.tasks(Stage.parse(stage))]
+
+
+def job_tasks(wildcards):
+    """Return what a scoring job scores: the tasks of its stage, other prompts of them included."""
+    stage = Stage.parse(wildcards.stage)
+    found = RUN.workload.scored(wildcards.model, wildcards.quantization, stage)
+    return [task.name for task in found]
 
 
 def race_file(model, number):
@@ -209,6 +215,14 @@ def downloads(wildcards):
 
 # The quantizer's text, where anything is quantized.
 CALIBRATION = EXPERIMENT.calibration and SETTINGS.exl2.calibration
+
+
+def score_files(tasks):
+    """Return the files of scores that a job writes, one for each task."""
+    return [
+        f"{RESULTS}/scores/{{stage}}/{{model}}/{{quantization}}/{task}.{{shard}}.parquet"
+        for task in tasks
+    ]
 
 
 def scores(stages, model, quantization, task):

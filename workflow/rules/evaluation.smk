@@ -21,40 +21,79 @@ rule check_prompts:
         "../scripts/check_prompts.py"
 
 
-rule evaluate_task:
+rule evaluate:
+    """Score the plans of a shard on the search tasks, in the search, a round of it, or select."""
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
-        data=lambda w: task_data(w.task),
+        data=lambda w: sorted(
+            {path for task in job_tasks(w) for path in task_data(task)}
+        ),
         # Its text must be in no document.
         calibration=lambda w: (
             data_input(CALIBRATION) if w.quantization != "none" else []
         ),
-        task=lambda w: RUN.task_stamp(
-            Stage.parse(w.stage), w.task, w.model, w.quantization
-        ),
+        tasks=lambda w: [
+            RUN.task_stamp(Stage.parse(w.stage), task, w.model, w.quantization)
+            for task in job_tasks(w)
+        ],
         prompts=lambda w: (
-            f"{RESULTS}/prompts.json" if w.task in EXPERIMENT.variants else []
+            f"{RESULTS}/prompts.json"
+            if EXPERIMENT.variants.keys() & job_tasks(w)
+            else []
         ),
         chosen=chosen,
-        stamp=cell_stamp("evaluate_task"),
+        stamp=cell_stamp("evaluate"),
     output:
-        f"{RESULTS}/scores/{{stage}}/{{model}}/{{quantization}}/{{task}}.{{shard}}.parquet",
+        score_files(EXPERIMENT.search_tasks),
     log:
-        f"{LOGS}/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.log",
+        f"{LOGS}/evaluate/{{stage}}.{{model}}.{{quantization}}.{{shard}}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate_task/{{stage}}.{{model}}.{{quantization}}.{{task}}.{{shard}}.tsv"
-    priority: longest_first("evaluate_task")
+        f"{RESULTS}/benchmarks/evaluate/{{stage}}.{{model}}.{{quantization}}.{{shard}}.tsv"
+    wildcard_constraints:
+        stage=r"search|search-\d+|select",
+    priority: longest_first("evaluate")
     threads: HALF
     resources:
-        mem_mb=predicted("evaluate_task", "mem_mb"),
-        runtime=predicted("evaluate_task", "runtime"),
+        mem_mb=predicted("evaluate", "mem_mb"),
+        runtime=predicted("evaluate", "runtime"),
         gpu=1 if SETTINGS.device == "cuda" else 0,
     params:
         store=STORE,
         ledger=LEDGER,
     script:
-        "../scripts/evaluate_task.py"
+        "../scripts/evaluate.py"
+
+
+use rule evaluate as confirm with:
+    output:
+        score_files(EXPERIMENT.tasks),
+    log:
+        f"{LOGS}/confirm/{{stage}}.{{model}}.{{quantization}}.{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/confirm/{{stage}}.{{model}}.{{quantization}}.{{shard}}.tsv"
+    wildcard_constraints:
+        stage="confirm",
+
+
+# Other prompts of the tasks are scored by the same job, at each model's reference alone.
+if EXPERIMENT.variants:
+
+    ruleorder: confirm_prompts > confirm
+
+    use rule evaluate as confirm_prompts with:
+        output:
+            score_files([*EXPERIMENT.tasks, *EXPERIMENT.variants]),
+        log:
+            f"{LOGS}/confirm_prompts/{{stage}}.{{model}}.{{quantization}}.{{shard}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/confirm_prompts/{{stage}}.{{model}}.{{quantization}}.{{shard}}.tsv"
+        wildcard_constraints:
+            stage="confirm",
+            model="|".join(
+                f"{re.escape(model.name)}(?=/{re.escape(model.reference)}/)"
+                for model in EXPERIMENT.models.values()
+            ),
 
 
 rule measure_cost:

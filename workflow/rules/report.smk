@@ -63,7 +63,7 @@ rule plot_search:
         f"{LOGS}/plot_search/{{model}}.{{quantization}}.log",
     resources:
         mem_mb=by_attempt(2000),
-        runtime=by_attempt(20),
+        runtime=by_attempt(10),
     script:
         "../scripts/plot.py"
 
@@ -81,7 +81,7 @@ rule plot_confirm:
         f"{LOGS}/plot_confirm/{{model}}.{{quantization}}.log",
     resources:
         mem_mb=by_attempt(2000),
-        runtime=by_attempt(20),
+        runtime=by_attempt(10),
     script:
         "../scripts/plot.py"
 
@@ -97,7 +97,7 @@ rule plot_bits:
         f"{LOGS}/plot_bits/{{model}}.log",
     resources:
         mem_mb=by_attempt(2000),
-        runtime=by_attempt(20),
+        runtime=by_attempt(10),
     script:
         "../scripts/plot.py"
 
@@ -136,7 +136,7 @@ rule plot_models:
         f"{LOGS}/plot_models.log",
     resources:
         mem_mb=by_attempt(2000),
-        runtime=by_attempt(20),
+        runtime=by_attempt(10),
     script:
         "../scripts/plot.py"
 

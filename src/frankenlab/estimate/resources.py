@@ -16,7 +16,7 @@ from frankenlab.config.stages import CONFIRM, SEARCH, Stage
 from frankenlab.estimate.grid_work import PlanWork
 from frankenlab.estimate.memory import requirements, sizes_of
 from frankenlab.estimate.throughput import Speeds, quantizing_seconds
-from frankenlab.estimate.work import Job, Workload
+from frankenlab.estimate.work import SCORING_RULES, Job, Workload
 from frankenlab.io.errors import UserError
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
@@ -54,6 +54,10 @@ PROCESS_BYTES = {"cpu": 1.0 * GB, "cuda": 4.0 * GB}
 # at 10 GB.
 LARGEST_FILE = 10 * GB
 
+# What the quantizers free after each layer and the C library keeps (see `runtime.job`): on a CPU
+# SmolLM2-135M took 2.06 GB, 0.5 GB more than the rest of its prediction.
+QUANTIZER_BYTES = 1.0 * GB
+
 # A row of scores as it is put together: a dict, two lists and their numbers.
 ROW_BYTES = 2000
 
@@ -80,8 +84,9 @@ class Prediction:
 
     def seconds(self, job: Job) -> float | None:
         """Return the time of a job in a run from nothing; None where it cannot be known."""
-        if job.rule == "evaluate_task":
-            return self._evaluating(job)
+        if job.rule in SCORING_RULES:
+            scoring = self.scoring(job)
+            return None if scoring is None else self.start(job) + scoring
         if job.rule == "measure_cost":
             return self._timing(job)
         if job.rule == "probe":
@@ -96,17 +101,20 @@ class Prediction:
             return JOB_SECONDS + (times.measure if job.rule == "measure_exl2" else times.quantize)
         return JOB_SECONDS
 
-    def _evaluating(self, job: Job) -> float | None:
+    def scoring(self, job: Job) -> float | None:
+        """Return the time of a job that scores plans, from when it has loaded its model."""
         assert job.stage is not None
         speed = self.speeds.of(job.model, job.quantization, job.stage)
         if speed is None:
             return None
-        unseen = self.workload.unseen(job.model, job.task, job.stage)
-        work = [(unseen, self.plans(job, job.stage))]
-        if before := job.stage.before:
-            seen = self.workload.documents(job.model, job.task, before)
-            work += [(seen, self.workload.new_plans(job.model, job.stage, job.shard))]
-        seconds = self.start(job)
+        work = []
+        for task in self._tasks(job):
+            unseen = self.workload.unseen(job.model, task, job.stage)
+            work.append((unseen, self.plans(job, job.stage, task)))
+            if before := job.stage.before:
+                seen = self.workload.documents(job.model, task, before)
+                work.append((seen, self.workload.new_plans(job.model, job.stage, job.shard)))
+        seconds = 0.0
         for documents, plans in work:
             tokens = documents.tokens
             if self.experiment.engine(job.model, job.quantization) == "torch":
@@ -144,12 +152,19 @@ class Prediction:
         compared = (1 + n) * PROBED_POSITIONS * sum(each.count for each in documents)
         return self.start(job) + tokens + compared / speed.scored
 
-    def plans(self, job: Job, stage: Stage) -> PlanWork:
-        """Return what a job that runs a stage's plans runs of them at most."""
+    def _tasks(self, job: Job) -> list[str]:
+        """Return the tasks that a job scores."""
+        if job.task or job.stage is None:
+            return [job.task] if job.task else []
+        found = self.workload.scored(job.model, job.quantization, job.stage)
+        return [task.name for task in found]
+
+    def plans(self, job: Job, stage: Stage, task: str | None = None) -> PlanWork:
+        """Return what a job that runs a stage's plans, on a task, runs of them at most."""
         if job.rule == "measure_cost":
             controls = finalists = False
         else:
-            controls = self.experiment.runs_controls(job.model, job.quantization, job.task or None)
+            controls = self.experiment.runs_controls(job.model, job.quantization, task)
             finalists = self.experiment.runs_controls(job.model, job.quantization)
         return self.workload.plans(job.model, stage, job.shard, controls, finalists)
 
@@ -169,17 +184,21 @@ class Prediction:
             return UNKNOWN_BYTES
         if job.rule in ("measure_exl2", "quantize_exl2"):
             stored = min(found[NONE.text].disk, LARGEST_FILE)
-            return PROCESS_BYTES[device] + stored + self._calibrating(job.model)
+            held = stored + self._calibrating(job.model)
+            return PROCESS_BYTES[device] + QUANTIZER_BYTES + held
         needed = found[job.quantization]
         if device == "cuda":
             size = PROCESS_BYTES["cuda"] + min(needed.disk, LARGEST_FILE)
         else:
             size = PROCESS_BYTES["cpu"] + needed.memory.total - needed.memory.overhead
-        if job.stage is not None:
-            documents = self.workload.documents(job.model, job.task, job.stage)
-            plans = self.plans(job, job.stage)
-            size += ROW_BYTES * documents.count * plans.count
-        return size
+        # The rows of a task are put together at its end, and written before the next one's.
+        rows = [
+            self.workload.documents(job.model, task, job.stage).count
+            * self.plans(job, job.stage, task).count
+            for task in self._tasks(job)
+            if job.stage is not None
+        ]
+        return size + ROW_BYTES * max(rows, default=0)
 
     def _calibrating(self, model: str) -> int:
         """Return the bytes of the calibration rows' hidden states before and after a layer, a layer

@@ -3,12 +3,13 @@
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.estimate.memory import Requirements, requirements
 from frankenlab.estimate.resources import Limit, Prediction, resources
 from frankenlab.estimate.throughput import quantizing_seconds
-from frankenlab.estimate.work import STAGES, Job, PlannedJob
+from frankenlab.estimate.work import SCORING_RULES, STAGES, Job, PlannedJob
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
 from frankenlab.tasks.index import TaskSettings
@@ -166,13 +167,17 @@ def _scoring_seconds(
     quantization: str,
     tasks: Sequence[TaskSettings],
 ) -> float | None:
-    """Return the seconds of a stage's evaluations one after the other; None if they are unknown."""
-    workload = prediction.workload
-    return _sum(
-        prediction.seconds(Job("evaluate_task", model, quantization, each, task.name, shard))
-        for each in prediction.experiment.rounds(stage.name)
+    """Return the seconds of a stage's jobs one after the other; None if they are unknown. Other
+    prompts are scored by the jobs that score the tasks themselves, and start nothing."""
+    experiment, workload = prediction.experiment, prediction.workload
+    jobs = [
+        Job(SCORING_RULES[0], model, quantization, each, shard=shard)
+        for each in experiment.rounds(stage.name)
         for shard in workload.shards(model, each)
-        for task in tasks
+    ]
+    starts = 0 if tasks[0].name in experiment.variants else sum(map(prediction.start, jobs))
+    return _sum(
+        [starts, *(prediction.scoring(replace(job, task=t.name)) for job in jobs for t in tasks)]
     )
 
 
@@ -241,10 +246,11 @@ def _rows(prediction: Prediction) -> int:
 
 def _plans(prediction: Prediction, model: str, stage: Stage, quantization: str, task: str) -> int:
     """Return how many plans a stage runs on a task."""
-    return sum(
-        prediction.plans(Job("evaluate_task", model, quantization, stage, task, n), stage).count
-        for n in prediction.workload.shards(model, stage)
+    jobs = (
+        Job(SCORING_RULES[0], model, quantization, stage, shard=shard)
+        for shard in prediction.workload.shards(model, stage)
     )
+    return sum(prediction.plans(job, stage, task).count for job in jobs)
 
 
 def _disk(prediction: Prediction, model: str) -> int:

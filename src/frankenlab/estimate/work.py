@@ -39,6 +39,9 @@ ASSUMED_DOCUMENTS = 1000
 # What is cached of a task in a stage: documents, tokens, scored positions, common prefix.
 Counts = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
 
+# The rules whose jobs score plans, on all tasks of a stage.
+SCORING_RULES = ("evaluate", "confirm", "confirm_prompts")
+
 # What a count depends on.
 COUNTING_MODULES = (
     "frankenlab.engines.token_tree",
@@ -49,7 +52,8 @@ COUNTING_MODULES = (
 
 @dataclass(frozen=True)
 class Job:
-    """A job of the workflow, by its rule and as many of these wildcards as it has."""
+    """A job of the workflow, by its rule and as many of these wildcards as it has; or the part of
+    one that scores a single task."""
 
     rule: str
     model: str = ""
@@ -79,13 +83,13 @@ class PlannedJob:
 
 def job_of(experiment: Experiment, rule: str, wildcards: Mapping[str, str]) -> Job:
     """Return a job of a rule with these wildcards; `folder` is a model's below resources/."""
-    model, quantization, task = (wildcards.get(x, "") for x in ("model", "quantization", "task"))
+    model, quantization = (wildcards.get(x, "") for x in ("model", "quantization"))
     for settings in experiment.models.values():
         if settings.folder == wildcards.get("folder"):
             model = settings.name
     text = wildcards.get("stage")
     stage = Stage.parse(text) if text else None
-    return Job(rule, model, quantization, stage, task, int(wildcards.get("shard", 0)))
+    return Job(rule, model, quantization, stage, shard=int(wildcards.get("shard", 0)))
 
 
 def planned_jobs(experiment: Experiment, dag: Any) -> list[PlannedJob]:
@@ -200,6 +204,11 @@ class Workload:
         quantizations."""
         found = self.experiment.variants.values() if stage.name == CONFIRM else ()
         return [variant.settings for variant in found]
+
+    def scored(self, model: str, quantization: str, stage: Stage) -> list[TaskSettings]:
+        """Return what one job scores: the tasks of a stage, other prompts of them included."""
+        at_reference = quantization == self.model(model).reference
+        return [*self.tasks(stage), *(self.variants(stage) if at_reference else ())]
 
     @property
     def transferred(self) -> int:

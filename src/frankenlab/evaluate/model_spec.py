@@ -1,25 +1,24 @@
 """Which model scores, and what identifies its scores: weights, arithmetic, code and libraries."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frankenlab.config.experiment import Experiment
 from frankenlab.config.stages import Stage
-from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
-from frankenlab.engines.exllamav2 import make_engine as make_exllamav2_engine
-from frankenlab.engines.protocol import Engine
-from frankenlab.engines.torch import make_engine as make_torch_engine
 from frankenlab.estimate.memory import check_fits
 from frankenlab.io.directories import file_states, has_manifest, verify_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file
 from frankenlab.io.fingerprints import MESSAGES, code_fingerprint, engine_libraries
 from frankenlab.models.directory import weights_hash
-from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.files import identity_files
 from frankenlab.models.quantization import NONE, Quantization
+
+# What imports torch, which takes seconds, is imported where it is needed.
+if TYPE_CHECKING:
+    from frankenlab.engines.protocol import Engine
 
 # Everything that a log-likelihood depends on beside the module of its engine, with all that these
 # import. The rest of the package may change freely.
@@ -29,11 +28,8 @@ SCORING_MODULES = (
     "frankenlab.tasks.task",
 )
 
-# The function that makes each engine. Modules are imported by name, for the scripts' fingerprints.
-ENGINES: Mapping[str, Callable[[Path, str, str, int], Engine]] = {
-    "torch": make_torch_engine,
-    "exllamav2": make_exllamav2_engine,
-}
+# The module of each engine, whose `make_engine` loads a model.
+ENGINES = {"torch": "frankenlab.engines.torch", "exllamav2": "frankenlab.engines.exllamav2"}
 
 DEFAULT_TOKEN_BUDGET = 4096
 
@@ -107,10 +103,12 @@ class ModelSpec:
                 their manifest says.
         """
         directory = Path(directory)
-        own = Exllamav2Engine.precision if engine == "exllamav2" else cls.precision
-        precision = precision or own
         if engine == "exllamav2":
+            from frankenlab.engines.exllamav2 import Exllamav2Engine, check_precision
+
+            precision = precision or Exllamav2Engine.precision
             check_precision(precision)
+        precision = precision or cls.precision
         weights, states = _identify(directory)
         return cls(
             directory,
@@ -159,19 +157,25 @@ class ModelSpec:
                 "run again, what was stored before is kept"
             )
 
-    def load_engine(self) -> Engine:
+    def load_engine(self) -> "Engine":
         """Load the model, which takes seconds and the memory of its weights.
 
         Raises:
             UserError: as the engine's `make_engine`.
         """
-        make_engine = ENGINES[self.engine]
-        return make_engine(self.directory, self.precision, self.device, self.token_budget)
+        given = self.directory, self.precision, self.device, self.token_budget
+        if self.engine == "exllamav2":
+            from frankenlab.engines import exllamav2
+
+            return exllamav2.make_engine(*given)
+        from frankenlab.engines import torch
+
+        return torch.make_engine(*given)
 
 
 def scoring_fingerprint(engine: str = "torch") -> str:
     """Return the hash of the code that makes an engine's log-likelihoods."""
-    return code_fingerprint(*SCORING_MODULES, ENGINES[engine].__module__, without=MESSAGES)
+    return code_fingerprint(*SCORING_MODULES, ENGINES[engine], without=MESSAGES)
 
 
 def quantization_of(directory: Path) -> str:
@@ -182,6 +186,8 @@ def quantization_of(directory: Path) -> str:
     Raises:
         UserError: as `Exl2Directory`.
     """
+    from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+
     if not is_exl2(directory):
         return NONE.text
     exl2 = Exl2Directory(directory)

@@ -1,27 +1,30 @@
 """Which rows are missing -> sweep -> store -> a table with lm-eval's metrics.
 
-`evaluate_task` loads a task's documents and calls `evaluate`, which asks the store for rows,
-groups the documents that lack the same plans, and has one batch of them after the other scored by
-`sweep.score_documents`. Rows are stored as they come; the table is made of the store's rows.
+`evaluate_tasks` loads the documents of tasks and calls `evaluate` for each, which asks the store
+for rows, groups the documents that lack the same plans, and has one batch of them after the other
+scored by `sweep.score_documents`. Rows are stored as they come; the table is made of the store's
+rows.
+
+torch is imported by the functions that score: it takes seconds, and where nothing is missing the
+store and the documents are enough.
 """
 
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
 from frankenlab.config.experiment import TASKS_FOLDER
-from frankenlab.engines.protocol import Engine
 from frankenlab.engines.token_tree import TokenTree
 from frankenlab.evaluate.data import verify_data
 from frankenlab.evaluate.model_spec import DEFAULT_TOKEN_BUDGET, ModelSpec, scoring_fingerprint
 from frankenlab.evaluate.store import Store
-from frankenlab.evaluate.sweep import Row, batches, score_documents
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
 from frankenlab.io.progress import Progress
@@ -33,10 +36,23 @@ from frankenlab.tasks.encoding import Encoder, document_trees, encoder_of, reque
 from frankenlab.tasks.index import TaskSettings
 from frankenlab.tasks.task import Document, EvaluationTask
 
+if TYPE_CHECKING:
+    from frankenlab.engines.protocol import Engine
+    from frankenlab.evaluate.sweep import Row
+
 # Rows are made durable at least this often, so a kill costs less than a minute.
 FLUSH_SECONDS = 20.0
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TaskPlans:
+    """Plans to score on at most `limit` of a task's documents."""
+
+    settings: TaskSettings
+    plans: Sequence[Plan]
+    limit: int | None
 
 
 def evaluate_task(
@@ -50,58 +66,90 @@ def evaluate_task(
     draw: int = 0,
     calibration: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Score plans on a task's documents; return `evaluate`'s table with what made each row.
+    """Score plans on one task's documents; see `evaluate_tasks`."""
+    work = [TaskPlans(settings, plans, limit)]
+    (table,) = evaluate_tasks(model, work, stage, store_root, seed, draw, calibration)
+    return table
 
-    Without plans, as in a shard that a race has emptied, the table has no rows. Its column
-    `available` has the documents that the stage has of the task before any limit.
+
+def evaluate_tasks(
+    model: ModelSpec,
+    work: Sequence[TaskPlans],
+    stage: str | None,
+    store_root: str | Path,
+    seed: int = 0,
+    draw: int = 0,
+    calibration: Sequence[str] = (),
+    before_plan: Callable[[], None] = lambda: None,
+) -> Iterator[pd.DataFrame]:
+    """Score plans on the documents of tasks; yield `evaluate`'s table of each with what made each
+    row.
+
+    The documents of all tasks are loaded and checked first. The model is loaded once, for the first
+    task that lacks a row. Without plans, as in a shard that a race has emptied, a table is empty.
+    Its column `available` has the documents that the stage has of the task before any limit.
 
     Args:
         stage: "search", "select" or "confirm"; None takes all documents in lm-eval's order.
-        limit: most documents.
-        seed: the experiment's, which the table states; scoring draws nothing at random.
+        seed: the experiment's, which the tables state; scoring draws nothing at random.
         draw: seed of the documents' division into stages.
         calibration: texts that the weights were quantized with.
+        before_plan: called before a plan runs on a batch of documents.
 
     Raises:
-        UserError: as `EvaluationTask` and `evaluate`; or the stage has none of the task's
-            documents, or one with a calibration text in it.
+        UserError: as `EvaluationTask` and `evaluate`; or the stage has none of a task's documents,
+            or one with a calibration text in it.
     """
+    loaded = [_load(each, stage, draw, calibration) for each in work]
+    make_engine = cache(lambda: model.load_engine())
+    make_encoder = cache(lambda: encoder_of(model.directory))
+    for each, (task, available, documents) in zip(work, loaded, strict=True):
+        name = each.settings.name
+        scores = evaluate(
+            make_engine,
+            make_encoder,
+            each.plans,
+            task,
+            documents,
+            Store(store_root, model.identity(name)),
+            model.token_budget,
+            model.check_unchanged,
+            before_plan,
+        )
+        made_with = {
+            "model": model.name,
+            "quantization": model.quantization,
+            "task": name,
+            "stage": stage or "all",
+            "engine": model.engine,
+            "precision": model.precision,
+            "device": model.device_kind,
+            "weights": model.weights,
+            "data": content_hash(sorted({document.key for document in documents})),
+            "seed": seed,
+            "code": scoring_fingerprint(model.engine),
+        }
+        for column in reversed(made_with):
+            scores.insert(0, column, pd.Categorical([made_with[column]] * len(scores)))
+        yield scores.assign(available=available)
+
+
+def _load(
+    work: TaskPlans, stage: str | None, draw: int, calibration: Sequence[str]
+) -> tuple[EvaluationTask, int, list[Document]]:
+    """Return a task, how many documents a stage has of it, and those within the limit."""
+    settings = work.settings
     verify_data(settings)
     task = DrawnTask(settings, TASKS_FOLDER, draw)
     available = task.indices(stage)
-    documents = task.documents(available[:limit])
+    documents = task.documents(available[: work.limit])
     if not documents:
         raise UserError(
             f'task "{settings.name}": it has no documents in the {stage} stage; '
             "a guard task is only confirmed"
         )
     check_disjoint(calibration, [d.requests for d in documents], f'task "{settings.name}"')
-    scores = evaluate(
-        model.load_engine,
-        encoder_of(model.directory),
-        plans,
-        task,
-        documents,
-        Store(store_root, model.identity(settings.name)),
-        model.token_budget,
-        model.check_unchanged,
-    )
-    made_with = {
-        "model": model.name,
-        "quantization": model.quantization,
-        "task": settings.name,
-        "stage": stage or "all",
-        "engine": model.engine,
-        "precision": model.precision,
-        "device": model.device_kind,
-        "weights": model.weights,
-        "data": content_hash(sorted({document.key for document in documents})),
-        "seed": seed,
-        "code": scoring_fingerprint(model.engine),
-    }
-    for name in reversed(made_with):
-        scores.insert(0, name, pd.Categorical([made_with[name]] * len(scores)))
-    return scores.assign(available=len(available))
+    return task, len(available), documents
 
 
 @dataclass(frozen=True)
@@ -113,20 +161,22 @@ class _Work:
 
 
 def evaluate(
-    make_engine: Callable[[], Engine],
-    encoder: Encoder,
+    make_engine: Callable[[], "Engine"],
+    make_encoder: Callable[[], Encoder],
     plans: Sequence[Plan],
     task: EvaluationTask,
     documents: Sequence[Document],
     store: Store,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     before_storing: Callable[[], None] = lambda: None,
+    before_plan: Callable[[], None] = lambda: None,
 ) -> pd.DataFrame:
     """Score every plan on every document, computing only what the store lacks.
 
     Args:
-        make_engine: loads the model; called only if something is missing.
+        make_engine: loads the model; called only if something is missing, as is make_encoder.
         before_storing: called before rows are written; raises where they must not be.
+        before_plan: see `evaluate_tasks`.
 
     Returns:
         A row per (plan, document): hardware, plan, document, key, cluster, loglikelihoods,
@@ -143,12 +193,13 @@ def evaluate(
     missing = _missing(stored, texts, unique)
     if missing:
         lacking = [unique[name] for work in missing for name in work.documents]
-        trees = document_trees(encoder, lacking, task.rolling, task.settings.name)
+        trees = document_trees(make_encoder(), lacking, task.rolling, task.settings.name)
         engine = make_engine()
         # The model may have been replaced while it was loaded.
         before_storing()
         buffer = _Buffer(store, before_storing)
-        _score_missing(engine, missing, trees, buffer, token_budget, task.settings.name)
+        name = task.settings.name
+        _score_missing(engine, missing, trees, buffer, token_budget, name, before_plan)
         stored = store.load(texts)
     return _table(stored, list(texts), task, documents, names)
 
@@ -169,14 +220,17 @@ def _missing(
 
 
 def _score_missing(
-    engine: Engine,
+    engine: "Engine",
     missing: list[_Work],
     trees: Mapping[str, TokenTree],
     buffer: "_Buffer",
     token_budget: int,
     title: str,
+    before_plan: Callable[[], None],
 ) -> None:
     """Score what is missing in batches, which are halved where memory is too small for them."""
+    from frankenlab.evaluate.sweep import batches
+
     total = sum(len(work.documents) * len(work.plans) for work in missing)
     progress = Progress(total, title, "plan-documents")
     try:
@@ -188,7 +242,8 @@ def _score_missing(
                 work = queue.popleft()
                 last = done_documents + len(work.documents)
                 where = f"documents {done_documents + 1}-{last}/{len(own)}"
-                halves = _score_work(engine, work, trees, buffer, progress, where)
+                before_plan()
+                halves = _score_work(engine, work, trees, buffer, progress, where, before_plan)
                 queue.extendleft(halves)
                 done_documents += 0 if halves else len(work.documents)
     except Stopped as stop:
@@ -198,23 +253,27 @@ def _score_missing(
 
 
 def _score_work(
-    engine: Engine,
+    engine: "Engine",
     work: _Work,
     trees: Mapping[str, TokenTree],
     buffer: "_Buffer",
     progress: Progress,
     where: str,
+    before_plan: Callable[[], None],
 ) -> list[_Work]:
     """Score one batch and store its rows; return what is left of it if memory was too small."""
+    from frankenlab.evaluate import sweep
+
     done: set[Plan] = set()
     own = {name: trees[name] for name in work.documents}
     with shielded():
         try:
-            scored = interruptible(score_documents(engine, work.plans, own))
+            scored = interruptible(sweep.score_documents(engine, work.plans, own))
             for i, (plan, rows) in enumerate(scored):
                 done.add(plan)
                 buffer.add(rows)
                 progress.advance(len(rows), f"plan {i + 1}/{len(work.plans)} on {where}")
+                before_plan()
         except (MemoryError, RuntimeError) as error:
             return _halves(work, done, error)
         finally:
@@ -232,7 +291,7 @@ class _Buffer:
         self.rows: list[Row] = []
         self.flushed = time.monotonic()
 
-    def add(self, rows: list[Row]) -> None:
+    def add(self, rows: "list[Row]") -> None:
         self.rows += rows
         if time.monotonic() - self.flushed >= FLUSH_SECONDS:
             self.flush()
@@ -253,6 +312,8 @@ def _halves(work: _Work, done: set[Plan], error: Exception) -> list[_Work]:
         raise UserError(
             "out of memory on a single document: a smaller precision or a larger device is needed"
         ) from error
+    import torch
+
     middle = len(work.documents) // 2
     logger.warning("out of memory: %d documents at a time instead of %d", middle, 2 * middle)
     if torch.cuda.is_available():
@@ -263,6 +324,8 @@ def _halves(work: _Work, done: set[Plan], error: Exception) -> list[_Work]:
 
 def _out_of_memory(error: Exception) -> bool:
     """Tell whether memory ran out: CUDA has a type for it, the CPU's allocator only a text."""
+    import torch
+
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or "allocate memory" in str(error)
 

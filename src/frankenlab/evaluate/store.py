@@ -16,15 +16,17 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
-from frankenlab.evaluate.sweep import Row
 from frankenlab.io.files import content_hash, write_if_changed
 from frankenlab.io.parquet import Damaged, read_table, write_parquet
+
+if TYPE_CHECKING:
+    from frankenlab.evaluate.sweep import Row
 
 SCHEMA = pa.schema(
     [
@@ -58,7 +60,7 @@ class Store:
         self._hash = content_hash(identity, length=64)
         self._damaged: set[Path] = set()
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: "Iterable[Row]") -> None:
         """Make rows durable, in a part file of their own.
 
         Parts that `load` found damaged are removed: their rows are computed again.

@@ -3,9 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from frankenlab.config.experiment import Experiment
 from frankenlab.io.directories import verify_file
@@ -13,6 +11,10 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
 from frankenlab.models.quantization import Quantization
 from frankenlab.tasks.data_files import read_data
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 
 def evaluation_excludes(experiment: Experiment, quantization: str) -> list[str]:
@@ -67,8 +69,8 @@ def calibration_texts(file: Path, field: str, count: int) -> list[str]:
 
 
 def calibration_rows(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, rows: int, length: int
-) -> torch.Tensor:
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", rows: int, length: int
+) -> "torch.Tensor":
     """Return the tokens of the texts, one after the other, cut into rows: int64 [rows, length].
 
     Each text has the tokens that the tokenizer puts around it. What is left over is dropped.
@@ -76,6 +78,9 @@ def calibration_rows(
     Raises:
         UserError: the texts have too few tokens.
     """
+    # Imported here: evaluations reach this module too, and torch takes seconds.
+    import torch
+
     needed = rows * length
     tokens: list[int] = []
     for text in texts:

@@ -42,6 +42,8 @@ def job(snakemake: Any, network: bool = False) -> Iterator[Experiment]:
                 allow()
             _keep_freed_memory()
             _log_to(snakemake.log[0])
+            # For torch that is imported later, and now for torch that is there.
+            os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
             yield check(snakemake.config)

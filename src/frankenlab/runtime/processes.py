@@ -1,9 +1,12 @@
-"""The processes of a workflow: its jobs end with it, and a signal ends its jobs first."""
+"""The processes of a workflow: its jobs end with it, a signal ends its jobs first, and a job that
+is alone has all cores."""
 
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -15,6 +18,10 @@ from frankenlab.io.signals import SIGNALS, die_with_parent
 # In it every job finds the process id of the Snakemake that started it on this host.
 WORKFLOW_VARIABLE = "FRANKENLAB_WORKFLOW_PID"
 WATCH_SECONDS = 1.0
+
+# In it a job finds how many cores the workflow has; it is not set where a cluster gives these.
+CORES_VARIABLE = "FRANKENLAB_CORES"
+ALONE_SECONDS = 2.0
 
 # Snakemake runs a copy of a rule's script from this folder.
 SCRIPTS = ".snakemake/scripts/"
@@ -50,6 +57,42 @@ def _watch(workflow: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def spare_cores(own: int) -> Callable[[], None]:
+    """Return what a job calls often while it computes: torch then has its own threads, or all cores
+    of the workflow while it is the only job on them.
+
+    The number of threads changes no result.
+    """
+    looked = -ALONE_SECONDS
+
+    def look() -> None:
+        nonlocal looked
+        if time.monotonic() - looked >= ALONE_SECONDS:
+            looked = time.monotonic()
+            sys.modules["torch"].set_num_threads(threads_now(own))
+
+    return look
+
+
+def threads_now(own: int) -> int:
+    """Return how many threads a job may have now: its own, or all cores where it is alone."""
+    cores, workflow = (os.environ.get(name, "") for name in (CORES_VARIABLE, WORKFLOW_VARIABLE))
+    if not (cores.isdecimal() and workflow.isdecimal()):
+        return own
+    try:
+        scripts = sum(map(_is_script, psutil.Process(int(workflow)).children()))
+    except psutil.Error:
+        return own
+    return max(own, int(cores)) if scripts == 1 else own
+
+
+def _is_script(process: psutil.Process) -> bool:
+    """Tell whether a process runs the script of a job."""
+    with suppress(psutil.Error):
+        return any(SCRIPTS in word for word in process.cmdline())
+    return False
+
+
 def stop_jobs_first() -> None:
     """Have the first of `SIGNALS` end this workflow's jobs, and then the workflow as Ctrl-C does.
 
@@ -76,7 +119,7 @@ def _end_jobs() -> None:
     while True:
         for process in set(psutil.Process().children(recursive=True)) - signalled:
             with suppress(psutil.Error):
-                if any(SCRIPTS in word for word in process.cmdline()):
+                if _is_script(process):
                     process.terminate()
                     signalled.add(process)
         time.sleep(LOOK_SECONDS)

@@ -30,7 +30,7 @@ from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, network, orphans
 from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
 from frankenlab.runtime.making import Making
-from frankenlab.runtime.processes import WORKFLOW_VARIABLE, stop_jobs_first
+from frankenlab.runtime.processes import CORES_VARIABLE, WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps
 from frankenlab.tasks.index import task_file
 from frankenlab.tasks.yaml_files import task_fingerprint
@@ -73,6 +73,7 @@ class WorkflowRun:
         os.environ[WORKFLOW_VARIABLE] = str(os.getpid())
         if workflow.is_main_process:
             os.environ[COMMAND_VARIABLE] = command_line(sys.argv)
+            os.environ[CORES_VARIABLE] = str(workflow.resource_settings.cores or "")
             text = os.environ.get(SPEED_VARIABLE)
             self._given = given_speeds(text, experiment) if text else None
             self._gpus = _numbers_of_gpus(os.environ.get(GPUS_VARIABLE, ""))
