@@ -40,12 +40,6 @@ TABLES += ["transfer"] if SETTINGS.stages.confirm.transfer else []
 FLIPS = ["flips", "documents"]
 
 
-# Seconds each: less than a queue takes.
-localrules:
-    shortlist,
-    freeze,
-
-
 rule race:
     """Decide which plans of a search go on after a round, by the results on all tasks, and grow
     new ones from the best."""
@@ -104,6 +98,7 @@ rule aggregate:
 
 
 rule shortlist:
+    """Choose the plans of a search that are scored on fresh documents."""
     input:
         lambda w: reference_comparisons("search", w.model),
         stamp=script_stamp(
@@ -116,6 +111,8 @@ rule shortlist:
     log:
         f"{LOGS}/shortlist/{{model}}.log",
     priority: SOON
+    # Seconds: less than a queue takes.
+    localrule: True
     resources:
         mem_mb=by_attempt(1000),
         runtime=by_attempt(10),
@@ -124,6 +121,7 @@ rule shortlist:
 
 
 rule freeze:
+    """Choose the one plan of a model that is confirmed, with its controls and finalists."""
     input:
         shortlist=f"{RESULTS}/shortlist/{{model}}.json",
         scores=lambda w: choice_scores(["search", "select"], w.model),
@@ -139,6 +137,8 @@ rule freeze:
     log:
         f"{LOGS}/freeze/{{model}}.log",
     priority: SOON
+    # Seconds: less than a queue takes.
+    localrule: True
     resources:
         mem_mb=by_attempt(1000),
         runtime=by_attempt(10),

@@ -1,6 +1,7 @@
 from functools import cache
 from pathlib import Path
 
+from frankenlab import __version__
 from frankenlab.config import experiment as configuration
 from frankenlab.config.stages import Stage
 from frankenlab.estimate.resources import resources as resources_of
@@ -10,29 +11,35 @@ from frankenlab.io.errors import UserError
 from frankenlab.plans import plan as plans
 from frankenlab.report import answer as answers
 from frankenlab.report.figures import catalogue
+from frankenlab.report.results import CAPTIONS, NOTEBOOKS
 from frankenlab.runtime.processes import memory_mb
-from frankenlab.runtime.workflow import WorkflowRun, local_data
+from frankenlab.runtime.workflow import local_data, workflow_run
 
 try:
     # Snakemake's own reader keeps the last of two equal keys without a word.
-    for _path in workflow.configfiles if workflow.is_main_process else []:
+    # A module may have been given a part of that config, or another one.
+    _whole = config is workflow.modifier_stack[0].globals["config"]
+    for _path in workflow.configfiles if workflow.is_main_process and _whole else []:
         configuration.read(_path)
-    EXPERIMENT = configuration.check(config)
-    RESULTS = f"results/{EXPERIMENT.name}"
-    RUN = WorkflowRun(workflow, EXPERIMENT, RESULTS)
+    # "answer" is ours: `use rule ... with` reads a module's files once more.
+    EXPERIMENT = configuration.check({k: v for k, v in config.items() if k != "answer"})
+    RUN = workflow_run(workflow, EXPERIMENT, rules)
 except UserError as error:
     raise SystemExit(str(error)) from None
 
 SETTINGS = EXPERIMENT.settings
+IMAGE_TAG = __version__ + ("-cuda" if SETTINGS.device == "cuda" else "")
 # The captions of Snakemake's report read the config, defaults included.
 config.update(SETTINGS.plain())
 # Its first page opens with the answer, once there is one.
 if RUN.reporting:
-    config["answer"] = answers.sentences(f"{RESULTS}/report/answer.json")
+    config["answer"] = answers.sentences(f"{RUN.results}/report/answer.json")
+# Where a module has a `prefix:`, Snakemake puts it before the paths of rules, and `placed` before
+# those that only scripts read. What is shared by all experiments (`local`) stays where it is.
+RESULTS = f"results/{EXPERIMENT.name}"
 LOGS = f"{RESULTS}/logs"
-STORE = "results/store"
-LEDGER = "results/ledger.jsonl"
-SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
+STORE = RUN.placed("results/store")
+LEDGER = RUN.placed("results/ledger.jsonl")
 EXL2 = "resources/exl2/{folder}/{key}"
 
 # Of this machine. On a cluster there is no such number, and the profile's set-threads decides: what
@@ -70,6 +77,14 @@ onerror:
     RUN.fail()
 
 
+def downloads_here(rule):
+    """Tell whether a download runs where the workflow was started, for nodes of a cluster often
+    have no network; unless the profile gives it a partition that has one."""
+    name = workflow.modifier.modify_rulename(rule)
+    asked = workflow.resource_settings.overwrite_resources.get(name, {})
+    return "slurm_partition" not in asked
+
+
 def by_attempt(amount):
     """Return an amount that grows when a job is tried again, as it may have died of too little."""
     return lambda wildcards, attempt: amount * attempt
@@ -99,7 +114,7 @@ def longest_first(rule):
 
 def script_stamp(name, **settings):
     """Return a small file that changes with what a script does, and with its settings."""
-    return lambda wildcards: RUN.script_stamp(SCRIPTS / f"{name}.py", settings)
+    return lambda wildcards: RUN.script_stamp(name, settings)
 
 
 def stage_tasks(stage):
@@ -139,12 +154,12 @@ def probed(name):
 
 
 def model_manifest(model):
-    return f"{EXPERIMENT.weights_folder(model)}/manifest.json"
+    return local(f"{EXPERIMENT.weights_folder(model)}/manifest.json")
 
 
 def weights_manifest(model, quantization):
     """Return the manifest of a model as distributed ("none") or quantized."""
-    return f"{EXPERIMENT.weights_folder(model, quantization)}/manifest.json"
+    return local(f"{EXPERIMENT.weights_folder(model, quantization)}/manifest.json")
 
 
 def model_in(folder):
@@ -160,7 +175,8 @@ def data_in(folder):
 
 
 def data_manifest(name):
-    return f"resources/data/{configuration.data_folder(name, EXPERIMENT.data[name])}/manifest.json"
+    folder = configuration.data_folder(name, EXPERIMENT.data[name])
+    return local(f"resources/data/{folder}/manifest.json")
 
 
 def data_input(given):
@@ -168,7 +184,7 @@ def data_input(given):
     for data on the hub."""
     if given is None:
         return []
-    return data_manifest(given.source) if given.source else given.file
+    return data_manifest(given.source) if given.source else local(given.file)
 
 
 # The quantizer's text, where anything is quantized.

@@ -25,6 +25,7 @@ rule check_prompts:
 
 
 rule evaluate_task:
+    """Score the frankens of a shard, and the base, on a task in a stage."""
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
@@ -60,6 +61,7 @@ rule evaluate_task:
 
 
 rule measure_cost:
+    """Measure speed and memory of the base, the frozen plan and its controls, each alone."""
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/confirm.0.json",
         model=lambda w: weights_manifest(w.model, w.quantization),

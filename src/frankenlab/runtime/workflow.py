@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snakemake.cli import parse_args
+from snakemake.io import local
 
 from frankenlab.config.experiment import TASKS_FOLDER, Experiment
 from frankenlab.config.settings import CalibrationSettings, DataEntry
@@ -36,19 +37,48 @@ from frankenlab.tasks.yaml_files import task_fingerprint
 SPEED_VARIABLE, GPUS_VARIABLE = "FRANKENLAB_TOKENS_PER_SECOND", "FRANKENLAB_GPUS"
 
 
-class WorkflowRun:
-    """Snakemake at work on an experiment: a run, or a dry run, a summary or a report, which change
-    nothing, or the process of a single job.
+_RUNS: list["WorkflowRun"] = []
+
+
+def workflow_run(workflow: Any, experiment: Experiment, rules: Any) -> "WorkflowRun":
+    """Return Snakemake's run of an experiment.
+
+    There is one for a process: `use rule ... with` reads a module's files once more each time.
 
     Args:
-        workflow: Snakemake's own.
+        workflow, rules: Snakemake's own, of the file that is being read.
 
     Raises:
         UserError: a plan or a variable of the environment is wrong.
     """
+    results = _placed(workflow, f"results/{experiment.name}")
+    for run in _RUNS:
+        if (run.workflow, run.experiment, run.results) == (workflow, experiment, results):
+            run.name_rules()
+            return run
+    _RUNS.append(WorkflowRun(workflow, experiment, results, rules))
+    return _RUNS[-1]
 
-    def __init__(self, workflow: Any, experiment: Experiment, results: str) -> None:
+
+class WorkflowRun:
+    """Snakemake at work on an experiment: a run, or a dry run, a summary or a report, which change
+    nothing, or the process of a single job.
+
+    `workflow_run` makes it where the rules are read.
+
+    Attributes:
+        results: the folder of the experiment's results, below the prefix of a module that has one.
+    """
+
+    def __init__(self, workflow: Any, experiment: Experiment, results: str, rules: Any) -> None:
         self.workflow, self.experiment, self.results = workflow, experiment, results
+        self._rules, self._names = rules, dict[str, str]()
+        # Where this was called: workflow/rules, which may lie in a hosted repository.
+        self._folder = workflow.current_basedir
+        # Snakemake has left the folder of `--directory` again when the process ends.
+        self._cwd = os.getcwd()
+        self._is_module = not workflow.modifier.is_main_snakefile()
+        self._started = False
         self.prediction = predict(experiment)
         self.workload = self.prediction.workload
         self._stamps = Stamps(f"{results}/stamps")
@@ -91,28 +121,48 @@ class WorkflowRun:
         """The reason why this process may not change the results; "" once it holds their lock,
         which it keeps to its end."""
         try:
-            lock.take("results", self.experiment.name)
+            lock.take(Path(self.results).parent, self.experiment.name)
         except UserError as error:
             return str(error)
         return ""
 
     def start(self) -> None:
-        """Take the results for this run, before its first job starts.
+        """Take the results for this run, before its first job starts; a second call does nothing.
 
         Raises:
             SystemExit: another workflow has them, or jobs of an earlier one are still there.
         """
+        if self._started:
+            return
+        self._started = True
         # From here on a signal ends the jobs first. Snakemake's own lock outlives a kill; ours ends
         # with this process, so that jobs found now are those of a workflow that was killed.
         stop_jobs_first()
         if self.refusal:
             raise SystemExit(self.refusal)
+        if self._is_module:
+            # Snakemake heeds the `onstart` and `onerror` of the main workflow only.
+            atexit.register(self.fail)
         try:
             orphans.check_none(".")
         except UserError as error:
             # A workflow that runs here can do without a cluster that is down.
             if self.workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
                 raise SystemExit(str(error)) from None
+
+    def name_rules(self) -> None:
+        """Note how Snakemake calls our rules, as long as it tells: once it reads a module's files
+        again for one rule, it forgets the others' new names."""
+        there = {id(rule) for rule in self.workflow.rules}
+        self._names |= {
+            proxy.rule.name: name
+            for name, proxy in self._rules._rules.items()
+            if id(proxy.rule) in there
+        }
+
+    def placed(self, path: str) -> str:
+        """Return where a path of the rules lies on disk."""
+        return _placed(self.workflow, path)
 
     def fail(self) -> None:
         """Cancel what a workflow that ends early leaves in SLURM's queue.
@@ -122,7 +172,7 @@ class WorkflowRun:
         """
         if self.workflow.non_local_exec:
             try:
-                orphans.cancel(".", orphans.orphans("."))
+                orphans.cancel(self._cwd, orphans.orphans(self._cwd))
             except UserError as error:
                 print(error, file=sys.stderr)
 
@@ -134,9 +184,12 @@ class WorkflowRun:
         called by input functions, for only then it is known whether it may be written.
         """
         stamps = stamps or self._stamps
-        # Jobs need the path only: the content takes seconds to work out.
+        # Jobs need the path only: the content takes seconds to work out. It is the whole path,
+        # before which Snakemake must not put a prefix once more: hence `local`.
         if not self.workflow.is_main_process:
-            return str(stamps.place(name))
+            return local(str(stamps.place(name)))
+        if self._is_module and self.running:
+            self.start()
         self._make_damaged_again()
         try:
             found = stamps.known(name) or stamps.file(
@@ -146,15 +199,23 @@ class WorkflowRun:
             )
         except UserError as error:
             raise SystemExit(str(error)) from None
-        return str(found)
+        return local(str(found))
 
-    def script_stamp(self, script: Path, settings: Mapping[str, Any]) -> str:
+    def script_stamp(self, name: str, settings: Mapping[str, Any]) -> str:
         """Return the stamp of a script with all of the package that it reaches, and the settings
         that it reads."""
         return self.stamp(
-            f"scripts/{script.stem}",
-            lambda: {"code": fingerprints.code_fingerprint(script), "settings": settings},
+            f"scripts/{name}",
+            lambda: {"code": self._code_of(f"../scripts/{name}.py"), "settings": settings},
         )
+
+    def _code_of(self, path: str) -> str:
+        """Return the fingerprint of a file of the workflow, which is fetched where it is hosted."""
+        file = self._folder.join(path)
+        there = file.get_path_or_uri(secret_free=True)
+        if not os.path.isfile(there):
+            there = self.workflow.sourcecache.get_path(file)
+        return fingerprints.code_fingerprint(Path(there))
 
     def page_stamp(self, notebook: Path, captions: Path) -> str:
         """Return the stamp of what the page is made of beside the results: the notebook with its
@@ -238,13 +299,21 @@ class WorkflowRun:
         # Without a scheduler Snakemake ended before its graph was whole, and has said why.
         if not self.workflow.dryrun or self.workflow.scheduler is None:
             return
+        os.chdir(self._cwd)
         try:
             prediction = self.prediction.thorough(self._given)
-            jobs = planned_jobs(self.experiment, self.workflow.dag)
+            self.name_rules()
+            jobs = planned_jobs(self.experiment, self.workflow.dag, self._names)
             print(grid_summary(prediction))
             print(jobs_summary(prediction, jobs, self._gpus, self.limits))
         except UserError as error:
             print(error, file=sys.stderr)
+
+
+def _placed(workflow: Any, path: str) -> str:
+    """Return a path as Snakemake changes it for the rules of the file that is being read."""
+    changed: str = workflow.modifier.path_modifier.replace_prefix(path, "output")
+    return changed
 
 
 def _numbers_of_gpus(text: str) -> Sequence[int]:
