@@ -13,7 +13,8 @@ from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "config", "src")
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
+SOURCES += ("config", "notebooks", "src", "workflow")
 
 
 def test_the_command_line_works_without_a_checkout(tmp_path):
@@ -31,6 +32,13 @@ def test_the_command_line_works_without_a_checkout(tmp_path):
         wheel.extractall(tmp_path / "installed")
     assets = {path.name for path in tmp_path.glob("installed/frankenlab/report/assets/*")}
     assert {"page.html", "page.css", "page.js"} <= assets
+    report = tmp_path / "installed" / "frankenlab" / "report" / "shipped"
+    for part, place in (("captions", "workflow/report"), ("notebooks", "notebooks")):
+        shipped, sources = (
+            {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
+            for folder in (report / part, checkout / place)
+        )
+        assert shipped == sources and shipped
     shutil.rmtree(checkout)
     planned = subprocess.run(
         [sys.executable, "-m", "frankenlab", "plans", "--summary"],

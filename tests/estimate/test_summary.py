@@ -159,15 +159,18 @@ def test_the_graph_is_snakemakes_with_what_finished_jobs_took(llama, tmp_path, t
     if text is not None:
         (tmp_path / "b.tsv").write_text(text)
     cell = {"model": "llama-7b", "quantization": "exl2-4.0"}
-    first = snakemakes("measure_cost", cell, benchmark="b.tsv", gpu=True)
-    second = snakemakes("plot_confirm", cell, benchmark="b.tsv")
-    target = snakemakes("all", {}, output=())
+    # The workflow is a module here, whose rules have other names; a rule beside it is not ours.
+    first = snakemakes("fl_measure_cost", cell, benchmark="b.tsv", gpu=True)
+    other = snakemakes("other", {"model": "x"})
+    second = snakemakes("fl_plot_confirm", cell, benchmark="b.tsv")
+    target = snakemakes("fl_all", {}, output=())
     dag = SimpleNamespace(
-        toposorted=lambda: [{first}, {second}, {target}],
-        dependencies={first: {}, second: {first: "file"}, target: {second: "file"}},
+        toposorted=lambda: [{first, other}, {second}, {target}],
+        dependencies={first: {}, second: {first: "x", other: "y"}, target: {second: "file"}},
         needrun=lambda job: job is second,
     )
-    assert planned_jobs(llama.experiment, dag) == [
+    names = {f"fl_{name}": name for name in ("measure_cost", "plot_confirm", "all")}
+    assert planned_jobs(llama.experiment, dag, names) == [
         PlannedJob(Job("measure_cost", "llama-7b", "exl2-4.0"), (), True, False, took),
         PlannedJob(Job("plot_confirm", "llama-7b", "exl2-4.0"), (0,), False, True, None),
     ]

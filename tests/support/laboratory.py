@@ -64,26 +64,35 @@ def listed(text: str) -> Counter:
     return Counter({rule: n for rule, n in counts.items() if rule not in targets})
 
 
+def copy_parts(folder: Path) -> None:
+    """Copy the parts of the repository that a workflow needs."""
+    for part in PARTS:
+        source, target = ROOT / part, folder / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+
+
 class Laboratory:
     """The copy, its config, and Snakemake on both.
 
     Attributes:
         how: arguments of every run.
+        repository: where the copied repository is.
+        configured: arguments of every run on the config as it stands.
         environment: what runs have in their environment besides that of the tests.
     """
 
     how: tuple[str, ...] = LOCAL
     environment: dict[str, str] = {}
+    config_file = CONFIG
+    configured: tuple[str, ...] = ("--configfile", CONFIG)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for part in PARTS:
-            source, target = ROOT / part, folder / part
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy2(source, target)
+        self.repository = self._copy_repository()
         make_tiny_model(folder / "tiny-model", n_layers=4, hidden=64)
         self._write_data()
         self.write_task("animals")
@@ -109,6 +118,11 @@ class Laboratory:
             "cost": {"repeats": 1},
         }
 
+    def _copy_repository(self) -> Path:
+        """Copy what the workflow needs of the repository; return where it is."""
+        copy_parts(self.folder)
+        return self.folder
+
     @property
     def results(self) -> Path:
         return self.folder / "results" / "tiny"
@@ -130,7 +144,7 @@ class Laboratory:
         """The same without waiting for its end."""
         self.write_config()
         command = [sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how]
-        return self._start(*command, "--configfile", CONFIG)
+        return self._start(*command, *self.configured)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
         """Runs Snakemake on a config of another name, which `arguments` give."""
@@ -142,7 +156,7 @@ class Laboratory:
 
     def write_config(self) -> None:
         """Writes the config as it stands now, if the file says something else."""
-        config = self.folder / CONFIG
+        config = self.folder / self.config_file
         text = yaml.safe_dump(self.config, sort_keys=False)
         if not config.is_file() or config.read_text() != text:
             config.write_text(text)
@@ -181,7 +195,7 @@ class Laboratory:
 
     def _environment(self) -> dict[str, str]:
         """With the copied package, not the one that is installed."""
-        return os.environ | {"PYTHONPATH": str(self.folder / "src")} | self.environment
+        return os.environ | {"PYTHONPATH": str(self.repository / "src")} | self.environment
 
     def _task(self, role: str, metric: str, file: str) -> dict[str, Any]:
         return {"role": role, "metric": metric, "data": {"file": file}}

@@ -99,6 +99,18 @@ def test_an_own_task_wins_over_the_harnesss(folder):
     assert task_file("arc_easy", folder) == folder / "arc.yaml"
 
 
+def test_a_task_of_the_project_wins_over_the_packages(folder, tmp_path_factory, monkeypatch):
+    project = tmp_path_factory.mktemp("project")
+    ours = project / "config" / "tasks" / "ours.yaml"
+    ours.parent.mkdir(parents=True)
+    ours.write_text("task: mine\n")
+    monkeypatch.chdir(project)
+    packaged = folder / "mine.yaml"
+    assert task_file("mine", folder) == ours != packaged
+    monkeypatch.chdir(folder)
+    assert task_file("mine", folder) == packaged
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "nearest"), [("arc_esy", "arc_easy"), ("min", "mine"), ("lambada_opnai", "lambada")]

@@ -80,6 +80,7 @@ def test_nothing_is_stale_after_a_run(lab: Laboratory) -> None:
 def test_results_copied_without_metadata_are_recognised(lab: Laboratory, tmp_path: Path) -> None:
     other = object.__new__(Laboratory)
     other.folder, other.config = tmp_path / "copy", lab.config
+    other.repository = other.folder
     shutil.copytree(
         lab.folder, other.folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake")
     )

@@ -44,12 +44,6 @@ RULES = SETTINGS.statistics.plain()
 STATISTICS = fingerprints.library_versions(fingerprints.STATISTICS_LIBRARIES)
 
 
-# Seconds each: less than a queue takes.
-localrules:
-    shortlist,
-    freeze,
-
-
 rule race:
     """Decide which plans of a search go on after a round, by the results on all tasks, and grow
     new ones from the best."""
@@ -116,6 +110,7 @@ rule aggregate:
 
 # These are checkpoints, so that the stages behind them run only where other plans were chosen.
 checkpoint shortlist:
+    """Choose the plans of a search that are scored on fresh documents."""
     input:
         lambda w: reference_comparisons("search", w.model),
         stamp=script_stamp(
@@ -129,6 +124,8 @@ checkpoint shortlist:
     log:
         f"{LOGS}/shortlist/{{model}}.log",
     priority: SOON
+    # Seconds: less than a queue takes.
+    localrule: True
     resources:
         mem_mb=by_attempt(1000),
         runtime=by_attempt(10),
@@ -137,6 +134,7 @@ checkpoint shortlist:
 
 
 checkpoint freeze:
+    """Choose the one plan of a model that is confirmed, with its controls and finalists."""
     input:
         shortlist=f"{RESULTS}/shortlist/{{model}}.json",
         scores=lambda w: choice_scores(["search", "select"], w.model),
@@ -152,6 +150,8 @@ checkpoint freeze:
     log:
         f"{LOGS}/freeze/{{model}}.log",
     priority: SOON
+    # Seconds: less than a queue takes.
+    localrule: True
     resources:
         mem_mb=by_attempt(1000),
         runtime=by_attempt(10),

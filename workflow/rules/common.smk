@@ -1,6 +1,7 @@
 from functools import cache
 from pathlib import Path
 
+from frankenlab import __version__
 from frankenlab.config import experiment as configuration
 from frankenlab.config.command_line import with_types
 from frankenlab.config.stages import Stage
@@ -11,30 +12,37 @@ from frankenlab.io.errors import UserError
 from frankenlab.plans import plan as plans
 from frankenlab.report import answer as answers
 from frankenlab.report.figures import catalogue
+from frankenlab.report.results import CAPTIONS, NOTEBOOKS
 from frankenlab.runtime.processes import memory_mb
-from frankenlab.runtime.workflow import WorkflowRun, local_data
+from frankenlab.runtime.stamps import local_data
+from frankenlab.runtime.workflow import workflow_run
 
 try:
     # Snakemake's own reader keeps the last of two equal keys without a word.
-    for _path in workflow.configfiles if workflow.is_main_process else []:
+    # A module may have been given a part of that config, or another one.
+    _whole = config is workflow.modifier_stack[0].globals["config"]
+    for _path in workflow.configfiles if workflow.is_main_process and _whole else []:
         configuration.read(_path)
-    _given = workflow.config_settings.config
-    EXPERIMENT = configuration.check(with_types(config, _given))
-    RESULTS = f"results/{EXPERIMENT.name}"
-    RUN = WorkflowRun(workflow, EXPERIMENT, RESULTS)
+    # "answer" is ours: `use rule ... with` reads a module's files once more.
+    _read = {key: value for key, value in config.items() if key != "answer"}
+    EXPERIMENT = configuration.check(with_types(_read, workflow.config_settings.config))
+    RUN = workflow_run(workflow, EXPERIMENT, rules)
 except UserError as error:
     raise SystemExit(str(error)) from None
 
 SETTINGS = EXPERIMENT.settings
+IMAGE_TAG = __version__ + ("-cuda" if SETTINGS.device == "cuda" else "")
 # The captions of Snakemake's report read the config, defaults included.
 config.update(SETTINGS.plain())
 # Its first page opens with the answer, once there is one.
 if RUN.reporting:
-    config["answer"] = answers.sentences(f"{RESULTS}/report/answer.json")
+    config["answer"] = answers.sentences(f"{RUN.results}/report/answer.json")
+# Where a module has a `prefix:`, Snakemake puts it before the paths of rules, and `placed` before
+# those that only scripts read. What is shared by all experiments (`local`) stays where it is.
+RESULTS = f"results/{EXPERIMENT.name}"
 LOGS = f"{RESULTS}/logs"
-STORE = "results/store"
-LEDGER = "results/ledger.jsonl"
-SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
+STORE = RUN.placed("results/store")
+LEDGER = RUN.placed("results/ledger.jsonl")
 EXL2 = "resources/exl2/{folder}/{key}"
 
 # Of this machine. On a cluster there is no such number, and the profile's set-threads decides: what
@@ -71,6 +79,14 @@ onerror:
     RUN.fail()
 
 
+def downloads_here(rule):
+    """Tell whether a download runs where the workflow was started, for nodes of a cluster often
+    have no network; unless the profile gives it a partition that has one."""
+    name = workflow.modifier.modify_rulename(rule)
+    asked = workflow.resource_settings.overwrite_resources.get(name, {})
+    return "slurm_partition" not in asked
+
+
 def by_attempt(amount):
     """Return an amount that grows when a job is tried again, as it may have died of too little."""
     return lambda wildcards, attempt: amount * attempt
@@ -102,14 +118,14 @@ def script_stamp(name, whole=False, shared=False, **settings):
     """Return a small file that changes with what a script does, and with its settings; with what
     surrounds its job too, where the whole of it counts; one file for all experiments, where they
     share what the script makes."""
-    return lambda w: RUN.script_stamp(SCRIPTS / f"{name}.py", settings, whole, shared)
+    return lambda w: RUN.script_stamp(name, settings, whole, shared)
 
 
 def cell_stamp(name, settings=lambda model, quantization: {}):
     """Return the same for a script that runs a model at a quantization, with the one engine that
     runs these weights."""
     return lambda w: RUN.cell_stamp(
-        SCRIPTS / f"{name}.py",
+        name,
         w.model,
         w.quantization,
         settings(w.model, w.quantization),
@@ -160,12 +176,12 @@ def probed(name):
 
 
 def model_manifest(model):
-    return f"{EXPERIMENT.weights_folder(model)}/manifest.json"
+    return local(f"{EXPERIMENT.weights_folder(model)}/manifest.json")
 
 
 def weights_manifest(model, quantization):
     """Return the manifest of a model as distributed ("none") or quantized."""
-    return f"{EXPERIMENT.weights_folder(model, quantization)}/manifest.json"
+    return local(f"{EXPERIMENT.weights_folder(model, quantization)}/manifest.json")
 
 
 def model_in(folder):
@@ -173,14 +189,15 @@ def model_in(folder):
 
 
 def data_manifest(name):
-    return f"resources/data/{configuration.data_folder(name, EXPERIMENT.data[name])}/manifest.json"
+    folder = configuration.data_folder(name, EXPERIMENT.data[name])
+    return local(f"resources/data/{folder}/manifest.json")
 
 
 def data_input(given):
     """Return what holds data that a config names: a package's manifest or a local file."""
     if given is None:
         return []
-    return data_manifest(given.source) if given.source else given.file
+    return data_manifest(given.source) if given.source else local(given.file)
 
 
 def task_data(task):
@@ -189,12 +206,12 @@ def task_data(task):
     given = EXPERIMENT.task_entry(task).data
     if given and given.source:
         return [data_manifest(given.source)]
-    return [str(file) for file in EXPERIMENT.task(task).files]
+    return [local(str(file)) for file in EXPERIMENT.task(task).files]
 
 
-DATA_MANIFESTS = expand(
-    "resources/data/{folder}/manifest.json", folder=EXPERIMENT.downloads
-)
+DATA_MANIFESTS = [
+    local(f"resources/data/{folder}/manifest.json") for folder in EXPERIMENT.downloads
+]
 
 RUN.shared = [
     *map(model_manifest, EXPERIMENT.models),

@@ -97,6 +97,7 @@ if EXPERIMENT.variants:
 
 
 rule measure_cost:
+    """Measure speed and memory of the base, the frozen plan and its controls, each alone."""
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/confirm.0.json",
         model=lambda w: weights_manifest(w.model, w.quantization),

@@ -1,9 +1,5 @@
-# Seconds each: less than a queue takes.
-localrules:
-    construct_frankens,
-
-
 rule construct_frankens:
+    """Write down the plans of a shard, with the depth, parameters and KV cache of each."""
     input:
         plans=plans_file,
         race=earlier_race,
@@ -16,6 +12,8 @@ rule construct_frankens:
     log:
         f"{LOGS}/construct_frankens/{{model}}.{{quantization}}.{{stage}}.{{shard}}.log",
     priority: SOON
+    # Seconds: less than a queue takes.
+    localrule: True
     resources:
         mem_mb=by_attempt(1000),
         runtime=by_attempt(10),
@@ -32,6 +30,7 @@ rule construct_frankens:
 
 
 rule materialize_franken:
+    """Save the frozen franken, or any plan, as a standalone checkpoint for other tools."""
     input:
         frozen=frozen_file,
         model=lambda w: model_manifest(w.model),

@@ -1,13 +1,5 @@
-# Downloads run where the workflow was started, for nodes of a cluster often have no network; unless
-# the profile gives them a partition that has one.
-for _rule in ("download_model", "download_data"):
-    if "slurm_partition" not in workflow.resource_settings.overwrite_resources.get(
-        _rule, {}
-    ):
-        workflow.localrules(_rule)
-
-
 rule download_model:
+    """Download a model, or convert it from GGUF, as a verified Hugging Face directory."""
     input:
         lambda w: RUN.source_stamp(
             w.folder, EXPERIMENT.models[model_in(w.folder)].source, "model"
@@ -16,9 +8,10 @@ rule download_model:
             EXPERIMENT.models[model_in(w.folder)].source
         ),
     output:
-        manifest="resources/models/{folder}/manifest.json",
+        manifest=local("resources/models/{folder}/manifest.json"),
     log:
         f"{LOGS}/download_model/{{folder}}.log",
+    localrule: downloads_here("download_model")
     resources:
         mem_mb=by_attempt(4000),
         runtime=by_attempt(120),
@@ -29,12 +22,14 @@ rule download_model:
 
 
 rule download_data:
+    """Download a package or folder of data sets, and verify it."""
     input:
         lambda w: RUN.source_stamp(w.folder, EXPERIMENT.downloads[w.folder], "data"),
     output:
-        manifest="resources/data/{folder}/manifest.json",
+        manifest=local("resources/data/{folder}/manifest.json"),
     log:
         f"{LOGS}/download_data/{{folder}}.log",
+    localrule: downloads_here("download_data")
     resources:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(60),

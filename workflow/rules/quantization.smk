@@ -10,7 +10,7 @@ rule measure_exl2:
             data=local_data(CALIBRATION),
         ),
     output:
-        f"{EXL2}/measurement.json",
+        local(f"{EXL2}/measurement.json"),
     log:
         f"{LOGS}/measure_exl2/{{folder}}.{{key}}.log",
     benchmark:
@@ -32,7 +32,7 @@ rule quantize_exl2:
     input:
         model=lambda w: model_manifest(model_in(w.folder)),
         data=data_input(CALIBRATION),
-        measurement=f"{EXL2}/measurement.json",
+        measurement=local(f"{EXL2}/measurement.json"),
         stamp=script_stamp(
             "quantize_exl2",
             shared=True,
@@ -40,7 +40,7 @@ rule quantize_exl2:
             data=local_data(CALIBRATION),
         ),
     output:
-        manifest=f"{EXL2}/{{quantization}}/manifest.json",
+        manifest=local(f"{EXL2}/{{quantization}}/manifest.json"),
     log:
         f"{LOGS}/quantize_exl2/{{folder}}.{{key}}.{{quantization}}.log",
     benchmark:

@@ -19,10 +19,8 @@ SEARCH_TABLES = [
     if name in TABLES
 ]
 CASE = "{model}/{quantization}"
-CAPTIONS = Path(workflow.basedir) / "workflow" / "report"
 # Several models have a first page together, and a page each behind it.
 SEVERAL = list(EXPERIMENT.models) if len(EXPERIMENT.models) > 1 else []
-NOTEBOOKS = Path(workflow.basedir) / "notebooks"
 NOTEBOOK = NOTEBOOKS / "report.ipynb"
 FIRST_NOTEBOOK = NOTEBOOKS / "overview.ipynb" if SEVERAL else NOTEBOOK
 ACROSS_FIGURES = catalogue.names("models", TABLES)
@@ -51,6 +49,7 @@ SHOWN = [
 
 
 rule plot_search:
+    """Draw the figures of a search."""
     input:
         expand(
             f"{RESULTS}/tables/{{name}}.parquet",
@@ -69,6 +68,7 @@ rule plot_search:
 
 
 rule plot_confirm:
+    """Draw the figures of what was confirmed, at one quantization."""
     input:
         expand(
             f"{RESULTS}/tables/{{name}}.parquet",
@@ -142,6 +142,7 @@ rule plot_models:
 
 
 rule render_notebook:
+    """Run the notebook and render it as the page, the first one of several models."""
     input:
         notebook=lambda w: RUN.page_stamp(FIRST_NOTEBOOK, CAPTIONS),
         tables=expand(f"{RESULTS}/tables/{{name}}.parquet", name=[*TABLES, *FLIPS]),
@@ -172,8 +173,7 @@ rule render_notebook:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(20),
     params:
-        # A path, which Snakemake does not compare: a copy of the results elsewhere is not stale.
-        notebook=FIRST_NOTEBOOK,
+        notebook=FIRST_NOTEBOOK.name,
     script:
         "../scripts/render_notebook.py"
 
@@ -201,6 +201,6 @@ rule render_model:
         mem_mb=by_attempt(2000),
         runtime=by_attempt(20),
     params:
-        notebook=NOTEBOOK,
+        notebook=NOTEBOOK.name,
     script:
         "../scripts/render_notebook.py"

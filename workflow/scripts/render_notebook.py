@@ -5,15 +5,14 @@ from pathlib import Path
 from frankenlab.io.files import write_json
 from frankenlab.report.answer import summary
 from frankenlab.report.page import render_html, run_notebook
-from frankenlab.report.results import load_frozen, load_tables
+from frankenlab.report.results import CAPTIONS, NOTEBOOKS, load_frozen, load_tables
 from frankenlab.runtime.job import job
 
 with job(snakemake) as experiment:
     results = Path(snakemake.input.provenance).resolve().parent
-    notebook = Path(snakemake.params.notebook)
     model = snakemake.wildcards.get("model")
     run_notebook(
-        notebook,
+        NOTEBOOKS / snakemake.params.notebook,
         snakemake.log.notebook,
         {
             "experiment": experiment.name,
@@ -21,7 +20,7 @@ with job(snakemake) as experiment:
             "figures": str(results / "figures"),
             "frozen": str(results / "frozen"),
             "provenance": str(results / "provenance.json"),
-            "captions": str(notebook.parents[1] / "workflow" / "report"),
+            "captions": str(CAPTIONS),
             **({"model": model} if model else {}),
         },
     )

@@ -273,3 +273,15 @@ def quantizing_seconds(experiment: Experiment, model: ModelSettings) -> Quantizi
         return None
     rate, weights = RATES[experiment.quantizer], sizes.n_layers * sizes.layer_weights / 1e9
     return QuantizingSeconds(rate.measure * weights, rate.quantize * weights)
+
+
+def numbers_of_gpus(text: str, where: str) -> Sequence[int]:
+    """Return the numbers of GPUs that a text lists, as in "1,4,16"; none of an empty text.
+
+    Raises:
+        UserError: it lists something else; names it and `where` it stands.
+    """
+    parts = text.split(",") if text else []
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise UserError(f'{where} "{text}": a number of 1 or more, or several: 1,4,16')
+    return [int(part) for part in parts]

@@ -92,24 +92,26 @@ def job_of(experiment: Experiment, rule: str, wildcards: Mapping[str, str]) -> J
     return Job(rule, model, quantization, stage, shard=int(wildcards.get("shard", 0)))
 
 
-def planned_jobs(experiment: Experiment, dag: Any) -> list[PlannedJob]:
+def planned_jobs(experiment: Experiment, dag: Any, names: Mapping[str, str]) -> list[PlannedJob]:
     """Return the jobs of the graph that Snakemake has built, each after those that it waits for.
 
     Args:
         dag: Snakemake's `workflow.dag`.
+        names: Snakemake's name of a rule -> ours. A module's rules can be renamed, and other rules
+            stand beside them.
     """
     found: list[PlannedJob] = []
     places: dict[Any, int] = {}
     for level in dag.toposorted():
         # A job without output is a target, which does nothing.
-        jobs = [job for job in level if job.output]
+        jobs = [job for job in level if job.output and job.rule.name in names]
         for job in sorted(jobs, key=lambda job: (job.rule.name, *job.wildcards)):
             left = dag.needrun(job)
             places[job] = len(found)
             found.append(
                 PlannedJob(
-                    job_of(experiment, job.rule.name, job.wildcards),
-                    tuple(places[other] for other in dag.dependencies[job]),
+                    job_of(experiment, names[job.rule.name], job.wildcards),
+                    tuple(places[other] for other in dag.dependencies[job] if other in places),
                     "gpu" in job.rule.resources,
                     left,
                     None if left or not job.benchmark else _benchmark(Path(job.benchmark)),

@@ -26,6 +26,12 @@ NAMES = (
     *("oracle", "prompts"),
     *("sizes", "transfer", "family"),
 )
+# Of the checkout; a package that was built (setup.py) has a copy.
+_CHECKOUT = Path(__file__).resolve().parents[3]
+_SHIPPED = Path(__file__).resolve().parent / "shipped"
+CAPTIONS = _SHIPPED / "captions" if _SHIPPED.is_dir() else _CHECKOUT / "workflow" / "report"
+NOTEBOOKS = (_SHIPPED if _SHIPPED.is_dir() else _CHECKOUT) / "notebooks"
+
 # The analysis' tables by name.
 Tables = Mapping[str, pd.DataFrame]
 

@@ -11,8 +11,11 @@ import atexit
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from frankenlab.config.settings import CalibrationSettings, DataEntry
 from frankenlab.io.files import write_if_changed
+from frankenlab.models.sources import file_identity
 
 
 class Stamps:
@@ -53,3 +56,13 @@ class Stamps:
             self._temporary = tempfile.TemporaryDirectory(prefix="frankenlab-stamps-")
             atexit.register(self._temporary.cleanup)
         return Path(self._temporary.name)
+
+
+def local_data(given: CalibrationSettings | DataEntry | None) -> Any:
+    """Return what identifies a file of this machine that a config names, with its worked examples;
+    None for one of a package."""
+    if given is None or given.source:
+        return None
+    examples = given.fewshot if isinstance(given, DataEntry) else None
+    found = file_identity(given.file)
+    return [found, file_identity(examples)] if examples else found

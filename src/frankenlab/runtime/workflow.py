@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from snakemake.cli import parse_args
+from snakemake.io import local
 
 from frankenlab.config.experiment import TASKS_FOLDER, Experiment
-from frankenlab.config.settings import CalibrationSettings, DataEntry
 from frankenlab.config.stages import Stage
 from frankenlab.estimate.memory import too_large
 from frankenlab.estimate.resources import Limit, predict, read_limits
 from frankenlab.estimate.summary import grid_summary, jobs_summary
-from frankenlab.estimate.throughput import given_speeds
+from frankenlab.estimate.throughput import given_speeds, numbers_of_gpus
 from frankenlab.estimate.work import planned_jobs
 from frankenlab.io import fingerprints
 from frankenlab.io.directories import complete_manifest
@@ -25,13 +25,13 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.parquet import damaged
 from frankenlab.models.data_sets import DataSet
 from frankenlab.models.fetch import conversion
-from frankenlab.models.sources import Source, Use, file_identity, is_gguf, source_identity
+from frankenlab.models.sources import Source, Use, is_gguf, source_identity
 from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, network, orphans
 from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
 from frankenlab.runtime.making import Making
 from frankenlab.runtime.processes import CORES_VARIABLE, WORKFLOW_VARIABLE, stop_jobs_first
-from frankenlab.runtime.stamps import Stamps
+from frankenlab.runtime.stamps import Stamps, local_data
 from frankenlab.tasks.index import task_file
 from frankenlab.tasks.yaml_files import task_fingerprint
 
@@ -41,23 +41,51 @@ SPEED_VARIABLE, GPUS_VARIABLE = "FRANKENLAB_TOKENS_PER_SECOND", "FRANKENLAB_GPUS
 # The SLURM executor's own: its file of partitions, where no `slurm-partition-config` is given.
 PARTITIONS_VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
 
+_RUNS: list["WorkflowRun"] = []
+
+
+def workflow_run(workflow: Any, experiment: Experiment, rules: Any) -> "WorkflowRun":
+    """Return Snakemake's run of an experiment.
+
+    There is one for a process: `use rule ... with` reads a module's files once more each time.
+
+    Args:
+        workflow, rules: Snakemake's own, of the file that is being read.
+
+    Raises:
+        UserError: a plan or a variable of the environment is wrong.
+    """
+    results = _placed(workflow, f"results/{experiment.name}")
+    for run in _RUNS:
+        if (run.workflow, run.experiment, run.results) == (workflow, experiment, results):
+            run.name_rules()
+            return run
+    _RUNS.append(WorkflowRun(workflow, experiment, results, rules))
+    return _RUNS[-1]
+
 
 class WorkflowRun:
     """Snakemake at work on an experiment: a run, or a dry run, a summary or a report, which change
     nothing, or the process of a single job.
 
-    Args:
-        workflow: Snakemake's own.
+    `workflow_run` makes it where the rules are read.
 
-    Raises:
-        UserError: a plan or a variable of the environment is wrong.
+    Attributes:
+        results: the folder of the experiment's results, below the prefix of a module that has one.
     """
 
     # Of all experiments that a process runs.
     _making = Making()
 
-    def __init__(self, workflow: Any, experiment: Experiment, results: str) -> None:
+    def __init__(self, workflow: Any, experiment: Experiment, results: str, rules: Any) -> None:
         self.workflow, self.experiment, self.results = workflow, experiment, results
+        self._rules, self._names = rules, dict[str, str]()
+        # Where this was called: workflow/rules, which may lie in a hosted repository.
+        self._folder = workflow.current_basedir
+        # Snakemake has left the folder of `--directory` again when the process ends.
+        self._cwd = os.getcwd()
+        self._is_module = not workflow.modifier.is_main_snakefile()
+        self._started = False
         self.prediction = predict(experiment)
         self.workload = self.prediction.workload
         self._stamps = Stamps(f"{results}/stamps")
@@ -76,7 +104,7 @@ class WorkflowRun:
             os.environ[CORES_VARIABLE] = str(workflow.resource_settings.cores or "")
             text = os.environ.get(SPEED_VARIABLE)
             self._given = given_speeds(text, experiment) if text else None
-            self._gpus = _numbers_of_gpus(os.environ.get(GPUS_VARIABLE, ""))
+            self._gpus = numbers_of_gpus(os.environ.get(GPUS_VARIABLE, ""), GPUS_VARIABLE)
             # Only at the end is it known whether this was a dry run.
             atexit.register(self._print_summary)
             for line in too_large(self.workload):
@@ -125,28 +153,54 @@ class WorkflowRun:
         return self.running and not self.refusal
 
     def start(self) -> None:
-        """Take the results for this run, before its first job starts.
+        """Take the results for this run, before its first job starts; a second call does nothing.
 
         Raises:
             SystemExit: another workflow has them or uses what this one is to make again, or jobs of
                 an earlier one are still there.
         """
+        if self._started:
+            return
+        self._started = True
         # From here on a signal ends the jobs first. Snakemake's own lock outlives a kill; ours ends
         # with this process, so that jobs found now are those of a workflow that was killed.
         stop_jobs_first()
         if self.refusal:
             raise SystemExit(self.refusal)
-        dag, name = self.workflow.dag, self.experiment.name
-        made = [path for job in dag.needrun_jobs() for path in job.output]
+        if self._is_module:
+            # Snakemake heeds the `onstart` and `onerror` of the main workflow only.
+            atexit.register(self.fail)
         try:
-            # After a checkpoint there may be more jobs.
-            whole = not any(map(dag.needrun, dag.checkpoint_jobs))
-            self._making.plan(made, name, Path(self.results).parent, whole)
-            orphans.check_none(".", name)
+            # The graph of a module is not whole here: what it need not make stays its own.
+            if not self._is_module:
+                self._settle_making()
+            orphans.check_none(".", self.experiment.name)
         except UserError as error:
             # A workflow that runs here can do without a cluster that is down.
             if self.workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
                 raise SystemExit(str(error)) from None
+
+    def _settle_making(self) -> None:
+        """Keep the right to make the shared files that this run will make, and no others."""
+        dag = self.workflow.dag
+        made = [path for job in dag.needrun_jobs() for path in job.output]
+        # After a checkpoint there may be more jobs.
+        whole = not any(map(dag.needrun, dag.checkpoint_jobs))
+        self._making.plan(made, self.experiment.name, Path(self.results).parent, whole)
+
+    def name_rules(self) -> None:
+        """Note how Snakemake calls our rules, as long as it tells: once it reads a module's files
+        again for one rule, it forgets the others' new names."""
+        there = {id(rule) for rule in self.workflow.rules}
+        self._names |= {
+            proxy.rule.name: name
+            for name, proxy in self._rules._rules.items()
+            if id(proxy.rule) in there
+        }
+
+    def placed(self, path: str) -> str:
+        """Return where a path of the rules lies on disk."""
+        return _placed(self.workflow, path)
 
     def fail(self) -> None:
         """Cancel what a workflow that ends early leaves in SLURM's queue.
@@ -156,7 +210,7 @@ class WorkflowRun:
         """
         if self.workflow.non_local_exec and not self.refusal:
             try:
-                orphans.cancel(".", orphans.orphans(".", self.experiment.name))
+                orphans.cancel(self._cwd, orphans.orphans(self._cwd, self.experiment.name))
             except UserError as error:
                 print(error, file=sys.stderr)
 
@@ -168,9 +222,12 @@ class WorkflowRun:
         called by input functions, for only then it is known whether it may be written.
         """
         stamps = stamps or self._stamps
-        # Jobs need the path only: the content takes seconds to work out.
+        # Jobs need the path only: the content takes seconds to work out. It is the whole path,
+        # before which Snakemake must not put a prefix once more: hence `local`.
         if not self.workflow.is_main_process:
-            return str(stamps.place(name))
+            return local(str(stamps.place(name)))
+        if self._is_module and self.running:
+            self.start()
         self._make_damaged_again()
         try:
             found = stamps.known(name) or stamps.file(
@@ -180,10 +237,10 @@ class WorkflowRun:
             )
         except UserError as error:
             raise SystemExit(str(error)) from None
-        return str(found)
+        return local(str(found))
 
     def script_stamp(
-        self, script: Path, settings: Mapping[str, Any], whole: bool = False, shared: bool = False
+        self, name: str, settings: Mapping[str, Any], whole: bool = False, shared: bool = False
     ) -> str:
         """Return the stamp of a script with all of the package that its numbers depend on, and the
         settings that it reads.
@@ -194,28 +251,36 @@ class WorkflowRun:
         """
         without = () if whole else fingerprints.SURROUNDINGS
         return self.stamp(
-            f"scripts/{script.stem}",
-            lambda: {"code": _code(script, without), "settings": settings},
+            f"scripts/{name}",
+            lambda: {"code": self._code_of(f"../scripts/{name}.py", without), "settings": settings},
             self._shared_stamps if shared else None,
         )
 
     def cell_stamp(
-        self, script: Path, model: str, quantization: str, settings: Mapping[str, Any]
+        self, name: str, model: str, quantization: str, settings: Mapping[str, Any]
     ) -> str:
         """Return the stamp of a script for a model at a quantization: with the code of the engine
         that runs these weights, and no other's."""
         engine = self.experiment.engine(model, quantization)
         without = [*fingerprints.SURROUNDINGS, *fingerprints.other_engines(engine)]
         return self.stamp(
-            f"scripts/{script.stem}.{model}.{quantization}",
+            f"scripts/{name}.{model}.{quantization}",
             lambda: {
-                "code": _code(script, without),
+                "code": self._code_of(f"../scripts/{name}.py", without),
                 "engine": engine,
                 "libraries": fingerprints.engine_libraries(engine),
                 "device": self.experiment.settings.device,
                 "settings": settings,
             },
         )
+
+    def _code_of(self, path: str, without: Collection[str]) -> str:
+        """Return the fingerprint of a file of the workflow, which is fetched where it is hosted."""
+        file = self._folder.join(path)
+        there = file.get_path_or_uri(secret_free=True)
+        if not os.path.isfile(there):
+            there = self.workflow.sourcecache.get_path(file)
+        return fingerprints.code_fingerprint(Path(there), without=without)
 
     def page_stamp(self, notebook: Path, captions: Path) -> str:
         """Return the stamp of what the page is made of beside the results: the notebook with its
@@ -318,31 +383,18 @@ class WorkflowRun:
         # Without a scheduler Snakemake ended before its graph was whole, and has said why.
         if not self.workflow.dryrun or self.workflow.scheduler is None:
             return
+        os.chdir(self._cwd)
         try:
             prediction = self.prediction.thorough(self._given)
-            jobs = planned_jobs(self.experiment, self.workflow.dag)
+            self.name_rules()
+            jobs = planned_jobs(self.experiment, self.workflow.dag, self._names)
             print(grid_summary(prediction))
             print(jobs_summary(prediction, jobs, self._gpus, self.limits))
         except UserError as error:
             print(error, file=sys.stderr)
 
 
-def _numbers_of_gpus(text: str) -> Sequence[int]:
-    parts = text.split(",") if text else []
-    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise UserError(f'{GPUS_VARIABLE} "{text}": a number of 1 or more, or several: 1,4,16')
-    return [int(part) for part in parts]
-
-
-def _code(script: Path, without: Collection[str]) -> str:
-    return fingerprints.code_fingerprint(script, without=without)
-
-
-def local_data(given: CalibrationSettings | DataEntry | None) -> Any:
-    """Return what identifies a file of this machine that a config names, with its worked examples;
-    None for one of a package."""
-    if given is None or given.source:
-        return None
-    examples = given.fewshot if isinstance(given, DataEntry) else None
-    found = file_identity(given.file)
-    return [found, file_identity(examples)] if examples else found
+def _placed(workflow: Any, path: str) -> str:
+    """Return a path as Snakemake changes it for the rules of the file that is being read."""
+    changed: str = workflow.modifier.path_modifier.replace_prefix(path, "output")
+    return changed

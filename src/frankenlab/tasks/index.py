@@ -11,6 +11,9 @@ from frankenlab.io.errors import UserError
 from frankenlab.tasks.folders import harness_tasks, own_tasks
 from frankenlab.tasks.yaml_files import texts
 
+# Where the tasks of the project that one works in are.
+PROJECT_TASKS = Path("config/tasks")
+
 # The documents of a search task are divided among these; no two share one.
 STAGES = ("search", "select", "confirm")
 
@@ -120,24 +123,28 @@ def _check_overrides(overrides: Mapping[str, Any], where: str, data_file: Path |
 
 
 def task_file(name: str, own: Path) -> Path:
-    """Return the YAML of a task: one in the folder `own`, else lm-eval's.
+    """Return the YAML of a task: one of the project that one works in, else one in the folder
+    `own`, else lm-eval's.
 
     Raises:
         UserError: there is no such task; names the nearest ones.
     """
-    ours, theirs = own_tasks(own), harness_tasks()
-    found = ours.tasks.get(name) or theirs.tasks.get(name)
-    if found is not None:
-        return found
-    members = ours.members(name) or theirs.members(name)
+    # In a checkout the first two are the same folder.
+    ours = [own_tasks(folder) for folder in dict.fromkeys((PROJECT_TASKS.absolute(), own))]
+    places = [*ours, harness_tasks()]
+    for place in places:
+        if name in place.tasks:
+            return place.tasks[name]
+    members = next(filter(None, (place.members(name) for place in places)), None)
     if members:
         more = len(members) - SHOWN_MEMBERS
         raise UserError(
             f'task "{name}": it is a group of {len(members)} tasks; name those that are wanted: '
             f"{', '.join(members[:SHOWN_MEMBERS])}{f' and {more} more' if more > 0 else ''}"
         )
-    near = difflib.get_close_matches(name, [*ours.tasks, *theirs.tasks], 3)
+    known = dict.fromkeys(task for place in places for task in place.tasks)
+    near = difflib.get_close_matches(name, known, 3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    if ours.unread:
-        hint += f"; in {own.name}/ no task was found in {', '.join(ours.unread)}"
+    if unread := [file for place in ours for file in place.unread]:
+        hint += f"; in {own.name}/ no task was found in {', '.join(unread)}"
     raise UserError(f'task "{name}": neither in {own.name}/ nor one of lm-evaluation-harness{hint}')

@@ -1,0 +1,105 @@
+"""The workflow as a module of other people's projects, which `snakedeploy` makes too.
+
+The tests share one finished run of the tiny experiment in a project; each that changes its
+Snakefile changes it back.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from frankenlab.runtime import lock
+from tests.support.laboratory import left_of
+from tests.support.project import Project
+
+pytestmark = pytest.mark.slow
+
+PART = "results/tiny/scores/search/tiny/none/animals.0.parquet"
+
+# Rules of the project's own: one that the module's results go into, and one of it changed.
+MORE = """
+use rule evaluate_task from frankenlab as fl_evaluate_task with:
+    threads: 1
+
+
+rule mine:
+    input:
+        rules.fl_all.input,
+    output:
+        "mine.txt",
+    shell:
+        "touch {output}"
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("deployed") / "project")
+    project.snakemake()
+    return project
+
+
+@pytest.fixture
+def project(finished: Project) -> Iterator[Project]:
+    yield finished
+    finished.declare()
+
+
+def test_a_deployed_project_makes_the_page_and_then_nothing_is_stale(project: Project) -> None:
+    assert "free lunch" in (project.results / "report" / "index.html").read_text().lower()
+    verdicts = pd.read_csv(project.results / "tables" / "verdicts.csv")
+    assert set(verdicts["task"]) == {"animals", "liquids", "passages"}
+    assert project.jobs() == Counter()
+
+
+def test_a_project_can_be_run_from_another_folder(project: Project, tmp_path: Path) -> None:
+    snakefile = project.folder / "workflow" / "Snakefile"
+    where = ("--snakefile", str(snakefile), "--directory", str(project.folder))
+    folder, project.folder = project.folder, tmp_path
+    try:
+        command = (sys.executable, "-m", "snakemake", *where, *project.how)
+        text = project._run(*command, "--dry-run", "--quiet", "rules").stdout
+    finally:
+        project.folder = folder
+    assert "none left to do" in text and not any(tmp_path.iterdir())
+
+
+def test_renamed_rules_are_the_same_jobs_beside_rules_of_the_projects_own(
+    project: Project,
+) -> None:
+    ours = left_of(project.snakemake("--dry-run", "--forceall", "--quiet", "reason").stdout)
+    project.declare(how="as fl_*", more=MORE)
+    text = project.snakemake("mine", "--dry-run", "--quiet", "reason").stdout
+    assert "none left to do" in text and text.count("experiment tiny") == 1
+    text = project.snakemake("mine", "--dry-run", "--forceall", "--quiet", "reason").stdout
+    assert left_of(text) == ours and ours["evaluate_task"] == 7
+
+
+def test_a_prefix_moves_the_results_and_shares_models_and_data(project: Project) -> None:
+    before = project.scored()
+    project.declare(prefix="moved")
+    planned = project.snakemake("--dry-run").stdout
+    outputs = [line.split()[1] for line in planned.splitlines() if "    output: " in line]
+    assert outputs and all(path.startswith("moved/results/tiny/") for path in outputs)
+    project.snakemake(f"moved/{PART}")
+    moved, there = project.folder / "moved", project.folder
+    pd.testing.assert_frame_equal(pd.read_parquet(moved / PART), pd.read_parquet(there / PART))
+    assert {path.name for path in (moved / "results").iterdir() if path.name[0] != "."} == {
+        *("store", "tiny")
+    }
+    assert project.scored() == before and [*moved.iterdir()] == [moved / "results"]
+    assert project.jobs(f"moved/{PART}") == Counter()
+
+
+def test_a_module_runs_beside_no_other_workflow(project: Project) -> None:
+    held = lock.take(project.folder / "results", "tiny")
+    try:
+        done = project.snakemake("--forcerun", "tables", check=False)
+    finally:
+        held.release()
+    assert done.returncode != 0 and "another workflow is running on results/" in done.stderr
+    assert "Traceback" not in done.stderr and "rule tables" not in done.stderr
