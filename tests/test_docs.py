@@ -56,6 +56,7 @@ def commands() -> list[str]:
     blocks = [block for page in PAGES for block in BLOCK.findall(page.read_text("utf-8"))]
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     found = [" ".join(re.sub(r"(^|\s)#.*", "", line).split()) for line in lines]
+    found = [line.removeprefix("exec ") for line in found]
     return list(dict.fromkeys(filter(None, found)))
 
 
