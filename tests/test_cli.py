@@ -196,7 +196,7 @@ def test_a_model_of_the_hub_is_taken_at_the_commit_that_its_branch_names(
         asked.append((name, revision))
         return SimpleNamespace(sha=commit)
 
-    def fetch_model(source, target, n_layers, description):
+    def fetch_model(source, target, n_layers, description, sizes=None):
         assert (source.kind, source.location, source.revision) == ("hub", "owner/name", commit)
         shutil.copytree(tiny(), target)
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -117,6 +118,18 @@ def test_the_wrong_depth_is_refused_for_a_new_and_for_a_kept_directory(tmp_path,
         with pytest.raises(UserError, match="has 4 layers, .* declares n_layers: 30"):
             fetch_model(source(path=str(model)), tmp_path / "m", 30, "")
     assert fetch_model(source(path=str(model)), tmp_path / "m", None, "")["n_layers"] == 4
+
+
+@pytest.mark.parametrize(
+    ("size", "wrong", "found"),
+    [("vocab_size", 7, "vocab_size: "), ("tied_embeddings", None, "tied: ")],
+)
+def test_a_model_with_other_sizes_than_declared_is_refused(tmp_path, model, size, wrong, found):
+    right = model_shape(model)
+    fetch_model(source(path=str(model)), tmp_path / "m", 4, "", right)
+    value = not right.tied_embeddings if wrong is None else wrong
+    with pytest.raises(UserError, match=f"the model has {found}.*declares shapes.{found}"):
+        fetch_model(source(path=str(model)), tmp_path / "m", 4, "", replace(right, **{size: value}))
 
 
 def test_code_beside_a_model_is_neither_taken_nor_run(tmp_path, model):

@@ -9,4 +9,4 @@ with job(snakemake, network=True) as experiment:
 
     model = experiment.models[snakemake.params.model]
     folder = Path(snakemake.output.manifest).parent
-    fetch_model(model.source, folder, model.n_layers, model.description)
+    fetch_model(model.source, folder, model.n_layers, model.description, model.sizes)

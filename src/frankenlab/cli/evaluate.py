@@ -244,7 +244,7 @@ def _model_directory(options: argparse.Namespace, experiment: "Experiment") -> P
         return Path(text)
     if model := experiment.models.get(text):
         target = RESOURCES / "models" / model.folder
-        fetch_model(model.source, target, model.n_layers, model.description)
+        fetch_model(model.source, target, model.n_layers, model.description, model.sizes)
         return target
     named = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", text)
     if named is None:

@@ -46,7 +46,7 @@ def _fetch(options: argparse.Namespace) -> None:
     experiment = experiment_of(options)
     for model in experiment.models.values():
         target = RESOURCES / "models" / model.folder
-        fetch_model(model.source, target, model.n_layers, model.description)
+        fetch_model(model.source, target, model.n_layers, model.description, model.sizes)
         print(target)
     for folder, source in experiment.downloads.items():
         target = RESOURCES / "data" / folder

@@ -21,6 +21,12 @@ from frankenlab.models.files import ALLOWED, WITHOUT_EFFECT
 from frankenlab.models.model_config import load_config
 from frankenlab.models.shape import EMBEDDINGS, HEAD, ModelShape
 
+# The sizes that a configuration may declare, beside the number of layers.
+DECLARED = (
+    *("hidden_size", "intermediate_size", "n_heads", "n_kv_heads", "head_dim", "vocab_size"),
+    *("max_position_embeddings", "tied_embeddings"),
+)
+
 
 def model_shape(directory: str | os.PathLike) -> ModelShape:
     """Return the shape of a model: what the manifest of a complete directory says, which takes no
@@ -75,6 +81,24 @@ def check_depth(found: int, declared: int | None, where: str) -> None:
             f"{where}: the model has {found} layers, the configuration declares n_layers: "
             f"{declared}; write n_layers: {found}"
         )
+
+
+def check_sizes(found: Mapping[str, Any], declared: ModelShape, where: str) -> None:
+    """Raise a UserError where a model has other sizes than the configuration declares.
+
+    Args:
+        found: see `ModelShape.to_manifest`.
+    """
+    for name in DECLARED:
+        # Quantized, the head of tied embeddings can have weights of its own.
+        own_head = name == "tied_embeddings" and found["dtype"] == "exl2"
+        if found[name] != getattr(declared, name) and not own_head:
+            key = name.removesuffix("_embeddings") if name == "tied_embeddings" else name
+            now, said = (str(value).lower() for value in (found[name], getattr(declared, name)))
+            raise UserError(
+                f"{where}: the model has {key}: {now}, the configuration declares shapes.{key}: "
+                f"{said}; write {key}: {now}"
+            )
 
 
 def weights_hash(manifest: Mapping[str, Any]) -> str:

@@ -19,10 +19,11 @@ from frankenlab.io.fingerprints import (
     library_versions,
 )
 from frankenlab.models.data_sets import DataSet, fetch_data_set
-from frankenlab.models.directory import check_depth, check_llama_shaped, model_shape
+from frankenlab.models.directory import check_depth, check_llama_shaped, check_sizes, model_shape
 from frankenlab.models.download import fetch_files, hub_commit
 from frankenlab.models.files import CONFIG, MODEL_FILES, read_json, shards_to_fetch
 from frankenlab.models.model_config import with_old_rope_keys
+from frankenlab.models.shape import ModelShape
 from frankenlab.models.sources import (
     DATA_FILES,
     Source,
@@ -49,6 +50,7 @@ def fetch_model(
     target_dir: str | os.PathLike,
     n_layers: int | None,
     description: str,
+    sizes: ModelShape | None = None,
 ) -> dict[str, Any]:
     """Make `target_dir` a Hugging Face directory with the model of `source`.
 
@@ -59,6 +61,8 @@ def fetch_model(
     Args:
         n_layers: the depth that the configuration declares; None takes any.
         description: what the model is, in the user's words, for manifest and report.
+        sizes: the shapes that the configuration declares, which predictions rest on; None takes
+            any.
 
     Returns:
         The manifest (see `directories.make_directory`), with `made`: how the weights came about,
@@ -84,6 +88,8 @@ def fetch_model(
     if CONVERSION in manifest:
         write_json(record, conversion())
     check_depth(manifest["n_layers"], n_layers, source.text)
+    if sizes is not None:
+        check_sizes(manifest["shape"], sizes, source.text)
     return manifest
 
 
