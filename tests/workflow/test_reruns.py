@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -201,7 +202,7 @@ CHANGES: dict[str, tuple[Change, Counter]] = {
     ),
     "a lost list of documents": (lost("results/tiny/tables/flips.csv"), SHOWN + Counter(flips=1)),
     "a lost answer": (lost("results/tiny/report/answer.json"), SHOWN),
-    "lost weights": (lost("resources"), NOTHING),
+    "lost weights": (lost("resources/models"), NOTHING),
 }
 
 
@@ -237,14 +238,14 @@ def test_a_change_reruns_what_it_affects(
 
 
 def test_nothing_is_stale_in_a_copy_elsewhere(lab: Laboratory, tmp_path: Path) -> None:
-    other = object.__new__(Laboratory)
-    other.folder, other.config = tmp_path / "copy", lab.config
+    other = copy(lab)
+    other.folder = other.repository = tmp_path / "copy"
     shutil.copytree(lab.folder, other.folder, symlinks=True)
     assert other.jobs() == NOTHING
 
 
 def test_lost_weights_are_fetched_by_a_run_that_needs_them(lab: Laboratory, dry: DryRuns) -> None:
-    with changed(lab, lost("resources")):
+    with changed(lab, lost("resources/models")):
         assert dry.jobs("fetch") == Counter(download_model=1)
         with changed(lab, config("cost.repeats", 2)):
             found = dry.jobs()
