@@ -44,14 +44,14 @@ def watch_job(module):
     """Rule and wildcards are the job's name; it takes the memory that it is told to."""
     original = module.job
 
-    def job(snakemake):
+    def job(snakemake, **options):
         NAME.append("-".join([snakemake.rule, *snakemake.wildcards]))
         order = FOLDER / f"memory.{NAME[-1]}"
         if order.exists():
             taken = b"x" * (int(order.read_text()) << 20)
             time.sleep(4)  # SLURM looks every second
             del taken
-        return original(snakemake)
+        return original(snakemake, **options)
 
     module.job = job
 
