@@ -46,7 +46,10 @@ FLOW_FUNCTIONS = {
         # What comes after the row is stored: the evaluation's table is made anew from the store
         # when any code that a job of it reaches has changed.
         "_table",
+        # A callback that does nothing, and what loads the engine where a row is missing.
+        "<lambda>",
     },
+    "evaluate/data.py": {"verify_data"},  # refuses, or does nothing
     "evaluate/model_spec.py": {
         # What identifies the rows, or checks that it still does.
         "ModelSpec.identity",
