@@ -260,8 +260,8 @@ def test_a_gain_that_depends_on_the_prompt_says_so():
         [prompts, prompts.assign(prompt="review", base_value=0.835, value=0.825, effect=-1.0)]
     )
     warning = (
-        "The gain depends on the prompt: on search0 the plan goes from 83.5 % to 82.5 % under the "
-        'prompt "review".'
+        'The gain depends on the prompt: under "review" the base itself reaches 83.5 % on search0, '
+        "the plan 82.5 %."
     )
     assert warning in answer({"verdicts": own, "prompts": prompts}, [])
     same = {"verdicts": own, "prompts": prompts.assign(spread_p=0.2)}

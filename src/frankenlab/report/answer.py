@@ -143,20 +143,20 @@ def _other_prompts(tables: Tables, gains: pd.DataFrame) -> list[str]:
     rows = rows_of(tables.get("prompts"), group="frozen")
     if rows.empty:
         return []
-    each = []
+    several, each = gains["model"].nunique() > 1, []
     for gain in gains.to_dict("records"):
         where = {key: gain[key] for key in ("model", "quantization", "task")}
         own = rows_of(rows, **where)
         if len(own) and own["spread_p"].iloc[0] < DEPENDS:
             least = own.iloc[int(own["effect"].argmin())]
-            values = (spoken_value(least[name], least["kind"]) for name in ("base_value", "value"))
+            base, plan = (spoken_value(least[k], least["kind"]) for k in ("base_value", "value"))
+            task = f"{gain['task']} of {gain['model']}" if several else gain["task"]
             each.append(
-                f"on {gain['task']} the plan goes from {' to '.join(values)} under the prompt "
-                f'"{least["prompt"]}"'
+                f'under "{least["prompt"]}" the base itself reaches {base} on {task}, the plan {plan}'
             )
     more = len(each) - MOST_NAMED
-    each = [*each[:MOST_NAMED], *([plural(more, "more gain")] if more > 0 else [])]
-    return [f"The gain depends on the prompt: {listed(each)}."] if each else []
+    each = [*each[:MOST_NAMED], *([f"so do {plural(more, 'more gain')}"] if more > 0 else [])]
+    return [f"The gain depends on the prompt: {'; '.join(each)}."] if each else []
 
 
 def search_sentences(tables: Tables) -> list[str]:
