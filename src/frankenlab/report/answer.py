@@ -152,7 +152,8 @@ def _other_prompts(tables: Tables, gains: pd.DataFrame) -> list[str]:
             base, plan = (spoken_value(least[k], least["kind"]) for k in ("base_value", "value"))
             task = f"{gain['task']} of {gain['model']}" if several else gain["task"]
             each.append(
-                f'under "{least["prompt"]}" the base itself reaches {base} on {task}, the plan {plan}'
+                f'under "{least["prompt"]}" the base itself reaches {base} on {task}, '
+                f"the plan {plan}"
             )
     more = len(each) - MOST_NAMED
     each = [*each[:MOST_NAMED], *([f"so do {plural(more, 'more gain')}"] if more > 0 else [])]

@@ -159,7 +159,9 @@ def table(
 def _cell(text: Any, keys: list[str], line: int) -> str:
     if keys:
         return f'<td class="n" data-order="{keys[line]}">{escape(text)}</td>'
-    return f"<td{_class('wide' if len(str(text)) > WIDE else '')}>{escape(text)}</td>"
+    # Markup takes no room.
+    lines = re.sub(r"<(?!br)[^>]*>", "", str(text)).split("<br>")
+    return f"<td{_class('wide' if max(map(len, lines)) > WIDE else '')}>{escape(text)}</td>"
 
 
 def _class(name: str) -> str:

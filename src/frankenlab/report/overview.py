@@ -54,19 +54,22 @@ def overview_html(results: Results) -> str:
         worst = min(guards, key=_badness, default=None)
         records.append(
             {
-                "model": Html(_link(model)),
-                "parameters": parameters_text(sizes[model]) if model in sizes else "–",
+                "model": Html(
+                    f"{_link(model)}<br>{parameters_text(sizes[model])} parameters"
+                    if model in sizes
+                    else _link(model)
+                ),
                 "quantization": quantization_name(quantization),
                 # What was gained stands in the headline above and on the model's page.
                 "answer": answer({"verdicts": rows}, results.frozen)[0].partition(":")[0],
                 "frozen plan": plan_cell(rows["plan"].iloc[0], results.n_layers(model)),
                 "search tasks [interval]": Html(
                     "<br>".join(
-                        escape(f"{row['task']} {judged(row)}")
+                        f"{escape(row['task'])} {_stacked(judged(row))}"
                         for row in rows_of(rows, role="search").to_dict("records")
                     )
                 ),
-                "worst guard task": "–" if worst is None else _guard(worst),
+                "worst guard task": Html("–" if worst is None else _guard(worst)),
             }
         )
     frame = pd.DataFrame(records)
@@ -99,7 +102,13 @@ def _badness(row: Mapping[str, Any]) -> tuple[int, float]:
 
 
 def _guard(row: Mapping[str, Any]) -> str:
-    return f"{row['task']} {judged(row)}, {verdict_words(row['verdict'])}"
+    words = verdict_words(row["verdict"])
+    return f"{escape(row['task'])} {_stacked(judged(row))}, {escape(words)}"
+
+
+def _stacked(change: str) -> str:
+    """Return a change with its interval below it, neither of which breaks."""
+    return escape(change).replace(" ", "\N{NO-BREAK SPACE}").replace("\N{NO-BREAK SPACE}[", "<br>[")
 
 
 def _parameters(results: Results) -> dict[str, int]:
