@@ -22,7 +22,7 @@ PART = "results/tiny/scores/search/tiny/none/animals.0.parquet"
 
 # Rules of the project's own: one that the module's results go into, and one of it changed.
 MORE = """
-use rule evaluate_task from frankenlab as fl_evaluate_task with:
+use rule evaluate from frankenlab as fl_evaluate with:
     threads: 1
 
 
@@ -76,7 +76,11 @@ def test_renamed_rules_are_the_same_jobs_beside_rules_of_the_projects_own(
     text = project.snakemake("mine", "--dry-run", "--quiet", "reason").stdout
     assert "none left to do" in text and text.count("experiment tiny") == 1
     text = project.snakemake("mine", "--dry-run", "--forceall", "--quiet", "reason").stdout
-    assert left_of(text) == ours and ours["evaluate_task"] == 7
+    assert left_of(text) == ours and (ours["evaluate"], ours["confirm"]) == (2, 1)
+    # The same plans are frozen again, so that nothing is scored again.
+    done = project.snakemake("mine", "--forcerun", "fl_freeze")
+    assert "checkpoint fl_freeze:" in done.stderr and "rule fl_confirm:" not in done.stderr
+    assert project.jobs("mine") == Counter()
 
 
 def test_a_prefix_moves_the_results_and_shares_models_and_data(project: Project) -> None:
@@ -96,10 +100,10 @@ def test_a_prefix_moves_the_results_and_shares_models_and_data(project: Project)
 
 
 def test_a_module_runs_beside_no_other_workflow(project: Project) -> None:
-    held = lock.take(project.folder / "results", "tiny")
+    held = lock.take(project.results, "tiny")
     try:
         done = project.snakemake("--forcerun", "tables", check=False)
     finally:
         held.release()
-    assert done.returncode != 0 and "another workflow is running on results/" in done.stderr
+    assert done.returncode != 0 and "another workflow is running on results/tiny/" in done.stderr
     assert "Traceback" not in done.stderr and "rule tables" not in done.stderr

@@ -30,6 +30,8 @@ try:
 except UserError as error:
     raise SystemExit(str(error)) from None
 
+# `use rule ... with` would know no checkpoint but its own.
+checkpoints = RUN.checkpoints
 SETTINGS = EXPERIMENT.settings
 IMAGE_TAG = __version__ + ("-cuda" if SETTINGS.device == "cuda" else "")
 # The captions of Snakemake's report read the config, defaults included.

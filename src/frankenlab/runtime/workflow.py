@@ -72,6 +72,7 @@ class WorkflowRun:
 
     Attributes:
         results: the folder of the experiment's results, below the prefix of a module that has one.
+        checkpoints: Snakemake's own of the first reading: one for a single rule has no others.
     """
 
     # Of all experiments that a process runs.
@@ -79,13 +80,13 @@ class WorkflowRun:
 
     def __init__(self, workflow: Any, experiment: Experiment, results: str, rules: Any) -> None:
         self.workflow, self.experiment, self.results = workflow, experiment, results
+        self.checkpoints = workflow.globals["checkpoints"]
         self._rules, self._names = rules, dict[str, str]()
         # Where this was called: workflow/rules, which may lie in a hosted repository.
         self._folder = workflow.current_basedir
         # Snakemake has left the folder of `--directory` again when the process ends.
         self._cwd = os.getcwd()
         self._is_module = not workflow.modifier.is_main_snakefile()
-        self._started = False
         self.prediction = predict(experiment)
         self.workload = self.prediction.workload
         self._stamps = Stamps(f"{results}/stamps")
@@ -94,7 +95,7 @@ class WorkflowRun:
         self._shared_stamps = Stamps("resources/stamps")
         # Files that several experiments may want to make; to be set before the graph is built.
         self.shared: Sequence[str] = ()
-        self._made_damaged_again = False
+        self._started = self._made_damaged_again = False
         grids = {model: self.workload.grid(model).grid for model in experiment.models}
         network.forbid()
         # Jobs end with the process that started them, however it ends.
@@ -149,7 +150,9 @@ class WorkflowRun:
 
     def may_write(self) -> bool:
         """Tell whether this is a run that has the results; it takes them at the first call, which
-        is to come before Snakemake looks which files there are."""
+        is to come before Snakemake looks which files there are. That of a module starts here."""
+        if self._is_module and self.running:
+            self.start()
         return self.running and not self.refusal
 
     def start(self) -> None:
@@ -167,9 +170,6 @@ class WorkflowRun:
         stop_jobs_first()
         if self.refusal:
             raise SystemExit(self.refusal)
-        if self._is_module:
-            # Snakemake heeds the `onstart` and `onerror` of the main workflow only.
-            atexit.register(self.fail)
         try:
             # The graph of a module is not whole here: what it need not make stays its own.
             if not self._is_module:
@@ -179,6 +179,9 @@ class WorkflowRun:
             # A workflow that runs here can do without a cluster that is down.
             if self.workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
                 raise SystemExit(str(error)) from None
+        if self._is_module:
+            # Snakemake heeds the `onstart` and `onerror` of the main workflow only.
+            atexit.register(self.fail)
 
     def _settle_making(self) -> None:
         """Keep the right to make the shared files that this run will make, and no others."""
@@ -226,14 +229,11 @@ class WorkflowRun:
         # before which Snakemake must not put a prefix once more: hence `local`.
         if not self.workflow.is_main_process:
             return local(str(stamps.place(name)))
-        if self._is_module and self.running:
-            self.start()
+        write = self.may_write()
         self._make_damaged_again()
         try:
             found = stamps.known(name) or stamps.file(
-                name,
-                json.dumps(content(), indent=1, sort_keys=True) + "\n",
-                write=self.may_write(),
+                name, json.dumps(content(), indent=1, sort_keys=True) + "\n", write
             )
         except UserError as error:
             raise SystemExit(str(error)) from None
