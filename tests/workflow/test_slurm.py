@@ -213,7 +213,7 @@ def test_a_workflow_runs_inside_of_a_job_of_any_name(
     target = "results/tiny/comparisons/confirm/tiny/none.parquet"
     (lab.folder / target).unlink()
     before = lab.slurm_jobs(cluster)
-    command = [sys.executable, "-m", "snakemake", "results/tiny/provenance.json", *PROFILE]
+    command = [sys.executable, "-m", "snakemake", target, *PROFILE]
     run = shlex.join([*command, "--configfile", CONFIG])
     environment = [f"{key}={shlex.quote(value)}" for key, value in lab.environment.items()]
     script = f"env {' '.join(environment)} {run}"
