@@ -114,9 +114,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
 @pytest.fixture
 def lab(prepared: Laboratory) -> Iterator[Laboratory]:
     """Nothing is scored yet."""
-    # A shell's background jobs ignore it, and so would everything that they start.
+    # A shell's background jobs and nohup ignore them, and so would everything that these start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield prepared
+    prepared.config["stages"]["search"].pop("shards", None)
     left = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(prepared.folder)]
     for process in left:
         process.kill()

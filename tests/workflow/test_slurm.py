@@ -140,8 +140,6 @@ def test_the_profile_asks_for_what_it_says(cluster: Cluster, tmp_path: Path) -> 
     for name in ("on_gpu", "on_gres"):
         assert (tmp_path / name).read_text().strip() in ("0", "1")
     assert (tmp_path / "on_cpu").read_text().strip() == "none"
-    names = cluster.run("scontrol", "show", "jobs", "--oneliner")
-    assert "JobName=frankenlab_" in names
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +213,7 @@ def test_a_workflow_runs_inside_of_a_job_of_any_name(
     target = "results/tiny/comparisons/confirm/tiny/none.parquet"
     (lab.folder / target).unlink()
     before = lab.slurm_jobs(cluster)
-    command = [sys.executable, "-m", "snakemake", "results/tiny/provenance.json", *PROFILE]
+    command = [sys.executable, "-m", "snakemake", target, *PROFILE]
     run = shlex.join([*command, "--configfile", CONFIG])
     environment = [f"{key}={shlex.quote(value)}" for key, value in lab.environment.items()]
     script = f"env {' '.join(environment)} {run}"
