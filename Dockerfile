@@ -12,9 +12,10 @@ RUN apt-get update \
   && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/frankenlab
 COPY requirements.lock ./
-# The CPU build of torch first: what asks for torch later would take the one for CUDA.
-RUN pip install --constraint requirements.lock \
-  --index-url https://download.pytorch.org/whl/cpu torch
+# torch comes first: what asks for it later takes the one that is there. With the address of PyTorch's
+# CPU builds as TORCH_INDEX the image is gigabytes smaller.
+ARG TORCH_INDEX=
+RUN pip install --constraint requirements.lock ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY . .
 RUN pip install --constraint requirements.lock .
 WORKDIR /work

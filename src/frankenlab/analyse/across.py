@@ -1,4 +1,4 @@
-"""What plans gain over their own base, to be compared between models document by document.
+"""Hold what plans gain over their own base, to compare it between models document by document.
 
 Which documents a stage has does not depend on the model, so that two models see the same ones.
 """

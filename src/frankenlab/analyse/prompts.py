@@ -27,7 +27,7 @@ COLUMNS = (
     *("n", "base_value", "value", "effect", "low", "high", "standard_error", "prompts"),
     *("mean", "spread", "spread_low", "spread_high", "noise", "spread_p"),
 )
-# What is known of a task under a prompt, by the name that it has in the scores.
+# This maps the name that a task under a prompt has in the scores to the task and the prompt.
 Variants = Mapping[str, tuple[str, str]]
 
 
