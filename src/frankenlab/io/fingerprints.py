@@ -26,6 +26,9 @@ NUMERIC_LIBRARIES = ("torch", "transformers", "tokenizers", "lm-eval")
 # Libraries that take part in the numbers of one engine only.
 ENGINE_LIBRARIES: dict[str, tuple[str, ...]] = {"torch": (), "exllamav2": ("exllamav2",)}
 
+# Libraries that take part in the numbers of every engine, on CUDA only.
+CUDA_LIBRARIES = ("triton",)
+
 # Libraries that take part in every statistic.
 STATISTICS_LIBRARIES = ("numpy", "scipy", "pandas")
 
@@ -55,9 +58,11 @@ def other_engines(engine: str) -> list[str]:
     return [engine_module(other) for other in ENGINE_LIBRARIES if other != engine]
 
 
-def engine_libraries(engine: str) -> dict[str, str]:
-    """Return the installed versions of the libraries that take part in an engine's numbers."""
-    return library_versions((*NUMERIC_LIBRARIES, *ENGINE_LIBRARIES[engine]))
+def engine_libraries(engine: str, device: str) -> dict[str, str]:
+    """Return the installed versions of the libraries that take part in an engine's numbers on a
+    device."""
+    on_cuda = CUDA_LIBRARIES if device.startswith("cuda") else ()
+    return library_versions((*NUMERIC_LIBRARIES, *ENGINE_LIBRARIES[engine], *on_cuda))
 
 
 @cache
