@@ -8,7 +8,13 @@ import pytest
 import torch
 from gpu_kernels import DTYPES, SHAPES, document_ends
 from gpu_limits import Gap, too_far
-from gpu_measure import compare_engines, compare_reconstructions, small_plans
+from gpu_measure import (
+    batches_of,
+    compare_engines,
+    compare_reconstructions,
+    scores_of,
+    small_plans,
+)
 from gpu_models import (
     TINY_EXL2,
     TINY_HF,
@@ -19,6 +25,7 @@ from gpu_models import (
 from benchmarks.random_models import random_exl2
 from frankenlab.engines.kernel_choice import differing, kernels_for
 from frankenlab.engines.kernels import EAGER
+from frankenlab.engines.token_tree import TokenRequest
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.engines.tree_mask import tree_mask
 from frankenlab.plans.plan import parse
@@ -124,6 +131,33 @@ def test_attention_over_a_whole_batch_is_the_eager_one(tokens, prefix):
     exact = EAGER.tree_attention(q.double(), k.double(), v.double(), mask)
     found = tree_attention(q, k, v, mask)
     assert (found - exact).abs().max() <= 2**-7 * v.abs().max()
+
+
+def test_a_sweep_waits_for_nothing_and_its_sequence_gives_the_scores_of_rows(small, monkeypatch):
+    """Within rounding to 16 bits, of documents after examples and of others."""
+    monkeypatch.delenv("FRANKENLAB_KERNELS", raising=False)
+    fast = TorchEngine(small, "bfloat16", "cuda")
+    monkeypatch.setenv("FRANKENLAB_KERNELS", "eager")
+    eager, exact = (TorchEngine(small, dtype, "cuda") for dtype in ("bfloat16", "float32"))
+    assert (fast.layout, eager.layout, exact.layout) == ("flat", "rows", "rows")
+    plans, texts = small_plans(3), random_documents(1000, 20, 80)
+    for shots in ((), tuple(texts[0])):
+        requests = [
+            [TokenRequest(shots + r.context, r.continuation) for r in document]
+            for document in requests_from_tokens(texts)
+        ]
+        found = []
+        for engine in (fast, eager, exact):
+            batches = batches_of(engine, requests)
+            scores_of(engine, plans, batches)  # cuBLAS makes its workspace, which waits
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                found.append(scores_of(engine, plans, batches))
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        for plan in plans:
+            own, rounded, reference = (scores[plan.text] for scores in found)
+            assert not too_far(Gap.between(own, reference), Gap.between(rounded, reference))
 
 
 def test_places_beyond_32_bits_are_found():

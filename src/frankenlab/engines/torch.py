@@ -12,13 +12,16 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from frankenlab.engines.batches import Batch
+from frankenlab.engines.batches import Batch, Layout
 from frankenlab.engines.devices import usable_device
-from frankenlab.engines.kernels import rms_norm, rotate, swiglu
+from frankenlab.engines.kernel_choice import kernels_for
+from frankenlab.engines.kernels import EAGER, rms_norm
 from frankenlab.engines.masks import KEY_MULTIPLE, Mask, attend
 from frankenlab.engines.protocol import check_capacity, recent_states, state_before
 from frankenlab.engines.rotary import Rotary
-from frankenlab.engines.scoring import score_targets
+from frankenlab.engines.scoring import Targets, place_targets, score_targets
+from frankenlab.engines.transfers import to_device
+from frankenlab.engines.tree_mask import TreeMask, tree_mask
 from frankenlab.models.directory import model_shape
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.tensor_files import TensorFiles
@@ -51,17 +54,18 @@ class DeviceBatch:
     Attributes:
         tokens: int64 [tokens].
         cos, sin: rotary tables [tokens, 1, head dim].
-        mask: what the tokens after the prefix see, by the rows that they stand in.
+        mask: what the tokens after the prefix see, by the rows that they stand in; a `TreeMask`
+            where all tokens stand in one.
         prefix: number of tokens that all rows see.
-        source: the batch; None for tokens that are not to be scored.
+        targets: None for tokens that are not to be scored.
     """
 
     tokens: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
-    mask: Mask
+    mask: Mask | TreeMask
     prefix: int = 0
-    source: Batch | None = None
+    targets: Targets | None = None
 
 
 class KVCache:
@@ -101,8 +105,6 @@ class TorchEngine:
         UserError: the directory is not LLaMA-shaped, or the device is absent.
     """
 
-    token_trees = True
-
     def __init__(self, directory: str | Path, dtype: str = "bfloat16", device: str = "cpu") -> None:
         info = model_shape(directory)
         self.device = usable_device(device)
@@ -110,6 +112,9 @@ class TorchEngine:
         self.n_layers = info.n_layers
         self.n_heads, self.n_kv_heads, self.head_dim = info.n_heads, info.n_kv_heads, info.head_dim
         self.norm_eps = info.norm_eps
+        sizes = self.n_heads, self.n_kv_heads, self.head_dim
+        self.kernels = kernels_for(self.device, self.dtype, *sizes)
+        self.layout: Layout = "rows" if self.kernels is EAGER else "flat"
         self.rotary = Rotary(info, self.device)
         weights = _Weights(Path(directory), self.dtype, self.device)
         self.embedding = weights.get("model.embed_tokens.weight")
@@ -119,13 +124,23 @@ class TorchEngine:
         self.vocabulary: int = self.head.shape[0]
 
     def place(self, batch: Batch) -> DeviceBatch:
-        """Return the batch on the device, with its mask and rotary tables."""
+        """Return the batch on the device, with its mask, rotary tables and targets."""
         prefix = len(batch.prefix)
-        padding = -(prefix + batch.tokens.shape[1]) % KEY_MULTIPLE
         tokens = torch.cat((batch.prefix, batch.tokens.flatten()))
         positions = torch.cat((torch.arange(prefix), batch.positions.flatten()))
-        mask = Mask(batch.ends.to(self.device), self.dtype, padding, before=prefix)
-        return self._place(tokens, positions, mask, prefix, batch)
+        targets = place_targets(batch, self.device)
+        return self._place(tokens, positions, self._mask(batch), prefix, targets)
+
+    def _mask(self, batch: Batch) -> Mask | TreeMask:
+        if self.layout == "flat":
+            (ends,) = batch.ends
+            mask = tree_mask(ends, self.kernels.tile)
+            return TreeMask(*(to_device(tensor, self.device) for tensor in mask))
+        before, padding = len(batch.prefix), 0
+        # Only a CPU is faster for it.
+        if self.device.type == "cpu":
+            padding = -(before + batch.tokens.shape[1]) % KEY_MULTIPLE
+        return Mask(to_device(batch.ends, self.device), self.dtype, padding, before)
 
     def place_after(self, length: int, tokens: Sequence[int]) -> DeviceBatch:
         """Return a sequence's next tokens on the device, after `length` that a cache holds."""
@@ -138,13 +153,13 @@ class TorchEngine:
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
-        mask: Mask,
+        mask: Mask | TreeMask,
         prefix: int = 0,
-        source: Batch | None = None,
+        targets: Targets | None = None,
     ) -> DeviceBatch:
-        cos, sin = self.rotary.tables(positions, self.dtype)
-        tokens = tokens.to(self.device)
-        return DeviceBatch(tokens, cos.unsqueeze(1), sin.unsqueeze(1), mask, prefix, source)
+        cos, sin = self.rotary.tables(to_device(positions, self.device), self.dtype)
+        tokens = to_device(tokens, self.device)
+        return DeviceBatch(tokens, cos.unsqueeze(1), sin.unsqueeze(1), mask, prefix, targets)
 
     def embed(self, batch: DeviceBatch) -> torch.Tensor:
         """Return the embeddings, [tokens, hidden size]."""
@@ -173,14 +188,13 @@ class TorchEngine:
         The other positions take part in its attention only, not in the output's projection and
         the MLP.
         """
-        assert batch.source is not None, "place() a batch to score it"
-        kept = batch.source.positions_scored.to(self.device)
-        return self._step(step, hidden, batch, start, kept=kept)
+        assert batch.targets is not None, "place() a batch to score it"
+        return self._step(step, hidden, batch, start, kept=batch.targets.positions)
 
     def score(self, hidden: torch.Tensor, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the targets (see `score_targets`), given what `finish` returns."""
-        assert batch.source is not None, "place() a batch to score it"
-        return score_targets(self.logits, hidden, batch.source)
+        assert batch.targets is not None, "place() a batch to score it"
+        return score_targets(self.logits, hidden, batch.targets)
 
     def decoder(self, plan: Plan, capacity: int) -> "TorchDecoder":
         """Return a decoder for one sequence of at most `capacity` tokens."""
@@ -219,41 +233,42 @@ class TorchEngine:
         qkv = F.linear(self._norm(hidden, layer.input_norm), layer.qkv, layer.qkv_bias)
         qkv = qkv.view(len(hidden), -1, self.head_dim)
         rotated, values = qkv.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=1)
-        rotated = rotate(rotated, batch.cos, batch.sin)
+        rotated = self.kernels.rotate(rotated, batch.cos, batch.sin)
         queries, keys = rotated.split((self.n_heads, self.n_kv_heads), dim=1)
-        return self._mix((queries, keys, values), batch, cache).flatten(-2)
-
-    def _mix(
-        self,
-        qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        batch: DeviceBatch,
-        cache: KVCache | None,
-    ) -> torch.Tensor:
-        """Return the mixed values, [tokens, heads, head dim] as queries, keys and values are.
-
-        The prefix sees itself. The rows see the padding (zeros), the prefix, whose keys and values
-        are copied to each of them, and themselves.
-        """
-        prefix, padding, shape = batch.prefix, batch.mask.padding, batch.mask.ends.shape
-        queries, keys, values = (x[prefix:].unflatten(0, shape).transpose(1, 2) for x in qkv)
-        if cache is not None:
-            keys, values = cache.extend(keys, values)
-        q, k, v = (x[:prefix].unsqueeze(0).transpose(1, 2) for x in qkv)
-        if padding + prefix:
-            before = (F.pad(x, (0, 0, padding, 0)).expand(shape[0], -1, -1, -1) for x in (k, v))
-            keys, values = (
-                torch.cat(pair, dim=2) for pair in zip(before, (keys, values), strict=True)
-            )
-        rows = attend(queries, keys, values, batch.mask).flatten(0, 1)
-        return torch.cat((attend(q, k, v)[0], rows)) if prefix else rows
+        if isinstance(batch.mask, TreeMask):
+            return self.kernels.tree_attention(queries, keys, values, batch.mask).flatten(-2)
+        return _mix_rows((queries, keys, values), batch.mask, batch.prefix, cache).flatten(-2)
 
     def _mlp(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         normed = self._norm(hidden, layer.post_norm)
         gate_up = F.linear(normed, layer.gate_up, layer.gate_up_bias)
-        return F.linear(swiglu(gate_up), layer.down, layer.down_bias)
+        return F.linear(self.kernels.swiglu(gate_up), layer.down, layer.down_bias)
 
     def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rms_norm(hidden, weight, self.norm_eps)
+
+
+def _mix_rows(
+    qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    mask: Mask,
+    prefix: int,
+    cache: KVCache | None,
+) -> torch.Tensor:
+    """Return the mixed values, [tokens, heads, head dim] as queries, keys and values are.
+
+    The prefix sees itself. The rows see the padding (zeros), the prefix, whose keys and values
+    are copied to each of them, and themselves.
+    """
+    padding, shape = mask.padding, mask.ends.shape
+    queries, keys, values = (x[prefix:].unflatten(0, shape).transpose(1, 2) for x in qkv)
+    if cache is not None:
+        keys, values = cache.extend(keys, values)
+    q, k, v = (x[:prefix].unsqueeze(0).transpose(1, 2) for x in qkv)
+    if padding + prefix:
+        before = (F.pad(x, (0, 0, padding, 0)).expand(shape[0], -1, -1, -1) for x in (k, v))
+        keys, values = (torch.cat(pair, dim=2) for pair in zip(before, (keys, values), strict=True))
+    rows = attend(queries, keys, values, mask).flatten(0, 1)
+    return torch.cat((attend(q, k, v)[0], rows)) if prefix else rows
 
 
 @dataclass
