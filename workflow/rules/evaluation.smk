@@ -57,7 +57,9 @@ rule evaluate:
     resources:
         mem_mb=predicted("evaluate", "mem_mb"),
         runtime=predicted("evaluate", "runtime"),
-        gpu=1 if SETTINGS.device == "cuda" else 0,
+        gpu=gpus_of_model,
+        # All its GPUs are in one machine.
+        nodes=1,
     params:
         store=STORE,
         ledger=LEDGER,
@@ -121,7 +123,9 @@ rule measure_cost:
     resources:
         mem_mb=predicted("measure_cost", "mem_mb"),
         runtime=predicted("measure_cost", "runtime"),
-        gpu=1 if SETTINGS.device == "cuda" else 0,
+        gpu=gpus_of_model,
+        # All its GPUs are in one machine.
+        nodes=1,
     script:
         "../scripts/measure_cost.py"
 
@@ -150,6 +154,8 @@ rule probe:
     resources:
         mem_mb=predicted("probe", "mem_mb"),
         runtime=predicted("probe", "runtime"),
-        gpu=1 if SETTINGS.device == "cuda" else 0,
+        gpu=gpus_of_model,
+        # All its GPUs are in one machine.
+        nodes=1,
     script:
         "../scripts/probe.py"

@@ -10,6 +10,7 @@ from typing import Any
 
 from frankenlab.models.quantization import NONE, Quantization
 from frankenlab.models.shape import ModelShape
+from frankenlab.models.split import fullest_card
 
 GB = 1e9
 
@@ -100,8 +101,12 @@ def memory(
     load: Load,
     precision: str = "bfloat16",
     device: str = "cuda",
+    cards: int = 1,
 ) -> Memory:
-    """Return what `engine` needs to run `load`.
+    """Return what `engine` needs to run `load`, on the fullest card of those that it is split over.
+
+    Which of them hidden states, keys and values are on depends on the plans, so they are counted as
+    if all were on that card.
 
     Args:
         weights: what is on disk; the torch engine dequantizes EXL2 to `precision`.
@@ -112,14 +117,20 @@ def memory(
     if engine == "exllamav2":
         # Its embeddings stay on the CPU.
         stored = _exl2_weights(shape, weights, head_bits)
+        embeddings, head = 0, math.ceil(shape.head_weights * (head_bits + HEAD_EXTRA_BITS) / 8)
         working = _exllamav2_working(shape, load)
     else:
         stored = value * disk_bytes(shape, NONE, head_bits) // 2
-        # A tied head is quantized apart from the embeddings, so it is a matrix of its own.
-        if weights != NONE and shape.tied_embeddings:
+        # A tied head is quantized apart from the embeddings, so it is a matrix of its own; and it
+        # is one where it is on another card than they are.
+        if shape.tied_embeddings and (weights != NONE or cards > 1):
             stored += value * shape.head_weights
+        embeddings = head = value * shape.head_weights
         working = max(_torch_working(shape, load, value), value * shape.layer_weights)
         tokens += load.prefix
+    if cards > 1:
+        layer = math.ceil((stored - embeddings - head) / shape.n_layers)
+        stored = fullest_card([layer] * shape.n_layers, embeddings, head, cards)
     # As they come, as float32, and their exponentials.
     logits = LOGIT_ROWS * shape.vocab_size * (value + 4 + 4)
     return Memory(
