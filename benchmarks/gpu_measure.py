@@ -10,11 +10,11 @@ import torch
 from gpu_limits import Gap, plans_too_far
 from gpu_models import random_documents, requests_from_tokens
 
-from frankenlab.engines.batches import Batch, make_batch, make_causal_batch
+from frankenlab.engines.batches import MAKERS, Batch
 from frankenlab.engines.packing import group_by_length
 from frankenlab.engines.token_tree import TokenRequest, causal_length, token_tree
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.evaluate.sweep import sweep
+from frankenlab.evaluate.sweep import arrived, sweep
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.format import QuantizedLinear, dequantize
 from frankenlab.models.exl2.reading import Exl2Directory
@@ -113,9 +113,9 @@ def engine_makers(directory: Path, device: str) -> dict[str, Callable[[], Any]]:
 def batches_of(engine: Any, requests: Sequence[Sequence[TokenRequest]]) -> list[Batch]:
     """Batches as the engine takes them: token trees, or causal rows."""
     trees = [token_tree(document) for document in requests]
-    length, make = (len, make_batch) if engine.token_trees else (causal_length, make_causal_batch)
+    length = causal_length if engine.layout == "causal" else len
     groups = group_by_length([length(tree) for tree in trees], BATCH_TOKENS)
-    return [make([trees[i] for i in group], group) for group in groups]
+    return [MAKERS[engine.layout]([trees[i] for i in group], group) for group in groups]
 
 
 def scores_of(
@@ -125,7 +125,7 @@ def scores_of(
     found: dict[str, dict[int, list[float]]] = {plan.text: {} for plan in plans}
     trie = plan_trie(plans)
     for batch in batches:
-        for plan, documents in sweep(engine, trie, batch):
+        for plan, documents in arrived(sweep(engine, trie, batch)):
             for number, scores in zip(batch.documents, documents, strict=True):
                 found[plan.text][number] = [score.loglikelihood for score in scores]
     return {

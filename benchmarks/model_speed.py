@@ -19,7 +19,7 @@ import torch
 from benchmarks.random_models import config_of, random_exl2, random_model
 from frankenlab.config import experiment as config
 from frankenlab.config.experiment import Experiment, ModelSettings
-from frankenlab.engines.batches import Batch, make_batch, make_causal_batch
+from frankenlab.engines.batches import MAKERS, Batch
 from frankenlab.engines.devices import hardware_name, usable_device
 from frankenlab.engines.exllamav2 import Exllamav2Engine
 from frankenlab.engines.protocol import Engine
@@ -152,13 +152,12 @@ def time_engine(engine: Engine, n_layers: int, token_budget: int) -> tuple[float
 
 def _batch(engine: Engine, token_budget: int) -> tuple[Batch, int]:
     """A batch of random documents, and the tokens of their trees."""
-    measure = len if engine.token_trees else causal_length
+    measure = causal_length if engine.layout == "causal" else len
     generator = torch.Generator().manual_seed(0)
     trees: list[TokenTree] = []
     while not trees or sum(map(measure, trees)) + measure(trees[-1]) <= token_budget:
         trees.append(_document(engine.vocabulary, generator))
-    make = make_batch if engine.token_trees else make_causal_batch
-    return make(trees, range(len(trees))), sum(map(len, trees))
+    return MAKERS[engine.layout](trees, range(len(trees))), sum(map(len, trees))
 
 
 def _document(vocabulary: int, generator: torch.Generator) -> TokenTree:

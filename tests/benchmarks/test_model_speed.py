@@ -97,10 +97,10 @@ def test_a_random_model_has_the_sizes_of_the_real_one(tmp_path):
 
 def test_batches_hold_as_many_documents_as_the_budget_allows():
     class Causal:
-        token_trees, vocabulary = False, 100
+        layout, vocabulary = "causal", 100
 
     class Trees(Causal):
-        token_trees = True
+        layout = "rows"
 
     causal, few = model_speed._batch(Causal, 1024)
     trees, many = model_speed._batch(Trees, 1024)

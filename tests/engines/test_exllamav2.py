@@ -4,12 +4,12 @@ directory."""
 import pytest
 import torch
 
-from frankenlab.engines.batches import make_batch, make_causal_batch
+from frankenlab.engines.batches import MAKERS, make_batch, make_causal_batch
 from frankenlab.engines.exllamav2 import Exllamav2Engine
 from frankenlab.engines.protocol import walk
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.evaluate.sweep import sweep
+from frankenlab.evaluate.sweep import arrived, sweep
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.format import QuantizedLinear
 from frankenlab.plans.plan import Plan, base, parse
@@ -52,7 +52,7 @@ def plans_of(n_layers: int) -> list[Plan]:
 @torch.inference_mode()
 def target_logprobs(engine, plan: Plan, documents=DOCUMENTS):
     """(log-probability of each target, in the documents' order; is it greedy)"""
-    make = make_batch if engine.token_trees else make_causal_batch
+    make = MAKERS[engine.layout]
     trees = [token_tree(requests) for requests in documents]
     device_batch = engine.place(make(trees, range(len(trees))))
     *steps, last = plan.steps
@@ -75,7 +75,7 @@ def test_a_batch_for_the_one_engine_scores_the_same_as_one_for_the_other(directo
     engine = TorchEngine(directories("plain"), "float32")
     trees = [token_tree(requests) for requests in DOCUMENTS]
     batches = [make(trees, range(len(trees))) for make in (make_batch, make_causal_batch)]
-    one, other = (dict(sweep(engine, plan_trie(plans_of(3)), batch)) for batch in batches)
+    one, other = (dict(arrived(sweep(engine, plan_trie(plans_of(3)), batch))) for batch in batches)
     for plan in plans_of(3):
         for found, expected in zip(one[plan], other[plan], strict=True):
             for a, b in zip(found, expected, strict=True):

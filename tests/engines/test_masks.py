@@ -9,7 +9,7 @@ from frankenlab.engines import masks
 from frankenlab.engines.batches import make_batch, make_causal_batch
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.evaluate.sweep import sweep
+from frankenlab.evaluate.sweep import arrived, sweep
 from frankenlab.plans.plan import base
 from frankenlab.plans.trie import plan_trie
 from tests.support.models import parse_all
@@ -45,7 +45,7 @@ DOCUMENTS = {
 def scores(engine: TorchEngine, documents: list[list[TokenRequest]], make=make_batch) -> list:
     batch = make([token_tree(requests) for requests in documents], range(len(documents)))
     plans = parse_all(["base", "0:3,1:4"])
-    found = [one for _, one in sweep(engine, plan_trie(plans), batch)]
+    found = [one for _, one in arrived(sweep(engine, plan_trie(plans), batch))]
     return [s.loglikelihood for plan in found for document in plan for s in document]
 
 

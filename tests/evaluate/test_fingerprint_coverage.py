@@ -39,7 +39,7 @@ FLOW_FUNCTIONS = {
         "_load",  # which documents; as for evaluate
         "_missing",  # which names lack which plans
         "_score_missing",  # one batch after the other
-        "_score_work",
+        "_begin",
         "_Buffer.__init__",
         "_Buffer.add",
         "_Buffer.flush",

@@ -98,7 +98,7 @@ def test_batches_change_nothing(tiny, monkeypatch):
     assert [len(g) for g in probing._groups(PROMPTS)] == [3, 2, 1]
     assert_same(probe(engine, PROMPTS), expected)
     # As an engine that takes no token trees.
-    engine.token_trees = False
+    engine.layout = "causal"
     assert_same(probe(engine, PROMPTS), expected)
 
 

@@ -10,7 +10,7 @@ import torch
 from frankenlab.engines.batches import make_batch
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.evaluate.sweep import sweep
+from frankenlab.evaluate.sweep import arrived, sweep
 from frankenlab.io.errors import UserError
 from frankenlab.models.export import materialize
 from frankenlab.plans.plan import Plan, Window, from_steps, looped
@@ -34,7 +34,7 @@ def batch_of(documents=DOCUMENTS):
 
 def swept(engine, plans, batch) -> dict[Plan, list]:
     """plan -> for each document the (log-likelihood, is greedy) of its requests."""
-    results = list(sweep(engine, plan_trie(plans), batch))
+    results = list(arrived(sweep(engine, plan_trie(plans), batch)))
     assert Counter(plan for plan, _ in results) == Counter(set(plans))
     return {p: [[(s.loglikelihood, s.is_greedy) for s in d] for d in docs] for p, docs in results}
 
@@ -219,7 +219,7 @@ class Poisoned(Wrapped):
 def test_values_that_are_not_finite_name_the_plan_and_the_layer(tiny, value):
     engine = Poisoned(TorchEngine(tiny(), "float32"), layer=2, value=value)
     clean, bad, worse = parse_all(["0:2", "0:2,2@mlp,3", "0:4"])
-    results = sweep(engine, plan_trie([clean, bad, worse]), batch_of())
+    results = arrived(sweep(engine, plan_trie([clean, bad, worse]), batch_of()))
     assert next(results)[0] == clean
     with pytest.raises(UserError) as error:
         next(results)
@@ -233,7 +233,7 @@ def test_a_poisoned_weight_is_found(tiny, value):
     engine.layers[1].down[3, 5] = value
     (plan,) = parse_all(["0:2,1:4"])
     with pytest.raises(UserError, match=r'plan "0:2,1:4": .* step 2 of 5, layer 1 \(block\)'):
-        list(sweep(engine, plan_trie([plan]), batch_of()))
+        list(arrived(sweep(engine, plan_trie([plan]), batch_of())))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -244,7 +244,7 @@ def test_a_poisoned_head_is_found_though_no_target_meets_it(tiny, value):
     engine.head[untouched] = value
     (plan,) = parse_all(["base"])
     with pytest.raises(UserError, match='plan "base": .* after the head'):
-        list(sweep(engine, plan_trie([plan]), batch_of()))
+        list(arrived(sweep(engine, plan_trie([plan]), batch_of())))
 
 
 def test_equal_plans_end_at_one_node():

@@ -38,7 +38,7 @@ class Wrapped:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.token_trees = engine.token_trees
+        self.layout = engine.layout
         self.n_layers = engine.n_layers
         self.device = engine.device
 

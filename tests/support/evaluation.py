@@ -21,16 +21,16 @@ FEW = parse_all(["base", "0:3,1:4", "0:2,1:4"])
 
 def note(add, set_attribute=setattr, after=lambda: None) -> None:
     """Has `add` called with every pair that is computed, and `after` when its plan is done."""
-    score = sweep.score_documents
+    arrived = sweep.arrived
 
-    def noting(*arguments):
-        for plan, rows in score(*arguments):
+    def noting(results):
+        for where, rows in arrived(results):
             for row in rows:
                 add((row.plan, row.requests))
             after()
-            yield plan, rows
+            yield where, rows
 
-    set_attribute(sweep, "score_documents", noting)
+    set_attribute(sweep, "arrived", noting)
 
 
 def stored(store: Store) -> Counter[tuple[str, str]]:

@@ -46,7 +46,7 @@ def model(request, tmp_path):
 class CausalEngine(TorchEngine):
     """Takes rows without branches, as exllamav2 does."""
 
-    token_trees = False
+    layout = "causal"
 
 
 def passages(folder, texts):

@@ -3,7 +3,8 @@
 `protocol` says what an engine can do; `torch` and `exllamav2` are the two engines (another one is
 one more module with a `make_engine`, listed in `evaluate.model_spec.ENGINES`). `token_tree`,
 `packing` and `batches` turn a document's requests into what an engine runs, `devices` names the
-hardware, and `exllamav2_loading` says which models exllamav2 runs correctly.
+hardware, `transfers` copies without waiting, and `exllamav2_loading` says which models exllamav2
+runs correctly.
 """
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "protocol",
     "token_tree",
     "torch",
+    "transfers",
 ]

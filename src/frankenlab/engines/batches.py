@@ -1,19 +1,24 @@
 """Token trees -> batches: the tensors of token ids that an engine runs.
 
-An engine that takes token trees gets them packed into rows. What all documents of a batch begin
-with (few-shot examples) is computed once for all of them, as in shared-prefix decoding (Juravsky
-et al. 2024, Hydragen). An engine whose kernels know no other mask than the causal one gets a row
-for each path from the root of a tree to a leaf.
+An engine says which of three layouts it takes. With "rows", token trees are packed into rows. What
+all documents of a batch begin with (few-shot examples) is computed once for all of them, as in
+shared-prefix decoding (Juravsky et al. 2024, Hydragen). With "flat", these tokens and then all
+trees stand one after the other in a single row, for kernels that skip what a token does not see.
+With "causal", for kernels that know no other mask, each path from the root of a tree to a leaf has
+a row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, Literal
 
 import torch
 
-from frankenlab.engines.packing import pack, padded
+from frankenlab.engines.packing import FLAT_MULTIPLE, Packing, pack, padded
 from frankenlab.engines.token_tree import TokenTree, shared_prefix
+
+Layout = Literal["rows", "flat", "causal"]
 
 
 @dataclass(frozen=True)
@@ -67,26 +72,38 @@ def make_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
     shared = shared_prefix(trees)
     prefix = torch.tensor(trees[0].tokens[:shared], dtype=torch.int64)
     trees = [tree.without(shared) for tree in trees]
-    places, n_rows, length = pack([len(tree) for tree in trees])
-    tokens = torch.zeros((n_rows, length), dtype=torch.int64)
-    positions = torch.zeros((n_rows, length), dtype=torch.int64)
-    ends = torch.arange(1, length + 1).repeat(n_rows, 1)
-    indices = []
-    for tree, (row, start) in zip(trees, places, strict=True):
-        stop = start + len(tree)
-        tokens[row, start:stop] = torch.tensor(tree.tokens, dtype=torch.int64)
-        positions[row, start:stop] = torch.tensor(tree.depths, dtype=torch.int64)
-        ends[row, start:stop] = start + torch.tensor(tree.ends(), dtype=torch.int64)
-        first = shared + row * length
-        indices.append(range(first + start, first + stop))
+    packing = pack([len(tree) for tree in trees])
+    tokens, positions, ends = _rows(trees, packing)
+    starts = [shared + row * packing.length + start for row, start in packing.places]
     return Batch(
         documents=tuple(documents),
         prefix=prefix,
         tokens=tokens,
         positions=positions,
         ends=ends,
-        **_scored(trees, indices),
+        **_scored(trees, [range(s, s + len(t)) for s, t in zip(starts, trees, strict=True)]),
         n_tokens=shared + sum(len(tree) for tree in trees),
+    )
+
+
+def make_flat_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
+    """Put what the trees begin with, and then one tree after the other, into a single row."""
+    shared = shared_prefix(trees)
+    prefix = torch.tensor(trees[0].tokens[:shared], dtype=torch.int64)
+    trees = [tree.without(shared) for tree in trees]
+    stops = list(accumulate((len(tree) for tree in trees), initial=shared))
+    places = [(0, start) for start in stops[:-1]]
+    tokens, positions, ends = _rows(trees, Packing(places, 1, padded(stops[-1], FLAT_MULTIPLE)))
+    tokens[0, :shared], positions[0, :shared] = prefix, torch.arange(shared)
+    ends[0, :shared] = stops[-1]
+    return Batch(
+        documents=tuple(documents),
+        prefix=torch.empty(0, dtype=torch.int64),
+        tokens=tokens,
+        positions=positions,
+        ends=ends,
+        **_scored(trees, [range(start, stop) for start, stop in pairwise(stops)]),
+        n_tokens=stops[-1],
     )
 
 
@@ -120,6 +137,22 @@ def make_causal_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> B
     )
 
 
+def _rows(
+    trees: Sequence[TokenTree], packing: Packing
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the tokens, positions and ends of rows with the trees in their places."""
+    shape = (packing.n_rows, packing.length)
+    tokens = torch.zeros(shape, dtype=torch.int64)
+    positions = torch.zeros(shape, dtype=torch.int64)
+    ends = torch.arange(1, packing.length + 1).repeat(packing.n_rows, 1)
+    for tree, (row, start) in zip(trees, packing.places, strict=True):
+        stop = start + len(tree)
+        tokens[row, start:stop] = torch.tensor(tree.tokens, dtype=torch.int64)
+        positions[row, start:stop] = torch.tensor(tree.depths, dtype=torch.int64)
+        ends[row, start:stop] = start + torch.tensor(tree.ends(), dtype=torch.int64)
+    return tokens, positions, ends
+
+
 def _scored(
     trees: Sequence[TokenTree], indices: Sequence[Mapping[int, int] | Sequence[int]]
 ) -> dict[str, Any]:
@@ -144,3 +177,11 @@ def _scored(
         "target_positions": torch.tensor(target_positions, dtype=torch.int64),
         "requests": tuple(requests),
     }
+
+
+# How a batch of each layout is made of trees and the caller's numbers of them.
+MAKERS: dict[Layout, Callable[[Sequence[TokenTree], Sequence[int]], Batch]] = {
+    "rows": make_batch,
+    "flat": make_flat_batch,
+    "causal": make_causal_batch,
+}

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from frankenlab.engines.batches import Batch
+from frankenlab.engines.batches import Batch, Layout
 from frankenlab.engines.devices import usable_device
 from frankenlab.engines.exllamav2_loading import load
 from frankenlab.engines.protocol import check_capacity, recent_states, state_before, walk
-from frankenlab.engines.scoring import score_targets
+from frankenlab.engines.scoring import Targets, place_targets, score_targets
 from frankenlab.io.errors import UserError
 from frankenlab.models.directory import model_shape
 from frankenlab.models.memory import pass_tokens
@@ -42,13 +42,13 @@ class DeviceBatch:
     Attributes:
         tokens: int64 [rows, length].
         past: tokens of each row that a cache holds.
-        source: the batch; None for tokens that are not to be scored.
+        targets: None for tokens that are not to be scored.
         params: exllamav2's attention parameters, by the number of rows of a pass.
     """
 
     tokens: torch.Tensor
     past: int = 0
-    source: Batch | None = None
+    targets: Targets | None = None
     params: dict[int, Any] = field(default_factory=dict)
 
 
@@ -65,7 +65,7 @@ class Exllamav2Engine:
             fit, or the installed attention sees later tokens.
     """
 
-    token_trees = False
+    layout: Layout = "causal"
     precision = "float16"
 
     def __init__(
@@ -101,7 +101,7 @@ class Exllamav2Engine:
                 f"{self.directory}: a text of {length} tokens; engine exllamav2 was loaded for "
                 f"{self.max_tokens} at a time"
             )
-        return DeviceBatch(batch.tokens, source=batch)
+        return DeviceBatch(batch.tokens, targets=place_targets(batch, self.device))
 
     def embed(self, batch: DeviceBatch) -> torch.Tensor:
         """Return the embeddings, float16 [rows, length, hidden size]."""
@@ -135,15 +135,15 @@ class Exllamav2Engine:
         start: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the scored positions after a step, which runs all: modules take whole rows."""
-        assert batch.source is not None, "place() a batch to score it"
+        assert batch.targets is not None, "place() a batch to score it"
         after = self.run(step, hidden, batch, start).flatten(0, 1)
-        return after[batch.source.positions_scored.to(after.device)]
+        return after[batch.targets.positions]
 
     def score(self, hidden: torch.Tensor, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the targets (see `score_targets`), given what `finish` returns."""
-        assert batch.source is not None, "place() a batch to score it"
+        assert batch.targets is not None, "place() a batch to score it"
         with _surfacing_memory():
-            return score_targets(self.logits, hidden, batch.source)
+            return score_targets(self.logits, hidden, batch.targets)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply the final norm and the head: [..., hidden size] -> float16 [..., vocabulary].

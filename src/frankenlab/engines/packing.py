@@ -6,6 +6,10 @@ from typing import NamedTuple
 # Rows are padded to a multiple of this: fewer distinct shapes, so fewer kernels to choose.
 LENGTH_MULTIPLE = 8
 
+# A row of its own for all documents is padded to a multiple of this: Triton compiles a kernel once
+# for all numbers of tokens that 16 divides.
+FLAT_MULTIPLE = 16
+
 # Short documents share rows up to this length.
 MAX_SHARED_ROW = 256
 
@@ -50,8 +54,23 @@ def group_to_pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     taken: neighbours in length, which need the shortest rows, or every n-th document in the order
     of the lengths, so that short documents fill the rows that the long ones leave open.
     """
-    ways = (group_by_length(lengths, token_budget), _mixtures(lengths, token_budget))
+    ways = (group_by_length(lengths, token_budget), group_evenly(lengths, token_budget))
     return min(ways, key=lambda groups: _cost_per_token(groups, lengths))
+
+
+def group_evenly(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Return groups of all lengths and nearly equal size, the longest document in the first.
+
+    A group has at most `token_budget` tokens. Where documents are too long to mix, neighbours in
+    length form groups.
+    """
+    order = _longest_first(lengths)
+    least = max(-(-sum(lengths) // token_budget), 1)
+    for count in range(least, 2 * least + 1):
+        groups = [order[first::count] for first in range(min(count, len(order)))]
+        if all(sum(lengths[i] for i in group) <= token_budget for group in groups):
+            return groups
+    return group_by_length(lengths, token_budget)
 
 
 def pack(lengths: Sequence[int]) -> Packing:
@@ -61,24 +80,13 @@ def pack(lengths: Sequence[int]) -> Packing:
     return min((_first_fit(lengths, width) for width in widths), key=_cost)
 
 
-def padded(length: int) -> int:
+def padded(length: int, multiple: int = LENGTH_MULTIPLE) -> int:
     """Return the length of a row that holds `length` tokens."""
-    return -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    return -(-length // multiple) * multiple
 
 
 def _longest_first(lengths: Sequence[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-
-
-def _mixtures(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Return groups of all lengths, or neighbours in length where documents are too long to mix."""
-    order = _longest_first(lengths)
-    least = max(-(-sum(lengths) // token_budget), 1)
-    for count in range(least, 2 * least + 1):
-        groups = [order[first::count] for first in range(min(count, len(order)))]
-        if all(sum(lengths[i] for i in group) <= token_budget for group in groups):
-            return groups
-    return group_by_length(lengths, token_budget)
 
 
 def _cost_per_token(groups: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:

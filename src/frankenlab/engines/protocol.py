@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from frankenlab.engines.batches import Batch
+from frankenlab.engines.batches import Batch, Layout
 from frankenlab.plans.plan import Plan
 from frankenlab.plans.steps import Step
 
@@ -41,11 +41,15 @@ class Engine(Protocol):
     the order of the batch.
 
     Attributes:
-        token_trees: whether it takes batches of `make_batch`; else those of `make_causal_batch`.
+        layout: of the batches that it takes (see `batches`).
         vocabulary: number of token ids.
+        device: where the scores are made.
+
+    On CUDA, none of the methods up to `score` waits for the device: it works through what they ask
+    for while the host goes on.
     """
 
-    token_trees: bool
+    layout: Layout
     n_layers: int
     vocabulary: int
     device: torch.device
@@ -87,7 +91,7 @@ class Engine(Protocol):
 
         Returns:
             float64 [targets] log-probabilities, and bool [targets] whether greedy decoding picks
-            the target.
+            the target, both on the device.
         """
         ...
 

@@ -1,10 +1,13 @@
 """The head of any engine: from the last hidden states to the targets' log-probabilities."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from frankenlab.engines.batches import Batch
+from frankenlab.engines.transfers import to_device
 
 # Scored positions whose logits are in memory at once: 50 MB for a vocabulary of 50k in 16 bits.
 # With fewer the head's matrix product is slower.
@@ -15,34 +18,65 @@ CHUNK = 512
 CACHED_ROWS = 8
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What of a batch is scored, on the device, sorted by position and cut into chunks of them.
+
+    Attributes:
+        positions: int64 [scored positions]: see `Batch.positions_scored`.
+        rows: int64 [targets]: place of each target's position in its chunk.
+        tokens: int64 [targets]: token ids.
+        places: int64 [targets]: where each target of the batch stands in the order of these.
+        chunks: (start, stop) of each chunk's targets.
+    """
+
+    positions: torch.Tensor
+    rows: torch.Tensor
+    tokens: torch.Tensor
+    places: torch.Tensor
+    chunks: tuple[tuple[int, int], ...]
+
+
+def place_targets(batch: Batch, device: torch.device) -> Targets:
+    """Return what of a batch is scored, on the device."""
+    order = torch.argsort(batch.target_positions, stable=True)
+    positions = batch.target_positions[order]
+    starts = torch.arange(0, len(batch.positions_scored) + CHUNK, CHUNK)
+    bounds = torch.searchsorted(positions, starts).tolist()
+    return Targets(
+        positions=to_device(batch.positions_scored, device),
+        rows=to_device(positions % CHUNK, device),
+        tokens=to_device(batch.targets[order], device),
+        places=to_device(torch.argsort(order), device),
+        chunks=tuple(pairwise(bounds)),
+    )
+
+
 def score_targets(
-    logits: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, batch: Batch
+    logits: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, targets: Targets
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Score the targets of a batch, running the head on a chunk of positions at a time.
 
+    Nothing in it waits for a GPU.
+
     Args:
         logits: final norm and head, [positions, hidden size] -> [positions, vocabulary].
-        hidden: [scored positions, hidden size], in the order of `batch.positions_scored`.
+        hidden: [scored positions, hidden size], in the order of `Targets.positions`.
 
     Returns:
         float64 [targets] log-probabilities, and bool [targets] whether greedy decoding picks the
-        target, both on the CPU.
+        target, both in the batch's order and on the device.
     """
-    order = torch.argsort(batch.target_positions, stable=True)
-    positions = batch.target_positions[order]
-    logprobs = torch.empty(len(order), dtype=torch.float64)
-    greedy = torch.empty(len(order), dtype=torch.bool)
-    for start in range(0, len(hidden), CHUNK):
-        chunk = logits(hidden[start : start + CHUNK])
-        low, high = torch.searchsorted(positions, torch.tensor([start, start + CHUNK])).tolist()
-        where = order[low:high]
-        local = (positions[low:high] - start).to(hidden.device)
-        targets = batch.targets[where].to(hidden.device)
+    logprobs = torch.empty(len(targets.tokens), dtype=torch.float64, device=hidden.device)
+    greedy = torch.empty(len(targets.tokens), dtype=torch.bool, device=hidden.device)
+    for part, (low, high) in zip(hidden.split(CHUNK), targets.chunks, strict=True):
+        chunk = logits(part)
+        rows, tokens = targets.rows[low:high], targets.tokens[low:high]
         highest, total = _reduced(chunk)
-        found = chunk[local, targets].float()
-        logprobs[where] = (found - total[local]).double().cpu()
-        greedy[where] = _is_argmax(chunk, local, targets, found == highest[local]).cpu()
-    return logprobs, greedy
+        found = chunk[rows, tokens].float()
+        logprobs[low:high] = found - total[rows]
+        greedy[low:high] = _is_argmax(chunk, rows, tokens, found == highest[rows])
+    return logprobs[targets.places], greedy[targets.places]
 
 
 def _reduced(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,10 +97,13 @@ def _is_argmax(
 ) -> torch.Tensor:
     """Return whether logits[rows].argmax(-1) == targets.
 
-    `is_highest` says which targets have the highest value of their row. Finding that value is ten
-    times cheaper than finding its place, so the place is looked up for these only: another token
-    may have the same value, and come first.
+    `is_highest` says which targets have the highest value of their row. On a CPU, finding that
+    value is ten times cheaper than finding its place, so the place is looked up for these only:
+    another token may have the same value, and come first. To know which these are, the host would
+    have to wait for a GPU, where both cost the same.
     """
+    if logits.device.type != "cpu":
+        return logits.argmax(dim=-1)[rows] == targets
     greedy = is_highest.clone()
     tied = greedy.nonzero()[:, 0]
     greedy[tied] = logits[rows[tied]].argmax(dim=-1) == targets[tied]

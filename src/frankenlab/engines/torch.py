@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from frankenlab.engines.batches import Batch
+from frankenlab.engines.batches import Batch, Layout
 from frankenlab.engines.devices import usable_device
 from frankenlab.engines.kernels import rms_norm, rotate, swiglu
 from frankenlab.engines.masks import KEY_MULTIPLE, Mask, attend
 from frankenlab.engines.protocol import check_capacity, recent_states, state_before
 from frankenlab.engines.rotary import Rotary
-from frankenlab.engines.scoring import score_targets
+from frankenlab.engines.scoring import Targets, place_targets, score_targets
+from frankenlab.engines.transfers import to_device
 from frankenlab.models.directory import model_shape
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.tensor_files import TensorFiles
@@ -53,7 +54,7 @@ class DeviceBatch:
         cos, sin: rotary tables [tokens, 1, head dim].
         mask: what the tokens after the prefix see, by the rows that they stand in.
         prefix: number of tokens that all rows see.
-        source: the batch; None for tokens that are not to be scored.
+        targets: None for tokens that are not to be scored.
     """
 
     tokens: torch.Tensor
@@ -61,7 +62,7 @@ class DeviceBatch:
     sin: torch.Tensor
     mask: Mask
     prefix: int = 0
-    source: Batch | None = None
+    targets: Targets | None = None
 
 
 class KVCache:
@@ -101,7 +102,7 @@ class TorchEngine:
         UserError: the directory is not LLaMA-shaped, or the device is absent.
     """
 
-    token_trees = True
+    layout: Layout = "rows"
 
     def __init__(self, directory: str | Path, dtype: str = "bfloat16", device: str = "cpu") -> None:
         info = model_shape(directory)
@@ -119,13 +120,17 @@ class TorchEngine:
         self.vocabulary: int = self.head.shape[0]
 
     def place(self, batch: Batch) -> DeviceBatch:
-        """Return the batch on the device, with its mask and rotary tables."""
+        """Return the batch on the device, with its mask, rotary tables and targets."""
         prefix = len(batch.prefix)
-        padding = -(prefix + batch.tokens.shape[1]) % KEY_MULTIPLE
         tokens = torch.cat((batch.prefix, batch.tokens.flatten()))
         positions = torch.cat((torch.arange(prefix), batch.positions.flatten()))
-        mask = Mask(batch.ends.to(self.device), self.dtype, padding, before=prefix)
-        return self._place(tokens, positions, mask, prefix, batch)
+        # Only a CPU is faster for it.
+        padding = 0
+        if self.device.type == "cpu":
+            padding = -(prefix + batch.tokens.shape[1]) % KEY_MULTIPLE
+        mask = Mask(to_device(batch.ends, self.device), self.dtype, padding, before=prefix)
+        targets = place_targets(batch, self.device)
+        return self._place(tokens, positions, mask, prefix, targets)
 
     def place_after(self, length: int, tokens: Sequence[int]) -> DeviceBatch:
         """Return a sequence's next tokens on the device, after `length` that a cache holds."""
@@ -140,11 +145,11 @@ class TorchEngine:
         positions: torch.Tensor,
         mask: Mask,
         prefix: int = 0,
-        source: Batch | None = None,
+        targets: Targets | None = None,
     ) -> DeviceBatch:
-        cos, sin = self.rotary.tables(positions, self.dtype)
-        tokens = tokens.to(self.device)
-        return DeviceBatch(tokens, cos.unsqueeze(1), sin.unsqueeze(1), mask, prefix, source)
+        cos, sin = self.rotary.tables(to_device(positions, self.device), self.dtype)
+        tokens = to_device(tokens, self.device)
+        return DeviceBatch(tokens, cos.unsqueeze(1), sin.unsqueeze(1), mask, prefix, targets)
 
     def embed(self, batch: DeviceBatch) -> torch.Tensor:
         """Return the embeddings, [tokens, hidden size]."""
@@ -173,14 +178,13 @@ class TorchEngine:
         The other positions take part in its attention only, not in the output's projection and
         the MLP.
         """
-        assert batch.source is not None, "place() a batch to score it"
-        kept = batch.source.positions_scored.to(self.device)
-        return self._step(step, hidden, batch, start, kept=kept)
+        assert batch.targets is not None, "place() a batch to score it"
+        return self._step(step, hidden, batch, start, kept=batch.targets.positions)
 
     def score(self, hidden: torch.Tensor, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the targets (see `score_targets`), given what `finish` returns."""
-        assert batch.source is not None, "place() a batch to score it"
-        return score_targets(self.logits, hidden, batch.source)
+        assert batch.targets is not None, "place() a batch to score it"
+        return score_targets(self.logits, hidden, batch.targets)
 
     def decoder(self, plan: Plan, capacity: int) -> "TorchDecoder":
         """Return a decoder for one sequence of at most `capacity` tokens."""

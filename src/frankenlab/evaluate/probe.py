@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from frankenlab.config.experiment import PROBED_POSITIONS, TASKS_FOLDER
-from frankenlab.engines.batches import make_batch, make_causal_batch
+from frankenlab.engines.batches import MAKERS
 from frankenlab.engines.protocol import Engine
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.evaluate.data import verify_data
@@ -164,8 +164,7 @@ def _place(engine: Engine, prompts: Sequence[Sequence[int]]) -> _Prompts:
         token_tree([TokenRequest(tuple(prompt[:1]), (*prompt[1:], prompt[-1]))])
         for prompt in prompts
     ]
-    make = make_batch if engine.token_trees else make_causal_batch
-    batch = make(trees, range(len(trees)))
+    batch = MAKERS[engine.layout](trees, range(len(trees)))
     places = [batch.positions_scored[batch.target_positions[list(d[0])]] for d in batch.requests]
     spread = [
         np.linspace(len(p) - 1, 0, min(PROBED_POSITIONS, len(p)), endpoint=False) for p in places

@@ -2,8 +2,8 @@
 
 `evaluate_tasks` loads the documents of tasks and calls `evaluate` for each, which asks the store
 for rows, groups the documents that lack the same plans, and has one batch of them after the other
-scored by `sweep.score_documents`. Rows are stored as they come; the table is made of the store's
-rows.
+scored by `sweep.score_documents`. Rows are stored as they come, while a GPU computes the next ones;
+the table is made of the store's rows.
 
 torch is imported by the functions that score: it takes seconds, and where nothing is missing the
 store and the documents are enough.
@@ -38,7 +38,7 @@ from frankenlab.tasks.task import Document, EvaluationTask
 
 if TYPE_CHECKING:
     from frankenlab.engines.protocol import Engine
-    from frankenlab.evaluate.sweep import Row
+    from frankenlab.evaluate.sweep import Pending, Row
 
 # Rows are made durable at least this often, so a kill costs less than a minute.
 FLUSH_SECONDS = 20.0
@@ -228,58 +228,65 @@ def _score_missing(
     title: str,
     before_plan: Callable[[], None],
 ) -> None:
-    """Score what is missing in batches, which are halved where memory is too small for them."""
-    from frankenlab.evaluate.sweep import batches
+    """Score what is missing and store the rows as they come."""
+    from frankenlab.evaluate import sweep
 
     total = sum(len(work.documents) * len(work.plans) for work in missing)
     progress = Progress(total, title, "plan-documents")
+    begun = _begin(engine, missing, trees, buffer, token_budget, before_plan)
     try:
-        for group in missing:
-            own = {name: trees[name] for name in group.documents}
-            queue = deque(_Work(batch, group.plans) for batch in batches(engine, own, token_budget))
-            done_documents = 0
-            while queue:
-                work = queue.popleft()
-                last = done_documents + len(work.documents)
-                where = f"documents {done_documents + 1}-{last}/{len(own)}"
-                before_plan()
-                halves = _score_work(engine, work, trees, buffer, progress, where, before_plan)
-                queue.extendleft(halves)
-                done_documents += 0 if halves else len(work.documents)
+        with shielded():
+            try:
+                for where, rows in interruptible(sweep.arrived(begun)):
+                    buffer.add(rows)
+                    progress.advance(len(rows), where)
+                    before_plan()
+            finally:
+                # Also after any error: the rows that are complete are kept.
+                buffer.flush()
     except Stopped as stop:
         stop.kept = f"{progress.done} of {total} rows kept"
         raise
     progress.close()
 
 
-def _score_work(
+def _begin(
     engine: "Engine",
-    work: _Work,
+    missing: list[_Work],
     trees: Mapping[str, TokenTree],
     buffer: "_Buffer",
-    progress: Progress,
-    where: str,
+    token_budget: int,
     before_plan: Callable[[], None],
-) -> list[_Work]:
-    """Score one batch and store its rows; return what is left of it if memory was too small."""
+) -> "Iterator[tuple[str, Pending[list[Row]]]]":
+    """Begin one batch after the other, halved where memory is too small for it.
+
+    Yields:
+        Where the work stands, and rows that may be on their way; a batch begins while those of the
+        batch before it still are.
+    """
     from frankenlab.evaluate import sweep
 
-    done: set[Plan] = set()
-    own = {name: trees[name] for name in work.documents}
-    with shielded():
-        try:
-            scored = interruptible(sweep.score_documents(engine, work.plans, own))
-            for i, (plan, rows) in enumerate(scored):
-                done.add(plan)
-                buffer.add(rows)
-                progress.advance(len(rows), f"plan {i + 1}/{len(work.plans)} on {where}")
-                before_plan()
-        except (MemoryError, RuntimeError) as error:
-            return _halves(work, done, error)
-        finally:
-            # Also after any other error: the rows that are complete are kept.
-            buffer.flush()
-    return []
+    for group in missing:
+        own = {name: trees[name] for name in group.documents}
+        batches = sweep.batches(engine, own, token_budget)
+        queue = deque(_Work(batch, group.plans) for batch in batches)
+        first = 1
+        while queue:
+            work = queue.popleft()
+            last = first + len(work.documents) - 1
+            before_plan()
+            done: set[Plan] = set()
+            texts = {name: own[name] for name in work.documents}
+            try:
+                for plan, rows in sweep.score_documents(engine, work.plans, texts):
+                    done.add(plan)
+                    where = f"documents {first}-{last}/{len(own)}"
+                    yield f"plan {len(done)}/{len(work.plans)} on {where}", rows
+                first = last + 1
+            except (MemoryError, RuntimeError) as error:
+                queue.extendleft(_halves(work, done, error))
+            with shielded():
+                buffer.flush()
 
 
 class _Buffer:
