@@ -22,6 +22,7 @@ from frankenlab.engines.scoring import Targets, place_targets, score_targets
 from frankenlab.engines.transfers import to_device
 from frankenlab.models.directory import model_shape
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.models.shape import ModelShape
 from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.plans.plan import Plan
 from frankenlab.plans.steps import Step
@@ -43,6 +44,16 @@ class Layer:
     gate_up_bias: torch.Tensor | None
     down: torch.Tensor
     down_bias: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class ModelWeights:
+    """A model's weights on the device. `layers` may make a layer anew each time it is asked for."""
+
+    embedding: torch.Tensor
+    layers: Sequence[Layer]
+    norm: torch.Tensor
+    head: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ class TorchEngine:
             is dequantized while it is loaded, which takes the memory of a layer beside the model.
         dtype: "bfloat16", "float16" or "float32".
         device: as torch names it.
+        weights: the directory's weights, where something else than this module has loaded them.
 
     Raises:
         UserError: the directory is not LLaMA-shaped, or the device is absent.
@@ -104,7 +116,13 @@ class TorchEngine:
 
     layout: Layout = "rows"
 
-    def __init__(self, directory: str | Path, dtype: str = "bfloat16", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        dtype: str = "bfloat16",
+        device: str = "cpu",
+        weights: ModelWeights | None = None,
+    ) -> None:
         info = model_shape(directory)
         self.device = usable_device(device)
         self.dtype = DTYPES[dtype]
@@ -112,11 +130,10 @@ class TorchEngine:
         self.n_heads, self.n_kv_heads, self.head_dim = info.n_heads, info.n_kv_heads, info.head_dim
         self.norm_eps = info.norm_eps
         self.rotary = Rotary(info, self.device)
-        weights = _Weights(Path(directory), self.dtype, self.device)
-        self.embedding = weights.get("model.embed_tokens.weight")
-        self.layers = [_layer(weights, index) for index in range(self.n_layers)]
-        self.norm = weights.get("model.norm.weight")
-        self.head = self.embedding if info.tied_embeddings else weights.get("lm_head.weight")
+        if weights is None:
+            weights = _load(_Weights(Path(directory), self.dtype, self.device), info)
+        self.embedding, self.layers = weights.embedding, weights.layers
+        self.norm, self.head = weights.norm, weights.head
         self.vocabulary: int = self.head.shape[0]
 
     def place(self, batch: Batch) -> DeviceBatch:
@@ -306,6 +323,16 @@ class _Weights:
         """Return the tensors one below the other, or None where the model has none of them."""
         found = [name for name in names if name in (self.exl2 or self.files)]
         return self.stacked(found) if found else None
+
+
+def _load(weights: _Weights, info: ModelShape) -> ModelWeights:
+    embedding = weights.get("model.embed_tokens.weight")
+    return ModelWeights(
+        embedding=embedding,
+        layers=[_layer(weights, index) for index in range(info.n_layers)],
+        norm=weights.get("model.norm.weight"),
+        head=embedding if info.tied_embeddings else weights.get("lm_head.weight"),
+    )
 
 
 def _layer(weights: _Weights, index: int) -> Layer:
