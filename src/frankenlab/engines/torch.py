@@ -6,6 +6,7 @@ projections.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from frankenlab.engines.batches import Batch, Layout
-from frankenlab.engines.devices import usable_device
+from frankenlab.engines.cards import moved, moved_record, usable_devices
 from frankenlab.engines.kernels import rms_norm, rotate, swiglu
 from frankenlab.engines.masks import KEY_MULTIPLE, Mask, attend
 from frankenlab.engines.protocol import check_capacity, recent_states, state_before
@@ -23,6 +24,7 @@ from frankenlab.engines.transfers import to_device
 from frankenlab.models.directory import model_shape
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.shape import ModelShape
+from frankenlab.models.split import cards_of_layers
 from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.plans.plan import Plan
 from frankenlab.plans.steps import Step
@@ -48,12 +50,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class ModelWeights:
-    """A model's weights on the device. `layers` may make a layer anew each time it is asked for."""
+    """A model's weights on the device. `layers` may make a layer anew each time it is asked for.
+
+    Attributes:
+        cards: the device of each layer, where a model is split over several: the first has the
+            embeddings, the last norm and head.
+    """
 
     embedding: torch.Tensor
     layers: Sequence[Layer]
     norm: torch.Tensor
     head: torch.Tensor
+    cards: Sequence[torch.device] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class DeviceBatch:
         mask: what the tokens after the prefix see, by the rows that they stand in.
         prefix: number of tokens that all rows see.
         targets: None for tokens that are not to be scored.
+        copies: the same on other GPUs.
     """
 
     tokens: torch.Tensor
@@ -74,6 +83,15 @@ class DeviceBatch:
     mask: Mask
     prefix: int = 0
     targets: Targets | None = None
+    copies: dict[torch.device, "DeviceBatch"] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> "DeviceBatch":
+        """Return the same on another GPU, where it is copied at its first use."""
+        if self.tokens.device == device:
+            return self
+        if device not in self.copies:
+            self.copies[device] = moved_record(self, device)
+        return self.copies[device]
 
 
 class KVCache:
@@ -109,9 +127,11 @@ class TorchEngine:
         dtype: "bfloat16", "float16" or "float32".
         device: as torch names it.
         weights: the directory's weights, where something else than this module has loaded them.
+        gpus: over how many GPUs the layers are split, from this device on. Each does the arithmetic
+            that one alone would do. The first has the embeddings, the last (`device`) the head.
 
     Raises:
-        UserError: the directory is not LLaMA-shaped, or the device is absent.
+        UserError: the directory is not LLaMA-shaped, or a device is absent.
     """
 
     layout: Layout = "rows"
@@ -122,18 +142,22 @@ class TorchEngine:
         dtype: str = "bfloat16",
         device: str = "cpu",
         weights: ModelWeights | None = None,
+        gpus: int = 1,
     ) -> None:
         info = model_shape(directory)
-        self.device = usable_device(device)
+        self.devices = usable_devices(device, gpus)
+        self.device = self.devices[-1]
         self.dtype = DTYPES[dtype]
         self.n_layers = info.n_layers
         self.n_heads, self.n_kv_heads, self.head_dim = info.n_heads, info.n_kv_heads, info.head_dim
         self.norm_eps = info.norm_eps
-        self.rotary = Rotary(info, self.device)
+        first = self.devices[0]
+        self.rotary = Rotary(info, first)
         if weights is None:
-            weights = _load(_Weights(Path(directory), self.dtype, self.device), info)
+            weights = _load(_Weights(Path(directory), self.dtype, first), info, self.devices)
         self.embedding, self.layers = weights.embedding, weights.layers
         self.norm, self.head = weights.norm, weights.head
+        self.cards = weights.cards or [self.embedding.device] * self.n_layers
         self.vocabulary: int = self.head.shape[0]
 
     def place(self, batch: Batch) -> DeviceBatch:
@@ -143,16 +167,16 @@ class TorchEngine:
         positions = torch.cat((torch.arange(prefix), batch.positions.flatten()))
         # Only a CPU is faster for it.
         padding = 0
-        if self.device.type == "cpu":
+        if self.devices[0].type == "cpu":
             padding = -(prefix + batch.tokens.shape[1]) % KEY_MULTIPLE
-        mask = Mask(to_device(batch.ends, self.device), self.dtype, padding, before=prefix)
-        targets = place_targets(batch, self.device)
+        mask = Mask(to_device(batch.ends, self.devices[0]), self.dtype, padding, before=prefix)
+        targets = place_targets(batch, self.devices[0])
         return self._place(tokens, positions, mask, prefix, targets)
 
     def place_after(self, length: int, tokens: Sequence[int]) -> DeviceBatch:
         """Return a sequence's next tokens on the device, after `length` that a cache holds."""
         positions = torch.arange(length, length + len(tokens))
-        ends = torch.full((1, len(tokens)), len(tokens), device=self.device)
+        ends = torch.full((1, len(tokens)), len(tokens), device=self.devices[0])
         mask = Mask(ends, self.dtype, before=length)
         return self._place(torch.tensor(list(tokens)), positions, mask)
 
@@ -164,8 +188,8 @@ class TorchEngine:
         prefix: int = 0,
         targets: Targets | None = None,
     ) -> DeviceBatch:
-        cos, sin = self.rotary.tables(to_device(positions, self.device), self.dtype)
-        tokens = to_device(tokens, self.device)
+        cos, sin = self.rotary.tables(to_device(positions, self.devices[0]), self.dtype)
+        tokens = to_device(tokens, self.devices[0])
         return DeviceBatch(tokens, cos.unsqueeze(1), sin.unsqueeze(1), mask, prefix, targets)
 
     def embed(self, batch: DeviceBatch) -> torch.Tensor:
@@ -181,6 +205,7 @@ class TorchEngine:
         cache: KVCache | None = None,
     ) -> torch.Tensor:
         """Return the hidden state after a step; with a cache, `hidden` has the new tokens only."""
+        batch = batch.on(self.cards[step.layer])
         return self._step(step, hidden, batch, start, cache=cache)
 
     def finish(
@@ -195,13 +220,15 @@ class TorchEngine:
         The other positions take part in its attention only, not in the output's projection and
         the MLP.
         """
+        batch = batch.on(self.cards[step.layer])
         assert batch.targets is not None, "place() a batch to score it"
         return self._step(step, hidden, batch, start, kept=batch.targets.positions)
 
     def score(self, hidden: torch.Tensor, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the targets (see `score_targets`), given what `finish` returns."""
-        assert batch.targets is not None, "place() a batch to score it"
-        return score_targets(self.logits, hidden, batch.targets)
+        targets = batch.on(self.norm.device).targets
+        assert targets is not None, "place() a batch to score it"
+        return score_targets(self.logits, moved(hidden, self.norm.device), targets)
 
     def decoder(self, plan: Plan, capacity: int) -> "TorchDecoder":
         """Return a decoder for one sequence of at most `capacity` tokens."""
@@ -209,7 +236,7 @@ class TorchEngine:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply the final norm and the head: [..., hidden size] -> [..., vocabulary]."""
-        return F.linear(self._norm(hidden, self.norm), self.head)
+        return F.linear(self._norm(moved(hidden, self.norm.device), self.norm), self.head)
 
     def _step(
         self,
@@ -220,8 +247,12 @@ class TorchEngine:
         cache: KVCache | None = None,
         kept: torch.Tensor | slice = slice(None),
     ) -> torch.Tensor:
-        """Return the new state of the tokens `kept` (int64 [kept]; by default all of them)."""
+        """Return the new state of the tokens `kept` (int64 [kept]; by default all of them).
+
+        The batch is on the layer's GPU; other states may be on others.
+        """
         layer = self.layers[step.layer]
+        hidden = moved(hidden, batch.tokens.device)
         after = hidden[kept]
         if step.part != "mlp":
             mixed = self._attention(layer, hidden, batch, cache)[kept]
@@ -230,7 +261,7 @@ class TorchEngine:
             after = self._mlp(layer, after).add_(after)
         if step.scale == 1:
             return after
-        before = state_before(step, hidden, start)[kept]
+        before = moved(state_before(step, hidden, start), hidden.device)[kept]
         return before + step.scale * (after - before)
 
     def _attention(
@@ -310,6 +341,12 @@ class _Weights:
         self.exl2 = Exl2Directory(directory) if is_exl2(directory) else None
         self.files = TensorFiles(()) if self.exl2 else TensorFiles.of_model(directory)
 
+    def on(self, device: torch.device) -> "_Weights":
+        """Return the same on the way to another device."""
+        other = copy(self)
+        other.device = device
+        return other
+
     def get(self, name: str) -> torch.Tensor:
         if self.exl2:
             return self.exl2.get(name, self.dtype, self.device)
@@ -325,13 +362,17 @@ class _Weights:
         return self.stacked(found) if found else None
 
 
-def _load(weights: _Weights, info: ModelShape) -> ModelWeights:
-    embedding = weights.get("model.embed_tokens.weight")
+def _load(weights: _Weights, info: ModelShape, devices: Sequence[torch.device]) -> ModelWeights:
+    sizes, ends = [info.parameters_per_layer] * info.n_layers, info.head_weights
+    cards = [devices[card] for card in cards_of_layers(sizes, ends, ends, len(devices))]
+    last, embedding = weights.on(devices[-1]), weights.get("model.embed_tokens.weight")
+    norm = last.get("model.norm.weight")
     return ModelWeights(
         embedding=embedding,
-        layers=[_layer(weights, index) for index in range(info.n_layers)],
-        norm=weights.get("model.norm.weight"),
-        head=embedding if info.tied_embeddings else weights.get("lm_head.weight"),
+        layers=[_layer(weights.on(card), index) for index, card in enumerate(cards)],
+        norm=norm,
+        head=moved(embedding, norm.device) if info.tied_embeddings else last.get("lm_head.weight"),
+        cards=cards if len(devices) > 1 else (),
     )
 
 
@@ -358,11 +399,11 @@ def _layer(weights: _Weights, index: int) -> Layer:
 
 
 def make_engine(
-    directory: str | Path, precision: str, device: str, token_budget: int
+    directory: str | Path, precision: str, device: str, token_budget: int, gpus: int = 1
 ) -> TorchEngine:
     """Return the engine. It takes batches of any size, so `token_budget` changes nothing.
 
     Raises:
         UserError: as `TorchEngine`.
     """
-    return TorchEngine(directory, precision, device)
+    return TorchEngine(directory, precision, device, gpus=gpus)
