@@ -35,7 +35,6 @@ from frankenlab.estimate.throughput import (
 )
 from frankenlab.estimate.work import STAGES
 from frankenlab.io.errors import UserError
-from frankenlab.models.memory import pass_tokens
 from frankenlab.models.shape import ModelShape
 from frankenlab.plans.steps import Step
 
@@ -103,9 +102,7 @@ def _measure(
         if not real:
             folder = _random_directory(Path(scratch) / "model", sizes, name, device)
         if name == "exllamav2":
-            engine: Engine = Exllamav2Engine(
-                folder, device, pass_tokens(budget, sizes.max_position_embeddings)
-            )
+            engine: Engine = Exllamav2Engine(folder, device, budget)
         else:
             engine = TorchEngine(folder, precision, device)
         tokens, scored = time_engine(engine, sizes.n_layers, budget)

@@ -31,11 +31,11 @@ def scores(engine, plans) -> dict:
 
 @pytest.mark.parametrize(("variant", "gpus"), [("tied", 2), ("all-biases", 3)])
 def test_a_split_changes_no_bit_and_mixes_no_gpus(tiny, variant, gpus):
-    plans = parse_all([*PLANS[:5], *DAMPED])
+    plans = parse_all([PLANS[1], *PLANS[-2:], *DAMPED])
     with pretend_gpus(gpus) as machine:
         whole = TorchEngine(tiny(variant), "bfloat16", "cuda")
         expected = scores(whole, plans)
-        assert machine.moves == [] and whole.devices == (torch.device("cuda"),)
+        assert machine.moves == []
         split = TorchEngine(tiny(variant), "bfloat16", "cuda", gpus=gpus)
         assert scores(split, plans) == expected
         assert {x.input_norm.device.index for x in split.layers} == set(range(gpus))

@@ -110,6 +110,7 @@ rule measure_cost:
                 "cost": SETTINGS.cost.plain(),
                 "precision": EXPERIMENT.precision(Stage("search"), *cell),
                 "seed": SETTINGS.statistics.seed,
+                "gpus": EXPERIMENT.gpus(*cell),
             },
         ),
     output:

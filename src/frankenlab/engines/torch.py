@@ -126,7 +126,8 @@ class TorchEngine:
             is dequantized while it is loaded, which takes the memory of a layer beside the model.
         dtype: "bfloat16", "float16" or "float32".
         device: as torch names it.
-        weights: the directory's weights, where something else than this module has loaded them.
+        weights: the directory's weights, where something else than this module has loaded them, on
+            the devices that count then.
         gpus: over how many GPUs the layers are split, from this device on. Each does the arithmetic
             that one alone would do. The first has the embeddings, the last (`device`) the head.
 
@@ -145,16 +146,18 @@ class TorchEngine:
         gpus: int = 1,
     ) -> None:
         info = model_shape(directory)
-        self.devices = usable_devices(device, gpus)
-        self.device = self.devices[-1]
+        if weights is None:
+            devices = usable_devices(device, gpus)
+        else:
+            devices = weights.embedding.device, weights.norm.device
+        self._first, self.device = devices[0], devices[-1]
         self.dtype = DTYPES[dtype]
         self.n_layers = info.n_layers
         self.n_heads, self.n_kv_heads, self.head_dim = info.n_heads, info.n_kv_heads, info.head_dim
         self.norm_eps = info.norm_eps
-        first = self.devices[0]
-        self.rotary = Rotary(info, first)
+        self.rotary = Rotary(info, self._first)
         if weights is None:
-            weights = _load(_Weights(Path(directory), self.dtype, first), info, self.devices)
+            weights = _load(_Weights(Path(directory), self.dtype, self._first), info, devices)
         self.embedding, self.layers = weights.embedding, weights.layers
         self.norm, self.head = weights.norm, weights.head
         self.cards = weights.cards or [self.embedding.device] * self.n_layers
@@ -167,16 +170,16 @@ class TorchEngine:
         positions = torch.cat((torch.arange(prefix), batch.positions.flatten()))
         # Only a CPU is faster for it.
         padding = 0
-        if self.devices[0].type == "cpu":
+        if self._first.type == "cpu":
             padding = -(prefix + batch.tokens.shape[1]) % KEY_MULTIPLE
-        mask = Mask(to_device(batch.ends, self.devices[0]), self.dtype, padding, before=prefix)
-        targets = place_targets(batch, self.devices[0])
+        mask = Mask(to_device(batch.ends, self._first), self.dtype, padding, before=prefix)
+        targets = place_targets(batch, self._first)
         return self._place(tokens, positions, mask, prefix, targets)
 
     def place_after(self, length: int, tokens: Sequence[int]) -> DeviceBatch:
         """Return a sequence's next tokens on the device, after `length` that a cache holds."""
         positions = torch.arange(length, length + len(tokens))
-        ends = torch.full((1, len(tokens)), len(tokens), device=self.devices[0])
+        ends = torch.full((1, len(tokens)), len(tokens), device=self._first)
         mask = Mask(ends, self.dtype, before=length)
         return self._place(torch.tensor(list(tokens)), positions, mask)
 
@@ -188,8 +191,8 @@ class TorchEngine:
         prefix: int = 0,
         targets: Targets | None = None,
     ) -> DeviceBatch:
-        cos, sin = self.rotary.tables(to_device(positions, self.devices[0]), self.dtype)
-        tokens = to_device(tokens, self.devices[0])
+        cos, sin = self.rotary.tables(to_device(positions, self._first), self.dtype)
+        tokens = to_device(tokens, self._first)
         return DeviceBatch(tokens, cos.unsqueeze(1), sin.unsqueeze(1), mask, prefix, targets)
 
     def embed(self, batch: DeviceBatch) -> torch.Tensor:

@@ -147,7 +147,7 @@ def _loads(workload: Workload, model: ModelSettings, sizes: ModelShape) -> list[
         ),
     }
     budget = settings.token_budget
-    passed = pass_tokens(budget, sizes.max_position_embeddings)
+    passed = pass_tokens(sizes.max_position_embeddings)
     loads = []
     for stage, alive in states.items():
         tasks = workload.tasks(stage)
