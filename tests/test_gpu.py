@@ -1,4 +1,4 @@
-"""On a GPU: exllamav2 with its real extension, on the tiny model.
+"""On a GPU: exllamav2 with its real extension, on the tiny model, and the kernels for CUDA.
 
 They need neither the network nor lm-evaluation-harness:
 `python -m pytest --noconftest -m gpu tests/test_gpu.py` runs them on a bare GPU machine.
@@ -6,8 +6,15 @@ They need neither the network nor lm-evaluation-harness:
 
 import pytest
 import torch
+from gpu_kernels import DTYPES, SHAPES, document_ends
 from gpu_limits import Gap, too_far
-from gpu_measure import compare_engines, compare_reconstructions, small_plans
+from gpu_measure import (
+    batches_of,
+    compare_engines,
+    compare_reconstructions,
+    scores_of,
+    small_plans,
+)
 from gpu_models import (
     TINY_EXL2,
     TINY_HF,
@@ -16,7 +23,11 @@ from gpu_models import (
 )
 
 from benchmarks.random_models import random_exl2
+from frankenlab.engines.kernel_choice import differing, kernels_for
+from frankenlab.engines.kernels import EAGER
+from frankenlab.engines.token_tree import TokenRequest
 from frankenlab.engines.torch import TorchEngine
+from frankenlab.engines.tree_mask import tree_mask
 from frankenlab.plans.plan import parse
 from frankenlab.quantize.exllamav2.converter import Exllamav2Quantizer
 from frankenlab.quantize.exllamav2.inputs import why_unusable
@@ -97,3 +108,62 @@ def test_exllamav2_converts_the_tiny_model(tmp_path):
     )
     assert manifest["quantizer"] == "exllamav2 0.3.2"
     compare_reconstructions(tmp_path / "exl2", "cuda", [])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_kernels_give_the_eager_results(monkeypatch, dtype, shape):
+    from frankenlab.engines.triton_kernels import kernels
+
+    monkeypatch.delenv("FRANKENLAB_KERNELS", raising=False)
+    device = torch.device("cuda")
+    assert differing(kernels(dtype), device, dtype, *shape) is None
+    assert kernels_for(device, dtype, *shape).name == "triton"
+
+
+@pytest.mark.parametrize(("tokens", "prefix"), [(4096, 0), (5000, 1500)])
+def test_attention_over_a_whole_batch_is_the_eager_one(tokens, prefix):
+    from frankenlab.engines.triton_kernels import TILE, tree_attention
+
+    heads = torch.randn(tokens, 40, 128, device="cuda", dtype=torch.bfloat16)
+    q, k, v = heads.split((32, 4, 4), dim=1)
+    mask = tree_mask(document_ends(tokens, prefix), TILE).to(q.device)
+    exact = EAGER.tree_attention(q.double(), k.double(), v.double(), mask)
+    found = tree_attention(q, k, v, mask)
+    assert (found - exact).abs().max() <= 2**-7 * v.abs().max()
+
+
+def test_a_sweep_waits_for_nothing_and_its_sequence_gives_the_scores_of_rows(small, monkeypatch):
+    """Within rounding to 16 bits, of documents after examples and of others."""
+    monkeypatch.delenv("FRANKENLAB_KERNELS", raising=False)
+    fast = TorchEngine(small, "bfloat16", "cuda")
+    monkeypatch.setenv("FRANKENLAB_KERNELS", "eager")
+    eager, exact = (TorchEngine(small, dtype, "cuda") for dtype in ("bfloat16", "float32"))
+    assert (fast.layout, eager.layout, exact.layout) == ("flat", "rows", "rows")
+    plans, texts = small_plans(3), random_documents(1000, 20, 80)
+    for shots in ((), tuple(texts[0])):
+        requests = [
+            [TokenRequest(shots + r.context, r.continuation) for r in document]
+            for document in requests_from_tokens(texts)
+        ]
+        found = []
+        for engine in (fast, eager, exact):
+            batches = batches_of(engine, requests)
+            scores_of(engine, plans, batches)  # cuBLAS makes its workspace, which waits
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                found.append(scores_of(engine, plans, batches))
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        for plan in plans:
+            own, rounded, reference = (scores[plan.text] for scores in found)
+            assert not too_far(Gap.between(own, reference), Gap.between(rounded, reference))
+
+
+def test_places_beyond_32_bits_are_found():
+    from frankenlab.engines.triton_kernels import swiglu
+
+    gate_up = torch.zeros(40_000, 57_344, device="cuda", dtype=torch.bfloat16)
+    gate_up[-1] = torch.randn(57_344)
+    found, exact = swiglu(gate_up)[-1:], EAGER.swiglu(gate_up[-1:].double())
+    assert torch.allclose(found.double(), exact, rtol=2**-7)

@@ -1,11 +1,14 @@
 """A model split over GPUs: every tensor is where it is needed, and every number is the same."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from frankenlab.engines import cards
 from frankenlab.engines.batches import MAKERS
 from frankenlab.engines.cards import moved, usable_devices
+from frankenlab.engines.kernels import EAGER
 from frankenlab.engines.token_tree import token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.sweep import arrived, sweep
@@ -19,8 +22,9 @@ from tests.support.processes import one_line
 
 
 @pytest.fixture(autouse=True)
-def each_pair_is_tried():
+def plain_gpus(monkeypatch):
     cards._copies_arrive.cache_clear()
+    monkeypatch.setenv("FRANKENLAB_KERNELS", "eager")
 
 
 def scores(engine, plans) -> dict:
@@ -29,13 +33,21 @@ def scores(engine, plans) -> dict:
     return dict(arrived(sweep(engine, plan_trie(plans), batch)))
 
 
-@pytest.mark.parametrize(("variant", "gpus"), [("tied", 2), ("all-biases", 3)])
-def test_a_split_changes_no_bit_and_mixes_no_gpus(tiny, variant, gpus):
+# Eager kernels that are not told from Triton's: their batches are one row.
+IN_ONE_ROW = replace(EAGER, name="in one row")
+
+
+@pytest.mark.parametrize(
+    ("variant", "gpus", "kernels"), [("tied", 2, IN_ONE_ROW), ("all-biases", 3, EAGER)]
+)
+def test_a_split_changes_no_bit_and_mixes_no_gpus(tiny, monkeypatch, variant, gpus, kernels):
+    monkeypatch.setattr("frankenlab.engines.torch.kernels_for", lambda *given: kernels)
     plans = parse_all([PLANS[1], *PLANS[-2:], *DAMPED])
     with pretend_gpus(gpus) as machine:
         whole = TorchEngine(tiny(variant), "bfloat16", "cuda")
         expected = scores(whole, plans)
         assert machine.moves == []
+        assert whole.layout == ("rows" if kernels is EAGER else "flat")
         split = TorchEngine(tiny(variant), "bfloat16", "cuda", gpus=gpus)
         assert scores(split, plans) == expected
         assert {x.input_norm.device.index for x in split.layers} == set(range(gpus))

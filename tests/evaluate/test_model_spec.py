@@ -41,7 +41,7 @@ def test_everything_that_makes_a_score_is_in_the_identity_of_its_store(tiny, tmp
     different.append(spec.identity("arc_easy"))
     monkeypatch.undo()
     monkeypatch.setattr(
-        "frankenlab.evaluate.model_spec.engine_libraries", lambda engine: {"torch": "9"}
+        "frankenlab.evaluate.model_spec.engine_libraries", lambda engine, device: {"torch": "9"}
     )
     different.append(spec.identity("arc_easy"))
     texts = {json.dumps(identity, sort_keys=True) for identity in different}

@@ -47,15 +47,17 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def moved_record(record: Any, device: torch.device) -> Any:
-    """Return a dataclass with the tensors that it has on one GPU, also in dataclasses inside of it,
-    moved to another one; tensors of the host stay there."""
+    """Return a dataclass, or a named tuple of tensors, with its tensors moved from one GPU to
+    another one, also those in others inside of it; tensors of the host stay there."""
+    if isinstance(record, tuple):
+        return type(record)(*(moved(tensor, device) for tensor in record))
     changes = {}
     # What is not given follows from the rest, and is made anew.
     for name in (each.name for each in fields(record) if each.init):
         value = getattr(record, name)
         if isinstance(value, torch.Tensor) and value.device.type != "cpu":
             changes[name] = moved(value, device)
-        elif is_dataclass(value):
+        elif is_dataclass(value) or hasattr(value, "_fields"):
             changes[name] = moved_record(value, device)
     return replace(record, **changes)
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from frankenlab.engines.batches import Batch, Layout, make_batch
+from frankenlab.engines.batches import MAKERS, Batch, Layout
 from frankenlab.engines.cards import moved, usable_devices
 from frankenlab.engines.exllamav2_loading import load
 from frankenlab.engines.exllamav2_modules import (
@@ -31,7 +31,8 @@ from frankenlab.engines.exllamav2_modules import (
 from frankenlab.engines.exllamav2_weights import DequantizedLayers, device_of, outer_weights
 from frankenlab.engines.protocol import check_capacity, recent_states, walk
 from frankenlab.engines.token_tree import TokenRequest, token_tree
-from frankenlab.engines.torch import DeviceBatch, ModelWeights, TorchEngine
+from frankenlab.engines.torch import DeviceBatch, TorchEngine
+from frankenlab.engines.torch_weights import ModelWeights
 from frankenlab.io.errors import UserError
 from frankenlab.models.directory import model_shape
 from frankenlab.models.memory import batch_bytes, pass_tokens
@@ -64,7 +65,6 @@ class Exllamav2Engine:
             fit, or the installed attention sees later tokens.
     """
 
-    layout: Layout = TorchEngine.layout
     precision = "float16"
 
     def __init__(
@@ -112,6 +112,11 @@ class Exllamav2Engine:
         made = TorchEngine(self.directory, self.precision, weights=weights)
         self._check_same(made)
         return made
+
+    @property
+    def layout(self) -> Layout:
+        """Return the layout of its batches, that of the pass that scores."""
+        return self._fitting(lambda: self.scoring.layout)
 
     @property
     def kept(self) -> list[int]:
@@ -223,7 +228,7 @@ class Exllamav2Engine:
         expected, backward = self._logits_of_pairs()
         pairs = _pairs(self.vocabulary).tolist()
         trees = [token_tree([TokenRequest((a,), (b, a))]) for a, b in pairs]
-        batch = scoring.place(make_batch(trees, range(len(trees))))
+        batch = scoring.place(MAKERS[scoring.layout](trees, range(len(trees))))
         *steps, last = base(self.n_layers).steps
         *_, before = walk(scoring, steps, batch)
         logits = scoring.logits(scoring.finish(last, before, batch)).float()

@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import torch
 
-from frankenlab.engines.torch import Layer
+from frankenlab.engines.torch_weights import Layer
 
 logger = logging.getLogger(__name__)
 

@@ -3,13 +3,23 @@
 Written plainly, they would take as long as the products on a CPU, because each operation reads and
 writes all activations. The results are those of the plain operations, rounding included, but for
 two: the rotary embedding rounds once less, and the norm sums its squares in another order.
+
+On CUDA, kernels written in Triton take their place where they work (see `kernel_choice`).
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from frankenlab.engines.tree_mask import TreeMask
+
 # Tokens whose float32 values stay in a core's cache between the operations on them.
 CACHED_TOKENS = 512
+
+# Queries that attend together: the mask of more would take much memory.
+QUERIES_AT_ONCE = 512
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -45,3 +55,52 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     rotated[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
     rotated[..., half:].addcmul_(x[..., :half], sin[..., half:])
     return rotated
+
+
+def tree_attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: TreeMask
+) -> torch.Tensor:
+    """Return the attention of one sequence of token trees, [tokens, heads, head dim].
+
+    Args:
+        queries: [tokens, heads, head dim].
+        keys, values: [tokens, key heads, head dim]; a key head may serve several query heads.
+        mask: which keys a token sees; it is on the same device.
+    """
+    places = torch.arange(len(queries), device=queries.device)
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (queries, keys, values))
+    parts = []
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        stop = start + QUERIES_AT_ONCE
+        seeing, seen = places[start:stop, None], places[:stop]
+        visible = (seen <= seeing) & (seeing < mask.ends[:stop])
+        part = F.scaled_dot_product_attention(
+            *(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop]),
+            attn_mask=visible,
+            enable_gqa=True,
+        )
+        parts.append(part[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The operations between a layer's matrix products on a device.
+
+    Attributes:
+        name: "eager" or "triton".
+        tile: the numbers of queries and keys for `tree_mask`.
+        swiglu: see `swiglu`; of [tokens, 2 * inner size].
+        rotate: see `rotate`; of [tokens, heads, head dim], and `cos` and `sin` have like halves.
+            It may rotate in place: go on with what it returns.
+        tree_attention: see `tree_attention`. What it returns is contiguous.
+    """
+
+    name: str
+    tile: tuple[int, int]
+    swiglu: Callable[[torch.Tensor], torch.Tensor]
+    rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    tree_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, TreeMask], torch.Tensor]
+
+
+EAGER = Kernels("eager", (QUERIES_AT_ONCE, QUERIES_AT_ONCE), swiglu, rotate, tree_attention)

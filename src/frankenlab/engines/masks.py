@@ -17,7 +17,7 @@ from frankenlab.engines.batches import visible
 MASK_ELEMENTS = 1 << 23
 
 # The number of keys of a row is a multiple of this; otherwise a CPU's 16-bit attention takes half
-# as long again.
+# as long again. A GPU has no use for it.
 KEY_MULTIPLE = 16
 
 
@@ -101,6 +101,12 @@ def attend(
 def _attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
+    shared = queries.shape[1] // keys.shape[1]
+    if shared > 1 and keys.is_cuda and mask is not None and queries.shape[2] > 1:
+        # Of the kernels that take a mask, not all take key heads that several query heads share.
+        keys, values = (
+            x.unsqueeze(2).expand(-1, -1, shared, -1, -1).flatten(1, 2) for x in (keys, values)
+        )
     mixed = F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
     )

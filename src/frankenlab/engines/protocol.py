@@ -50,10 +50,12 @@ class Engine(Protocol):
     for while the host goes on.
     """
 
-    layout: Layout
     n_layers: int
     vocabulary: int
     device: torch.device
+
+    @property
+    def layout(self) -> Layout: ...
 
     def place(self, batch: Batch) -> Any:
         """Return the batch on the device, a `DeviceBatch`."""

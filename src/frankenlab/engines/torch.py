@@ -6,7 +6,6 @@ projections.
 """
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,53 +14,20 @@ import torch.nn.functional as F
 
 from frankenlab.engines.batches import Batch, Layout
 from frankenlab.engines.cards import moved, moved_record, usable_devices
-from frankenlab.engines.kernels import rms_norm, rotate, swiglu
+from frankenlab.engines.kernel_choice import kernels_for
+from frankenlab.engines.kernels import EAGER, rms_norm
 from frankenlab.engines.masks import KEY_MULTIPLE, Mask, attend
 from frankenlab.engines.protocol import check_capacity, recent_states, state_before
 from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import Targets, place_targets, score_targets
+from frankenlab.engines.torch_weights import Layer, ModelWeights, load_weights
 from frankenlab.engines.transfers import to_device
+from frankenlab.engines.tree_mask import TreeMask, tree_mask
 from frankenlab.models.directory import model_shape
-from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
-from frankenlab.models.shape import ModelShape
-from frankenlab.models.split import cards_of_layers
-from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.plans.plan import Plan
 from frankenlab.plans.steps import Step
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The weights of a decoder layer, [out, in]; biases are None where the model has none."""
-
-    input_norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
-    out: torch.Tensor
-    out_bias: torch.Tensor | None
-    post_norm: torch.Tensor
-    gate_up: torch.Tensor
-    gate_up_bias: torch.Tensor | None
-    down: torch.Tensor
-    down_bias: torch.Tensor | None
-
-
-@dataclass(frozen=True)
-class ModelWeights:
-    """A model's weights on the device. `layers` may make a layer anew each time it is asked for.
-
-    Attributes:
-        cards: the device of each layer, where a model is split over several: the first has the
-            embeddings, the last norm and head.
-    """
-
-    embedding: torch.Tensor
-    layers: Sequence[Layer]
-    norm: torch.Tensor
-    head: torch.Tensor
-    cards: Sequence[torch.device] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +37,8 @@ class DeviceBatch:
     Attributes:
         tokens: int64 [tokens].
         cos, sin: rotary tables [tokens, 1, head dim].
-        mask: what the tokens after the prefix see, by the rows that they stand in.
+        mask: what the tokens after the prefix see, by the rows that they stand in; a `TreeMask`
+            where all tokens stand in one.
         prefix: number of tokens that all rows see.
         targets: None for tokens that are not to be scored.
         copies: the same on other GPUs.
@@ -80,7 +47,7 @@ class DeviceBatch:
     tokens: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
-    mask: Mask
+    mask: Mask | TreeMask
     prefix: int = 0
     targets: Targets | None = None
     copies: dict[torch.device, "DeviceBatch"] = field(default_factory=dict)
@@ -135,8 +102,6 @@ class TorchEngine:
         UserError: the directory is not LLaMA-shaped, or a device is absent.
     """
 
-    layout: Layout = "rows"
-
     def __init__(
         self,
         directory: str | Path,
@@ -155,9 +120,12 @@ class TorchEngine:
         self.n_layers = info.n_layers
         self.n_heads, self.n_kv_heads, self.head_dim = info.n_heads, info.n_kv_heads, info.head_dim
         self.norm_eps = info.norm_eps
+        sizes = self.n_heads, self.n_kv_heads, self.head_dim
+        self.kernels = kernels_for(self.device, self.dtype, *sizes)
+        self.layout: Layout = "rows" if self.kernels is EAGER else "flat"
         self.rotary = Rotary(info, self._first)
         if weights is None:
-            weights = _load(_Weights(Path(directory), self.dtype, self._first), info, devices)
+            weights = load_weights(Path(directory), self.dtype, info, devices)
         self.embedding, self.layers = weights.embedding, weights.layers
         self.norm, self.head = weights.norm, weights.head
         self.cards = weights.cards or [self.embedding.device] * self.n_layers
@@ -168,13 +136,19 @@ class TorchEngine:
         prefix = len(batch.prefix)
         tokens = torch.cat((batch.prefix, batch.tokens.flatten()))
         positions = torch.cat((torch.arange(prefix), batch.positions.flatten()))
-        # Only a CPU is faster for it.
-        padding = 0
-        if self._first.type == "cpu":
-            padding = -(prefix + batch.tokens.shape[1]) % KEY_MULTIPLE
-        mask = Mask(to_device(batch.ends, self._first), self.dtype, padding, before=prefix)
         targets = place_targets(batch, self._first)
-        return self._place(tokens, positions, mask, prefix, targets)
+        return self._place(tokens, positions, self._mask(batch), prefix, targets)
+
+    def _mask(self, batch: Batch) -> Mask | TreeMask:
+        if self.layout == "flat":
+            (ends,) = batch.ends
+            mask = tree_mask(ends, self.kernels.tile)
+            return TreeMask(*(to_device(tensor, self._first) for tensor in mask))
+        before, padding = len(batch.prefix), 0
+        # Only a CPU is faster for it.
+        if self._first.type == "cpu":
+            padding = -(before + batch.tokens.shape[1]) % KEY_MULTIPLE
+        return Mask(to_device(batch.ends, self._first), self.dtype, padding, before)
 
     def place_after(self, length: int, tokens: Sequence[int]) -> DeviceBatch:
         """Return a sequence's next tokens on the device, after `length` that a cache holds."""
@@ -187,7 +161,7 @@ class TorchEngine:
         self,
         tokens: torch.Tensor,
         positions: torch.Tensor,
-        mask: Mask,
+        mask: Mask | TreeMask,
         prefix: int = 0,
         targets: Targets | None = None,
     ) -> DeviceBatch:
@@ -274,41 +248,42 @@ class TorchEngine:
         qkv = F.linear(self._norm(hidden, layer.input_norm), layer.qkv, layer.qkv_bias)
         qkv = qkv.view(len(hidden), -1, self.head_dim)
         rotated, values = qkv.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), dim=1)
-        rotated = rotate(rotated, batch.cos, batch.sin)
+        rotated = self.kernels.rotate(rotated, batch.cos, batch.sin)
         queries, keys = rotated.split((self.n_heads, self.n_kv_heads), dim=1)
-        return self._mix((queries, keys, values), batch, cache).flatten(-2)
-
-    def _mix(
-        self,
-        qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        batch: DeviceBatch,
-        cache: KVCache | None,
-    ) -> torch.Tensor:
-        """Return the mixed values, [tokens, heads, head dim] as queries, keys and values are.
-
-        The prefix sees itself. The rows see the padding (zeros), the prefix, whose keys and values
-        are copied to each of them, and themselves.
-        """
-        prefix, padding, shape = batch.prefix, batch.mask.padding, batch.mask.ends.shape
-        queries, keys, values = (x[prefix:].unflatten(0, shape).transpose(1, 2) for x in qkv)
-        if cache is not None:
-            keys, values = cache.extend(keys, values)
-        q, k, v = (x[:prefix].unsqueeze(0).transpose(1, 2) for x in qkv)
-        if padding + prefix:
-            before = (F.pad(x, (0, 0, padding, 0)).expand(shape[0], -1, -1, -1) for x in (k, v))
-            keys, values = (
-                torch.cat(pair, dim=2) for pair in zip(before, (keys, values), strict=True)
-            )
-        rows = attend(queries, keys, values, batch.mask).flatten(0, 1)
-        return torch.cat((attend(q, k, v)[0], rows)) if prefix else rows
+        if isinstance(batch.mask, TreeMask):
+            return self.kernels.tree_attention(queries, keys, values, batch.mask).flatten(-2)
+        return _mix_rows((queries, keys, values), batch.mask, batch.prefix, cache).flatten(-2)
 
     def _mlp(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
         normed = self._norm(hidden, layer.post_norm)
         gate_up = F.linear(normed, layer.gate_up, layer.gate_up_bias)
-        return F.linear(swiglu(gate_up), layer.down, layer.down_bias)
+        return F.linear(self.kernels.swiglu(gate_up), layer.down, layer.down_bias)
 
     def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rms_norm(hidden, weight, self.norm_eps)
+
+
+def _mix_rows(
+    qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    mask: Mask,
+    prefix: int,
+    cache: KVCache | None,
+) -> torch.Tensor:
+    """Return the mixed values, [tokens, heads, head dim] as queries, keys and values are.
+
+    The prefix sees itself. The rows see the padding (zeros), the prefix, whose keys and values
+    are copied to each of them, and themselves.
+    """
+    padding, shape = mask.padding, mask.ends.shape
+    queries, keys, values = (x[prefix:].unflatten(0, shape).transpose(1, 2) for x in qkv)
+    if cache is not None:
+        keys, values = cache.extend(keys, values)
+    q, k, v = (x[:prefix].unsqueeze(0).transpose(1, 2) for x in qkv)
+    if padding + prefix:
+        before = (F.pad(x, (0, 0, padding, 0)).expand(shape[0], -1, -1, -1) for x in (k, v))
+        keys, values = (torch.cat(pair, dim=2) for pair in zip(before, (keys, values), strict=True))
+    rows = attend(queries, keys, values, mask).flatten(0, 1)
+    return torch.cat((attend(q, k, v)[0], rows)) if prefix else rows
 
 
 @dataclass
@@ -334,71 +309,6 @@ class TorchDecoder:
             states.append(self.engine.run(step, states[-1], batch, start, cache))
         self.length += len(tokens)
         return self.engine.logits(states[-1][-1])
-
-
-class _Weights:
-    """Tensors of a directory by their Hugging Face names, cast on the way to the device."""
-
-    def __init__(self, directory: Path, dtype: torch.dtype, device: torch.device) -> None:
-        self.dtype, self.device = dtype, device
-        self.exl2 = Exl2Directory(directory) if is_exl2(directory) else None
-        self.files = TensorFiles(()) if self.exl2 else TensorFiles.of_model(directory)
-
-    def on(self, device: torch.device) -> "_Weights":
-        """Return the same on the way to another device."""
-        other = copy(self)
-        other.device = device
-        return other
-
-    def get(self, name: str) -> torch.Tensor:
-        if self.exl2:
-            return self.exl2.get(name, self.dtype, self.device)
-        return self.files.get(name).to(device=self.device, dtype=self.dtype)
-
-    def stacked(self, names: Sequence[str]) -> torch.Tensor:
-        """Return the tensors one below the other."""
-        return torch.cat([self.get(name) for name in names])
-
-    def stacked_if_any(self, names: Sequence[str]) -> torch.Tensor | None:
-        """Return the tensors one below the other, or None where the model has none of them."""
-        found = [name for name in names if name in (self.exl2 or self.files)]
-        return self.stacked(found) if found else None
-
-
-def _load(weights: _Weights, info: ModelShape, devices: Sequence[torch.device]) -> ModelWeights:
-    sizes, ends = [info.parameters_per_layer] * info.n_layers, info.head_weights
-    cards = [devices[card] for card in cards_of_layers(sizes, ends, ends, len(devices))]
-    last, embedding = weights.on(devices[-1]), weights.get("model.embed_tokens.weight")
-    norm = last.get("model.norm.weight")
-    return ModelWeights(
-        embedding=embedding,
-        layers=[_layer(weights.on(card), index) for index, card in enumerate(cards)],
-        norm=norm,
-        head=moved(embedding, norm.device) if info.tied_embeddings else last.get("lm_head.weight"),
-        cards=cards if len(devices) > 1 else (),
-    )
-
-
-def _layer(weights: _Weights, index: int) -> Layer:
-    prefix = f"model.layers.{index}"
-
-    def names(kind: str, block: str, *projections: str) -> list[str]:
-        return [f"{prefix}.{block}.{name}_proj.{kind}" for name in projections]
-
-    qkv, out = ("self_attn", "q", "k", "v"), ("self_attn", "o")
-    gate_up, down = ("mlp", "gate", "up"), ("mlp", "down")
-    return Layer(
-        input_norm=weights.get(f"{prefix}.input_layernorm.weight"),
-        qkv=weights.stacked(names("weight", *qkv)),
-        qkv_bias=weights.stacked_if_any(names("bias", *qkv)),
-        out=weights.stacked(names("weight", *out)),
-        out_bias=weights.stacked_if_any(names("bias", *out)),
-        post_norm=weights.get(f"{prefix}.post_attention_layernorm.weight"),
-        gate_up=weights.stacked(names("weight", *gate_up)),
-        gate_up_bias=weights.stacked_if_any(names("bias", *gate_up)),
-        down=weights.stacked(names("weight", *down)),
-        down_bias=weights.stacked_if_any(names("bias", *down)),
-    )
 
 
 def make_engine(

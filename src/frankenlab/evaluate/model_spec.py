@@ -143,7 +143,7 @@ class ModelSpec:
             "device": self.device_kind,
             "task": task,
             "code": scoring_fingerprint(self.engine),
-            "libraries": engine_libraries(self.engine),
+            "libraries": engine_libraries(self.engine, self.device_kind),
         }
 
     def check_unchanged(self) -> None:

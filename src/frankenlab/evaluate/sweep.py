@@ -111,14 +111,14 @@ def arrived(results: Iterable[tuple[K, Pending[T]]]) -> Iterator[tuple[K, T]]:
             waiting.append(result)
             while waiting and (waiting[0][1].is_here() or len(waiting) > MOST_PENDING):
                 yield _oldest(waiting)
+        while waiting:
+            yield _oldest(waiting)
     except GeneratorExit:
         raise
     except BaseException as error:
         while waiting and (isinstance(error, Exception) or waiting[0][1].is_here()):
             yield _oldest(waiting)
         raise
-    while waiting:
-        yield _oldest(waiting)
 
 
 def _oldest(waiting: deque[tuple[K, Pending[T]]]) -> tuple[K, T]:

@@ -29,6 +29,9 @@ ENGINE_LIBRARIES: dict[str, tuple[str, ...]] = {"torch": (), "exllamav2": ("exll
 # Engines whose code takes part in the numbers of another one.
 ENGINES_WITHIN: dict[str, tuple[str, ...]] = {"torch": (), "exllamav2": ("torch",)}
 
+# Libraries that take part in the numbers of every engine, on CUDA only.
+CUDA_LIBRARIES = ("triton",)
+
 # Libraries that take part in every statistic.
 STATISTICS_LIBRARIES = ("numpy", "scipy", "pandas")
 
@@ -59,9 +62,11 @@ def other_engines(engine: str) -> list[str]:
     return [engine_module(other) for other in ENGINE_LIBRARIES if other not in taking_part]
 
 
-def engine_libraries(engine: str) -> dict[str, str]:
-    """Return the installed versions of the libraries that take part in an engine's numbers."""
-    return library_versions((*NUMERIC_LIBRARIES, *ENGINE_LIBRARIES[engine]))
+def engine_libraries(engine: str, device: str) -> dict[str, str]:
+    """Return the installed versions of the libraries that take part in an engine's numbers on a
+    device."""
+    on_cuda = CUDA_LIBRARIES if device.startswith("cuda") else ()
+    return library_versions((*NUMERIC_LIBRARIES, *ENGINE_LIBRARIES[engine], *on_cuda))
 
 
 @cache

@@ -1,0 +1,106 @@
+"""Which kernels run on a device: Triton's on CUDA, where they give the eager results."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import torch
+
+from frankenlab.engines.kernels import EAGER, Kernels
+from frankenlab.engines.tree_mask import tree_mask
+from frankenlab.io.errors import UserError
+
+KERNELS_VARIABLE = "FRANKENLAB_KERNELS"
+CHOICES = ("triton", "eager")
+
+# The batch that the kernels are tried on: what all see, and documents that end inside of blocks.
+TRIED_DOCUMENTS = (70, 100, 37, 1, 90)
+
+logger = logging.getLogger(__name__)
+
+
+def kernels_for(
+    device: torch.device, dtype: torch.dtype, n_heads: int, n_kv_heads: int, head_dim: int
+) -> Kernels:
+    """Return the kernels for a model's heads; on CUDA they are compiled and tried first.
+
+    Where Triton's do not work, or give other results, a warning says so and the eager ones run.
+    The environment variable FRANKENLAB_KERNELS=eager asks for these.
+
+    Raises:
+        UserError: the environment variable has another value.
+    """
+    if device.type != "cuda":
+        return EAGER
+    asked = os.environ.get(KERNELS_VARIABLE) or CHOICES[0]
+    if asked not in CHOICES:
+        raise UserError(f"{KERNELS_VARIABLE}={asked}: it is one of {', '.join(CHOICES)}")
+    if asked == EAGER.name:
+        return EAGER
+    try:
+        from frankenlab.engines.triton_kernels import kernels
+
+        found = kernels(dtype)
+        wrong = differing(found, device, dtype, n_heads, n_kv_heads, head_dim)
+        why = f"{wrong} gives other results than the eager one" if wrong else ""
+    except Exception as error:
+        # What Triton, a compiler or a driver raise when they do not go together.
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if not why:
+        return found
+    logger.warning("Triton's kernels do not work here, slower ones run (%s)", why)
+    return EAGER
+
+
+def differing(
+    kernels: Kernels,
+    device: torch.device,
+    dtype: torch.dtype,
+    n_heads: int,
+    n_kv_heads: int,
+    head_dim: int,
+) -> str | None:
+    """Return the name of a kernel that gives other results than the eager one in float64.
+
+    They may differ by a few roundings of the largest result. What is NaN differs.
+    """
+    shape = n_heads, n_kv_heads, head_dim
+    tolerance = max(2 * torch.finfo(dtype).eps, 1e-4)
+    for name, found, exact in _results(kernels, device, dtype, *shape):
+        if not (found - exact).abs().max() <= tolerance * exact.abs().max():
+            return name
+    return None
+
+
+def _results(
+    kernels: Kernels,
+    device: torch.device,
+    dtype: torch.dtype,
+    n_heads: int,
+    n_kv_heads: int,
+    head_dim: int,
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Yield the name of each kernel, its result on a small batch, and the eager one in float64."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = sum(TRIED_DOCUMENTS)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    gate_up = random(tokens, 4 * head_dim)
+    yield "swiglu", kernels.swiglu(gate_up), EAGER.swiglu(gate_up.double())
+
+    # Large queries attend to few keys, so that each key counts.
+    qkv = 3 * random(tokens, n_heads + 2 * n_kv_heads, head_dim)
+    heads, angles = qkv[:, : n_heads + n_kv_heads], random(tokens, 1, head_dim // 2).repeat(1, 1, 2)
+    tables = angles.cos(), angles.sin()
+    exact = EAGER.rotate(heads.double(), *(table.double() for table in tables))
+    yield "rotate", kernels.rotate(heads, *tables), exact
+
+    lengths = torch.tensor(TRIED_DOCUMENTS)
+    ends = lengths.cumsum(0).repeat_interleave(lengths)
+    ends[: TRIED_DOCUMENTS[0]] = tokens
+    mask = tree_mask(ends, kernels.tile)
+    q, k, v = qkv.split((n_heads, n_kv_heads, n_kv_heads), dim=1)
+    exact = EAGER.tree_attention(q.double(), k.double(), v.double(), mask.to(device))
+    yield "tree_attention", kernels.tree_attention(q, k, v, mask.to(device)), exact
