@@ -101,10 +101,11 @@ def _measure(
     with tempfile.TemporaryDirectory() as scratch:
         if not real:
             folder = _random_directory(Path(scratch) / "model", sizes, name, device)
+        gpus = max(experiment.gpus(model.name, quantization), 1) if real else 1
         if name == "exllamav2":
-            engine: Engine = Exllamav2Engine(folder, device, budget)
+            engine: Engine = Exllamav2Engine(folder, device, budget, gpus=gpus)
         else:
-            engine = TorchEngine(folder, precision, device)
+            engine = TorchEngine(folder, precision, device, gpus=gpus)
         tokens, scored = time_engine(engine, sizes.n_layers, budget)
     return Measured(
         model=model.name,
