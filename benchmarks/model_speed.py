@@ -35,7 +35,6 @@ from frankenlab.estimate.throughput import (
 )
 from frankenlab.estimate.work import STAGES
 from frankenlab.io.errors import UserError
-from frankenlab.models.memory import pass_tokens
 from frankenlab.models.shape import ModelShape
 from frankenlab.plans.steps import Step
 
@@ -102,12 +101,11 @@ def _measure(
     with tempfile.TemporaryDirectory() as scratch:
         if not real:
             folder = _random_directory(Path(scratch) / "model", sizes, name, device)
+        gpus = max(experiment.gpus(model.name, quantization), 1) if real else 1
         if name == "exllamav2":
-            engine: Engine = Exllamav2Engine(
-                folder, device, pass_tokens(budget, sizes.max_position_embeddings)
-            )
+            engine: Engine = Exllamav2Engine(folder, device, budget, gpus=gpus)
         else:
-            engine = TorchEngine(folder, precision, device)
+            engine = TorchEngine(folder, precision, device, gpus=gpus)
         tokens, scored = time_engine(engine, sizes.n_layers, budget)
     return Measured(
         model=model.name,

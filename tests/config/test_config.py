@@ -277,6 +277,21 @@ def test_auto_takes_exllamav2_for_exl2_on_cuda(
 
 
 @pytest.mark.parametrize(
+    ("gpus", "taken"),
+    [(None, [1, 1]), (2, [2, 2]), ({"none": 2}, [2, 1]), ({"exl2-4": 3, "none": 2}, [2, 3])],
+)
+def test_jobs_take_as_many_gpus_as_a_model_is_split_over(tmp_path, gpus, taken):
+    raw = quantizing(["none", "exl2-4.0"], tmp_path, device="cuda")
+    if gpus is not None:
+        raw["models"]["tiny"] = {**raw["models"]["tiny"], "gpus": gpus}
+    experiment = config.check(raw)
+    assert [experiment.gpus("tiny", each) for each in experiment.quantizations] == taken
+    # A plain config is read again by jobs.
+    assert config.check(experiment.settings.plain()).models == experiment.models
+    assert config.check({**MINIMAL, "device": "cpu"}).gpus("tiny", "none") == 0
+
+
+@pytest.mark.parametrize(
     ("device", "chosen", "quantizer"),
     [
         ("cpu", "auto", "reference"),
@@ -347,6 +362,14 @@ EXL2_MODEL = {"source": {"path": "somewhere"}, "n_layers": 4, "format": "exl2"}
         (changed("models.tiny.shapes", {"hidden_size": 8}), ["shapes", "'intermediate_size'"]),
         (changed("gpu_memory_gb", 0), ["gpu_memory_gb", "0"]),
         (changed("planning", {"gpu_tflop": 1}), ["planning", 'did you mean "gpu_tflops"?']),
+        (changed("models.tiny.gpus", 0), ["models.tiny.gpus: 0 is none", "1 to 64", "{none: 2}"]),
+        (changed("models.tiny.gpus", 2),
+         ["models.tiny.gpus: 2 GPUs need device: cuda, device is cpu"]),
+        (changed("models.tiny.gpus", {"exl2-4": 2}),
+         ["models.tiny.gpus: tiny is not evaluated at exl2-4.0; allowed are none"]),
+        (changed("models.tiny.gpus", {"4bit": 2}), ["models.tiny.gpus", '"4bit"']),
+        (changed("models.tiny.gpus", {"none": 0}), ["models.tiny.gpus", "1 to 64"]),
+        (changed("models.tiny.gpus", 5), ["models.tiny.gpus: 5 GPUs are more", "4 layers"]),
     ],
 )  # fmt: skip
 def test_a_wrong_word_about_quantization_is_told_in_one_line(raw, parts):

@@ -1,5 +1,5 @@
-"""exllamav2's own modules, on a stand-in for their kernels, are the torch engine on the same EXL2
-directory."""
+"""Scoring on exllamav2's weights, and decoding by its own modules, both on a stand-in for its
+kernels, are the torch engine on the same EXL2 directory."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def all_logprobs(engine, plan: Plan, tokens=TOKENS) -> torch.Tensor:
     with torch.inference_mode():
         device_batch = engine.place(batch)
         *_, hidden = walk(engine, plan.steps, device_batch)
-        return engine.logits(hidden[0, : len(tokens)]).float().log_softmax(-1)
+        return engine.logits(hidden[: len(tokens)]).float().log_softmax(-1)
 
 
 def test_a_batch_for_the_one_engine_scores_the_same_as_one_for_the_other(directories):
@@ -115,21 +115,6 @@ def test_a_step_does_not_change_its_input(directories, variant, part):
     assert torch.equal(hidden, before) and not torch.equal(after, before)
 
 
-@pytest.mark.parametrize("max_tokens", [8192, 312, 160, 152])
-def test_batches_larger_than_a_pass_go_in_several(directories, engine, max_tokens):
-    """Rows are up to 152 tokens long: 2, 1 and 1 of them in a pass."""
-    small = Exllamav2Engine(directories("plain"), max_tokens=max_tokens)
-    for plan in plans_of(3)[:3]:
-        found, _ = target_logprobs(small, plan)
-        assert (found - target_logprobs(engine, plan)[0]).abs().max() < TOLERANCE
-
-
-def test_a_row_longer_than_a_pass_is_refused(directories):
-    small = Exllamav2Engine(directories("plain"), max_tokens=144)
-    with pytest.raises(UserError, match=r"152 tokens; engine exllamav2 was loaded for 144"):
-        target_logprobs(small, base(3))
-
-
 @pytest.mark.parametrize("text", PLANS[3])
 def test_a_later_token_changes_nothing_before_it(engine, text):
     plan = parse(text, 3)
@@ -170,7 +155,7 @@ def test_shared_slots_would_be_noticed(engine):
     plan = parse("0:2,1:3", 3)
     expected = all_logprobs(engine, plan)[-1]
     decoder = engine.decoder(plan, len(TOKENS))
-    decoder.attentions[2].layer_idx = decoder.attentions[1].layer_idx
+    decoder.modules[2][0].layer_idx = decoder.modules[1][0].layer_idx
     for token in TOKENS:
         found = decoder.feed([token]).float().log_softmax(-1)
     assert (found - expected).abs().max() > 20 * TOLERANCE
@@ -259,7 +244,8 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(engine, monkeypatch):
     def broken(*arguments, **more):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(engine._layers[0][0], "forward", broken)
+    monkeypatch.setattr(engine.scoring, "run", broken)
     with pytest.raises(RuntimeError, match="illegal memory access") as error:
         target_logprobs(engine, base(3))
+    assert len(engine.kept) == 3
     assert not isinstance(error.value, torch.OutOfMemoryError)

@@ -62,10 +62,40 @@ def test_what_does_not_fit_is_refused_in_one_line_that_says_what_does(tmp_path):
     with pytest.raises(UserError) as error:
         memory.check_fits(experiment, "seven", "exl2-8.0")
     line = one_line(error)
-    for part in ("seven at exl2-8.0", "gpu_memory_gb is 9", "these fit: exl2-4.0", "weights 6"):
+    for part in ("seven at exl2-8.0", "gpu_memory_gb is 9", "these fit: exl2-4.0", "weights 7"):
         assert part in line
     assert memory.too_large(Workload(experiment))[0] == line
     assert len(memory.too_large(Workload(experiment))) == 2
+
+
+def test_a_model_that_is_split_needs_less_of_each_gpu(tmp_path):
+    def needs(gpus: int, quantization: str) -> memory.Requirements:
+        raw = small(tmp_path)
+        raw["models"]["seven"]["gpus"] = {quantization: gpus}
+        return memory.requirements(Workload(config.check(raw)), "seven")[quantization]
+
+    for quantization in ("none", "exl2-8.0"):
+        whole, halves = (needs(gpus, quantization).memory for gpus in (1, 2))
+        rest = halves.total - halves.weights
+        assert rest == whole.total - whole.weights
+        # The layers are the larger part by far; a card has whole ones, and embeddings or head.
+        assert 0.5 * whole.weights <= halves.weights < 0.53 * whole.weights
+    assert needs(2, "exl2-8.0").fits and "on each of 2 GPUs" in needs(2, "exl2-8.0").needs
+    tied = small(tmp_path)
+    tied["models"]["seven"]["shapes"] |= {"tied": True, "vocab_size": 1_000_000}
+    tied["models"]["seven"]["gpus"] = 2
+    own = memory.requirements(Workload(config.check(tied)), "seven")["none"].memory.weights
+    assert own > 2 * 4096 * 1_000_000 + 2 * 15 * 4 * 4096**2
+
+
+@pytest.mark.slow
+def test_a_30b_at_16_bits_runs_on_two_cards_of_48_gb():
+    raw = config.load(LLAMA).settings.plain()
+    raw["models"] = {"llama-30b": raw["models"]["llama-30b"] | {"quantizations": ["none"]}}
+    raw["gpu_memory_gb"] = 48
+    assert len(memory.too_large(Workload(config.check(raw)))) == 1
+    raw["models"]["llama-30b"]["gpus"] = 2
+    assert memory.too_large(Workload(config.check(raw))) == []
 
 
 @pytest.mark.parametrize("change", [{"device": "cpu"}, {"gpu_memory_gb": None}, {"models": None}])

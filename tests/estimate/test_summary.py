@@ -77,7 +77,7 @@ def test_gpu_hours_and_the_longest_path_are_of_what_is_left(llama):
     assert hours(graph()) == pytest.approx(sum(seconds[1:5]), abs=0.06)
     assert hours(graph(done=3)) == pytest.approx(sum(seconds[3:5]), abs=0.06)
     text = jobs_summary(llama, graph(), gpus=[1, 4])
-    assert "on as many GPUs as there are jobs" in text and "on 1 GPU," in text
+    assert "on as many GPUs as the jobs take" in text and "on 1 GPU," in text
     assert text.splitlines()[-1].endswith("on 4 GPUs")
 
 
@@ -122,6 +122,34 @@ SECONDS = (1.0, 10.0, 20.0, 30.0, 5.0)
 )
 def test_jobs_wait_for_each_other_and_for_a_gpu(gpus, taken):
     assert length(diamond(), SECONDS, gpus) == taken
+
+
+@pytest.mark.parametrize(
+    ("gpus", "taken"),
+    [
+        (None, 1 + 30 + 5),
+        (4, 1 + 30 + 5),
+        # c, which takes two, waits for b or runs beside it; d takes what is free first.
+        (3, 1 + 10 + 30 + 5),
+        (2, 1 + 10 + 20 + 30 + 5),
+    ],
+)
+def test_a_job_that_takes_two_gpus_waits_for_both(gpus, taken):
+    jobs = [replace(job, gpus=2) if job.job.rule == "c" else job for job in diamond()]
+    assert length(jobs, SECONDS, gpus) == taken
+
+
+def test_gpu_hours_are_those_of_every_gpu_of_a_job(llama):
+    def said(taken: int, gpus: list[int]) -> list[str]:
+        jobs = [replace(job, gpus=taken) if job.job.stage else job for job in graph(done=3)]
+        return jobs_summary(llama, jobs, gpus, [GPU, CPU]).splitlines()
+
+    one, two = (float(said(n, [])[-3].split("left: ")[1].split(" ")[0]) for n in (1, 2))
+    assert two == pytest.approx(2 * one, rel=0.1)
+    assert "no end on 1 GPU (a job takes 2), " in said(2, [1, 2])[-2]
+    assert (
+        "more GPUs than the cluster's partitions allow a job (4): 2 jobs take 5" in said(5, [])[-1]
+    )
 
 
 def test_jobs_that_are_done_are_not_waited_for():
@@ -171,8 +199,8 @@ def test_the_graph_is_snakemakes_with_what_finished_jobs_took(llama, tmp_path, t
     )
     names = {f"fl_{name}": name for name in ("measure_cost", "plot_confirm", "all")}
     assert planned_jobs(llama.experiment, dag, names) == [
-        PlannedJob(Job("measure_cost", "llama-7b", "exl2-4.0"), (), True, False, took),
-        PlannedJob(Job("plot_confirm", "llama-7b", "exl2-4.0"), (0,), False, True, None),
+        PlannedJob(Job("measure_cost", "llama-7b", "exl2-4.0"), (), True, False, took, 1),
+        PlannedJob(Job("plot_confirm", "llama-7b", "exl2-4.0"), (0,), False, True, None, 0),
     ]
 
 

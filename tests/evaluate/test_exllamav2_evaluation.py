@@ -31,18 +31,23 @@ def test_without_memory_evaluation_halves_its_batches(exl2, tmp_path, caplog, mo
     engine = Exllamav2Engine(exl2)
     arguments = {"engine": lambda: engine, "token_budget": 100_000}
     expected = scores_of(exl2, plans, task, Store(tmp_path / "roomy", {}), **arguments)
-    attention = engine._layers[1][0]
-    forward = attention.forward
+    run, tokens = engine.scoring.run, []
 
-    def cramped(hidden, **more):
-        if hidden.shape[0] > 8:
+    def cramped(step, hidden, *more):
+        tokens.append(len(hidden))
+        if len(hidden) > 0.7 * tokens[0]:
             raise RuntimeError(message)
-        return forward(hidden, **more)
+        return run(step, hidden, *more)
 
-    monkeypatch.setattr(attention, "forward", cramped)
+    monkeypatch.setattr(engine.scoring, "run", cramped)
     with caplog.at_level(logging.WARNING):
         found = scores_of(exl2, plans, task, Store(tmp_path / "cramped", {}), **arguments)
-    assert "out of memory: 3 documents at a time" in caplog.text
+    # First the weights that were kept, then the batch.
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory: 1 layers are kept dequantized now",
+        "out of memory: 0 layers are kept dequantized now",
+        "out of memory: 3 documents at a time instead of 6",
+    ]
     for one, other in zip(found.itertuples(), expected.itertuples(), strict=True):
         assert one.loglikelihoods == pytest.approx(other.loglikelihoods, abs=TOLERANCE)
 

@@ -17,6 +17,7 @@ from frankenlab.models.memory import (
     MASK_ELEMENTS,
     Load,
     Memory,
+    batch_bytes,
     disk_bytes,
     live_states,
     memory,
@@ -81,9 +82,9 @@ def test_torch_dequantizes_so_the_bitrate_changes_nothing():
     assert need(NONE, "torch", config=tied).weights == three.weights - head
 
 
-def test_exllamav2_keeps_the_bits_and_leaves_the_embeddings_on_the_cpu():
+def test_exllamav2_keeps_the_bits_and_has_a_dequantized_head_beside_them():
     sizes = ModelShape.from_config(LLAMA_7B)
-    assert need().weights == disk_bytes(sizes, FOUR, 6) - 2 * sizes.head_weights
+    assert need().weights == disk_bytes(sizes, FOUR, 6) + 2 * sizes.head_weights
     assert need().weights < need(NONE, "torch").weights / 3
 
 
@@ -98,20 +99,21 @@ def test_each_load_is_in_its_own_part():
     fewer = need(load=Load(2048, 512, 2048, 10, 40 * 512),
                  config={**LLAMA_7B, "num_key_value_heads": 8})  # fmt: skip
     assert fewer.cache == cached.cache // 4
-    longer = need(load=Load(2048, 2048, 2048, 10))
-    assert longer.working - plain.working == 2 * 3 * 32 * 2048 * (2048 - 512)
-    assert "weights 3.3" in str(plain) and "cache" not in str(plain)
+    # A decoder's scores of attention, where they take more than scoring's layer.
+    short, long = (need(load=Load(256, row, 2048, 10)) for row in (8192, 16384))
+    assert long.working - short.working == 2 * 3 * 32 * 2048 * 8192
+    assert "weights 3.9" in str(plain) and "cache" not in str(plain)
 
 
 def test_a_prefix_is_computed_once_and_its_keys_are_in_every_row():
     load = Load(tokens=8192, row=512, passed=8192, states=10)
     shots = replace(load, prefix=1000)
-    assert need(load=shots) == need(load=load), "exllamav2 has the prefix in its rows"
-    plain, shots = need(NONE, "torch", load), need(NONE, "torch", shots)
-    assert shots.states - plain.states == 10 * 1000 * 4096 * 2
     copies = 8192 // 64 * 1000 * 2 * 4096 * 2
     layer = 1000 * (3 * 11008 + 6 * 4096) * 2
-    assert shots.working - plain.working == copies + layer
+    for weights, engine in ((NONE, "torch"), (FOUR, "exllamav2")):
+        plain, with_shots = (need(weights, engine, one) for one in (load, shots))
+        assert with_shots.states - plain.states == 10 * 1000 * 4096 * 2
+        assert with_shots.working - plain.working == copies + layer
 
 
 def test_masks_take_no_more_than_the_engine_makes_at_once():
@@ -128,9 +130,15 @@ def test_logits_are_of_as_many_rows_as_the_head_runs_on():
     assert more.working - less.working >= CHUNK * 32000 * 4
 
 
-def test_a_pass_of_exllamav2_holds_a_batch_and_a_window_but_no_endless_one():
-    assert [pass_tokens(2048, context) for context in (512, 4096, 131072)] == [2048, 4096, 8192]
-    assert pass_tokens(16384, 131072) == 16384
+def test_a_pass_of_exllamav2_holds_a_context_but_no_endless_one():
+    assert [pass_tokens(context) for context in (512, 4096, 131072)] == [512, 2048, 2048]
+
+
+def test_a_batch_of_exllamav2_needs_what_the_whole_need_says_beside_the_weights():
+    sizes = ModelShape.from_config(LLAMA_7B)
+    whole = need(load=Load(2048, 512, 1, 34))
+    scratch = 2 * sizes.head_weights
+    assert batch_bytes(sizes, 2048) == whole.states + whole.working - scratch
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,18 @@ def test_a_dry_run_ends_with_the_grid_and_what_is_left_of_the_jobs(lab: Laborato
     assert re.search(r"evaluate: 2 in all, 0 left; 2 took \d.*, predicted \d", text)
 
 
+def test_jobs_of_a_model_that_is_split_ask_for_all_its_gpus(lab: Laboratory) -> None:
+    lab.config["device"] = "cuda"
+    lab.config["models"]["tiny"]["gpus"] = 2
+    text = lab.snakemake("--dry-run", "--forceall").stdout
+    del lab.config["device"], lab.config["models"]["tiny"]["gpus"]
+    asked = re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", text, re.MULTILINE)
+    taken = {rule: re.findall(r"gpu=\d|nodes=\d", resources) for rule, resources in asked}
+    models = {rule for rule, found in taken.items() if found}
+    assert models == {"evaluate", "confirm", "measure_cost", "probe"}
+    assert all(taken[rule] == ["gpu=2", "nodes=1"] for rule in models)
+
+
 def test_after_part_of_a_run_the_rest_is_left(lab: Laboratory) -> None:
     table = lab.results / "scores/confirm/tiny/none/passages.0.parquet"
     aside = table.rename(lab.folder / "aside")

@@ -104,6 +104,11 @@ def predicted(rule, resource):
     return ask
 
 
+def gpus_of_model(wildcards):
+    """Return how many GPUs a job takes that runs a model; it is split over several."""
+    return EXPERIMENT.gpus(wildcards.model, wildcards.quantization)
+
+
 def longest_first(rule):
     """Return the priority of a job that runs a model: the seconds that it is predicted to take.
 

@@ -57,7 +57,9 @@ rule evaluate:
     resources:
         mem_mb=predicted("evaluate", "mem_mb"),
         runtime=predicted("evaluate", "runtime"),
-        gpu=1 if SETTINGS.device == "cuda" else 0,
+        gpu=gpus_of_model,
+        # All its GPUs are in one machine.
+        nodes=1,
     params:
         store=STORE,
         ledger=LEDGER,
@@ -108,6 +110,7 @@ rule measure_cost:
                 "cost": SETTINGS.cost.plain(),
                 "precision": EXPERIMENT.precision(Stage("search"), *cell),
                 "seed": SETTINGS.statistics.seed,
+                "gpus": EXPERIMENT.gpus(*cell),
             },
         ),
     output:
@@ -121,7 +124,9 @@ rule measure_cost:
     resources:
         mem_mb=predicted("measure_cost", "mem_mb"),
         runtime=predicted("measure_cost", "runtime"),
-        gpu=1 if SETTINGS.device == "cuda" else 0,
+        gpu=gpus_of_model,
+        # All its GPUs are in one machine.
+        nodes=1,
     script:
         "../scripts/measure_cost.py"
 
@@ -150,6 +155,8 @@ rule probe:
     resources:
         mem_mb=predicted("probe", "mem_mb"),
         runtime=predicted("probe", "runtime"),
-        gpu=1 if SETTINGS.device == "cuda" else 0,
+        gpu=gpus_of_model,
+        # All its GPUs are in one machine.
+        nodes=1,
     script:
         "../scripts/probe.py"

@@ -74,6 +74,8 @@ def add_to(commands: Any) -> None:
     add("--dtype", choices=DTYPES, help=dtype_help)
     device_help = "auto takes cuda where there is a GPU (default: auto)"
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help=device_help)
+    gpus_help = "how many GPUs the model is split over, by layers (default: 1)"
+    add("--gpus", type=positive, default=1, metavar="N", help=gpus_help)
     budget_help = "tokens of a batch (default: 4096)"
     add("--token-budget", type=positive, metavar="N", help=budget_help)
     add("--store", type=Path, default=STORE, help=f"keeps rows for later runs (default: {STORE})")
@@ -271,5 +273,6 @@ def _model(options: argparse.Namespace, directory: Path) -> "ModelSpec":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = DTYPES[options.dtype] if options.dtype else None
     model = ModelSpec.for_directory(directory, precision, device, options.engine)
+    model = replace(model, gpus=options.gpus)
     budget = options.token_budget
     return replace(model, token_budget=budget) if budget else model

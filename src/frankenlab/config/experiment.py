@@ -210,6 +210,11 @@ class Experiment:
             return "exllamav2" if self.settings.device == "cuda" else "torch"
         return self.settings.engine
 
+    def gpus(self, model: str, quantization: str) -> int:
+        """Return how many GPUs a job takes that runs these weights; 0 on a CPU."""
+        on_gpu = self.settings.device == "cuda"
+        return self.models[model].gpus_at(quantization) if on_gpu else 0
+
     @property
     def quantizer(self) -> str:
         """ "exllamav2" or "reference": what `auto` means on this device."""
@@ -295,6 +300,7 @@ def _experiment(settings: Settings) -> Experiment:
             "between two models or more"
         )
     _check_engine(settings, models)
+    _check_gpus(settings, models)
     data = {
         name: source(entry, f"config: data.{name}", "data") for name, entry in settings.data.items()
     }
@@ -335,6 +341,16 @@ def _check_engine(settings: Settings, models: Mapping[str, ModelSettings]) -> No
             raise UserError(
                 f"config: engine: exllamav2 runs EXL2 weights only, and {model.name} is to be "
                 "evaluated at none; take none off its quantizations, or write engine: auto"
+            )
+
+
+def _check_gpus(settings: Settings, models: Mapping[str, ModelSettings]) -> None:
+    for model in models.values():
+        most = max(map(model.gpus_at, model.quantizations))
+        if most > 1 and settings.device != "cuda":
+            raise UserError(
+                f"config: models.{model.name}.gpus: {most} GPUs need device: cuda, device is "
+                f"{settings.device}"
             )
 
 

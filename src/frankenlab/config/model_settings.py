@@ -28,6 +28,7 @@ class ModelSettings:
         stored: what its weights are as distributed; "none" for floats.
         head_bits: of a model distributed as EXL2, else None.
         sizes: None where the config has no `shapes`.
+        gpus: of a job on CUDA at any quantization, or at those that are named.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelSettings:
     stored: Quantization
     head_bits: int | None
     sizes: ModelShape | None
+    gpus: int | Mapping[str, int] = 1
 
     @property
     def folder(self) -> str:
@@ -53,6 +55,10 @@ class ModelSettings:
         """Return what the weights are; at "none" they are as distributed."""
         asked = Quantization.parse(quantization)
         return self.stored if asked == NONE else asked
+
+    def gpus_at(self, quantization: str) -> int:
+        """Return over how many GPUs it is split at a quantization."""
+        return self.gpus if isinstance(self.gpus, int) else self.gpus.get(quantization, 1)
 
     @property
     def to_quantize(self) -> tuple[str, ...]:
@@ -90,7 +96,9 @@ def _model(name: str, entry: ModelEntry, shared: tuple[str, ...], head_bits: int
         stored=_stored(entry, where),
         head_bits=(entry.head_bits or 6) if entry.format == "exl2" else None,
         sizes=_sizes(shapes, where),
+        gpus=_gpus(entry, f"{where}.gpus"),
     )
+    _check_gpus(model, f"{where}.gpus")
     if model.stored != NONE and model.to_quantize:
         raise UserError(
             f"{where}: it is EXL2 as distributed and cannot be quantized to "
@@ -99,6 +107,31 @@ def _model(name: str, entry: ModelEntry, shared: tuple[str, ...], head_bits: int
     if shapes and model.to_quantize:
         _check_bits(model, shapes, head_bits, where)
     return model
+
+
+def _gpus(entry: ModelEntry, where: str) -> int | Mapping[str, int]:
+    """Return the numbers of GPUs, by the one spelling of a quantization."""
+    if isinstance(entry.gpus, int):
+        return entry.gpus
+    _quantizations(list(entry.gpus), where)
+    return {Quantization.parse(text).text: count for text, count in entry.gpus.items()}
+
+
+def _check_gpus(model: ModelSettings, where: str) -> None:
+    """Check that the quantizations are the model's own, and that each GPU can have a layer."""
+    if not isinstance(model.gpus, int):
+        for name in model.gpus:
+            if name not in model.quantizations:
+                raise UserError(
+                    f"{where}: {model.name} is not evaluated at {name}; allowed are "
+                    f"{', '.join(model.quantizations)}"
+                )
+    for name in model.quantizations:
+        if model.gpus_at(name) > model.n_layers:
+            raise UserError(
+                f"{where}: {model.gpus_at(name)} GPUs are more than the model's {model.n_layers} "
+                "layers, over which it is split"
+            )
 
 
 def _check_bits(

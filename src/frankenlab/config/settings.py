@@ -13,7 +13,7 @@ from frankenlab.io.sections import OptionalKey, Section
 from frankenlab.models.quantization import HIGHEST_BITS, LOWEST_BITS
 from frankenlab.plans.generators import Generator
 from frankenlab.plans.kinds import KINDS, Kind
-from frankenlab.plans.numbers import LayerCount
+from frankenlab.plans.numbers import LayerCount, one_error
 from frankenlab.plans.repeats import Seed
 
 MOST_ENTRIES = 1000
@@ -37,6 +37,9 @@ Quantizations = Annotated[
     list[Annotated[str, Field(description="none or exl2-<bits>")]],
     Field(min_length=1, max_length=100),
 ]
+_GPU_COUNT = Annotated[int, Field(ge=1, le=64)]
+_GPUS = "a number from 1 to 64, or such a number by quantization, as in {none: 2}"
+Gpus = Annotated[_GPU_COUNT | dict[str, _GPU_COUNT], one_error(_GPUS), Field(description=_GPUS)]
 Documents = Annotated[int, Field(ge=10, le=MOST_DOCUMENTS)]
 Entries = Field(min_length=1, max_length=MOST_ENTRIES)
 Generators = Annotated[list[Generator], Field(max_length=MOST_ENTRIES)]
@@ -99,6 +102,9 @@ class ModelEntry(Section):
     """none or exl2-<bits>, such as exl2-4.0; the grid is searched at the first."""
     shapes: OptionalKey[Shapes] = None
     """As in the model's config.json; known before any download, they tell what fits."""
+    gpus: Gpus = 1
+    """GPUs of a job that runs the model, which is split over them by layers; a quantization that is
+    not named has 1."""
     plans: OptionalKey[Generators] = None
     """Generators of this model's plans, in place of the shared ones."""
 
@@ -319,7 +325,7 @@ class Settings(Section):
     engine: Literal["auto", "torch", "exllamav2"] = "auto"
     """What runs the models; auto is exllamav2 for EXL2 weights on cuda, else torch."""
     gpu_memory_gb: OptionalKey[Annotated[float, Field(gt=0, le=10_000)]] = None
-    """Memory of one GPU in 10^9 bytes; what needs more is refused before it is loaded."""
+    """Memory of one GPU in 10^9 bytes; what needs more of any is refused before it is loaded."""
     token_budget: int = Field(default=4096, ge=16, le=1_000_000)
     """Tokens in a batch; halved when memory runs out."""
     models: Annotated[dict[Name, ModelEntry], Entries]

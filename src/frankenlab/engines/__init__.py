@@ -9,6 +9,7 @@ runs correctly.
 
 __all__ = [
     "batches",
+    "cards",
     "devices",
     "exllamav2",
     "exllamav2_loading",

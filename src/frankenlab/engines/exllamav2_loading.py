@@ -19,6 +19,7 @@ from frankenlab.models.directory import check_llama_shaped
 from frankenlab.models.exl2.limits import check_outputs
 from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
 from frankenlab.models.model_config import ARCHITECTURES
+from frankenlab.models.split import cards_of_layers
 
 INSTALL = "pip install 'frankenlab[exl2]'"
 
@@ -31,11 +32,12 @@ ROPE_TYPES = ("default", "linear", "llama3")
 LEFT_OUT = ("sliding_window", "rope_parameters", "rope_scaling", "rope_theta")
 
 
-def load(directory: Path, device: str, max_tokens: int) -> Any:
+def load(directory: Path, device: str, max_tokens: int, gpus: int = 1) -> Any:
     """Return the model as an `exllamav2.ExLlamaV2`.
 
     Args:
         device: "cuda" or "cuda:N".
+        gpus: over how many GPUs the layers are split, from this device on.
         max_tokens: rows times length of the largest batch, for which buffers are allocated.
 
     Raises:
@@ -53,15 +55,49 @@ def load(directory: Path, device: str, max_tokens: int) -> Any:
             config.no_sdpa = True
             model = library.ExLlamaV2(config)
             # Nothing goes to the devices before the one asked for, the whole model to that one.
-            split = [0.0] * int(device.partition(":")[2] or 0) + [99999.0]
-            model.load(split)
+            first = int(device.partition(":")[2] or 0)
+            whole = [0.0] * first + [99999.0]
+            if gpus > 1:
+                model.load(whole, lazy=True)
+                _spread(model, first, gpus)
+            model.load(whole)
             # It loads on one stream and runs on another.
-            torch.cuda.synchronize()
+            for index in range(first, first + gpus):
+                torch.cuda.synchronize(index)
         except torch.OutOfMemoryError as error:
             raise UserError(f"{directory}: it does not fit into the memory of {device}") from error
         except (AssertionError, ValueError) as error:
             raise UserError(f"{directory}: exllamav2 does not load it ({error})") from error
     return model
+
+
+def _spread(model: Any, first: int, gpus: int) -> None:
+    """Have a model that is to be loaded on one GPU loaded on several, by our rule: exllamav2's own
+    takes gigabytes of each and fills one GPU after the other.
+
+    This does what its `set_device_map` (model.py) does, which it calls once more when it loads.
+    """
+    from exllamav2.device import ExLlamaV2DeviceContext
+
+    _, *layers, norm, head = model.modules
+    pairs = list(zip(layers[::2], layers[1::2], strict=True))
+    sizes = [sum(module.weight_footprint() for module in pair) for pair in pairs]
+    # Scoring has the embeddings and the head as float16 beside what is quantized.
+    floats = 2 * model.config.vocab_size * model.config.hidden_size
+    after = norm.weight_footprint() + head.weight_footprint() + floats
+    cards = cards_of_layers(sizes, floats, after, gpus)
+    places = [card for card in cards for _ in range(2)] + [gpus - 1] * 2
+    scratch = [0] * (first + gpus)
+    for module, card in zip(model.modules[1:], places, strict=True):
+        module.set_device_idx(first + card)
+        scratch[first + card] = max(scratch[first + card], module.scratch_space_fixed())
+    model.device_context = [
+        ExLlamaV2DeviceContext(model, index, size) if size else None
+        for index, size in enumerate(scratch)
+    ]
+    model.cache_map = {}
+    model.set_cache_map()
+    model.set_device_map = lambda allocation: allocation
 
 
 def as_exllamav2_reads(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,16 +43,19 @@ class Engine(Protocol):
     Attributes:
         layout: of the batches that it takes (see `batches`).
         vocabulary: number of token ids.
-        device: where the scores are made.
+        device: where the scores are made. Of a model that is split over GPUs it is the last one; a
+            hidden state may be on any of them.
 
     On CUDA, none of the methods up to `score` waits for the device: it works through what they ask
     for while the host goes on.
     """
 
-    layout: Layout
     n_layers: int
     vocabulary: int
     device: torch.device
+
+    @property
+    def layout(self) -> Layout: ...
 
     def place(self, batch: Batch) -> Any:
         """Return the batch on the device, a `DeviceBatch`."""

@@ -13,38 +13,21 @@ import torch
 import torch.nn.functional as F
 
 from frankenlab.engines.batches import Batch, Layout
-from frankenlab.engines.devices import usable_device
+from frankenlab.engines.cards import moved, moved_record, usable_devices
 from frankenlab.engines.kernel_choice import kernels_for
 from frankenlab.engines.kernels import EAGER, rms_norm
 from frankenlab.engines.masks import KEY_MULTIPLE, Mask, attend
 from frankenlab.engines.protocol import check_capacity, recent_states, state_before
 from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import Targets, place_targets, score_targets
+from frankenlab.engines.torch_weights import Layer, ModelWeights, load_weights
 from frankenlab.engines.transfers import to_device
 from frankenlab.engines.tree_mask import TreeMask, tree_mask
 from frankenlab.models.directory import model_shape
-from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
-from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.plans.plan import Plan
 from frankenlab.plans.steps import Step
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The weights of a decoder layer, [out, in]; biases are None where the model has none."""
-
-    input_norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
-    out: torch.Tensor
-    out_bias: torch.Tensor | None
-    post_norm: torch.Tensor
-    gate_up: torch.Tensor
-    gate_up_bias: torch.Tensor | None
-    down: torch.Tensor
-    down_bias: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +41,7 @@ class DeviceBatch:
             where all tokens stand in one.
         prefix: number of tokens that all rows see.
         targets: None for tokens that are not to be scored.
+        copies: the same on other GPUs.
     """
 
     tokens: torch.Tensor
@@ -66,6 +50,15 @@ class DeviceBatch:
     mask: Mask | TreeMask
     prefix: int = 0
     targets: Targets | None = None
+    copies: dict[torch.device, "DeviceBatch"] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> "DeviceBatch":
+        """Return the same on another GPU, where it is copied at its first use."""
+        if self.tokens.device == device:
+            return self
+        if device not in self.copies:
+            self.copies[device] = moved_record(self, device)
+        return self.copies[device]
 
 
 class KVCache:
@@ -100,14 +93,29 @@ class TorchEngine:
             is dequantized while it is loaded, which takes the memory of a layer beside the model.
         dtype: "bfloat16", "float16" or "float32".
         device: as torch names it.
+        weights: the directory's weights, where something else than this module has loaded them, on
+            the devices that count then.
+        gpus: over how many GPUs the layers are split, from this device on. Each does the arithmetic
+            that one alone would do. The first has the embeddings, the last (`device`) the head.
 
     Raises:
-        UserError: the directory is not LLaMA-shaped, or the device is absent.
+        UserError: the directory is not LLaMA-shaped, or a device is absent.
     """
 
-    def __init__(self, directory: str | Path, dtype: str = "bfloat16", device: str = "cpu") -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        dtype: str = "bfloat16",
+        device: str = "cpu",
+        weights: ModelWeights | None = None,
+        gpus: int = 1,
+    ) -> None:
         info = model_shape(directory)
-        self.device = usable_device(device)
+        if weights is None:
+            devices = usable_devices(device, gpus)
+        else:
+            devices = weights.embedding.device, weights.norm.device
+        self._first, self.device = devices[0], devices[-1]
         self.dtype = DTYPES[dtype]
         self.n_layers = info.n_layers
         self.n_heads, self.n_kv_heads, self.head_dim = info.n_heads, info.n_kv_heads, info.head_dim
@@ -115,12 +123,12 @@ class TorchEngine:
         sizes = self.n_heads, self.n_kv_heads, self.head_dim
         self.kernels = kernels_for(self.device, self.dtype, *sizes)
         self.layout: Layout = "rows" if self.kernels is EAGER else "flat"
-        self.rotary = Rotary(info, self.device)
-        weights = _Weights(Path(directory), self.dtype, self.device)
-        self.embedding = weights.get("model.embed_tokens.weight")
-        self.layers = [_layer(weights, index) for index in range(self.n_layers)]
-        self.norm = weights.get("model.norm.weight")
-        self.head = self.embedding if info.tied_embeddings else weights.get("lm_head.weight")
+        self.rotary = Rotary(info, self._first)
+        if weights is None:
+            weights = load_weights(Path(directory), self.dtype, info, devices)
+        self.embedding, self.layers = weights.embedding, weights.layers
+        self.norm, self.head = weights.norm, weights.head
+        self.cards = weights.cards or [self.embedding.device] * self.n_layers
         self.vocabulary: int = self.head.shape[0]
 
     def place(self, batch: Batch) -> DeviceBatch:
@@ -128,24 +136,24 @@ class TorchEngine:
         prefix = len(batch.prefix)
         tokens = torch.cat((batch.prefix, batch.tokens.flatten()))
         positions = torch.cat((torch.arange(prefix), batch.positions.flatten()))
-        targets = place_targets(batch, self.device)
+        targets = place_targets(batch, self._first)
         return self._place(tokens, positions, self._mask(batch), prefix, targets)
 
     def _mask(self, batch: Batch) -> Mask | TreeMask:
         if self.layout == "flat":
             (ends,) = batch.ends
             mask = tree_mask(ends, self.kernels.tile)
-            return TreeMask(*(to_device(tensor, self.device) for tensor in mask))
+            return TreeMask(*(to_device(tensor, self._first) for tensor in mask))
         before, padding = len(batch.prefix), 0
         # Only a CPU is faster for it.
-        if self.device.type == "cpu":
+        if self._first.type == "cpu":
             padding = -(before + batch.tokens.shape[1]) % KEY_MULTIPLE
-        return Mask(to_device(batch.ends, self.device), self.dtype, padding, before)
+        return Mask(to_device(batch.ends, self._first), self.dtype, padding, before)
 
     def place_after(self, length: int, tokens: Sequence[int]) -> DeviceBatch:
         """Return a sequence's next tokens on the device, after `length` that a cache holds."""
         positions = torch.arange(length, length + len(tokens))
-        ends = torch.full((1, len(tokens)), len(tokens), device=self.device)
+        ends = torch.full((1, len(tokens)), len(tokens), device=self._first)
         mask = Mask(ends, self.dtype, before=length)
         return self._place(torch.tensor(list(tokens)), positions, mask)
 
@@ -157,8 +165,8 @@ class TorchEngine:
         prefix: int = 0,
         targets: Targets | None = None,
     ) -> DeviceBatch:
-        cos, sin = self.rotary.tables(to_device(positions, self.device), self.dtype)
-        tokens = to_device(tokens, self.device)
+        cos, sin = self.rotary.tables(to_device(positions, self._first), self.dtype)
+        tokens = to_device(tokens, self._first)
         return DeviceBatch(tokens, cos.unsqueeze(1), sin.unsqueeze(1), mask, prefix, targets)
 
     def embed(self, batch: DeviceBatch) -> torch.Tensor:
@@ -174,6 +182,7 @@ class TorchEngine:
         cache: KVCache | None = None,
     ) -> torch.Tensor:
         """Return the hidden state after a step; with a cache, `hidden` has the new tokens only."""
+        batch = batch.on(self.cards[step.layer])
         return self._step(step, hidden, batch, start, cache=cache)
 
     def finish(
@@ -188,13 +197,15 @@ class TorchEngine:
         The other positions take part in its attention only, not in the output's projection and
         the MLP.
         """
+        batch = batch.on(self.cards[step.layer])
         assert batch.targets is not None, "place() a batch to score it"
         return self._step(step, hidden, batch, start, kept=batch.targets.positions)
 
     def score(self, hidden: torch.Tensor, batch: DeviceBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Score the targets (see `score_targets`), given what `finish` returns."""
-        assert batch.targets is not None, "place() a batch to score it"
-        return score_targets(self.logits, hidden, batch.targets)
+        targets = batch.on(self.norm.device).targets
+        assert targets is not None, "place() a batch to score it"
+        return score_targets(self.logits, moved(hidden, self.norm.device), targets)
 
     def decoder(self, plan: Plan, capacity: int) -> "TorchDecoder":
         """Return a decoder for one sequence of at most `capacity` tokens."""
@@ -202,7 +213,7 @@ class TorchEngine:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply the final norm and the head: [..., hidden size] -> [..., vocabulary]."""
-        return F.linear(self._norm(hidden, self.norm), self.head)
+        return F.linear(self._norm(moved(hidden, self.norm.device), self.norm), self.head)
 
     def _step(
         self,
@@ -213,8 +224,12 @@ class TorchEngine:
         cache: KVCache | None = None,
         kept: torch.Tensor | slice = slice(None),
     ) -> torch.Tensor:
-        """Return the new state of the tokens `kept` (int64 [kept]; by default all of them)."""
+        """Return the new state of the tokens `kept` (int64 [kept]; by default all of them).
+
+        The batch is on the layer's GPU; other states may be on others.
+        """
         layer = self.layers[step.layer]
+        hidden = moved(hidden, batch.tokens.device)
         after = hidden[kept]
         if step.part != "mlp":
             mixed = self._attention(layer, hidden, batch, cache)[kept]
@@ -223,7 +238,7 @@ class TorchEngine:
             after = self._mlp(layer, after).add_(after)
         if step.scale == 1:
             return after
-        before = state_before(step, hidden, start)[kept]
+        before = moved(state_before(step, hidden, start), hidden.device)[kept]
         return before + step.scale * (after - before)
 
     def _attention(
@@ -296,57 +311,12 @@ class TorchDecoder:
         return self.engine.logits(states[-1][-1])
 
 
-class _Weights:
-    """Tensors of a directory by their Hugging Face names, cast on the way to the device."""
-
-    def __init__(self, directory: Path, dtype: torch.dtype, device: torch.device) -> None:
-        self.dtype, self.device = dtype, device
-        self.exl2 = Exl2Directory(directory) if is_exl2(directory) else None
-        self.files = TensorFiles(()) if self.exl2 else TensorFiles.of_model(directory)
-
-    def get(self, name: str) -> torch.Tensor:
-        if self.exl2:
-            return self.exl2.get(name, self.dtype, self.device)
-        return self.files.get(name).to(device=self.device, dtype=self.dtype)
-
-    def stacked(self, names: Sequence[str]) -> torch.Tensor:
-        """Return the tensors one below the other."""
-        return torch.cat([self.get(name) for name in names])
-
-    def stacked_if_any(self, names: Sequence[str]) -> torch.Tensor | None:
-        """Return the tensors one below the other, or None where the model has none of them."""
-        found = [name for name in names if name in (self.exl2 or self.files)]
-        return self.stacked(found) if found else None
-
-
-def _layer(weights: _Weights, index: int) -> Layer:
-    prefix = f"model.layers.{index}"
-
-    def names(kind: str, block: str, *projections: str) -> list[str]:
-        return [f"{prefix}.{block}.{name}_proj.{kind}" for name in projections]
-
-    qkv, out = ("self_attn", "q", "k", "v"), ("self_attn", "o")
-    gate_up, down = ("mlp", "gate", "up"), ("mlp", "down")
-    return Layer(
-        input_norm=weights.get(f"{prefix}.input_layernorm.weight"),
-        qkv=weights.stacked(names("weight", *qkv)),
-        qkv_bias=weights.stacked_if_any(names("bias", *qkv)),
-        out=weights.stacked(names("weight", *out)),
-        out_bias=weights.stacked_if_any(names("bias", *out)),
-        post_norm=weights.get(f"{prefix}.post_attention_layernorm.weight"),
-        gate_up=weights.stacked(names("weight", *gate_up)),
-        gate_up_bias=weights.stacked_if_any(names("bias", *gate_up)),
-        down=weights.stacked(names("weight", *down)),
-        down_bias=weights.stacked_if_any(names("bias", *down)),
-    )
-
-
 def make_engine(
-    directory: str | Path, precision: str, device: str, token_budget: int
+    directory: str | Path, precision: str, device: str, token_budget: int, gpus: int = 1
 ) -> TorchEngine:
     """Return the engine. It takes batches of any size, so `token_budget` changes nothing.
 
     Raises:
         UserError: as `TorchEngine`.
     """
-    return TorchEngine(directory, precision, device)
+    return TorchEngine(directory, precision, device, gpus=gpus)

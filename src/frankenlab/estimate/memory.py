@@ -35,8 +35,9 @@ class Requirements:
     Attributes:
         evaluated: whether the config evaluates it.
         disk: bytes of its weights.
-        memory: the most that any job needs.
-        fits: whether the GPU can hold it; None where the config names no memory.
+        gpus: of a job; 0 on a CPU.
+        memory: the most that any job needs, on the fullest of its GPUs.
+        fits: whether each GPU can hold it; None where the config names no memory.
     """
 
     model: str
@@ -44,8 +45,14 @@ class Requirements:
     engine: str
     evaluated: bool
     disk: int
+    gpus: int
     memory: Memory
     fits: bool | None
+
+    @property
+    def needs(self) -> str:
+        """The memory in words."""
+        return f"{self.memory}{f' on each of {self.gpus} GPUs' if self.gpus > 1 else ''}"
 
 
 def sizes_of(model: ModelSettings) -> ModelShape | None:
@@ -108,10 +115,12 @@ def _requirements(
     head_bits = model.head_bits or experiment.settings.exl2.head_bits
     engine = experiment.engine(model.name, quantization)
     device, limit = experiment.settings.device, experiment.settings.gpu_memory_gb
+    gpus = experiment.gpus(model.name, quantization)
     needs = []
     for stage, load in loads:
         precision = experiment.precision(stage, model.name, quantization)
-        needs.append(memory(sizes, weights, head_bits, engine, load, precision, device))
+        where = device, max(gpus, 1)
+        needs.append(memory(sizes, weights, head_bits, engine, load, precision, *where))
     most = max(needs, key=lambda need: need.total)
     return Requirements(
         model=model.name,
@@ -119,6 +128,7 @@ def _requirements(
         engine=engine,
         evaluated=quantization in model.quantizations,
         disk=disk_bytes(sizes, weights, head_bits),
+        gpus=gpus,
         memory=most,
         fits=most.total <= limit * GB if limit is not None and device == "cuda" else None,
     )
@@ -137,7 +147,7 @@ def _loads(workload: Workload, model: ModelSettings, sizes: ModelShape) -> list[
         ),
     }
     budget = settings.token_budget
-    passed = pass_tokens(budget, sizes.max_position_embeddings)
+    passed = pass_tokens(sizes.max_position_embeddings)
     loads = []
     for stage, alive in states.items():
         tasks = workload.tasks(stage)
@@ -164,6 +174,7 @@ def _too_large(
     fitting = ", ".join(each.quantization for each in found.values() if each.fits)
     advice = f"these fit: {fitting}" if fitting else "no quantization of the config fits"
     return (
-        f"model {needed.model} at {needed.quantization} needs up to {needed.memory} in "
-        f"{needed.engine}, gpu_memory_gb is {experiment.settings.gpu_memory_gb:g}; {advice}"
+        f"model {needed.model} at {needed.quantization} needs up to {needed.needs} in "
+        f"{needed.engine}, gpu_memory_gb is {experiment.settings.gpu_memory_gb:g}; {advice}; "
+        f"models.{needed.model}.gpus splits it over several GPUs"
     )

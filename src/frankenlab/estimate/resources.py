@@ -16,7 +16,7 @@ from frankenlab.config.stages import CONFIRM, SEARCH, Stage
 from frankenlab.estimate.grid_work import PlanWork
 from frankenlab.estimate.memory import requirements, sizes_of
 from frankenlab.estimate.throughput import Speeds, quantizing_seconds
-from frankenlab.estimate.work import SCORING_RULES, Job, Workload
+from frankenlab.estimate.work import QUANTIZING_RULES, SCORING_RULES, Job, Workload, gpus_of
 from frankenlab.io.errors import UserError
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
@@ -94,7 +94,7 @@ class Prediction:
         if job.rule == "download_model":
             needed = requirements(self.workload, job.model).get(NONE.text)
             return JOB_SECONDS + needed.disk / DOWNLOAD_BYTES_PER_SECOND if needed else None
-        if job.rule in ("measure_exl2", "quantize_exl2"):
+        if job.rule in QUANTIZING_RULES:
             times = quantizing_seconds(self.experiment, self.workload.model(job.model))
             if times is None:
                 return None
@@ -182,7 +182,7 @@ class Prediction:
         found = requirements(self.workload, job.model)
         if not found:
             return UNKNOWN_BYTES
-        if job.rule in ("measure_exl2", "quantize_exl2"):
+        if job.rule in QUANTIZING_RULES:
             stored = min(found[NONE.text].disk, LARGEST_FILE)
             held = stored + self._calibrating(job.model)
             return PROCESS_BYTES[device] + QUANTIZER_BYTES + held
@@ -255,8 +255,8 @@ def resources(
     runtime = max(LEAST_MINUTES, math.ceil(minutes)) * attempt
     mem_mb = max(LEAST_MB, math.ceil(megabytes)) * attempt
     # A job without a GPU may run on a GPU's partition as well, and must not.
-    gpu = prediction.experiment.settings.device == "cuda"
-    usable = [limit for limit in limits if (limit.gpus > 0) == gpu]
+    gpus = gpus_of(prediction.experiment, job)
+    usable = [each for each in limits if each.gpus >= gpus and (each.gpus > 0) == (gpus > 0)]
     if not usable:
         return Resources(runtime, mem_mb, False)
     allowed = min(runtime, max(limit.runtime for limit in usable))

@@ -119,7 +119,7 @@ def _requirement_line(prediction: Prediction, needed: Requirements) -> str:
     aside = "" if needed.evaluated else " (not evaluated)"
     return (
         f"  {needed.quantization}{aside}: {needed.disk / GB:.1f} GB on disk, {needed.engine} needs "
-        f"at most {needed.memory}{limit}{fits}"
+        f"at most {needed.needs}{limit}{fits}"
     )
 
 
@@ -291,17 +291,19 @@ def _time_lines(
     hours = dict.fromkeys(prediction.experiment.models, 0.0)
     for place, each in enumerate(jobs):
         if on_gpu and each.left and each.runs_model:
-            hours[each.job.model] += seconds[place] / 3600
+            hours[each.job.model] += each.gpus * seconds[place] / 3600
     hours = {model: value for model, value in hours.items() if value}
     lines = []
     if hours:
         models = ", ".join(f"{model} {value:.1f}" for model, value in hours.items())
         lines.append(f"GPU hours of what is left: {at_most}{sum(hours.values()):.1f} ({models})")
-    whole = "on as many GPUs as there are jobs" if hours else "with all jobs side by side"
+    whole = "on as many GPUs as the jobs take" if hours else "with all jobs side by side"
     longest = [f"{at_most}{duration(length(jobs, seconds))} {whole}"]
+    most = max((each.gpus for each in jobs if each.left), default=1)
     for count in gpus if hours else ():
-        took = duration(length(jobs, seconds, count))
-        longest.append(f"{took} on {count} GPU{'s' * (count > 1)}")
+        took = duration(length(jobs, seconds, count)) if count >= most else "no end"
+        note = "" if count >= most else f" (a job takes {most})"
+        longest.append(f"{took} on {count} GPU{'s' * (count > 1)}{note}")
     lines.append(f"longest path of what is left, waiting in queues aside: {', '.join(longest)}")
     return lines
 
@@ -311,8 +313,8 @@ def length(jobs: Sequence[PlannedJob], seconds: Sequence[float], gpus: int | Non
 
     Args:
         seconds: of each job.
-        gpus: how many there are for the jobs that run a model, first come first served; None for
-            as many as are wanted.
+        gpus: how many there are for the jobs that run a model, first come first served, at least
+            what a job takes; None for as many as are wanted.
     """
     after: list[list[int]] = [[] for _ in jobs]
     waits = [0] * len(jobs)
@@ -327,8 +329,10 @@ def length(jobs: Sequence[PlannedJob], seconds: Sequence[float], gpus: int | Non
         start, place = heapq.heappop(queue)
         end = start + seconds[place]
         if gpus is not None and jobs[place].runs_model:
-            end = max(start, free[0]) + seconds[place]
-            heapq.heapreplace(free, end)
+            taken = [heapq.heappop(free) for _ in range(jobs[place].gpus)]
+            end = max(start, *taken) + seconds[place]
+            for _ in taken:
+                heapq.heappush(free, end)
         last = max(last, end)
         for other in after[place]:
             ready[other] = max(ready[other], end)
@@ -341,11 +345,15 @@ def length(jobs: Sequence[PlannedJob], seconds: Sequence[float], gpus: int | Non
 def _cap_lines(
     prediction: Prediction, jobs: Iterable[PlannedJob], limits: Sequence[Limit]
 ) -> list[str]:
-    capped = [
-        each.job
-        for each in jobs
-        if each.left and each.runs_model and resources(prediction, each.job, 1, limits).capped
-    ]
+    running = [each for each in jobs if each.left and each.runs_model]
+    most = max((limit.gpus for limit in limits), default=0)
+    if limits and (wide := [each for each in running if each.gpus > most]):
+        return [
+            f"more GPUs than the cluster's partitions allow a job ({most}): {len(wide)} jobs take "
+            f"{max(each.gpus for each in wide)}; raise max_gpu of a partition, or they are sent to "
+            "the cluster's default one"
+        ]
+    capped = [each.job for each in running if resources(prediction, each.job, 1, limits).capped]
     if not capped:
         return []
     counts = Counter(job.rule for job in capped)

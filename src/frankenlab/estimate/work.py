@@ -39,6 +39,8 @@ ASSUMED_DOCUMENTS = 1000
 # What is cached of a task in a stage: documents, tokens, scored positions, common prefix.
 Counts = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
 
+# The rules whose jobs quantize a model, which one GPU does layer by layer.
+QUANTIZING_RULES = ("measure_exl2", "quantize_exl2")
 # The rules whose jobs score plans, on all tasks of a stage.
 SCORING_RULES = ("evaluate", "confirm", "confirm_prompts")
 
@@ -72,6 +74,7 @@ class PlannedJob:
         runs_model: whether it takes a GPU where the experiment's device is one.
         left: whether it has yet to run.
         took: seconds of its last run if it is done, as Snakemake measured them.
+        gpus: how many it takes.
     """
 
     job: Job
@@ -79,6 +82,14 @@ class PlannedJob:
     runs_model: bool
     left: bool
     took: float | None = None
+    gpus: int = 1
+
+
+def gpus_of(experiment: Experiment, job: Job) -> int:
+    """Return how many GPUs a job takes that runs a model; a quantizer takes one."""
+    if job.rule in QUANTIZING_RULES:
+        return 1 if experiment.settings.device == "cuda" else 0
+    return experiment.gpus(job.model, job.quantization)
 
 
 def job_of(experiment: Experiment, rule: str, wildcards: Mapping[str, str]) -> Job:
@@ -106,15 +117,17 @@ def planned_jobs(experiment: Experiment, dag: Any, names: Mapping[str, str]) -> 
         # A job without output is a target, which does nothing.
         jobs = [job for job in level if job.output and job.rule.name in names]
         for job in sorted(jobs, key=lambda job: (job.rule.name, *job.wildcards)):
-            left = dag.needrun(job)
+            left, own = dag.needrun(job), job_of(experiment, names[job.rule.name], job.wildcards)
+            runs_model = "gpu" in job.rule.resources
             places[job] = len(found)
             found.append(
                 PlannedJob(
-                    job_of(experiment, names[job.rule.name], job.wildcards),
+                    own,
                     tuple(places[other] for other in dag.dependencies[job] if other in places),
-                    "gpu" in job.rule.resources,
+                    runs_model,
                     left,
                     None if left or not job.benchmark else _benchmark(Path(job.benchmark)),
+                    gpus_of(experiment, own) if runs_model else 0,
                 )
             )
     return found

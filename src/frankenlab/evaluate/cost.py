@@ -37,7 +37,7 @@ def measure(
     Returns:
         A dict for each plan: `prefill_tokens_per_second` and `decode_tokens_per_second` (medians
         of `repeats` runs), the lowest and highest of each (`_low`, `_high`), and
-        `peak_memory_bytes` of the process (on CUDA, of the device). `arithmetic_ratio` is as
+        `peak_memory_bytes` of the process (on CUDA, of its devices). `arithmetic_ratio` is as
         given. `prefill_ratio` and `decode_ratio` are medians over the turns of the plan's speed
         relative to the base's, with their intervals (`median_interval`); `prefill_clock` and
         `decode_clock` are what these say (`clock_says`), None for the base.
@@ -150,7 +150,8 @@ def _against(
 
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        for gpu in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(gpu)
         return
     # This resets a process's peak on Linux; elsewhere the peak is that of all plans so far.
     with suppress(OSError):
@@ -159,7 +160,7 @@ def _reset_peak(device: torch.device) -> None:
 
 def _peak(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         mark = next(line for line in lines if line.startswith("VmHWM"))

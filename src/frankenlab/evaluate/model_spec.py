@@ -45,6 +45,8 @@ class ModelSpec:
         quantization: "none" or an EXL2 bitrate.
         engine: one of `ENGINES`.
         precision: dtype of weights and arithmetic; exllamav2's is float16.
+        gpus: over how many it is split. No part of the identity, as each layer's arithmetic is the
+            same on any of them.
         states: the states of its files when they were hashed (see `directories.file_states`).
     """
 
@@ -56,6 +58,7 @@ class ModelSpec:
     precision: str = "bfloat16"
     device: str = "cpu"
     token_budget: int = DEFAULT_TOKEN_BUDGET
+    gpus: int = 1
     states: Mapping[str, list[int]] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -80,6 +83,7 @@ class ModelSpec:
             precision=experiment.precision(stage, model, quantization),
             device=experiment.settings.device,
             token_budget=experiment.settings.token_budget,
+            gpus=max(experiment.gpus(model, quantization), 1),
             states=verified.states,
         )
 
@@ -163,7 +167,7 @@ class ModelSpec:
         Raises:
             UserError: as the engine's `make_engine`.
         """
-        given = self.directory, self.precision, self.device, self.token_budget
+        given = self.directory, self.precision, self.device, self.token_budget, self.gpus
         if self.engine == "exllamav2":
             from frankenlab.engines import exllamav2
 

@@ -15,6 +15,7 @@ import torch
 
 from frankenlab.config.experiment import PROBED_POSITIONS, TASKS_FOLDER
 from frankenlab.engines.batches import MAKERS
+from frankenlab.engines.cards import moved
 from frankenlab.engines.protocol import Engine
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.evaluate.data import verify_data
@@ -183,11 +184,11 @@ def _probe_batch(engine: Engine, prompts: Sequence[Sequence[int]], sums: _Sums) 
 
     def own(hidden: torch.Tensor) -> torch.Tensor:
         """Return the prompts' tokens of a state, float32 [tokens, hidden size]."""
-        return hidden.reshape(-1, hidden.shape[-1])[at.tokens].float()
+        return moved(hidden, at.tokens.device).reshape(-1, hidden.shape[-1])[at.tokens].float()
 
     def predicted(hidden: torch.Tensor) -> torch.Tensor:
         """Return log-probabilities [compared, vocabulary] of the next tokens."""
-        rows = hidden.reshape(-1, hidden.shape[-1])[at.compared]
+        rows = moved(hidden, at.tokens.device).reshape(-1, hidden.shape[-1])[at.compared]
         return engine.logits(rows).float().log_softmax(-1)
 
     states = [engine.embed(at.batch)]
@@ -237,7 +238,8 @@ def _cosine(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 def _compare_states(states: Sequence[torch.Tensor], at: _Prompts, sums: _Sums) -> None:
     """Add the cosines between all pairs of states, and each prompt's mean states."""
-    flat = [state.reshape(-1, state.shape[-1]) for state in states]
+    device = at.tokens.device
+    flat = [moved(state, device).reshape(-1, state.shape[-1]) for state in states]
     parts, means = [], []
     for places in at.tokens.split(at.lengths):
         own = torch.stack([state[places] for state in flat], dim=1).float()

@@ -26,6 +26,9 @@ NUMERIC_LIBRARIES = ("torch", "transformers", "tokenizers", "lm-eval")
 # Libraries that take part in the numbers of one engine only.
 ENGINE_LIBRARIES: dict[str, tuple[str, ...]] = {"torch": (), "exllamav2": ("exllamav2",)}
 
+# Engines whose code takes part in the numbers of another one.
+ENGINES_WITHIN: dict[str, tuple[str, ...]] = {"torch": (), "exllamav2": ("torch",)}
+
 # Libraries that take part in the numbers of every engine, on CUDA only.
 CUDA_LIBRARIES = ("triton",)
 
@@ -54,8 +57,9 @@ def engine_module(engine: str) -> str:
 
 
 def other_engines(engine: str) -> list[str]:
-    """Return the names of the modules of all engines but one."""
-    return [engine_module(other) for other in ENGINE_LIBRARIES if other != engine]
+    """Return the names of the modules of all engines that take no part in one's numbers."""
+    taking_part = (engine, *ENGINES_WITHIN[engine])
+    return [engine_module(other) for other in ENGINE_LIBRARIES if other not in taking_part]
 
 
 def engine_libraries(engine: str, device: str) -> dict[str, str]:

@@ -3,8 +3,8 @@ they leave again.
 
 `sources`, `data_sets` and `fetch` bring models and data; `directory`, `files`, `tensor_files` and
 `tokenizer` read a model, and `shape` describes it; `exl2` and `gguf` are formats; `franken`,
-`footprint` and `memory` say what a plan or a quantization costs, and `export` writes a plan as a
-checkpoint.
+`footprint` and `memory` say what a plan or a quantization costs, `split` which GPU holds which
+layers, and `export` writes a plan as a checkpoint.
 """
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "quantization",
     "shape",
     "sources",
+    "split",
     "tensor_files",
     "tokenizer",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from frankenlab.models.quantization import NONE, Quantization
 from frankenlab.models.shape import ModelShape
+from frankenlab.models.split import fullest_card
 
 GB = 1e9
 
@@ -19,8 +20,8 @@ LOGIT_ROWS = 512
 # Elements of the masks that are in memory at once (`engines.masks`).
 MASK_ELEMENTS = 1 << 23
 
-# Most tokens of one sequence that exllamav2 is loaded for; attention over more takes too much.
-LONGEST_PASS = 8192
+# Most tokens that exllamav2's own modules read at a time; attention over more takes too much.
+LONGEST_PASS = 2048
 
 # CUDA's context and kernels, and what an allocator loses between its blocks.
 OVERHEAD = {"cpu": int(0.5 * GB), "cuda": int(1.2 * GB)}
@@ -65,7 +66,7 @@ class Load:
         passed: tokens that exllamav2 takes at a time (`pass_tokens`).
         states: hidden states alive at once (`live_states`).
         cached: (occurrence, token) pairs whose keys and values are kept.
-        prefix: tokens that all rows of the torch engine's batches begin with, beside `tokens`.
+        prefix: tokens that all rows of a batch begin with, beside `tokens`.
     """
 
     tokens: int
@@ -76,13 +77,19 @@ class Load:
     prefix: int = 0
 
 
-def pass_tokens(token_budget: int, context: int) -> int:
-    """Return the tokens of a pass for which exllamav2 is loaded: a batch, or a window of a text if
-    that is longer.
+def pass_tokens(context: int) -> int:
+    """Return the tokens for which exllamav2 is loaded: a decoder reads its prompt in such passes.
 
     Its buffers, and without flash-attn the scores of its attention, are as large as a pass.
     """
-    return max(token_budget, min(context, LONGEST_PASS))
+    return min(context, LONGEST_PASS)
+
+
+def batch_bytes(shape: ModelShape, tokens: int) -> int:
+    """Return what exllamav2's engine needs to score a batch beside the weights, if a hidden state
+    waits at each of the layers, which is enough for plans that repeat one block."""
+    states = (shape.n_layers + 2) * tokens * shape.hidden_size * 2
+    return states + _dequantized_working(shape, Load(tokens, 0, 0, 0)) + _logits(shape, 2)
 
 
 def disk_bytes(shape: ModelShape, weights: Quantization, head_bits: int) -> int:
@@ -100,8 +107,12 @@ def memory(
     load: Load,
     precision: str = "bfloat16",
     device: str = "cuda",
+    cards: int = 1,
 ) -> Memory:
-    """Return what `engine` needs to run `load`.
+    """Return what `engine` needs to run `load`, on the fullest card of those that it is split over.
+
+    Which of them hidden states, keys and values are on depends on the plans, so they are counted as
+    if all were on that card.
 
     Args:
         weights: what is on disk; the torch engine dequantizes EXL2 to `precision`.
@@ -110,23 +121,28 @@ def memory(
     """
     value, tokens = VALUE_BYTES[precision], load.tokens
     if engine == "exllamav2":
-        # Its embeddings stay on the CPU.
-        stored = _exl2_weights(shape, weights, head_bits)
+        # Scoring has the embeddings and the head as floats on the GPU.
+        stored = _exl2_weights(shape, weights, head_bits) + 4 * shape.head_weights
+        embeddings = 2 * shape.head_weights
+        head = embeddings + math.ceil(shape.head_weights * (head_bits + HEAD_EXTRA_BITS) / 8)
         working = _exllamav2_working(shape, load)
     else:
         stored = value * disk_bytes(shape, NONE, head_bits) // 2
-        # A tied head is quantized apart from the embeddings, so it is a matrix of its own.
-        if weights != NONE and shape.tied_embeddings:
+        # A tied head is quantized apart from the embeddings, so it is a matrix of its own; and it
+        # is one where it is on another card than they are.
+        if shape.tied_embeddings and (weights != NONE or cards > 1):
             stored += value * shape.head_weights
+        embeddings = head = value * shape.head_weights
         working = max(_torch_working(shape, load, value), value * shape.layer_weights)
-        tokens += load.prefix
-    # As they come, as float32, and their exponentials.
-    logits = LOGIT_ROWS * shape.vocab_size * (value + 4 + 4)
+    tokens += load.prefix
+    if cards > 1:
+        layer = math.ceil((stored - embeddings - head) / shape.n_layers)
+        stored = fullest_card([layer] * shape.n_layers, embeddings, head, cards)
     return Memory(
         weights=stored,
         states=load.states * tokens * shape.hidden_size * value,
         cache=2 * load.cached * shape.kv_size * value,
-        working=working + logits,
+        working=working + _logits(shape, value),
         overhead=OVERHEAD[device],
     )
 
@@ -149,16 +165,27 @@ def _torch_working(shape: ModelShape, load: Load, value: int) -> int:
     return (load.tokens + load.prefix) * widths * value + mask + copies
 
 
+def _dequantized_working(shape: ModelShape, load: Load) -> int:
+    """Return the bytes for a layer that is dequantized at its visit, and those of its largest
+    matrices before they are one; in a batch, as much as in the torch engine."""
+    return _torch_working(shape, load, 2) + 2 * 2 * shape.layer_weights
+
+
 def _exllamav2_working(shape: ModelShape, load: Load) -> int:
     """Return the bytes of exllamav2's scratch space (mlp.py, `scratch_space_fixed`) with the
-    largest matrix in float16, for batches are multiplied with that; of what attention makes of a
-    pass, scores included (without flash-attn there are a masked copy and a softmax of them); and of
-    the passes put together."""
+    largest matrix in float16, and beside it those of scoring, or of what attention makes of a pass
+    of decoding, scores included (without flash-attn there are a masked copy and a softmax)."""
     hidden = shape.hidden_size
     mlp = load.passed * (hidden + 2 * shape.intermediate_size)
     mlp += max(map(math.prod, shape.layer_linears.values()))
     attention = load.passed * (5 * hidden + 2 * shape.kv_size + 3 * shape.n_heads * load.row)
-    return 2 * (max(mlp, shape.head_weights) + attention + 2 * load.tokens * hidden)
+    scratch = 2 * max(mlp, shape.head_weights)
+    return scratch + max(_dequantized_working(shape, load), 2 * attention)
+
+
+def _logits(shape: ModelShape, value: int) -> int:
+    """Return the bytes of logits as they come, as float32, and of their exponentials."""
+    return LOGIT_ROWS * shape.vocab_size * (value + 4 + 4)
 
 
 def live_states(trie: Any) -> int:

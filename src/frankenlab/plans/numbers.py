@@ -20,7 +20,7 @@ from frankenlab.plans.steps import MAX_LAYERS, MAX_SCALE, MAX_STEPS, MIN_SCALE, 
 _ROUNDING = 1e-9
 
 
-def _one_error(allowed: str) -> WrapValidator:
+def one_error(allowed: str) -> WrapValidator:
     """Return what raises one error, with what is allowed, where each member of a union would have
     its own."""
 
@@ -43,7 +43,7 @@ _RANGE = 'a list of these, or "start:stop[:step]" as in Python'
 _NUMBERS = f"a number from 0 to {MAX_STEPS:,}, {_RANGE}"
 Numbers = Annotated[
     _Number | Annotated[tuple[_Number, ...], _Several] | _Range,
-    _one_error(_NUMBERS),
+    one_error(_NUMBERS),
     Field(description=_NUMBERS),
 ]
 
@@ -53,7 +53,7 @@ _LAYER_NUMBERS = (
 # Positions or lengths, counted in layers.
 LayerNumbers = Annotated[
     _Number | _Share | Annotated[tuple[_Number | _Share, ...], _Several] | _Range,
-    _one_error(_LAYER_NUMBERS),
+    one_error(_LAYER_NUMBERS),
     Field(description=_LAYER_NUMBERS),
 ]
 
@@ -61,14 +61,14 @@ LayerCount = Annotated[int, Field(ge=1, le=MAX_LAYERS)]
 _LENGTH = f"a number of layers from 1 to {MAX_LAYERS:,}, a share of the depth above 0.0 up to 1.0"
 Length = Annotated[
     LayerCount | Annotated[float, Field(gt=0, le=1)],
-    _one_error(_LENGTH),
+    one_error(_LENGTH),
     Field(description=_LENGTH),
 ]
 
 Part = Literal["block", "attn", "mlp"]
 _PARTS = "block, attn, mlp, a list of these"
 Parts = Annotated[
-    Part | Annotated[tuple[Part, ...], _Several], _one_error(_PARTS), Field(description=_PARTS)
+    Part | Annotated[tuple[Part, ...], _Several], one_error(_PARTS), Field(description=_PARTS)
 ]
 
 _Scale = (
@@ -78,7 +78,7 @@ _Scale = (
 _SCALES = f"a number from {MIN_SCALE:g} to {MAX_SCALE:g} in size, above or below 0, a list of these"
 Scales = Annotated[
     _Scale | Annotated[tuple[_Scale, ...], _Several],
-    _one_error(_SCALES),
+    one_error(_SCALES),
     Field(description=_SCALES),
 ]
 
