@@ -98,7 +98,7 @@ class Exllamav2Engine:
         Raises:
             UserError: it does not give the logits of exllamav2's own forward pass.
         """
-        embedding, norm, head = outer_weights(self.model.modules, self.vocabulary)
+        embedding, norm, head = outer_weights(self.model.modules, self.vocabulary, self._room)
         if self._dequantized is None:
             self._dequantized = DequantizedLayers(self._layers, self._room)
         weights = ModelWeights(embedding, self._dequantized, norm, head)
