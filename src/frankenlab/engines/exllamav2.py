@@ -247,7 +247,8 @@ class Exllamav2Engine:
 
         use_its_stream()
         embedding, *_, norm, head = self.model.modules
-        params = ExLlamaV2Attention.Params(*tokens.shape, 0, None, None)
+        rows, length = tokens.shape
+        params = ExLlamaV2Attention.Params(rows, length, 0, None, None)
         hidden = embedding.forward(tokens).to(self.device)
         for step in base(self.n_layers).steps:
             hidden = own_step(self._layers[step.layer], step, hidden, params)
