@@ -180,29 +180,43 @@ def compare_speed(directory: Path, device: str, rows: Rows) -> None:
     vocabulary, n_layers = exl2.config["vocab_size"], exl2.shape.n_layers
     length = min(LENGTH, exl2.config["max_position_embeddings"])
     documents = random_documents(vocabulary, 2 * ROWS, length)
-    tokens = len(documents) * length
     for what, speed in own_forward(directory, documents, device):
         rows.append((f"{directory.name}: {what}", f"{speed:,.0f} tokens/s"))
     requests = requests_from_tokens(documents, branch=0)
     makers = engine_makers(directory, device)
+    base, grid = [parse("base", n_layers)], grid_plans(n_layers)
+    many = f"{len(grid)} plans, tokens x plans"
     for name in ("exllamav2", "torch bf16"):
-        engine = makers[name]()
+        engine, sweep = makers[name](), f"{directory.name}: sweep by {name}"
         batches = batches_of(engine, requests)
-        for plans in ([parse("base", n_layers)], grid_plans(n_layers)):
-            seconds = timed(_sweeps(engine, plans, batches), device)
-            what = "base alone" if len(plans) == 1 else f"{len(plans)} plans, tokens x plans"
-            speed = f"{tokens * len(plans) / seconds:,.0f} tokens/s"
-            rows.append((f"{directory.name}: sweep by {name}, {what}", speed))
-        if device.startswith("cuda"):
-            peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
-            rows.append((f"{directory.name}: sweep by {name}, peak GPU memory", peak))
+        _add_sweep(f"{sweep}, base alone", engine, base, batches, device, rows)
+        _add_sweep(f"{sweep}, {many}", engine, grid, batches, device, rows)
+        _add_peak(sweep, device, rows)
+        if name == "exllamav2":
+            rows.append((f"{sweep}, layers kept dequantized", f"{len(engine.kept)} of {n_layers}"))
+            while engine.give_up_weights():
+                pass
+            free_memory()
+            sweep += ", nothing kept"
+            _add_sweep(f"{sweep}, {many}", engine, grid, batches, device, rows)
+            _add_peak(sweep, device, rows)
         close(engine)
         del engine
         free_memory()
 
 
-def _sweeps(engine: Any, plans: Sequence[Plan], batches: Sequence[Batch]) -> Callable[[], Any]:
-    return lambda: scores_of(engine, plans, batches)
+def _add_sweep(
+    what: str, engine: Any, plans: Sequence[Plan], batches: Sequence[Batch], device: str, rows: Rows
+) -> None:
+    seconds = timed(lambda: scores_of(engine, plans, batches), device)
+    tokens = len(plans) * sum(batch.n_tokens for batch in batches)
+    rows.append((what, f"{tokens / seconds:,.0f} tokens/s"))
+
+
+def _add_peak(what: str, device: str, rows: Rows) -> None:
+    if device.startswith("cuda"):
+        peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        rows.append((f"{what}, peak GPU memory", peak))
 
 
 def own_forward(

@@ -12,6 +12,7 @@ from gpu_measure import (
     batches_of,
     compare_engines,
     compare_reconstructions,
+    engine_makers,
     scores_of,
     small_plans,
 )
@@ -71,6 +72,20 @@ def test_both_engines_give_the_same_log_probabilities(small):
     for directory, vocabulary, n_layers in ((TINY_EXL2, 512, 2), (small, 1000, 3)):
         requests = requests_from_tokens(random_documents(vocabulary, 6, 80))
         compare_engines(directory, requests, small_plans(n_layers), "cuda", [])
+
+
+def test_scores_are_the_same_bit_for_bit_with_and_without_kept_layers(small):
+    requests = requests_from_tokens(random_documents(1000, 6, 80))
+    engine = engine_makers(small, "cuda")["exllamav2"]()
+    batches, plans = batches_of(engine, requests), small_plans(3)
+    found = [scores_of(engine, plans, batches)]
+    assert engine.kept == [0, 1, 2]
+    while engine.give_up_weights():
+        found.append(scores_of(engine, plans, batches))
+    assert engine.kept == [] and len(found) == 3
+    for other in found[1:]:
+        assert all(torch.equal(other[text], values) for text, values in found[0].items())
+    engine.close()
 
 
 def test_decoding_with_the_cache_is_computing_from_scratch(small):

@@ -188,7 +188,10 @@ def test_speeds_are_tokens_a_second(random_model, monkeypatch):
     with standing_in():
         gpu_measure.compare_speed(random_model, "cuda:0", rows)
     speeds = [value for _, value in rows if value.endswith("tokens/s")]
-    assert len(speeds) == 6 and all(int(s.split()[0].replace(",", "")) > 0 for s in speeds)
+    assert len(speeds) == 7 and all(int(s.split()[0].replace(",", "")) > 0 for s in speeds)
+    name = "random: sweep by exllamav2"
+    assert (f"{name}, layers kept dequantized", "2 of 2") in rows
+    assert any(what.startswith(f"{name}, nothing kept, ") for what, _ in rows)
 
 
 @installed

@@ -20,7 +20,7 @@ from tests.support.engines import DOCUMENTS
 from tests.support.models import parse_all
 from tests.support.processes import one_line
 
-pytestmark = pytest.mark.usefixtures("exllamav2_on_cpu")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("exllamav2_on_cpu")]
 
 TEXTS = ["base", "0:2,1:3", "0,1x3,2", "0:2,1@attn,1@mlp*0.5,2"]
 
@@ -67,7 +67,6 @@ def room_for(engine, layers: float) -> int:
     return int(needed + layers * dequantized_bytes(engine._layers[0]))
 
 
-@pytest.mark.slow
 def test_scores_are_the_same_bit_for_bit_whatever_is_kept(directory, free_memory, products):
     expected = None
     for layers, kept in [(9, [0, 1, 2]), (2.5, [1, 2]), (1, [2]), (0.9, []), (-100, [])]:

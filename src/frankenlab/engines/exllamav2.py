@@ -101,7 +101,7 @@ class Exllamav2Engine:
         Raises:
             UserError: it does not give the logits of exllamav2's own forward pass.
         """
-        embedding, norm, head = outer_weights(self.model.modules, self.vocabulary)
+        embedding, norm, head = outer_weights(self.model.modules, self.vocabulary, self._room)
         if self._dequantized is None:
             self._dequantized = DequantizedLayers(self._layers, self._room)
         several = len(self.devices) > 1
@@ -259,7 +259,8 @@ class Exllamav2Engine:
 
         use_its_stream()
         embedding, *_, norm, head = self.model.modules
-        params = ExLlamaV2Attention.Params(*tokens.shape, 0, None, None)
+        rows, length = tokens.shape
+        params = ExLlamaV2Attention.Params(rows, length, 0, None, None)
         hidden = embedding.forward(tokens).to(self.device)
         for step in base(self.n_layers).steps:
             hidden = own_step(self._layers[step.layer], step, hidden, params)

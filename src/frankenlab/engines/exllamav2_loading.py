@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from frankenlab.engines.packing import LENGTH_MULTIPLE
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.models.directory import check_llama_shaped
@@ -38,7 +37,7 @@ def load(directory: Path, device: str, max_tokens: int, gpus: int = 1) -> Any:
     Args:
         device: "cuda" or "cuda:N".
         gpus: over how many GPUs the layers are split, from this device on.
-        max_tokens: rows times length of the largest batch, for which buffers are allocated.
+        max_tokens: most tokens that its own modules take at a time; buffers are as large.
 
     Raises:
         UserError: exllamav2 is absent, does not work here, or does not run such a model.
@@ -49,9 +48,8 @@ def load(directory: Path, device: str, max_tokens: int, gpus: int = 1) -> Any:
         try:
             config = library.ExLlamaV2Config(str(stage))
             config.max_input_len = max_tokens
-            # Its rotary tables end there, and rows are padded beyond the context.
-            config.max_seq_len += -config.max_seq_len % LENGTH_MULTIPLE
-            # Without flash-attn and xformers it would take torch's attention without any mask.
+            # Without flash-attn and xformers it would take torch's attention without any mask. With
+            # either it takes that one.
             config.no_sdpa = True
             model = library.ExLlamaV2(config)
             # Nothing goes to the devices before the one asked for, the whole model to that one.

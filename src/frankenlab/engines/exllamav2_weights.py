@@ -85,18 +85,23 @@ class DequantizedLayers(Sequence[Layer]):
 
 
 def outer_weights(
-    modules: Sequence[Any], vocabulary: int
+    modules: Sequence[Any], vocabulary: int, room: Callable[[torch.device], int]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the embeddings, the norm and the head, all on the device of the head.
+    """Return the embeddings, the norm and the head.
+
+    exllamav2 has the embeddings on the CPU, where they stay if there is no room for them.
 
     Args:
         modules: exllamav2's, of the whole model: embedding, layers, norm, head.
         vocabulary: number of token ids; the head is stored wider.
+        room: device -> bytes that may be taken there.
     """
     embedding, *_, norm, head = modules
-    device = torch.device("cuda", norm.device_idx)
-    table = embedding.embedding.weight.data.to(device, torch.float16)
-    return table, norm.weight.data, _stacked([head])[:vocabulary]
+    matrix = _stacked([head])[:vocabulary]
+    table, device = embedding.embedding.weight.data.to(torch.float16), matrix.device
+    if room(device) >= table.nbytes:
+        table = table.to(device)
+    return table, norm.weight.data, matrix
 
 
 def device_of(modules: Modules) -> torch.device:

@@ -171,7 +171,9 @@ class TorchEngine:
 
     def embed(self, batch: DeviceBatch) -> torch.Tensor:
         """Return the embeddings, [tokens, hidden size]."""
-        return F.embedding(batch.tokens, self.embedding)
+        # An embedding that found no room on the GPU stays on the CPU.
+        tokens = batch.tokens.to(self.embedding.device)
+        return F.embedding(tokens, self.embedding).to(self.device)
 
     def run(
         self,

@@ -121,10 +121,11 @@ def memory(
     """
     value, tokens = VALUE_BYTES[precision], load.tokens
     if engine == "exllamav2":
-        # Scoring has the embeddings and the head as floats on the GPU.
-        stored = _exl2_weights(shape, weights, head_bits) + 4 * shape.head_weights
-        embeddings = 2 * shape.head_weights
-        head = embeddings + math.ceil(shape.head_weights * (head_bits + HEAD_EXTRA_BITS) / 8)
+        # Its embeddings may stay on the CPU. Scoring has the head as floats besides.
+        stored = _exl2_weights(shape, weights, head_bits) + 2 * shape.head_weights
+        embeddings = 0
+        head = 2 * shape.head_weights
+        head += math.ceil(shape.head_weights * (head_bits + HEAD_EXTRA_BITS) / 8)
         working = _exllamav2_working(shape, load)
     else:
         stored = value * disk_bytes(shape, NONE, head_bits) // 2
@@ -166,9 +167,9 @@ def _torch_working(shape: ModelShape, load: Load, value: int) -> int:
 
 
 def _dequantized_working(shape: ModelShape, load: Load) -> int:
-    """Return the bytes for a layer that is dequantized at its visit, and those of its largest
-    matrices before they are one; in a batch, as much as in the torch engine."""
-    return _torch_working(shape, load, 2) + 2 * 2 * shape.layer_weights
+    """Return the bytes of a layer that is dequantized at its visit, and beside it of what a batch
+    takes in the torch engine; before that, of its matrices that are put together."""
+    return 2 * shape.layer_weights + max(_torch_working(shape, load, 2), shape.layer_weights)
 
 
 def _exllamav2_working(shape: ModelShape, load: Load) -> int:
