@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch._C import DispatchKey
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -235,6 +236,10 @@ class Asynchronous(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if function.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd):
+            # As it comes in inference mode: made of others, which are looked at.
+            with self:
+                return function.decompose(*args, **kwargs)
         name = function.name().removeprefix("aten::").partition(".")[0]
         tensors = [x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)]
         given = {x.device.type for x in tensors}
