@@ -20,7 +20,8 @@ from frankenlab.engines.protocol import check_capacity, recent_states, state_bef
 from frankenlab.engines.rotary import Rotary
 from frankenlab.engines.scoring import score_targets
 from frankenlab.models.directory import model_shape
-from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.models.exl2.declaration import is_exl2
+from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.tensor_files import TensorFiles
 from frankenlab.plans.plan import Plan
 from frankenlab.plans.steps import Step
