@@ -1,4 +1,4 @@
-"""What jobs spend before their work: the seconds that their imports take, and of what.
+"""What jobs spend before their work: the processor's seconds that their imports take, and of what.
 
     python -m benchmarks.start --out benchmarks/start.md
     python -m benchmarks.start --beside OTHER_CHECKOUT
@@ -12,10 +12,10 @@ import ast
 import os
 import platform
 import re
+import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,10 +47,12 @@ def beginning(checkout: Path, script: str) -> str:
 
 
 def seconds(checkout: Path, code: str) -> float:
-    """Return the wall-clock seconds of a process that runs some code with a checkout's package."""
-    started = time.perf_counter()
+    """Return the processor's seconds of a process that runs some code with a checkout's package:
+    other processes change them less than the clock's."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     _run(checkout, [], code)
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def shares(checkout: Path, code: str) -> Counter[str]:
@@ -88,7 +90,7 @@ def page(checkouts: Sequence[Path], names: Sequence[str], rounds: int) -> str:
     lines = [
         "# Start of a job",
         "",
-        f"Median seconds of {rounds} starts of Python with the imports of a rule's job, in "
+        f"Processor seconds, the median of {rounds} starts of Python with a rule's imports, in "
         f"turns; Python alone takes {statistics.median(bare):.2f} s. {os.cpu_count()} cores, "
         f"Python {platform.python_version()}. Made by `python -m benchmarks.start`.",
         "",
