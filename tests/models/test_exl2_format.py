@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2 import format as exl2_format
-from frankenlab.models.exl2.declaration import Declaration
+from frankenlab.models.exl2.declaration import Declaration, is_exl2
 from frankenlab.models.exl2.format import (
     PARTS,
     Codes,
@@ -23,7 +23,7 @@ from frankenlab.models.exl2.format import (
 )
 from frankenlab.models.exl2.limits import BITS
 from frankenlab.models.exl2.packing import unpack_columns, unpack_nibbles
-from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.exl2.writing import stored_tensors, write_exl2
 from tests.support.paths import DATA
 from tests.support.processes import one_line

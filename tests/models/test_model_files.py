@@ -13,7 +13,8 @@ from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.model_spec import ModelSpec
 from frankenlab.io.errors import UserError
 from frankenlab.models.directory import check_llama_shaped, model_shape
-from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.models.exl2.declaration import is_exl2
+from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.export import materialize
 from frankenlab.models.fetch import fetch_model
 from frankenlab.models.files import INDEX, identity_files, weight_files

@@ -79,6 +79,37 @@ def test_downloads_alone_ask_for_the_network_and_say_what_they_got(
     assert made_with[folder.name]["revision"] == COMMIT
 
 
+# What jobs of each kind may import of the libraries that take long.
+SCORING = {"torch", "transformers", "datasets", "lm_eval"}
+NEEDED = {
+    "download_data.py": {"datasets"},
+    "construct_frankens.py": set(),
+    "evaluate.py": SCORING,
+    "aggregate.py": {"scipy.stats"},
+    "shortlist.py": set(),
+    "freeze.py": set(),
+    "measure_cost.py": {"torch"},
+    "flips.py": {"datasets", "lm_eval"},
+    "tables.py": {"scipy.stats"},
+    "provenance.py": set(),
+    "plot.py": {"altair"},
+    "ipykernel_launcher.py": {"altair"},
+    "render_notebook.py": {"scipy.stats"},
+}
+
+
+def test_a_job_imports_what_it_needs(lab: Laboratory) -> None:
+    lines = [line.split() for line in (lab.folder / "network").read_text().splitlines()]
+    found: dict[str, set[str]] = {}
+    for name, what, *libraries in lines:
+        if what == "imported":
+            found[name] = found.get(name, set()) | set(libraries)
+    assert found.keys() >= NEEDED.keys()
+    assert {
+        name: found[name] - needed for name, needed in NEEDED.items() if found[name] - needed
+    } == {}
+
+
 def test_what_was_purged_is_fetched_again_and_nothing_else_runs(lab: Laboratory) -> None:
     (data,) = (lab.folder / "resources/data").glob("owner-texts-*/validation.parquet")
     (weights,) = (lab.folder / "resources/models").glob("tiny-*/model.safetensors")

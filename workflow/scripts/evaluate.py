@@ -1,5 +1,12 @@
 """Scores the frankens of a shard on the tasks of a stage."""
 
+# ruff: noqa: E402
+
+from frankenlab.runtime.meanwhile import import_meanwhile
+
+# Before the other imports, which take as long.
+import_meanwhile("torch")
+
 from frankenlab.analyse import ledger
 from frankenlab.config.stages import CONFIRM, Stage
 from frankenlab.estimate.work import Workload

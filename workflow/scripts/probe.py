@@ -1,5 +1,12 @@
 """Measures what each layer does to the hidden state, without looking at any answer."""
 
+# ruff: noqa: E402
+
+from frankenlab.runtime.meanwhile import import_meanwhile
+
+# Before the other imports, which take as long.
+import_meanwhile("torch")
+
 import pandas as pd
 
 from frankenlab.config.stages import SEARCH, Stage

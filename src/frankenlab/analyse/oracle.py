@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
+import scipy
 
 from frankenlab.analyse.comparisons import paired
 from frankenlab.analyse.gains import seen_by
@@ -132,7 +132,11 @@ def _log_choices(count: Any, k: int) -> Floats:
     """Return the logarithm of the number of choices of k of `count`."""
     few = count < k
     rest = np.where(few, 0, count - k)
-    logs = special.gammaln(count + 1) - special.gammaln(k + 1) - special.gammaln(rest + 1)
+    logs = (
+        scipy.special.gammaln(count + 1)
+        - scipy.special.gammaln(k + 1)
+        - scipy.special.gammaln(rest + 1)
+    )
     return np.where(few, -np.inf, logs)
 
 

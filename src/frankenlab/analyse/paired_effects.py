@@ -6,8 +6,8 @@ docs/statistics/tests.md says why these methods were chosen, and from how many d
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special
 
 from frankenlab.analyse.paired_tests import (
     Floats,
@@ -61,7 +61,7 @@ class PairedEffects:
         nothing about the spread, or where a value is not finite.
         """
         tail = (1 - confidence) / 2
-        t = special.stdtrit(self.n_clusters - 1, 1 - tail)
+        t = scipy.special.stdtrit(self.n_clusters - 1, 1 - tail)
         low, high = self.effect - t * self.standard_error, self.effect + t * self.standard_error
         if not self.binary:
             bends, shift = _skewness_terms(self.differences, self.weights, self.kind)
@@ -119,7 +119,7 @@ def _corrected_p(d: Floats, w: Floats, effect: Floats, error: Floats, kind: Kind
     t = np.where(effect == 0, 0.0, t)
     bent = _bent(np.abs(t), *(np.sign(t) * term for term in _skewness_terms(d, w, kind)))
     least = np.minimum(np.abs(t), np.fmax(bent.min(axis=0), 0))
-    return 2 * special.stdtr(w.size - 1, -least)
+    return 2 * scipy.special.stdtr(w.size - 1, -least)
 
 
 def _skewness_terms(d: Floats, w: Floats, kind: Kind) -> tuple[Floats, Floats]:

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
 
 Kind = Literal["mean", "perplexity"]
 Floats = NDArray[np.float64]
@@ -105,7 +105,7 @@ def _slices(length: int, size: int) -> Iterator[slice]:
 def clopper_pearson_upper(successes: ArrayLike, trials: int, tail: float) -> Floats:
     """Return the exact upper limits of probabilities, from numbers of successes of any shape."""
     failures = trials - np.asarray(successes, dtype=float)
-    inner = special.betaincinv(trials - failures + 1, np.maximum(failures, 1), 1 - tail)
+    inner = scipy.special.betaincinv(trials - failures + 1, np.maximum(failures, 1), 1 - tail)
     return np.where(failures > 0, inner, 1.0)
 
 
@@ -120,7 +120,7 @@ def mcnemar_exact(up: ArrayLike, down: ArrayLike) -> Floats:
     It is a binomial sign test on the discordant documents; p is 1 where there are none.
     """
     up, down = np.asarray(up), np.asarray(down)
-    return np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(up, down), up + down, 0.5))
+    return np.minimum(1.0, 2 * scipy.stats.binom.cdf(np.minimum(up, down), up + down, 0.5))
 
 
 def sign_flip_test(differences: ArrayLike, *, seed: int, resamples: int = 10_000) -> Floats:
@@ -168,7 +168,7 @@ def _lattice_p(whole: Floats) -> float:
     chance = np.ones(1)
     for size, count in zip(sizes, counts, strict=True):
         spread = np.zeros(size * count + 1)
-        spread[::size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        spread[::size] = scipy.stats.binom.pmf(np.arange(count + 1), count, 0.5)
         chance = np.convolve(chance, spread)
     sums = 2 * np.arange(total + 1) - total
     return min(1.0, float(chance[np.abs(sums) >= abs(whole.sum())].sum()))
@@ -179,5 +179,5 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     adjusted = np.array(p, dtype=float)
     known = ~np.isnan(adjusted)
     if known.any():
-        adjusted[known] = stats.false_discovery_control(adjusted[known])
+        adjusted[known] = scipy.stats.false_discovery_control(adjusted[known])
     return adjusted

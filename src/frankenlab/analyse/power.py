@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
-from scipy import special, stats
+import scipy
 
 from frankenlab.analyse.paired_tests import Kind, clopper_pearson_upper
 
@@ -125,17 +125,17 @@ def _mcnemar_power(n: int, delta: float, sigma: float, level: float) -> float:
         return 0.0
     centre, spread = n * rate, 8 * np.sqrt(n * rate) + 8
     counts = np.arange(max(0, int(centre - spread)), min(n, int(centre + spread)) + 1)
-    critical = stats.binom.ppf(level / 2, counts, 0.5) - 1
-    rejects = stats.binom.cdf(critical, counts, loss / rate)
-    return float(stats.binom.pmf(counts, n, rate) @ rejects)
+    critical = scipy.stats.binom.ppf(level / 2, counts, 0.5) - 1
+    rejects = scipy.stats.binom.cdf(critical, counts, loss / rate)
+    return float(scipy.stats.binom.pmf(counts, n, rate) @ rejects)
 
 
 def _t_power(n: int, delta: float, sigma: float, level: float) -> float:
     """Return the power of a t-test, by the normal distribution around a t-test's limit."""
     if n < 2:
         return 0.0
-    surplus = np.sqrt(n) * delta - special.stdtrit(n - 1, 1 - level / 2) * sigma
-    return float(special.ndtr(surplus / sigma)) if sigma > 0 else float(surplus > 0)
+    surplus = np.sqrt(n) * delta - scipy.special.stdtrit(n - 1, 1 - level / 2) * sigma
+    return float(scipy.special.ndtr(surplus / sigma)) if sigma > 0 else float(surplus > 0)
 
 
 def _tost_passes(
@@ -144,11 +144,11 @@ def _tost_passes(
     """Tell whether the interval of 1 - 2 * level falls inside the margin with this power."""
     if sigma > 0:
         room = np.array([margin - delta, margin + delta]) * np.sqrt(n) / sigma
-        if special.ndtr(room - special.stdtrit(n - 1, 1 - level)).sum() - 1 < power:
+        if scipy.special.ndtr(room - scipy.special.stdtrit(n - 1, 1 - level)).sum() - 1 < power:
             return False
     if kind == "perplexity":
         return True
     rates = np.array(_gain_and_loss(delta, sigma))
-    most = stats.binom.ppf((1 + power) / 2, n, rates)
-    limits = clopper_pearson_upper(most, n, level) - stats.binom.ppf(0.5, n, rates[::-1]) / n
+    most = scipy.stats.binom.ppf((1 + power) / 2, n, rates)
+    limits = clopper_pearson_upper(most, n, level) - scipy.stats.binom.ppf(0.5, n, rates[::-1]) / n
     return bool((limits < margin).all())

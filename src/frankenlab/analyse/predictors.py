@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+import scipy
 
 from frankenlab.analyse.paired_tests import Floats
 
@@ -127,10 +127,10 @@ def _z(values: pd.Series, start: int, stop: int) -> float:
 
 def ranks(values: Floats, groups: Floats) -> Floats:
     """Return ranks [..., n] within each group [n], centred at 0, as shares of the group's size."""
-    found = rankdata(values, axis=-1)
+    found = scipy.stats.rankdata(values, axis=-1)
     each = np.unique(groups)
     if len(each) > 1:
-        found = rankdata(found + groups * (found.shape[-1] + 1), axis=-1)
+        found = scipy.stats.rankdata(found + groups * (found.shape[-1] + 1), axis=-1)
     for group in each:
         own = groups == group
         part = found[..., own]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+import scipy
 
 from frankenlab.analyse.comparisons import compare, paired
 from frankenlab.analyse.gains import Gains, differences, seen_by
@@ -210,7 +210,7 @@ def band(found: PairedEffects, rules: Statistics, level: float = 0.05) -> tuple[
     gained = Gains(found.differences, found.weights)
     centred = Gains(gained.residuals * found.weights.sum(), found.weights)
     drawn, _ = largest([centred], flips, rules.resamples, rules.seed, both=True)
-    tail = float(special.stdtr(found.n_clusters - 1, -critical(drawn, level)))
+    tail = float(scipy.special.stdtr(found.n_clusters - 1, -critical(drawn, level)))
     return found.interval(1 - 2 * min(tail, level / 2))
 
 
@@ -274,7 +274,7 @@ def halves(found: PairedEffects, seed: int) -> tuple[float, float, float]:
     order = np.random.default_rng([seed, 3]).random((SPLITS, n)).argsort(axis=1)
     one = (order < n // 2) * 1.0
     ranks = [
-        stats.rankdata(side @ values.T / (side @ weights)[:, None], axis=1)
+        scipy.stats.rankdata(side @ values.T / (side @ weights)[:, None], axis=1)
         for side in (one, 1 - one)
     ]
     a, b = (rank - rank.mean(axis=1, keepdims=True) for rank in ranks)
@@ -285,7 +285,7 @@ def halves(found: PairedEffects, seed: int) -> tuple[float, float, float]:
     each = np.divide((a * b).sum(axis=1), size, out=np.zeros(SPLITS), where=size > 0)
     r = float(each.mean())
     whole = 2 * r / (1 + r)
-    ratio = stats.f.ppf([0.975, 0.025], count - 1, (count - 1) * (n - 1))
+    ratio = scipy.stats.f.ppf([0.975, 0.025], count - 1, (count - 1) * (n - 1))
     low, high = 1 - (1 - whole) * ratio
     return whole, float(low), float(high)
 
@@ -300,7 +300,7 @@ def rank_correlation(one: Floats, other: Floats, count: int) -> tuple[float, flo
     one, other, count = one[known], other[known], min(count, int(known.sum()))
     if count < LEAST_PLACES or not (np.ptp(one) and np.ptp(other)):
         return np.nan, np.nan, np.nan
-    r = float(stats.spearmanr(one, other).statistic)
+    r = float(scipy.stats.spearmanr(one, other).statistic)
     if abs(r) == 1:
         return r, r, r
     half = Z95 * np.sqrt(RANK_FACTOR / (count - 3))

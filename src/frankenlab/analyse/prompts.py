@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from frankenlab.analyse.comparisons import compare
 from frankenlab.analyse.outcomes import UNITS, Outcomes, Task, metric_value, outcomes
@@ -150,10 +150,10 @@ def spread(differences: Sequence[Floats], measured: Outcomes) -> Spread:
     noise = float(np.mean((100 * standard_error(apart, weights)) ** 2) / 2)
     observed, df = float(effects.var(ddof=1)), len(effects) - 1
     low, high = (
-        max(0.0, df * variance / stats.chi2.ppf(tail, df) - noise)
+        max(0.0, df * variance / scipy.stats.chi2.ppf(tail, df) - noise)
         for variance, tail in ((observed, 0.975), (max(observed, noise), 0.025))
     )
-    p = float(stats.chi2.sf(df * observed / noise, df)) if noise > 0 else float(observed == 0)
+    p = float(scipy.stats.chi2.sf(df * observed / noise, df)) if noise > 0 else float(observed == 0)
     if measured.kind == "mean":
         # No effect in points is beyond 100.
         high = min(high, 100.0**2)

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from frankenlab.analyse.paired_tests import Floats, residuals
 
@@ -89,7 +89,7 @@ def stand(samples: Sequence[Sample], rule: Rule, safe: ArrayLike = ()) -> Standi
     leader = int(np.argmax(means))
     variance = sum(_variance(sample, leader) for sample in samples) / len(samples) ** 2
     behind = means[leader] - means
-    z = stats.norm.isf(rule.error / rule.decisions)
+    z = scipy.stats.norm.isf(rule.error / rule.decisions)
     ahead = z * np.sqrt(variance) - behind
     kept = ahead > rule.margin
     kept[np.asarray(safe, dtype=int)] = True

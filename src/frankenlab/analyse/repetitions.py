@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
 from frankenlab.analyse.comparisons import paired
 from frankenlab.analyse.gains import Gains, differences, seen_by
@@ -159,8 +159,8 @@ def isotonic(effects: Floats) -> tuple[str, Floats, float]:
     if not np.isfinite(y).all():
         return "unknown", np.full(len(effects), np.nan), np.nan
     fits = {
-        "decreasing": isotonic_regression(y, increasing=False).x,
-        "increasing": isotonic_regression(y, increasing=True).x,
+        "decreasing": scipy.optimize.isotonic_regression(y, increasing=False).x,
+        "increasing": scipy.optimize.isotonic_regression(y, increasing=True).x,
     }
     whole = float(((y - y.mean()) ** 2).sum())
     if whole == 0:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import linalg
 
 from frankenlab.analyse.gains import Gains, gains, mean_gains, mean_limits
 from frankenlab.analyse.outcomes import Task
@@ -118,7 +118,7 @@ def shrunken(stages: Sequence[Measured], count: int) -> tuple[Floats, Floats]:
     """
     plans = np.concatenate([stage.plans for stage in stages])
     effects = np.concatenate([stage.effects for stage in stages])
-    errors = linalg.block_diag(*(stage.covariance for stage in stages))
+    errors = scipy.linalg.block_diag(*(stage.covariance for stage in stages))
     known = np.isfinite(effects)
     plans, effects, errors = plans[known], effects[known], errors[np.ix_(known, known)]
     spread = stages[0].effects[np.isfinite(stages[0].effects)].std()
@@ -131,8 +131,8 @@ def shrunken(stages: Sequence[Measured], count: int) -> tuple[Floats, Floats]:
         # A mean of which nothing is known is one with a very large variance.
         prior = 1e4 * far + tau**2 * np.eye(count)
         seen = prior[plans]
-        factor = linalg.cho_factor(seen[:, plans] + errors, lower=True)
-        solved, by_plan = linalg.cho_solve(factor, y), linalg.cho_solve(factor, of_plan)
+        factor = scipy.linalg.cho_factor(seen[:, plans] + errors, lower=True)
+        solved, by_plan = scipy.linalg.cho_solve(factor, y), scipy.linalg.cho_solve(factor, of_plan)
         log = -np.log(np.diag(factor[0])).sum() - y @ solved / 2
         mean = centre + seen.T @ solved
         variance = np.diag(prior) - (seen * (by_plan @ prior)).sum(axis=0)

@@ -15,8 +15,9 @@ import torch
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.models.directory import check_llama_shaped
+from frankenlab.models.exl2.declaration import is_exl2
 from frankenlab.models.exl2.limits import check_outputs
-from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.model_config import ARCHITECTURES
 from frankenlab.models.split import cards_of_layers
 

@@ -1,11 +1,6 @@
 """Rotary position embeddings (Su et al. 2021, RoFormer) with transformers' frequencies."""
 
-from collections.abc import Callable
-
 import torch
-
-# Not the model's own module: importing one takes seconds.
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from frankenlab.io.errors import UserError, excerpt
 from frankenlab.models.shape import ModelShape
@@ -22,18 +17,11 @@ class Rotary:
     """
 
     def __init__(self, info: ModelShape, device: torch.device) -> None:
-        kind = info.rope.get("rope_type", "default")
-        self.scaling = 1.0
-        if kind == "default":
+        if info.rope.get("rope_type", "default") == "default":
             exponents = torch.arange(0, info.head_dim, 2).float() / info.head_dim
-            frequencies = 1.0 / info.rope["rope_theta"] ** exponents
-        elif kind in ROPE_INIT_FUNCTIONS and kind not in LENGTH_DEPENDENT:
-            frequencies, self.scaling = _scaled(ROPE_INIT_FUNCTIONS[kind], info, device)
+            frequencies, self.scaling = 1.0 / info.rope["rope_theta"] ** exponents, 1.0
         else:
-            raise UserError(
-                f'rope type "{excerpt(kind)}": its frequencies depend on the length of each input, '
-                "which shared prefixes do not allow; default, linear, llama3 and yarn work"
-            )
+            frequencies, self.scaling = _scaled(info, device)
         self.frequencies = frequencies.to(device)
 
     def tables(
@@ -45,13 +33,22 @@ class Rotary:
         return (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
 
 
-def _scaled(
-    function: Callable[..., tuple[torch.Tensor, float]], info: ModelShape, device: torch.device
-) -> tuple[torch.Tensor, float]:
-    """Return frequencies and scaling by a function of transformers, which any model type shares."""
+def _scaled(info: ModelShape, device: torch.device) -> tuple[torch.Tensor, float]:
+    """Return frequencies and scaling by a function of transformers, which any model type shares.
+
+    Raises:
+        UserError: the model scales them by another rule.
+    """
     # Imported here: it takes seconds, and most models' angles are not scaled.
     from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+    kind = info.rope["rope_type"]
+    if kind not in ROPE_INIT_FUNCTIONS or kind in LENGTH_DEPENDENT:
+        raise UserError(
+            f'rope type "{excerpt(kind)}": its frequencies depend on the length of each input, '
+            "which shared prefixes do not allow; default, linear, llama3 and yarn work"
+        )
     # The functions read the size of a head only. One head is given because a Mistral's hidden size
     # need not be a multiple of its number of heads, as a Llama's must.
     config = LlamaConfig(
@@ -61,4 +58,4 @@ def _scaled(
         max_position_embeddings=info.max_position_embeddings,
         rope_parameters=dict(info.rope),
     )
-    return function(config, device)
+    return ROPE_INIT_FUNCTIONS[kind](config, device)

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from frankenlab.engines.cards import moved
-from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.models.exl2.declaration import is_exl2
+from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.shape import ModelShape
 from frankenlab.models.split import cards_of_layers
 from frankenlab.models.tensor_files import TensorFiles

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import ConfigDict, PositiveFloat, PositiveInt
 
 from frankenlab.config.experiment import RESOURCES, Experiment, ModelSettings
 from frankenlab.config.stages import Stage
+from frankenlab.estimate.kept_speed import kept_speed
 from frankenlab.estimate.memory import sizes_of
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
@@ -238,7 +239,13 @@ def _layers(shapes: Sequence[int]) -> int:
 
 @cache
 def matrix_speed(precision: str, device: str) -> float:
-    """Return the floating-point operations per second of a matrix product here, measured once."""
+    """Return the floating-point operations per second of a matrix product here; a processor's are
+    measured once a day."""
+    measure = partial(_measured_speed, precision, device)
+    return kept_speed(precision, measure) if device == "cpu" else measure()
+
+
+def _measured_speed(precision: str, device: str) -> float:
     import torch
 
     rows, inner, outer = PRODUCT

@@ -13,6 +13,7 @@ from frankenlab.io.errors import UserError
 from frankenlab.io.files import sha256_file
 from frankenlab.io.fingerprints import MESSAGES, code_fingerprint, engine_libraries
 from frankenlab.models.directory import weights_hash
+from frankenlab.models.exl2.declaration import is_exl2
 from frankenlab.models.files import identity_files
 from frankenlab.models.quantization import NONE, Quantization
 
@@ -190,10 +191,10 @@ def quantization_of(directory: Path) -> str:
     Raises:
         UserError: as `Exl2Directory`.
     """
-    from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
-
     if not is_exl2(directory):
         return NONE.text
+    from frankenlab.models.exl2.reading import Exl2Directory
+
     exl2 = Exl2Directory(directory)
     return Quantization("exl2", float(exl2.declaration.bits or round(exl2.bits_per_weight, 2))).text
 

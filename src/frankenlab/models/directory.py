@@ -17,6 +17,7 @@ from typing import Any
 from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import content_hash
+from frankenlab.models.exl2.declaration import is_exl2
 from frankenlab.models.files import ALLOWED, WITHOUT_EFFECT
 from frankenlab.models.model_config import load_config
 from frankenlab.models.shape import EMBEDDINGS, HEAD, ModelShape
@@ -60,10 +61,10 @@ def check_llama_shaped(directory: str | os.PathLike, n_layers: int | None = None
         "rope_parameters": dict(config.rope_parameters or {}),
     }
     shape = ModelShape.from_config({**raw, **known})
-    # Imported here: torch takes seconds, and who reads a manifest's shape does without.
-    from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
-
     if is_exl2(directory):
+        # Imported here: torch takes seconds, and who reads a manifest's shape does without.
+        from frankenlab.models.exl2.reading import Exl2Directory
+
         # Quantized, the head of tied embeddings can have weights of its own.
         own_head = f"{HEAD}.weight" in Exl2Directory(directory)
         tied = shape.tied_embeddings and not own_head

@@ -19,7 +19,7 @@ from frankenlab.io.directories import complete_manifest, has_manifest, verify_di
 from frankenlab.io.errors import UserError, one_line
 from frankenlab.io.files import share, write_json
 from frankenlab.models.directory import check_llama_shaped
-from frankenlab.models.exl2.reading import is_exl2
+from frankenlab.models.exl2.declaration import is_exl2
 from frankenlab.models.files import CONFIG, copy_companions, read_json
 from frankenlab.models.franken import layer_tensors
 from frankenlab.models.tensor_files import TensorFiles

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from frankenlab.models.exl2.reading import Exl2Directory, is_exl2
+from frankenlab.models.exl2.declaration import is_exl2, read_declaration
 from frankenlab.models.files import CONFIG, read_json
 from frankenlab.models.franken import layer_tensors
 from frankenlab.models.shape import EMBEDDINGS, HEAD, NORM, PARTS, ModelShape
@@ -49,6 +49,9 @@ class Footprint:
             shape = ModelShape.from_config(read_json(Path(directory) / CONFIG))
             bits = dict.fromkeys(shape.linears, PLAIN_BITS)
             return cls._of(shape, bits, own_head=not shape.tied_embeddings)
+        # Imported here: torch takes seconds, and who has plain weights does without.
+        from frankenlab.models.exl2.reading import Exl2Directory
+
         exl2 = Exl2Directory(directory)
         bits = {name: exl2.bits_of(name) for name in exl2.shape.linears if name != HEAD}
         bits[HEAD] = exl2.head_bits or PLAIN_BITS
@@ -122,7 +125,8 @@ def weights_row(
         manifest: of the directory; its keys are all optional.
     """
     size = Footprint.of_directory(directory)
-    declared = Exl2Directory(directory).declaration if is_exl2(directory) else None
+    config = read_json(Path(directory) / CONFIG)
+    declared = read_declaration(config) if is_exl2(directory) else None
     calibration = dict(declared.calibration or {}) if declared else {}
     low, high = manifest.get("attainable") or (None, None)
     return {

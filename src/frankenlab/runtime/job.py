@@ -45,7 +45,10 @@ def job(snakemake: Any, network: bool = False) -> Iterator[Experiment]:
             # For torch that is imported later, and now for torch that is there.
             os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
             if "torch" in sys.modules:
-                sys.modules["torch"].set_num_threads(snakemake.threads)
+                # Waits, where another thread still imports it.
+                import torch
+
+                torch.set_num_threads(snakemake.threads)
             yield check(snakemake.config)
     except Stopped as stop:
         logging.warning("stopped by %s: %s", stop.signal.name, stop.kept)

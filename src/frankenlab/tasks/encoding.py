@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import configure_pad_token, has_bos_prefix
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from transformers import PreTrainedTokenizerBase
 
 from frankenlab.engines.token_tree import TokenRequest, TokenTree, token_tree
 from frankenlab.io.errors import UserError
@@ -16,6 +15,10 @@ from frankenlab.io.files import content_hash
 from frankenlab.models.directory import model_shape
 from frankenlab.models.tokenizer import check_vocabulary, load_tokenizer
 from frankenlab.tasks.task import Document
+
+# A tokenizer is loaded only where a row is missing, and importing transformers takes long.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # The most characters of a text that an error shows.
 SHOWN = 40
@@ -35,7 +38,7 @@ class Encoder(TemplateLM):
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, vocab_size: int | None = None
+        self, tokenizer: "PreTrainedTokenizerBase", max_length: int, vocab_size: int | None = None
     ) -> None:
         super().__init__()
         # lm-eval's model does the same; it may add a token.

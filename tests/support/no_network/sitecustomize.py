@@ -2,7 +2,7 @@
 
 Whoever asks for an address or a connection is written down in the file $FRANKENLAB_TEST_NETWORK and
 refused, for a library may go on without an answer as if nothing had been. At its end each process
-says there whether the hub was switched off for it.
+says there whether the hub was switched off for it, and which heavy libraries it imported.
 """
 
 import atexit
@@ -12,6 +12,9 @@ import socket
 import sys
 
 LOG = os.environ["FRANKENLAB_TEST_NETWORK"]
+# What takes from a third of a second to seconds.
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "scipy.stats", "altair", "sklearn")
+
 HERE = (None, "", "localhost", socket.gethostname())
 
 
@@ -32,6 +35,10 @@ def asked(what):
         raise OSError(f"there is no network for {what}")
 
 
+def write_imported():
+    write("imported", *(name for name in HEAVY if name in sys.modules))
+
+
 def guarded(connect):
     def guard(self, address):
         if self.family != socket.AF_UNIX:
@@ -48,6 +55,7 @@ def getaddrinfo(host, *arguments, original=socket.getaddrinfo, **keywords):
 
 
 atexit.register(lambda: write("offline", os.environ.get("HF_HUB_OFFLINE", "")))
+atexit.register(write_imported)
 socket.socket.connect = guarded(socket.socket.connect)
 socket.socket.connect_ex = guarded(socket.socket.connect_ex)
 socket.getaddrinfo = getaddrinfo

@@ -1,13 +1,14 @@
-"""What an EXL2 directory's config.json says about its quantization."""
+"""The marks of an EXL2 directory, and what its config.json says about its quantization."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from frankenlab.io.errors import UserError
+from frankenlab.models.files import CONFIG, EXL2_WEIGHTS, declares_exl2, read_json, weight_files
 from frankenlab.models.files import EXL2 as METHOD
 from frankenlab.models.files import QUANTIZATION as KEY
-from frankenlab.models.files import declares_exl2
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,26 @@ class Declaration:
             "calibration": dict(self.calibration or {}),
             "quantizer": self.quantizer,
         }
+
+
+def is_exl2(directory: str | Path) -> bool:
+    """Tell whether a model directory's weights are EXL2, or claim to be.
+
+    Early versions of exllamav2 declared nothing in config.json; their tensors show it.
+    """
+    try:
+        config = read_json(Path(directory) / CONFIG)
+        if KEY in config:
+            return declares_exl2(config)
+        files = weight_files(directory)
+    except UserError:
+        return False
+    if not files[0].match(EXL2_WEIGHTS):
+        return False
+    # Imported here: torch takes seconds, and nearly every config.json has a declaration.
+    from frankenlab.models.tensor_files import TensorFiles
+
+    return any(name.endswith(".q_weight") for name in TensorFiles(files).names)
 
 
 def read_declaration(config: Mapping[str, Any]) -> Declaration:

@@ -6,31 +6,14 @@ from pathlib import Path
 import torch
 
 from frankenlab.io.errors import UserError
-from frankenlab.models.exl2.declaration import KEY, declares_exl2, read_declaration
+from frankenlab.models.exl2.declaration import read_declaration
 from frankenlab.models.exl2.format import PARTS, QuantizedLinear, check_linear, dequantize
-from frankenlab.models.files import CONFIG, EXL2_WEIGHTS, read_json, weight_files
+from frankenlab.models.files import CONFIG, declares_exl2, read_json, weight_files
 from frankenlab.models.shape import HEAD, ModelShape
 from frankenlab.models.tensor_files import TensorFiles, check_tensors, is_finite
 
 # Parts of a quantized layer of which the header is checked, not the values.
 LARGE = ("q_weight", "q_scale", "bias")
-
-
-def is_exl2(directory: str | Path) -> bool:
-    """Tell whether a model directory's weights are EXL2, or claim to be.
-
-    Early versions of exllamav2 declared nothing in config.json; their tensors show it.
-    """
-    try:
-        config = read_json(Path(directory) / CONFIG)
-        if KEY in config:
-            return declares_exl2(config)
-        files = weight_files(directory)
-    except UserError:
-        return False
-    if not files[0].match(EXL2_WEIGHTS):
-        return False
-    return any(name.endswith(".q_weight") for name in TensorFiles(files).names)
 
 
 class Exl2Directory:
