@@ -21,7 +21,7 @@ from benchmarks.speed.ours import Ours, load_task
 from benchmarks.speed.peak import layer_shapes
 from benchmarks.speed.setting import Setting, blocks, timed
 from frankenlab.config.experiment import load
-from frankenlab.estimate.throughput import product_flops
+from frankenlab.estimate.throughput import CUDA_PRODUCT, PRODUCT, product_flops
 from frankenlab.estimate.work import Documents, documents_of
 from frankenlab.evaluate.model_spec import DEFAULT_TOKEN_BUDGET
 from frankenlab.io.errors import UserError
@@ -36,8 +36,6 @@ from frankenlab.tasks.encoding import document_trees, requests_name
 TUNING_DOCUMENTS = 64
 BATCH_SIZES = (32, 64, 128, 256)
 
-# The matrix product that is a card's peak: its rows, inner and outer size.
-SIDE = 8192
 REPEATS = 10
 SHOWN_OPERATORS = 14
 
@@ -110,9 +108,10 @@ def product_tflops(rows: int, inner: int, outer: int, device: str) -> float:
 def time_products(directory: Path, device: str, rows: Rows) -> float:
     """The peak of one large product, and of the MLP's at the sweep's batch; returns the former."""
     outer, inner = layer_shapes(directory)["gate_up"]
-    peak = product_tflops(SIDE, SIDE, SIDE, device)
+    large = CUDA_PRODUCT if device.startswith("cuda") else PRODUCT
+    peak = product_tflops(*large, device)
     own = product_tflops(DEFAULT_TOKEN_BUDGET, inner, outer, device)
-    rows.append((f"product of {SIDE} x {SIDE} x {SIDE}", f"{peak:,.3g} TFLOP/s"))
+    rows.append((f"product of {' x '.join(map(str, large))}", f"{peak:,.3g} TFLOP/s"))
     what = f"product of gate and up, {DEFAULT_TOKEN_BUDGET} x {inner} x {outer}"
     rows.append((what, f"{own:,.3g} TFLOP/s"))
     return peak

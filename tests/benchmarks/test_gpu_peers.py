@@ -42,7 +42,6 @@ def setup(tiny, tmp_path_factory):
     (folder / "config.yaml").write_text(yaml.safe_dump(experiment))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(gpu_peers, "SIDE", 64)
         patch.setattr(gpu_peers, "REPEATS", 1)
         patch.setattr(gpu_peers, "BATCH_SIZES", (2, 4))
         patch.setattr(gpu_peers, "TUNING_DOCUMENTS", 2)
@@ -69,7 +68,7 @@ def test_the_sweep_stands_beside_its_peers_and_the_peak(setup, monkeypatch):
     rows = []
     gpu_steps.compare_peers(setup, rows)
     found = dict(rows)
-    assert found["product of 64 x 64 x 64"].endswith("TFLOP/s")
+    assert found["product of 2048 x 1024 x 1024"].endswith("TFLOP/s")
     for task in ("arc_easy", "arc_easy_5shot"):
         own = [key for key in found if key.startswith(f"{task}: the sweep of ")]
         assert [key.split(", ")[-3] for key in own] == ["1 plan", "4 plans", "4 plans"]
