@@ -34,9 +34,9 @@ fuzz: .venv/.dev ## compares random cases with lm-evaluation-harness
 
 # What a grid costs, and which jobs are left to do, without running any. TOKENS_PER_SECOND is the
 # base's, "4000" (of the first model) or "llama-7b=4000,llama-13b=2200"; GPUS="4" or "1,4,16" asks
-# how long it takes on so many; PROFILE=profiles/slurm checks it against the cluster's partitions.
+# how long it takes on so many, CARDS="h100,a100,rtx-4090" what it takes on these; PROFILE=profiles/slurm checks it against the cluster's partitions.
 plan: .venv/.run ## says what an experiment costs and what is left to do, without running
-	FRANKENLAB_GPUS=$(GPUS) FRANKENLAB_TOKENS_PER_SECOND=$(TOKENS_PER_SECOND) \
+	FRANKENLAB_GPUS=$(GPUS) FRANKENLAB_CARDS=$(CARDS) FRANKENLAB_TOKENS_PER_SECOND=$(TOKENS_PER_SECOND) \
 	  $(BIN)/snakemake --dry-run --quiet rules progress reason host --profile $(PROFILE) \
 	  --configfile $(CONFIG)
 
@@ -66,7 +66,7 @@ bench: .venv/.bench ## measures speed beside peers
 # On a machine with a GPU, with or without a network, by the Python that has its torch:
 # make gpu-check MODEL=<Hugging Face directory> [WHEELS=<folder>] [DATA=<texts>] [OUT=<report>]
 GPU_PYTHON ?= python3
-OUT ?= benchmarks/gpu-check.md
+OUT ?= benchmarks/gpu.md
 
 gpu-check: ## runs everything on a GPU
 	$(GPU_PYTHON) benchmarks/gpu_check.py --out $(OUT) $(if $(MODEL),--model $(MODEL)) \

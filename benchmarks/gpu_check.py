@@ -1,11 +1,12 @@
-"""Does EXL2 work on this machine's GPU, is it right, and how fast is it?
+"""Do both engines work on this machine's GPU, are they right, and how fast are they?
 
 One command, which needs no network: it compiles exllamav2's extension, compares its dequantized
 weights with ours bit for bit, converts a model with exllamav2's own converter, compares both
-engines' log-probabilities, and times them. A step that fails is a line in the table; the others
-go on, and the exit status is 1.
+engines' log-probabilities, and times them, the sweep beside lm-evaluation-harness and mergekit
+where these are installed, and all beside the card's matrix peak. A step that fails is a line in
+the table; the others go on, and the exit status is 1.
 
-    python benchmarks/gpu_check.py --model DIR --texts FILE --out benchmarks/gpu-check.md
+    python benchmarks/gpu_check.py --model DIR --texts FILE --out benchmarks/gpu.md
 
 Where packages are missing, --wheels names a folder of wheels to take them from; a GGUF that
 travelled in parts is put together by --pieces. What was made is kept in --scratch, so that a
@@ -14,6 +15,7 @@ second command goes on with other --steps, and --earlier puts both into one repo
 
 import argparse
 import importlib.util
+import json
 import logging
 import os
 import shlex
@@ -27,6 +29,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "src"
 STEP_NAMES = ("extension", "fixture", "large", "convert", "reconstruct", "sweep", "speed")
+STEP_NAMES += ("peers", "profile")
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -50,6 +53,15 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--calibration-rows", type=int, default=100)
     parser.add_argument("--row-length", type=int, default=2048, help="tokens of a row")
     parser.add_argument(
+        "--config",
+        type=Path,
+        default=HERE.parent / "config" / "config.yaml",
+        help="experiment whose tokenizer, tasks and data the peers are compared on",
+    )
+    parser.add_argument("--peer-documents", type=int, default=300, help="of each of its tasks")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--large", type=Path, help="config.json of the random models, else a 7B's")
+    parser.add_argument(
         "--limit", type=float, default=3600, help="seconds after which no step is begun"
     )
     parser.add_argument(
@@ -65,12 +77,14 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
 def prepare(given: argparse.Namespace) -> None:
     """Paths and settings that this process and the converter's must share."""
     site = given.scratch / "site"
-    paths = [str(SOURCE), str(HERE), str(site)]
+    paths = [str(SOURCE), str(HERE), str(HERE.parent), str(site)]
     sys.path[:0] = paths
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
     os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(given.scratch / "extensions"))
     # Without flash-attn, exllamav2's attention by torch's SDPA sees the future (0.2.9 to 0.3.2).
     os.environ["EXLLAMA_NO_SDPA"] = "1"
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TQDM_DISABLE"):
+        os.environ.setdefault(name, "1")
     if given.wheels:
         install_missing(given.wheels, site)
 
@@ -134,6 +148,10 @@ def run(given: argparse.Namespace, gpu: str, command: str) -> int:
         bits=tuple(given.bits),
         calibration_rows=given.calibration_rows,
         row_length=given.row_length,
+        device=given.device,
+        large=json.loads(given.large.read_text()) if given.large else None,
+        config=given.config,
+        peer_documents=given.peer_documents,
     )
     for name in (step for step in STEP_NAMES if step in given.steps):
         title, work = STEPS[name]
@@ -149,7 +167,7 @@ def main(given: Sequence[str] = sys.argv[1:]) -> int:
     found = arguments(given)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     prepare(found)
-    gpu = gpu_name()
+    gpu = gpu_name() if found.device == "cuda" else "none: on the CPU"
     if gpu is None:
         print("gpu-check: torch finds no CUDA device here, so there is nothing to check")
         return 1

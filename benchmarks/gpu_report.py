@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "exllamav2", "transformers", "flash-attn", "triton")
+PACKAGES = ("torch", "exllamav2", "transformers", "flash-attn", "triton", "lm_eval", "mergekit")
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Report:
 
 def render(results: Sequence[Result], gpu: str, commands: Sequence[str], commit: str) -> str:
     lines = [
-        "# EXL2 on a GPU",
+        "# On a GPU",
         "",
         *(line for command in commands for line in (f"`{command}`", "")),
         "| | |",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpu_measure import Rows, compare_engines, compare_reconstructions, compare_speed, small_plans
 from gpu_models import (
@@ -20,11 +20,15 @@ from gpu_models import (
 )
 from random_models import random_exl2
 
+from frankenlab.config.experiment import DEFAULT
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.reading import Exl2Directory
 from frankenlab.models.files import read_json, weight_files
 from frankenlab.quantize.exllamav2.converter import Exllamav2Quantizer
 from frankenlab.quantize.quantizer import measure_model, quantize_model
+
+if TYPE_CHECKING:
+    from benchmarks.speed.setting import Setting
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,9 @@ class Setup:
         texts: file of calibration and evaluation texts; None: exllamav2's own.
         scratch: for everything that is made.
         bits: bitrates to convert to; the first is the one that is timed.
-        large: config.json of the random model.
+        large: config.json of the random models.
+        config: of the experiment whose tokenizer, tasks and data the peers are compared on.
+        peer_documents: of each of its tasks; peer_plans: plans that each peer is run on.
     """
 
     model: Path | None
@@ -50,6 +56,9 @@ class Setup:
     row_length: int = 2048
     documents: int = 48
     large: dict[str, Any] | None = None
+    config: Path = DEFAULT
+    peer_documents: int = 300
+    peer_plans: int = 2
 
     def converted(self, bits: float) -> Path:
         return self.scratch / f"{self.needed_model().name}-exl2-{bits}"
@@ -149,6 +158,34 @@ def time_large(setup: Setup, rows: Rows) -> None:
     compare_speed(directory, setup.device, rows)
 
 
+def peers_setting(setup: Setup, rows: Rows) -> "Setting":
+    """A random model that the sweep and its peers run, and what they run it on."""
+    from gpu_peers import random_with_tokenizer, setting_of
+
+    scratch = setup.scratch / "peers"
+    shapes = setup.large or LARGE
+    model = random_with_tokenizer(scratch / "model", shapes, setup.config, setup.device, rows)
+    return setting_of(
+        *(model, setup.config, scratch, setup.device, setup.peer_documents, setup.peer_plans)
+    )
+
+
+def compare_peers(setup: Setup, rows: Rows) -> None:
+    """The card's matrix peak, the sweep, lm-eval in memory, mergekit's merges."""
+    from gpu_peers import time_harness, time_merges, time_products, time_sweeps
+
+    setting = peers_setting(setup, rows)
+    peak = time_products(setting.model, setup.device, rows)
+    sweep = time_sweeps(setting, peak, rows)
+    time_merges(setting, time_harness(setting, sweep, rows), sweep, rows)
+
+
+def profile_peers_sweep(setup: Setup, rows: Rows) -> None:
+    from gpu_peers import profile_sweep
+
+    profile_sweep(peers_setting(setup, rows), rows)
+
+
 # In this order; what each is called in the report.
 STEPS: dict[str, tuple[str, Callable[[Setup, Rows], None]]] = {
     "extension": ("exllamav2's extension compiles and loads", compile_extension),
@@ -158,4 +195,6 @@ STEPS: dict[str, tuple[str, Callable[[Setup, Rows], None]]] = {
     "reconstruct": ("Dequantized weights, bit for bit", check_converted),
     "sweep": ("Log-probabilities of both engines", check_sweep),
     "speed": ("Tokens per second", time_converted),
+    "peers": ("The sweep beside lm-evaluation-harness and mergekit", compare_peers),
+    "profile": ("Where the sweep's time goes", profile_peers_sweep),
 }

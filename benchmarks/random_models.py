@@ -48,15 +48,16 @@ def config_of(sizes: ModelShape, n_layers: int) -> dict[str, Any]:
     }
 
 
-def random_model(target: Path, config: Mapping[str, Any]) -> Path:
-    """A Hugging Face directory in float16, without a tokenizer."""
+def random_model(target: Path, config: Mapping[str, Any], device: str = "cpu") -> Path:
+    """A Hugging Face directory in float16, without a tokenizer; its weights are drawn on `device`,
+    which for a large model saves minutes."""
     shapes = ModelShape.from_config(config)
     torch.manual_seed(0)
     tensors = {name: torch.ones(shape).half() for name, shape in shapes.others.items()}
     for name, (outputs, inputs) in shapes.linears.items():
         if not (name == HEAD and shapes.tied_embeddings):
-            weight = torch.empty((outputs, inputs), dtype=torch.float16)
-            tensors[f"{name}.weight"] = weight.normal_(std=0.5 / inputs**0.5)
+            weight = torch.empty((outputs, inputs), dtype=torch.float16, device=device)
+            tensors[f"{name}.weight"] = weight.normal_(std=0.5 / inputs**0.5).cpu()
     tensors["model.embed_tokens.weight"].normal_()
     target.mkdir(parents=True)
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})

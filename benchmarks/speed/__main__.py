@@ -81,7 +81,7 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--config", default=default.config, help="model, tasks and data are its")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--documents", type=int, help="most documents of a task")
+    parser.add_argument("--documents", type=int, help="documents of each task")
     parser.add_argument("--plans", type=int, help="most plans of a grid")
     parser.add_argument("--peer-plans", type=int, default=default.peer_plans)
     parser.add_argument("--repeats", type=int, default=default.repeats, help="rounds of the peers")

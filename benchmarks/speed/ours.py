@@ -32,22 +32,25 @@ from frankenlab.tasks.task import Document, EvaluationTask
 class Ours:
     """A loaded model; `load_seconds` is what loading it took."""
 
-    def __init__(self, model: Path, precision: str = "bfloat16") -> None:
+    def __init__(self, model: Path, precision: str = "bfloat16", device: str = "cpu") -> None:
         job._keep_freed_memory()
         self.directory = model
-        self.load_seconds, self.engine = timed(lambda: TorchEngine(model, precision))
+        self.load_seconds, self.engine = timed(lambda: TorchEngine(model, precision, device))
         self.encoder = encoder_of(model)
         self.precision = precision
 
     def sweep(
-        self, plans: Sequence[Plan], task: EvaluationTask, documents: Sequence[Document], root: Path
+        self,
+        plans: Sequence[Plan],
+        task: EvaluationTask,
+        documents: Sequence[Document],
+        root: Path,
+        budget: int = DEFAULT_TOKEN_BUDGET,
     ) -> pd.DataFrame:
         """The table of scores; the store below `root` is empty before it."""
         store = Store(root, {"task": task.settings.name, "precision": self.precision})
         make_engine, make_encoder = lambda: self.engine, lambda: self.encoder
-        return evaluate(
-            make_engine, make_encoder, plans, task, documents, store, DEFAULT_TOKEN_BUDGET
-        )
+        return evaluate(make_engine, make_encoder, plans, task, documents, store, budget)
 
 
 def load_task(setting: Setting, name: str) -> tuple[EvaluationTask, list[Document]]:

@@ -75,7 +75,7 @@ def harness(setting: Setting, model: Any, dtype: str, batch_size: int) -> HFLM:
         tokenizer=load_tokenizer(setting.model),
         dtype=dtype,
         batch_size=batch_size,
-        device="cpu",
+        device=setting.device,
     )
 
 
@@ -95,8 +95,9 @@ def scored(lm: HFLM, task: Task, documents: list[int], metric: str) -> Answers:
     )
 
 
-def load_model(directory: Path, dtype: torch.dtype) -> torch.nn.Module:
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+def load_model(directory: Path, dtype: torch.dtype, device: str = "cpu") -> torch.nn.Module:
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    return model.to(device).eval()
 
 
 @contextmanager
@@ -126,7 +127,7 @@ def _occurrence(layer: torch.nn.Module, number: int) -> torch.nn.Module:
 
 def run_in_memory(setting: Setting, batch_sizes: str) -> dict[str, Any]:
     """lm-eval on a model in memory; `batch_sizes` is "task=size,...", or "tune" to find them."""
-    seconds, model = timed(lambda: load_model(setting.model, torch.bfloat16))
+    seconds, model = timed(lambda: load_model(setting.model, torch.bfloat16, setting.device))
     plans = spread(setting.grid("blocks"), setting.peer_plans)
     found: dict[str, Any] = {"load_seconds": seconds, "tasks": {}}
     warm_up(setting, harness(setting, model, "bfloat16", 1))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from frankenlab.config.experiment import DEFAULT, Experiment, load
+from frankenlab.models.directory import model_shape
 from frankenlab.plans.plan import Plan, looped
 from frankenlab.tasks.index import TaskSettings
 
@@ -36,10 +37,12 @@ class Setting:
     Attributes:
         config: of an experiment whose first model and tasks are used.
         tasks: names in `TASKS`.
-        documents: most documents of a task; plans: most plans of a grid; None for all.
+        documents: of a task, None for as many as `TASKS` says; plans: most plans of a grid, None
+            for all.
         peer_plans: plans that each peer is run on.
         repeats: rounds in which all ways take turns.
         scratch: folder for what is made on the way.
+        directory: of another model than the experiment's, for which its tokenizer is good.
     """
 
     config: str = str(DEFAULT)
@@ -50,6 +53,8 @@ class Setting:
     repeats: int = 3
     threads: int = 2
     scratch: str = "results/bench"
+    device: str = "cpu"
+    directory: str | None = None
 
     @classmethod
     def from_json(cls, text: str) -> "Setting":
@@ -65,11 +70,15 @@ class Setting:
 
     @property
     def model(self) -> Path:
-        """Directory of the experiment's first model."""
+        """Directory of the model, by default the experiment's first."""
+        if self.directory is not None:
+            return Path(self.directory)
         return self.experiment.weights_folder(next(iter(self.experiment.models)))
 
     @property
     def n_layers(self) -> int:
+        if self.directory is not None:
+            return model_shape(self.directory).n_layers
         return next(iter(self.experiment.models.values())).n_layers
 
     def scratch_folder(self, name: str) -> Path:
@@ -85,7 +94,7 @@ class Setting:
         return replace(settings, name=name, num_fewshot=shots, overrides=FIRST_SHOTS)
 
     def limit(self, name: str) -> int:
-        return min(TASKS[name][2], self.documents or TASKS[name][2])
+        return self.documents or TASKS[name][2]
 
     def grid(self, name: str) -> list[Plan]:
         """ "blocks" (16 plans) or "config" (the experiment's own)."""

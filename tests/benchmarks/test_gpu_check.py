@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gpu_models import (
     TINY_EXL2,
     TINY_HF,
     join_pieces,
+    random_documents,
     read_texts,
     requests_from_tokens,
     tokenized,
@@ -251,6 +253,74 @@ def test_one_wrong_position_of_a_calm_plan_is_found_and_its_plan_named():
     wrong[123] += 0.8
     said = plans_too_far(finer | {"base": Gap.between(wrong, exact)}, bf16)
     assert said.startswith("plan base: mean") and "0x2" not in said
+
+
+@pytest.fixture(scope="module")
+def rounding():
+    """Requests on the tiny model; by plan, the exact scores and bf16's gaps."""
+    requests = requests_from_tokens(random_documents(512, 8, 96))
+    exact, bf16 = (tiny_scores(requests, dtype) for dtype in ("float32", "bfloat16"))
+    return requests, exact, {text: Gap.between(bf16[text], exact[text]) for text in exact}
+
+
+def tiny_scores(requests, dtype="float16", engine_fault=None, batch_fault=None):
+    """The scores of `small_plans` by torch; in float16 it stands for exllamav2."""
+    engine = TorchEngine(TINY_EXL2, dtype)
+    if engine_fault:
+        engine_fault(engine)
+    batches = gpu_measure.batches_of(engine, requests)
+    if batch_fault:
+        batches = [batch_fault(batch) for batch in batches]
+    return gpu_measure.scores_of(engine, gpu_measure.small_plans(2), batches)
+
+
+def wrong_plans(rounding, **faults) -> str:
+    requests, exact, bf16 = rounding
+    found = tiny_scores(requests, **faults)
+    return plans_too_far({text: Gap.between(found[text], exact[text]) for text in exact}, bf16)
+
+
+def wrong_layer(engine):
+    engine.layers = [engine.layers[0], engine.layers[0]]
+
+
+def wrong_scale(engine):
+    engine.layers[1].out.mul_(1.1)
+
+
+def wrong_norm(engine):
+    engine.norm *= 1.02
+
+
+def shifted(batch):
+    """The second half of each row is a position too far."""
+    length = batch.positions.shape[-1]
+    return replace(batch, positions=batch.positions + (torch.arange(length) >= length // 2))
+
+
+def shifted_answers(batch):
+    positions = batch.positions.clone()
+    positions[..., -8:] += 1
+    return replace(batch, positions=positions)
+
+
+def unmasked(batch):
+    """The answers to one context see each other."""
+    return replace(batch, ends=torch.full_like(batch.ends, batch.ends.shape[-1]))
+
+
+def test_rounding_to_float16_is_within_the_limits(rounding):
+    assert wrong_plans(rounding) == ""
+
+
+@pytest.mark.parametrize("fault", [wrong_layer, wrong_scale, wrong_norm])
+def test_a_faulty_engine_is_not(rounding, fault):
+    assert wrong_plans(rounding, engine_fault=fault).count("plan ") == 5
+
+
+@pytest.mark.parametrize("fault", [shifted, shifted_answers, unmasked])
+def test_neither_are_tokens_in_the_wrong_place_or_before_the_wrong_others(rounding, fault):
+    assert wrong_plans(rounding, batch_fault=fault)
 
 
 class Scaled(TorchEngine):

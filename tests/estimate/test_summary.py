@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from frankenlab.config import experiment as config
+from frankenlab.config.cards import CARDS
 from frankenlab.config.stages import Stage
+from frankenlab.estimate import by_card
 from frankenlab.estimate.resources import Limit, Prediction, predict
 from frankenlab.estimate.summary import grid_summary, jobs_summary, length
 from frankenlab.estimate.work import Job, PlannedJob, planned_jobs
@@ -64,7 +66,7 @@ def test_why_nothing_is_said_of_gpus_is_said(llama):
 def test_what_jobs_took_stands_beside_what_was_predicted_for_them(llama):
     jobs = graph(done=3, took=60.0)
     line = next(x for x in jobs_summary(llama, jobs).splitlines() if "quantize_exl2" in x)
-    assert line == "  quantize_exl2: 1 in all, 0 left; 1 took 60 s, predicted 30 min"
+    assert line == "  quantize_exl2: 1 in all, 0 left; 1 took 60 s, predicted 29 min"
 
 
 @pytest.mark.slow
@@ -78,7 +80,36 @@ def test_gpu_hours_and_the_longest_path_are_of_what_is_left(llama):
     assert hours(graph(done=3)) == pytest.approx(sum(seconds[3:5]), abs=0.06)
     text = jobs_summary(llama, graph(), gpus=[1, 4])
     assert "on as many GPUs as the jobs take" in text and "on 1 GPU," in text
-    assert text.splitlines()[-1].endswith("on 4 GPUs")
+    path = next(line for line in text.splitlines() if line.startswith("longest path"))
+    assert path.endswith("on 4 GPUs")
+
+
+@pytest.mark.slow
+def test_cards_are_compared_with_what_they_do_not_hold_and_what_fits(llama):
+    def hours(line: str) -> float:
+        return float(line.split(": ")[1].split(" ")[0])
+
+    lines = jobs_summary(llama, graph(done=3)).splitlines()
+    start = next(place for place, line in enumerate(lines) if "by card" in line)
+    card, large, h100, a100 = lines[start + 1 :]
+    assert "rtx-4090" in card and "165 TFLOP/s,  24 GB" in card
+    assert "llama-30b at exl2-6.0, " in large and "(fits: exl2-4.0, exl2-3.0)" in large
+    assert "llama-13b at none, 30.8 GB (fits: exl2-6.0, " in large and "llama-7b" not in large
+    # The experiment's own card is what it is predicted for.
+    own = next(line for line in lines if line.startswith("GPU hours of what is left:"))
+    assert hours(own) == hours(card) > 3 * hours(a100) * 165 / 312 > hours(h100)
+    asked = jobs_summary(llama, graph(), cards=[CARDS["a100-40gb"]]).splitlines()
+    assert "a100-40gb" in asked[-2] and "llama-30b at none, 70.9 GB" in asked[-1]
+    done = jobs_summary(llama, graph(done=6), cards=[CARDS["h100"], CARDS["a40"]])
+    assert done.endswith("on h100, a40: nothing is left to do")
+
+
+@pytest.mark.slow
+def test_a_model_that_is_evaluated_and_not_held_is_told_apart(llama):
+    raw = config.read(LLAMA)
+    raw["models"] = {"llama-13b": raw["models"]["llama-13b"] | {"quantizations": ["none"]}}
+    large = by_card._too_large(predict(config.check(raw)), "llama-13b", CARDS["rtx-4090"])
+    assert large == ["llama-13b at none, 30.8 GB, which the config evaluates (nothing of it fits)"]
 
 
 @pytest.mark.slow

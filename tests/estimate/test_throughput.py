@@ -1,17 +1,20 @@
 """Speeds: given, measured and cached, or assumed, and used by every prediction after."""
 
 import math
+from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
 from frankenlab.config import experiment as config
+from frankenlab.config.cards import CARDS, CardName
 from frankenlab.config.stages import Stage
 from frankenlab.estimate import throughput as speeds
+from frankenlab.estimate.asked import Asked, asked, given_speeds
 from frankenlab.estimate.resources import predict
 from frankenlab.estimate.throughput import (
     Measured,
     Speeds,
-    given_speeds,
     read_speeds,
     write_speeds,
 )
@@ -89,7 +92,7 @@ def test_what_is_given_counts_most(experiment):
 def test_a_measured_gpu_counts_more_than_its_promise(experiment):
     raised = config.check(settings(device="cuda", planning={"gpu_tflops": 1}))
     promised = speed(raised)
-    assert "35% of 1 TFLOP/s assumed" in promised.source
+    assert promised.source == "44% of 0.25 TFLOP/s (gpu_tflops) promised"
     write_speeds([measured(raised, device="cuda")])
     assert speed(raised).tokens == 1000.0
 
@@ -118,3 +121,54 @@ def test_a_faster_machine_shortens_what_jobs_are_predicted_to_take(experiment):
     slow = predict(experiment).seconds(job)
     write_speeds([measured(experiment, tokens=100.0)])
     assert predict(experiment).seconds(job) < slow / 5
+
+
+def test_the_names_of_cards_in_a_config_are_those_of_the_table():
+    assert set(get_args(CardName)) == set(CARDS)
+
+
+def test_predictions_go_by_the_first_card_and_a_speed_that_is_given_beside_it(experiment):
+    def found(**planning) -> speeds.Speed:
+        return speed(config.check(settings(device="cuda", planning=planning)))
+
+    h100, slow = found(cards=["h100", "a100"]), found(cards=["a100", "h100"])
+    assert h100.tokens / slow.tokens == pytest.approx(66.9 / 19.5)  # the search is in float32
+    assert "66.9 TFLOP/s (h100) promised" in h100.source
+    assert "gpu_tflops" in found(cards=["h100"], gpu_tflops=7).source
+
+
+def test_an_h100_is_predicted_to_do_what_one_did():
+    """The random model of 7B's shape: 133 plans of 21.65 layer passes each on 11,424 tokens took
+    .233 s a plan."""
+    layer = 4 * 4096**2 + 3 * 4096 * 11008
+    head = {"hidden_size": 4096, "vocab_size": 32000, "head_weights": 4096 * 32000}
+    sizes = SimpleNamespace(n_layers=32, layer_weights=layer, **head)
+    peak = CARDS["h100"].tflops * 1e12 * speeds.PRODUCT_SHARE
+    found = speeds.from_matrix_product(sizes, peak, "cuda", "")
+    assert 11424 * 21.65 / 32 / found.tokens == pytest.approx(0.233, rel=0.02)
+    by_exllamav2 = speeds.from_matrix_product(sizes, peak, "cuda", "", "exllamav2")
+    assert by_exllamav2.tokens / found.tokens == pytest.approx(39_961 / 46_853, rel=0.01)
+
+
+def test_a_card_is_gone_by_whatever_was_measured(experiment):
+    on_gpu = config.check(settings(device="cuda"))
+    write_speeds([measured(on_gpu, device="cuda", tokens=1.0)])
+    promised = Speeds(on_gpu, card=CARDS["a100"]).of("small", "none", Stage("search"))
+    assert promised.tokens > 1000 and speed(on_gpu).tokens == 1.0
+
+
+def test_converting_a_small_model_takes_as_long_as_it_did(tmp_path):
+    """SmolLM2-135M by exllamav2's converter on an H100, and Phi-3-mini's measurement."""
+    layer, billion = speeds.RATES["exllamav2"]
+    small, phi = (layer.times(n).plus(billion.times(w)) for n, w in ((30, 0.106), (32, 3.6)))
+    assert 74 < small.measure < 88 and 84 < small.quantize < 95
+    assert phi.measure == pytest.approx(9.3 * 64, rel=0.02)
+
+
+def test_what_a_summary_is_asked_is_read_from_the_environment(experiment):
+    found = asked(experiment, {"FRANKENLAB_GPUS": "1,4", "FRANKENLAB_CARDS": "H100,a40"})
+    assert found.gpus == [1, 4] and [card.name for card in found.cards] == ["h100", "a40"]
+    assert asked(experiment, {}) == Asked(None, [], [])
+    with pytest.raises(UserError) as error:
+        asked(experiment, {"FRANKENLAB_CARDS": "h100,4090"})
+    assert 'FRANKENLAB_CARDS "h100,4090": "4090" is none of h100,' in one_line(error)

@@ -433,7 +433,8 @@ def test_the_grid_is_searched_at_the_first_quantization_only(experiment):
 
 def test_each_bitrate_is_listed_with_its_size_and_the_time_to_make_it(experiment, monkeypatch):
     billions = 4 * (4 * 256 * 256 + 3 * 256 * 768) / 1e9
-    rates = {"reference": speeds.QuantizingSeconds(600 / billions, 300 / billions)}
+    layer, weights = (speeds.QuantizingSeconds(*x) for x in ((0, 0), (600, 300)))
+    rates = {"reference": (layer, weights.times(1 / billions))}
     monkeypatch.setattr(speeds, "RATES", rates)
     text = text_of(quantized(experiment, ["none", "exl2-4.0", "exl2-3.0"]), speed=1000.0)
     assert "measured once for EXL2 by reference: about 10 min" in text

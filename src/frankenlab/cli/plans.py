@@ -50,9 +50,9 @@ def add_to(commands: Any) -> None:
 
 
 def _plans(options: argparse.Namespace) -> None:
+    from frankenlab.estimate.asked import given_speeds
     from frankenlab.estimate.resources import predict
     from frankenlab.estimate.summary import grid_summary
-    from frankenlab.estimate.throughput import given_speeds
     from frankenlab.plans.grid import notices
 
     experiment = experiment_of(options)

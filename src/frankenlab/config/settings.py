@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from frankenlab.analyse.settings import Statistics
+from frankenlab.config.cards import CardName
 from frankenlab.io.sections import OptionalKey, Section
 from frankenlab.models.quantization import HIGHEST_BITS, LOWEST_BITS
 from frankenlab.plans.generators import Generator
@@ -144,8 +145,10 @@ class Exl2(Section):
 class Planning(Section):
     """What a prediction cannot measure on this machine."""
 
+    cards: Annotated[list[CardName], Field(max_length=20)] = []
+    """GPUs whose data sheets predictions go by; the experiment runs on the first."""
     gpu_tflops: OptionalKey[Annotated[float, Field(gt=0, le=1_000_000)]] = None
-    """Speed of a 16-bit matrix product on the GPU, in 10^12 operations a second."""
+    """Peak of 16-bit matrix products of another GPU, in 10^12 operations a second."""
 
 
 class DataEntry(Section):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from frankenlab.config.cards import Card
 from frankenlab.config.experiment import (
     DECODED_TOKENS,
     PROBED_POSITIONS,
@@ -21,9 +22,10 @@ from frankenlab.io.errors import UserError
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
 
-# Start of a job: imports, lm-eval's task; and loading the model, from a file system that many
-# nodes share.
+# Start of a job: imports, lm-eval's task; with a model on a device, CUDA's start besides (an H100's
+# jobs took 13 s); and loading the model, from a file system that many nodes share.
 JOB_SECONDS = 10.0
+START_SECONDS = {"cpu": JOB_SECONDS, "cuda": 13.0}
 LOAD_BYTES_PER_SECOND = 1e9
 
 # A decoded token reads all weights, as a batch does: in that time a prompt of so many is read.
@@ -81,6 +83,10 @@ class Prediction:
         """
         workload = replace(self.workload, counting=True)
         return Prediction(workload, Speeds(self.experiment, given, measuring=True))
+
+    def on(self, card: Card) -> "Prediction":
+        """Return the same for a GPU by its data sheet, whatever is given or measured."""
+        return Prediction(self.workload, Speeds(self.experiment, card=card))
 
     def seconds(self, job: Job) -> float | None:
         """Return the time of a job in a run from nothing; None where it cannot be known."""
@@ -171,7 +177,8 @@ class Prediction:
     def start(self, job: Job) -> float:
         """Return the seconds until a job has loaded its model."""
         needed = requirements(self.workload, job.model).get(job.quantization)
-        return JOB_SECONDS + (needed.disk / LOAD_BYTES_PER_SECOND if needed else 0.0)
+        start = START_SECONDS[self.experiment.settings.device]
+        return start + (needed.disk / LOAD_BYTES_PER_SECOND if needed else 0.0)
 
     def _n_layers(self, job: Job) -> int:
         return self.workload.model(job.model).n_layers

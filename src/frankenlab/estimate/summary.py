@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from frankenlab.config.cards import CARDS, Card
 from frankenlab.config.stages import SEARCH, Stage
+from frankenlab.estimate.by_card import card_lines, gpu_hours, hours_by_model
 from frankenlab.estimate.memory import Requirements, requirements
 from frankenlab.estimate.resources import Limit, Prediction, resources
 from frankenlab.estimate.throughput import quantizing_seconds
@@ -41,12 +43,14 @@ def jobs_summary(
     jobs: Sequence[PlannedJob],
     gpus: Sequence[int] = (),
     limits: Sequence[Limit] = (),
+    cards: Sequence[Card] = (),
 ) -> str:
     """Return which of the workflow's jobs are left to do, and how long these take.
 
     Args:
         gpus: numbers of GPUs for which the run's length is wanted.
         limits: of the cluster's partitions, where it is known.
+        cards: GPUs that are to be compared; without them the config's.
     """
     seconds = [prediction.seconds(each.job) for each in jobs]
     left = [place for place, each in enumerate(jobs) if each.left]
@@ -58,13 +62,22 @@ def jobs_summary(
         lines.append("time of what is left: unknown")
     elif left:
         lines += _time_lines(prediction, jobs, [value or 0.0 for value in seconds], gpus)
-    if gpus and (why := _no_answer(prediction, jobs)):
+    why = _no_answer(prediction, jobs)
+    if gpus and why:
         lines.append(f"on {', '.join(map(str, gpus))} GPU{'s' * (gpus != [1])}: {why}")
+    if cards and why:
+        lines.append(f"on {', '.join(card.name for card in cards)}: {why}")
+    if not why:
+        lines += card_lines(prediction, jobs, cards or _own_cards(prediction), _at_most(prediction))
     return "\n".join([*lines, *_cap_lines(prediction, jobs, limits)])
 
 
+def _own_cards(prediction: Prediction) -> list[Card]:
+    return [CARDS[name] for name in prediction.experiment.settings.planning.cards]
+
+
 def _no_answer(prediction: Prediction, jobs: Sequence[PlannedJob]) -> str:
-    """Return why nothing is said of a number of GPUs, or "" where something is."""
+    """Return why nothing is said of GPUs, or "" where something is."""
     left = [each for each in jobs if each.left]
     device = prediction.experiment.settings.device
     if not left:
@@ -190,7 +203,7 @@ def _total_line(prediction: Prediction) -> str:
     )
     if scoring is None:
         first = (
-            "predicted time: unknown (give tokens per second, planning.gpu_tflops and "
+            "predicted time: unknown (give tokens per second, planning.cards and "
             "models.*.shapes, or download)"
         )
     else:
@@ -288,15 +301,9 @@ def _time_lines(
 ) -> list[str]:
     """Return the GPU hours of what is left, and when its last job ends."""
     at_most, on_gpu = _at_most(prediction), prediction.experiment.settings.device == "cuda"
-    hours = dict.fromkeys(prediction.experiment.models, 0.0)
-    for place, each in enumerate(jobs):
-        if on_gpu and each.left and each.runs_model:
-            hours[each.job.model] += each.gpus * seconds[place] / 3600
-    hours = {model: value for model, value in hours.items() if value}
-    lines = []
+    lines, hours = [], gpu_hours(prediction, jobs) if on_gpu else None
     if hours:
-        models = ", ".join(f"{model} {value:.1f}" for model, value in hours.items())
-        lines.append(f"GPU hours of what is left: {at_most}{sum(hours.values()):.1f} ({models})")
+        lines.append(f"GPU hours of what is left: {hours_by_model(hours, at_most)}")
     whole = "on as many GPUs as the jobs take" if hours else "with all jobs side by side"
     longest = [f"{at_most}{duration(length(jobs, seconds))} {whole}"]
     most = max((each.gpus for each in jobs if each.left), default=1)

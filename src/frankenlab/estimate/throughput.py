@@ -10,30 +10,42 @@ from typing import Any
 
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 
+from frankenlab.config.cards import CARDS, Card
 from frankenlab.config.experiment import RESOURCES, Experiment, ModelSettings
+from frankenlab.config.settings import Planning
 from frankenlab.config.stages import Stage
 from frankenlab.estimate.kept_speed import kept_speed
 from frankenlab.estimate.memory import sizes_of
-from frankenlab.io.errors import UserError
 from frankenlab.io.files import write_json
 from frankenlab.io.records import read_record
 from frankenlab.models.shape import ModelShape
 
 # Share of the matrix product's speed that the layers reach, of the plans of a grid one after the
-# other: measured on a CPU, assumed on a GPU. What a logit costs on a CPU beyond its product
-# (log-sum-exp, arg max), in seconds: measured.
-EFFICIENCY = {"cpu": 0.6, "cuda": 0.35}
+# other. Measured, on a CPU and by torch on an H100 (benchmarks/gpu.md: 430 of 769 TFLOP/s). What a
+# logit costs on a CPU beyond its product (log-sum-exp, arg max), in seconds: measured.
+EFFICIENCY = {"cpu": 0.6, "cuda": 0.56}
 LOGIT_SECONDS = 1.2e-9
 
-# float32 products, to 16-bit ones on tensor cores: a half on some GPUs, an eighth on others.
+# Share of a data sheet's peak that a large matrix product reaches: measured on an H100, 769 TFLOP/s
+# of 989.
+PRODUCT_SHARE = 0.777
+
+# Layers by exllamav2 on EXL2 weights, to torch on 16-bit ones: measured on an H100, 39,961 tokens a
+# second of 46,853.
+EXLLAMAV2_SHARE = 0.85
+
+# float32 products, to 16-bit ones on tensor cores, where the card is not known: a half on an
+# RTX 4090, a fifteenth on an H100.
 FLOAT32_SPEED = 0.25
 
 # Operations a second of a matrix product where nothing is known: half of the slowest GPU with
 # tensor cores for data centres (T4: 65e12 promised), an old server's eight cores.
 FALLBACK_FLOPS = {"cuda": 3e13, "cpu": 1e11}
 
-# The matrix product that is measured where nothing else is: [rows, inner] times [inner, outer].
+# The matrix product that is measured where nothing else is: [rows, inner] times [inner, outer]. A
+# GPU takes less time for a small one than for starting it.
 PRODUCT = (2048, 1024, 1024)
+CUDA_PRODUCT = (8192, 8192, 8192)
 
 
 @dataclass(frozen=True)
@@ -104,43 +116,18 @@ def write_speeds(measured: Iterable[Measured]) -> None:
     write_json(speeds_file(), [asdict(row) for row in kept.values()])
 
 
-def given_speeds(text: str, experiment: Experiment) -> dict[str, float]:
-    """Read "4000" (of the first model of the config) or "llama-7b=4000,llama-13b=2200".
-
-    Raises:
-        UserError: neither, or a model that the config does not have.
-    """
-    first = next(iter(experiment.models))
-    found = {}
-    for part in text.split(","):
-        name, _, number = part.rpartition("=")
-        try:
-            speed = float(number)
-        except ValueError:
-            speed = math.nan
-        if not 0 < speed < math.inf:
-            raise UserError(
-                f'tokens per second "{text}": a number above 0, or model=number,model=number'
-            )
-        if (name or first) not in experiment.models:
-            raise UserError(
-                f'tokens per second: "{name}" is no model of the config; it has '
-                f"{', '.join(experiment.models)}"
-            )
-        found[name or first] = speed
-    return found
-
-
 class Speeds:
     """How fast the models of an experiment read prompts.
 
-    What is given counts most, then a measurement (`make speed`), then the config's
-    `planning.gpu_tflops` for a GPU, then, if `measuring`, a matrix product on this machine, else an
-    assumption. What is known of another model is scaled by the weights of the layers.
+    What is given counts most, then a measurement (`make speed`), then for a GPU the config's
+    `planning.gpu_tflops` or the first of its `planning.cards`, then, if `measuring`, a matrix
+    product on this machine, else an assumption. What is known of another model is scaled by the
+    weights of the layers.
 
     Args:
         given: tokens a second by model.
         measuring: whether a matrix product may be measured where no speed is known.
+        card: whose data sheet alone is gone by.
     """
 
     def __init__(
@@ -148,8 +135,10 @@ class Speeds:
         experiment: Experiment,
         given: Mapping[str, float] | None = None,
         measuring: bool = False,
+        card: Card | None = None,
     ) -> None:
         self.experiment, self.given, self.measuring = experiment, given, measuring
+        self.card = card
 
     def of(self, name: str, quantization: str, stage: Stage) -> Speed | None:
         """Return the speed of a model's base in a stage; None where it cannot be known."""
@@ -170,11 +159,11 @@ class Speeds:
         if found:
             return _measured(found, sizes)
         flops, source = self._flops(precision, device)
-        return from_matrix_product(sizes, flops, device, source) if flops else None
+        return from_matrix_product(sizes, flops, device, source, engine) if flops else None
 
     @cached_property
     def _measured(self) -> list[Measured]:
-        return read_speeds()
+        return [] if self.card else read_speeds()
 
     def _given(self, name: str, own: ModelShape | None, given: Mapping[str, float]) -> Speed:
         named = name if name in given else next(iter(given))
@@ -186,10 +175,12 @@ class Speeds:
     def _flops(self, precision: str, device: str) -> tuple[float | None, str]:
         """Return the operations a second of a matrix product where the experiment runs, and where
         this number is from."""
-        tflops = self.experiment.settings.planning.gpu_tflops
-        if device == "cuda" and tflops is not None:
-            share = FLOAT32_SPEED if precision == "float32" else 1.0
-            return tflops * 1e12 * share, f"{EFFICIENCY[device]:.0%} of {tflops:g} TFLOP/s assumed"
+        planning = self.experiment.settings.planning
+        if device == "cuda" and (card := self.card or promised_card(planning)):
+            peak = card.float32_tflops if precision == "float32" else card.tflops
+            share = EFFICIENCY[device] * PRODUCT_SHARE
+            source = f"{share:.0%} of {peak:.4g} TFLOP/s"
+            return peak * 1e12 * PRODUCT_SHARE, f"{source} ({card.name}) promised"
         if not self.measuring:
             return FALLBACK_FLOPS[device], "assumed"
         if device == "cuda":
@@ -210,9 +201,25 @@ def shapes_of(sizes: ModelShape) -> tuple[int, int, int, int]:
     return (sizes.n_layers, sizes.layer_weights, sizes.hidden_size, sizes.vocab_size)
 
 
-def from_matrix_product(sizes: ModelShape, flops: float, device: str, source: str) -> Speed:
+def promised_card(planning: Planning) -> Card | None:
+    """Return the card that a config's predictions go by, if it names one or its speed."""
+    if (tflops := planning.gpu_tflops) is not None:
+        return Card("gpu_tflops", tflops, FLOAT32_SPEED * tflops, math.inf)
+    return CARDS[planning.cards[0]] if planning.cards else None
+
+
+def product_flops(sizes: ModelShape, layer_passes: float, scored: float) -> float:
+    """Return the floating-point operations of so many passes of a token through a layer, and of
+    positions through the head: of their matrix products, attention left out."""
+    return 2 * (layer_passes * sizes.layer_weights + scored * sizes.head_weights)
+
+
+def from_matrix_product(
+    sizes: ModelShape, flops: float, device: str, source: str, engine: str = "torch"
+) -> Speed:
     """Return the speed that follows from the operations a second of a matrix product."""
-    layers = 2 * sizes.n_layers * sizes.layer_weights / (EFFICIENCY[device] * flops)
+    share = EFFICIENCY[device] * (EXLLAMAV2_SHARE if engine == "exllamav2" else 1.0)
+    layers = product_flops(sizes, sizes.n_layers, 0) / (share * flops)
     logit = 2 * sizes.hidden_size / flops + (LOGIT_SECONDS if device == "cpu" else 0.0)
     return Speed(1 / layers, 1 / (sizes.vocab_size * logit), source)
 
@@ -248,7 +255,7 @@ def matrix_speed(precision: str, device: str) -> float:
 def _measured_speed(precision: str, device: str) -> float:
     import torch
 
-    rows, inner, outer = PRODUCT
+    rows, inner, outer = PRODUCT if device == "cpu" else CUDA_PRODUCT
     a = torch.randn(rows, inner, dtype=getattr(torch, precision), device=device)
     b = torch.randn(inner, outer, dtype=a.dtype, device=device)
     times = []
@@ -266,11 +273,22 @@ class QuantizingSeconds:
     measure: float
     quantize: float
 
+    def times(self, count: float) -> "QuantizingSeconds":
+        return QuantizingSeconds(self.measure * count, self.quantize * count)
 
-# Of 10^9 weights. reference: 84 s to measure and 78 s to make 106 million weights on two CPU cores.
-# exllamav2: measuring took 9.3 s for each half of a layer of Phi-3-mini (3.6e9 weights; its issue
-# 537, GPU not named); one bitrate is assumed to take a third of that.
-RATES = {"reference": QuantizingSeconds(790.0, 735.0), "exllamav2": QuantizingSeconds(165.0, 55.0)}
+    def plus(self, other: "QuantizingSeconds") -> "QuantizingSeconds":
+        return QuantizingSeconds(self.measure + other.measure, self.quantize + other.quantize)
+
+
+# Of a layer, and of 10^9 weights beside that. reference: 84 s to measure and 78 s to make 106
+# million weights on two CPU cores. exllamav2: on an H100, SmolLM2-135M (30 layers, 0.106e9 weights)
+# took 74 to 88 s to measure and 84 to 95 s at a bitrate; on a GPU that its issue 537 does not name,
+# measuring took 9.3 s for each half of a layer of Phi-3-mini (32 layers, 3.6e9 weights). A bitrate
+# is assumed to take a third of that for its weights.
+RATES = {
+    "reference": (QuantizingSeconds(0.0, 0.0), QuantizingSeconds(790.0, 735.0)),
+    "exllamav2": (QuantizingSeconds(2.2, 2.8), QuantizingSeconds(146.0, 49.0)),
+}
 
 
 def quantizing_seconds(experiment: Experiment, model: ModelSettings) -> QuantizingSeconds | None:
@@ -278,17 +296,6 @@ def quantizing_seconds(experiment: Experiment, model: ModelSettings) -> Quantizi
     sizes = sizes_of(model)
     if sizes is None:
         return None
-    rate, weights = RATES[experiment.quantizer], sizes.n_layers * sizes.layer_weights / 1e9
-    return QuantizingSeconds(rate.measure * weights, rate.quantize * weights)
-
-
-def numbers_of_gpus(text: str, where: str) -> Sequence[int]:
-    """Return the numbers of GPUs that a text lists, as in "1,4,16"; none of an empty text.
-
-    Raises:
-        UserError: it lists something else; names it and `where` it stands.
-    """
-    parts = text.split(",") if text else []
-    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise UserError(f'{where} "{text}": a number of 1 or more, or several: 1,4,16')
-    return [int(part) for part in parts]
+    layer, billion = RATES[experiment.quantizer]
+    weights = sizes.n_layers * sizes.layer_weights / 1e9
+    return layer.times(sizes.n_layers).plus(billion.times(weights))

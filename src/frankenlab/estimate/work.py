@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeInt
 
@@ -18,6 +18,9 @@ from frankenlab.io.fingerprints import code_fingerprint
 from frankenlab.io.records import read_record
 from frankenlab.tasks.index import TaskSettings, task_file
 from frankenlab.tasks.yaml_files import task_fingerprint
+
+if TYPE_CHECKING:
+    from frankenlab.engines.token_tree import TokenTree
 
 STAGES = (Stage(SEARCH), Stage(SELECT), Stage(CONFIRM))
 
@@ -381,13 +384,19 @@ def _count(
     directory: Path, task: TaskSettings, stage: str, limit: int | None, draw: int
 ) -> Sequence[int]:
     # Imported here: lm-eval and transformers take seconds, and a count is made only once.
-    from frankenlab.engines.token_tree import shared_prefix
     from frankenlab.tasks.draws import DrawnTask
     from frankenlab.tasks.encoding import document_trees, encoder_of, requests_name
 
     loaded = DrawnTask(task, TASKS_FOLDER, draw)
     documents = loaded.documents(loaded.indices(stage, limit))
     found = document_trees(encoder_of(directory), documents, loaded.rolling, task.name)
-    trees = [found[requests_name(document)] for document in documents]
+    counted = documents_of([found[requests_name(document)] for document in documents])
+    return [counted.count, counted.tokens, counted.scored, counted.prefix]
+
+
+def documents_of(trees: "Sequence[TokenTree]") -> Documents:
+    """Return what documents with these token trees are to compute."""
+    from frankenlab.engines.token_tree import shared_prefix
+
     scored = sum(len({node for node, _ in tree.scored}) for tree in trees)
-    return [len(documents), sum(map(len, trees)), scored, shared_prefix(trees)]
+    return Documents(len(trees), sum(map(len, trees)), scored, shared_prefix(trees), False)

@@ -14,10 +14,10 @@ from snakemake.io import local
 
 from frankenlab.config.experiment import TASKS_FOLDER, Experiment
 from frankenlab.config.stages import Stage
+from frankenlab.estimate.asked import asked
 from frankenlab.estimate.memory import too_large
 from frankenlab.estimate.resources import Limit, predict, read_limits
 from frankenlab.estimate.summary import grid_summary, jobs_summary
-from frankenlab.estimate.throughput import given_speeds, numbers_of_gpus
 from frankenlab.estimate.work import planned_jobs
 from frankenlab.io import fingerprints
 from frankenlab.io.directories import complete_manifest
@@ -35,9 +35,6 @@ from frankenlab.runtime.stamps import Stamps, local_data
 from frankenlab.tasks.index import task_file
 from frankenlab.tasks.yaml_files import task_fingerprint
 
-# Settings of the summary of a dry run: tokens a second of the models as `given_speeds` takes them,
-# and numbers of GPUs ("4" or "1,4,16") on which the run's length is wanted.
-SPEED_VARIABLE, GPUS_VARIABLE = "FRANKENLAB_TOKENS_PER_SECOND", "FRANKENLAB_GPUS"
 # The SLURM executor's own: its file of partitions, where no `slurm-partition-config` is given.
 PARTITIONS_VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
 
@@ -103,9 +100,7 @@ class WorkflowRun:
         if workflow.is_main_process:
             os.environ[COMMAND_VARIABLE] = command_line(sys.argv)
             os.environ[CORES_VARIABLE] = str(workflow.resource_settings.cores or "")
-            text = os.environ.get(SPEED_VARIABLE)
-            self._given = given_speeds(text, experiment) if text else None
-            self._gpus = numbers_of_gpus(os.environ.get(GPUS_VARIABLE, ""), GPUS_VARIABLE)
+            self._asked = asked(experiment, os.environ)
             # Only at the end is it known whether this was a dry run.
             atexit.register(self._print_summary)
             for line in too_large(self.workload):
@@ -385,11 +380,11 @@ class WorkflowRun:
             return
         os.chdir(self._cwd)
         try:
-            prediction = self.prediction.thorough(self._given)
+            wanted, prediction = self._asked, self.prediction.thorough(self._asked.speeds)
             self.name_rules()
             jobs = planned_jobs(self.experiment, self.workflow.dag, self._names)
             print(grid_summary(prediction))
-            print(jobs_summary(prediction, jobs, self._gpus, self.limits))
+            print(jobs_summary(prediction, jobs, wanted.gpus, self.limits, wanted.cards))
         except UserError as error:
             print(error, file=sys.stderr)
 
