@@ -22,13 +22,13 @@ from frankenlab.estimate.work import planned_jobs
 from frankenlab.io import fingerprints
 from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
-from frankenlab.io.parquet import damaged
 from frankenlab.models.data_sets import DataSet
 from frankenlab.models.fetch import conversion
 from frankenlab.models.sources import Source, Use, is_gguf, source_identity
 from frankenlab.plans.grid import notices
 from frankenlab.runtime import lock, network, orphans, places
 from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
+from frankenlab.runtime.lost import to_make_again
 from frankenlab.runtime.making import Making
 from frankenlab.runtime.processes import CORES_VARIABLE, WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps, local_data
@@ -73,7 +73,9 @@ class WorkflowRun:
         self._shared_stamps = Stamps("resources/stamps")
         # Files that several experiments may want to make; to be set before the graph is built.
         self.shared: Sequence[str] = ()
-        self._started = self._made_damaged_again = False
+        # Files of a finished experiment that people may miss; to be set as early.
+        self.shown: Sequence[str] = ()
+        self._started = self._made_again = False
         grids = {model: self.workload.grid(model).grid for model in experiment.models}
         network.forbid()
         # Jobs end with the process that started them, however it ends.
@@ -227,7 +229,7 @@ class WorkflowRun:
         if not self.workflow.is_main_process:
             return local(str(stamps.place(name)))
         write = self.may_write()
-        self._make_damaged_again()
+        self._make_again()
         try:
             found = stamps.known(name) or stamps.file(
                 name, json.dumps(content(), indent=1, sort_keys=True) + "\n", write
@@ -364,17 +366,11 @@ class WorkflowRun:
             path = os.environ.get(PARTITIONS_VARIABLE) if slurm else None
         return read_limits(Path(path)) if path else ()
 
-    def _make_damaged_again(self) -> None:
-        """Have Snakemake make damaged tables again; files that no rule makes are left alone."""
-        if self._made_damaged_again:
-            return
-        self._made_damaged_again = True
-        for path in damaged(self.results):
-            self.workflow.dag.forcefiles.add(str(path))
-            print(
-                f"warning: {path} is damaged: made again, if it is an output of this workflow",
-                file=sys.stderr,
-            )
+    def _make_again(self) -> None:
+        """Have Snakemake make again what was damaged or lost, whatever the target is."""
+        if not self._made_again:
+            self._made_again = True
+            self.workflow.dag.forcefiles |= to_make_again(self.results, self.shown)
 
     def _print_summary(self) -> None:
         # Without a scheduler Snakemake ended before its graph was whole, and has said why.
