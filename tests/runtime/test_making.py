@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from frankenlab.io.errors import UserError
-from frankenlab.runtime import lock, making
+from frankenlab.runtime import lock, making, places
 from frankenlab.runtime.making import Making
 from tests.support.processes import one_line
 
@@ -87,6 +87,17 @@ def test_what_is_there_is_not_made_again_while_another_experiment_runs(monkeypat
     monkeypatch.undo()
     for each in held:
         each.release()
+
+
+def test_an_experiment_below_a_prefix_may_be_using_it_too(monkeypatch):
+    make(MODEL)
+    places.note(Path("moved/results"))
+    held = lock.take("moved/results/two", "two")
+    monkeypatch.setattr(making.os, "getpid", lambda: 1)
+    with pytest.raises(UserError, match=f"^{MODEL} is to be made again, and experiment two, "):
+        Making().plan([MODEL], "three", whole=True)
+    monkeypatch.undo()
+    held.release()
 
 
 def test_what_was_made_between_two_looks_is_not_claimed(monkeypatch):
