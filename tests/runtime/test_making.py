@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from frankenlab.io.errors import UserError
-from frankenlab.runtime import lock, making
+from frankenlab.runtime import lock, making, places
 from frankenlab.runtime.making import Making
 from tests.support.processes import one_line
 
@@ -52,9 +52,9 @@ def test_the_second_makes_what_the_first_does_not(capsys):
     one, two = Making(), Making()
     one.claim([MODEL, DATA], "one")
     thread = waiting(two, capsys)
-    one.plan([MODEL, "results/one/report/index.html"], "one", "results", whole=False)
+    one.plan([MODEL, "results/one/report/index.html"], "one", whole=False)
     assert set(one._rights) == {MODEL, DATA}
-    one.plan([MODEL], "one", "results", whole=True)
+    one.plan([MODEL], "one", whole=True)
     make(MODEL)
     thread.join(10)
     assert not thread.is_alive()
@@ -66,7 +66,7 @@ def test_what_is_there_is_claimed_by_nobody():
     one = Making()
     one.claim([DATA], "one")
     assert not one._rights and not making.RIGHTS.exists()
-    one.plan([], "one", "results", whole=True)
+    one.plan([], "one", whole=True)
 
 
 def test_what_is_there_is_not_made_again_while_another_experiment_runs(monkeypatch):
@@ -74,19 +74,30 @@ def test_what_is_there_is_not_made_again_while_another_experiment_runs(monkeypat
     # A process may run several.
     held = [lock.take(f"results/{name}", name) for name in ("one", "two")]
     one = Making()
-    one.plan([MODEL], "one", "results", whole=True)
+    one.plan([MODEL], "one", whole=True)
     # What starts now waits for it, and finds the new one.
     MODEL.unlink()
     with pytest.raises(UserError, match=f"^{MODEL} is being made by experiment one, process "):
-        Making().plan([MODEL], "two", "results", whole=True)
+        Making().plan([MODEL], "two", whole=True)
     make(MODEL)
     monkeypatch.setattr(making.os, "getpid", lambda: 1)
     with pytest.raises(UserError) as caught:
-        Making().plan([MODEL], "three", "results", whole=True)
+        Making().plan([MODEL], "three", whole=True)
     assert one_line(caught).startswith(f"{MODEL} is to be made again, and experiment one, process ")
     monkeypatch.undo()
     for each in held:
         each.release()
+
+
+def test_an_experiment_below_a_prefix_may_be_using_it_too(monkeypatch):
+    make(MODEL)
+    places.note(Path("moved/results"))
+    held = lock.take("moved/results/two", "two")
+    monkeypatch.setattr(making.os, "getpid", lambda: 1)
+    with pytest.raises(UserError, match=f"^{MODEL} is to be made again, and experiment two, "):
+        Making().plan([MODEL], "three", whole=True)
+    monkeypatch.undo()
+    held.release()
 
 
 def test_what_was_made_between_two_looks_is_not_claimed(monkeypatch):

@@ -16,7 +16,7 @@ from frankenlab import cli
 from frankenlab.io.directories import make_directory
 from frankenlab.io.errors import UserError
 from frankenlab.io.files import atomic_path
-from frankenlab.runtime import lock, orphans
+from frankenlab.runtime import lock, orphans, places
 from frankenlab.runtime.clean import LEFTOVER
 from frankenlab.runtime.orphans import NoAnswer
 from tests.support.processes import one_line
@@ -111,8 +111,8 @@ def test_orphans_are_our_jobs_in_this_folder(slurm, project, tmp_path):
         "5 (unknown rule, running)",
         "6 (plot_search, running)",
     ]
-    assert [job.id for job in orphans.orphans(".", "tiny")] == ["1", "4_[2-5]", "5"]
-    assert [job.id for job in orphans.orphans(".", "other")] == ["6"]
+    assert [job.id for job in orphans.orphans(".", "results/tiny")] == ["1", "4_[2-5]", "5"]
+    assert [job.id for job in orphans.orphans(".", "results/other")] == ["6"]
 
 
 @pytest.mark.parametrize("name", ["frankenlab", "frankenlab_tiny", "frankenlab_tiny_2", "snakejob"])
@@ -124,8 +124,10 @@ def test_jobs_in_which_whole_workflows_run_are_none(slurm, project, name):
 
 def test_experiments_are_told_apart_by_names_that_the_executor_takes():
     names = ["tiny", "tiny.2", "tiny2", "tiny-2", "x" * 64, "x" * 63 + "y", "a_b", "a.b"]
-    prefixes = [orphans.job_prefix(name) for name in names]
-    assert len(set(prefixes)) == len(names)
+    folders = ["results", "moved/results", "/moved/results"]
+    prefixes = [orphans.job_prefix(f"{x}/{name}") for x in folders for name in names]
+    assert len(set(prefixes)) == len(folders) * len(names)
+    assert prefixes[0] == "frankenlab_tiny"
     # As the executor (2.8.0) checks them.
     assert all(re.match(r"^[A-Za-z0-9_-]{1,50}$", prefix) for prefix in prefixes)
     assert all(orphans.NAME.fullmatch(f"{x}_{RUN}")["prefix"] == x for x in prefixes)
@@ -133,27 +135,52 @@ def test_experiments_are_told_apart_by_names_that_the_executor_takes():
 
 def test_a_workflow_does_not_start_beside_them(slurm, project):
     slurm.add("3", project, name=OTHER)
-    orphans.check_none(project, "tiny")
+    orphans.check_none(project, "results/tiny")
     slurm.add("1", project)
     slurm.add("2", project, state="COMPLETING")
     with pytest.raises(UserError) as caught:
-        orphans.check_none(project, "tiny")
+        orphans.check_none(project, "results/tiny")
     text = one_line(caught)
-    assert "2 jobs of an earlier workflow of tiny in this folder: 1 (plot_search, running)" in text
+    assert (
+        "2 jobs of an earlier workflow on results/tiny/ in this folder: 1 (plot_search, running)"
+        in text
+    )
     assert "`frankenlab clear`" in text
+
+
+def test_jobs_below_a_prefix_are_not_those_of_the_same_experiment_elsewhere(slurm, project, capsys):
+    moved = orphans.job_prefix("moved/results/tiny")
+    slurm.add("1", project, name=f"{moved}_{RUN}")
+    orphans.check_none(project, "results/tiny")
+    with pytest.raises(UserError, match="^1 job of an earlier workflow on moved/results/tiny/ in"):
+        orphans.check_none(project, "moved/results/tiny")
+    # It runs.
+    places.note(Path("moved/results"))
+    held = lock.take("moved/results/tiny", "tiny")
+    assert "left alone: another workflow is running on moved/results/tiny/" in clear(capsys)[1]
+    assert slurm.ids() == ["1"]
+    held.release()
+    leftover = project / "moved/results/tiny/.table.k3j9x_0a.part"
+    leftover.touch()
+    os.utime(leftover, (1, 1))
+    assert clear(capsys)[1].splitlines() == [
+        "jobs of a workflow that was killed: 1 (plot_search, running): cancelling",
+        "half-written: moved/results/tiny/.table.k3j9x_0a.part: removed",
+    ]
+    assert slurm.ids() == []
 
 
 def test_many_are_counted(slurm, project):
     for number in range(9):
         slurm.add(str(number), project)
     with pytest.raises(UserError, match=r"^9 jobs .* 4 \(.*\) and 4 more; "):
-        orphans.check_none(project, "tiny")
+        orphans.check_none(project, "results/tiny")
 
 
 def test_jobs_that_are_ending_are_waited_for(slurm, project, monkeypatch):
     slurm.add("1", project, state="COMPLETING")
     monkeypatch.setattr(orphans.time, "sleep", lambda seconds: slurm.queue.write_text(""))
-    orphans.check_none(project, "tiny")
+    orphans.check_none(project, "results/tiny")
     assert slurm.ids() == []
 
 
@@ -190,7 +217,7 @@ def test_lines_that_are_no_job_are_skipped(slurm, project, capsys, line):
     slurm.script("squeue", SQUEUE.replace("names =", f"{printed}\nnames =") + printed)
     assert [job.id for job in orphans.orphans(project)] == ["1"]
     with pytest.raises(UserError, match="^1 job of an earlier workflow"):
-        orphans.check_none(project, "tiny")
+        orphans.check_none(project, "results/tiny")
 
 
 def test_jobs_that_are_listed_in_another_way_are_no_answer(slurm, project, capsys):

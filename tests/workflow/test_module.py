@@ -4,6 +4,7 @@ The tests share one finished run of the tiny experiment in a project; each that 
 Snakefile changes it back.
 """
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -22,8 +23,10 @@ PART = "results/tiny/scores/search/tiny/none/animals.0.parquet"
 
 # Rules of the project's own: one that the module's results go into, and one of it changed.
 MORE = """
-use rule evaluate from frankenlab as fl_evaluate with:
+use rule confirm from frankenlab as fl_confirm with:
     threads: 1
+    resources:
+        mem_mb=777,
 
 
 rule mine:
@@ -33,6 +36,27 @@ rule mine:
         "mine.txt",
     shell:
         "touch {output}"
+"""
+
+
+# A second module beside the first one, which has the same models and data.
+SECOND = """
+module second:
+    snakefile:
+        github("frankenlab/frankenlab", path="workflow/Snakefile", tag="v1")
+    config:
+        {config}
+    {prefix}
+
+
+use rule * from second as b_*
+
+
+rule both:
+    default_target: True
+    input:
+        rules.a_all.input,
+        rules.b_all.input,
 """
 
 
@@ -77,18 +101,24 @@ def test_renamed_rules_are_the_same_jobs_beside_rules_of_the_projects_own(
     assert "none left to do" in text and text.count("experiment tiny") == 1
     text = project.snakemake("mine", "--dry-run", "--forceall", "--quiet", "reason").stdout
     assert left_of(text) == ours and (ours["evaluate"], ours["confirm"]) == (2, 1)
+    (changed,) = re.findall(r"^rule fl_confirm:\n(?:    .*\n)*?    resources: (.*)", text, re.M)
+    assert "mem_mb=777" in changed
     # The same plans are frozen again, so that nothing is scored again.
     done = project.snakemake("mine", "--forcerun", "fl_freeze")
     assert "checkpoint fl_freeze:" in done.stderr and "rule fl_confirm:" not in done.stderr
     assert project.jobs("mine") == Counter()
 
 
-def test_a_prefix_moves_the_results_and_shares_models_and_data(project: Project) -> None:
+def test_a_prefix_moves_the_results_of_a_second_module_and_shares_models_and_data(
+    project: Project,
+) -> None:
     before = project.scored()
-    project.declare(prefix="moved")
+    second = SECOND.format(config="config", prefix='prefix: "moved"')
+    project.declare(how="as a_*", more=second)
     planned = project.snakemake("--dry-run").stdout
     outputs = [line.split()[1] for line in planned.splitlines() if "    output: " in line]
     assert outputs and all(path.startswith("moved/results/tiny/") for path in outputs)
+    assert "rule a_" not in planned and "_download_model:" not in planned
     project.snakemake(f"moved/{PART}")
     moved, there = project.folder / "moved", project.folder
     pd.testing.assert_frame_equal(pd.read_parquet(moved / PART), pd.read_parquet(there / PART))
@@ -99,6 +129,15 @@ def test_a_prefix_moves_the_results_and_shares_models_and_data(project: Project)
     assert project.jobs(f"moved/{PART}") == Counter()
 
 
+def test_two_modules_with_other_configs_have_other_results(project: Project) -> None:
+    project.declare(how="as a_*", more=SECOND.format(config='{**config, "alpha": 1}', prefix=""))
+    done = project.snakemake("--dry-run", check=False)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert (
+        "two modules of this workflow have other configs and the same results/tiny/" in done.stderr
+    )
+
+
 def test_a_module_runs_beside_no_other_workflow(project: Project) -> None:
     held = lock.take(project.results, "tiny")
     try:
@@ -107,3 +146,15 @@ def test_a_module_runs_beside_no_other_workflow(project: Project) -> None:
         held.release()
     assert done.returncode != 0 and "another workflow is running on results/tiny/" in done.stderr
     assert "Traceback" not in done.stderr and "rule tables" not in done.stderr
+
+
+def test_a_module_makes_nothing_again_that_another_experiment_may_be_using(
+    project: Project,
+) -> None:
+    held = lock.take(project.folder / "results" / "another", "another")
+    try:
+        done = project.snakemake("--forcerun", "download_model", check=False)
+    finally:
+        held.release()
+    assert done.returncode != 0 and "rule download_model" not in done.stderr
+    assert "manifest.json is to be made again, and experiment another, " in done.stderr

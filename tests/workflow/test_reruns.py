@@ -252,6 +252,14 @@ def test_lost_weights_are_fetched_by_a_run_that_needs_them(lab: Laboratory, dry:
         assert found["download_model"] == found["measure_cost"] == 1
 
 
+def test_lost_scores_are_made_again_whatever_the_target_is(lab: Laboratory, dry: DryRuns) -> None:
+    scores = "results/tiny/scores/search/tiny/none/animals.0.parquet"
+    page = "results/tiny/report/index.html"
+    assert dry.jobs(page) == NOTHING
+    with changed(lab, lost(scores)):
+        assert dry.jobs(page) == dry.jobs() and dry.jobs(page)["evaluate"] == 1
+
+
 def test_a_plan_that_changes_no_choice_runs_no_job_of_the_later_stages(lab: Laboratory) -> None:
     """Last, as it leaves other results."""
     chosen = [lab.results / folder / "tiny.json" for folder in ("shortlist", "frozen")]

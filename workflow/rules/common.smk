@@ -13,9 +13,9 @@ from frankenlab.plans import plan as plans
 from frankenlab.report import answer as answers
 from frankenlab.report.figures import catalogue
 from frankenlab.report.results import CAPTIONS, NOTEBOOKS
+from frankenlab.runtime.modules import workflow_run
 from frankenlab.runtime.processes import memory_mb
 from frankenlab.runtime.stamps import local_data
-from frankenlab.runtime.workflow import workflow_run
 
 try:
     # Snakemake's own reader keeps the last of two equal keys without a word.
@@ -67,7 +67,19 @@ SOON = 10**7
 wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
     quantization="|".join(map(re.escape, EXPERIMENT.quantizations)),
-    key="[0-9a-f]+",
+    # No others, as another module of the workflow may have these.
+    folder="|".join(
+        map(
+            re.escape,
+            [*(m.folder for m in EXPERIMENT.models.values()), *EXPERIMENT.downloads],
+        )
+    ),
+    key="|".join(
+        EXPERIMENT.quantized_folder(model.name).name
+        for model in EXPERIMENT.models.values()
+        if model.to_quantize
+    )
+    or "none",
     stage=r"search|search-\d+|select|confirm",
     round=r"\d+",
     shard=r"\d+",

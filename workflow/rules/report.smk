@@ -25,7 +25,7 @@ NOTEBOOK = NOTEBOOKS / "report.ipynb"
 FIRST_NOTEBOOK = NOTEBOOKS / "overview.ipynb" if SEVERAL else NOTEBOOK
 ACROSS_FIGURES = catalogue.names("models", TABLES)
 
-# What people open: a file of it that was lost is made again.
+# What people open, and the scores: a file that was lost is made again.
 SHOWN = [
     f"{RESULTS}/report/index.html",
     f"{RESULTS}/report/answer.json",
@@ -45,7 +45,16 @@ SHOWN = [
         for model in EXPERIMENT.models
         for path in drawn(model, ["svg", "json", "png"])
     ),
+    *(
+        path
+        for model in EXPERIMENT.models
+        for stage in ("search", "select", "confirm")
+        for path in stage_scores(stage, model)
+    ),
+    *(path for model in EXPERIMENT.models for path in prompted_scores(model)),
 ]
+# Targets other than `all` make them again too.
+RUN.shown = list(map(RUN.placed, SHOWN))
 
 
 rule plot_search:

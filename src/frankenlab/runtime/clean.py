@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from frankenlab.runtime import lock, orphans
+from frankenlab.config.experiment import RESOURCES
+from frankenlab.runtime import lock, orphans, places
 from frankenlab.runtime.making import RIGHTS
 
 # Temporary names of `files.atomic_path`, `directories.make_directory` and `export.materialize`: the
@@ -38,25 +39,29 @@ def clear(folder: str | os.PathLike = ".") -> Iterator[str]:
         UserError: SLURM does not answer, or some jobs do not end.
     """
     folder = Path(folder)
-    results, resources = folder / "results", folder / "resources"
+    resources, results = folder / RESOURCES, list(places.noted(folder))
+    # As the workflows that ran in the folder know it.
     running: list[Path] = []
     with ExitStack() as stack:
-        for locked in [*lock.folders(results), *lock.folders(folder / RIGHTS)]:
+        found = [(place, at) for place in [*results, RIGHTS] for at in lock.folders(folder / place)]
+        for place, locked in found:
             before = lock.left_by(locked)
             try:
                 stack.callback(lock.clear(locked).release)
             except lock.Held as held:
-                running += [locked] if locked.parent == results else []
+                running += [place / locked.name] if place in results else []
                 yield f"left alone: {held}"
             else:
                 if before is not None:
                     yield f"lock of a workflow that was killed: {before}: removed"
-        alive = {orphans.job_prefix(locked.name) for locked in running}
+        alive = set(map(orphans.job_prefix, running))
         if jobs := [job for job in orphans.orphans(folder) if job.prefix not in alive]:
             yield f"jobs of a workflow that was killed: {orphans.named(jobs)}: cancelling"
             orphans.cancel(folder, jobs)
-        shared = [results / "store", resources] if running else []
-        for path in _leftovers([results, resources], without=[*running, *shared]):
+        roots = [folder / place for place in results]
+        shared = [*(root / "store" for root in roots), resources] if running else []
+        busy = [folder / place for place in running]
+        for path in _leftovers([*roots, resources], without=[*busy, *shared]):
             yield f"half-written: {path}: removed"
 
 

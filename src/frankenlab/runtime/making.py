@@ -10,11 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from frankenlab.config.experiment import RESOURCES
 from frankenlab.io.errors import UserError
-from frankenlab.runtime import lock
+from frankenlab.runtime import lock, places
 
 RIGHTS = RESOURCES / ".making"
 
@@ -50,13 +51,10 @@ class Making:
             if path.exists() and path in self._rights:
                 self._rights.pop(path).release()
 
-    def plan(
-        self, paths: Iterable[str | Path], experiment: str, results: str | Path, whole: bool
-    ) -> None:
+    def plan(self, paths: Iterable[str | Path], experiment: str, whole: bool) -> None:
         """Take the rights to make `paths`, which this run is going to make.
 
         Args:
-            results: the folder of all experiments' results.
             whole: whether it makes nothing else, so that the other rights are given back.
 
         Raises:
@@ -66,7 +64,8 @@ class Making:
         for path in self._rights.keys() - shared if whole else ():
             self._rights.pop(path).release()
         for path in sorted(shared - self._rights.keys()):
-            users = [h for h in lock.holders(results) if h.pid != os.getpid() or h.ended() is None]
+            holders = chain.from_iterable(map(lock.holders, places.noted()))
+            users = [h for h in holders if h.pid != os.getpid() or h.ended() is None]
             if users and path.exists():
                 raise UserError(
                     f"{path} is to be made again, and {users[0]} may be using it; wait for it or "

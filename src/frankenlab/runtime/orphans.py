@@ -1,8 +1,8 @@
 """Jobs that a killed workflow left in SLURM's queue.
 
-The names of an experiment's jobs say which experiment it is. A workflow that holds the experiment's
-lock has no jobs before it submits some. If there are jobs of that name then whose working directory
-is this folder, an earlier workflow left them.
+The names of an experiment's jobs say which results they are for. A workflow that holds the lock of
+these has no jobs before it submits some. If there are jobs of that name then whose working
+directory is this folder, an earlier workflow left them.
 """
 
 import os
@@ -12,10 +12,11 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from frankenlab.io.errors import UserError, excerpt, one_line
 from frankenlab.io.files import content_hash
-from frankenlab.runtime import lock
+from frankenlab.runtime import lock, places
 
 # The executor names jobs by a prefix, an underscore and the run, which is a UUID. A job in which
 # somebody runs a whole workflow has another name.
@@ -55,17 +56,23 @@ class Orphan:
         return f"{self.id} ({self.rule}, {self.state.lower()})"
 
 
-def job_prefix(experiment: str) -> str:
-    """Return what the names of an experiment's jobs begin with; each experiment has another one."""
+def job_prefix(results: str | os.PathLike) -> str:
+    """Return what the names of an experiment's jobs begin with.
+
+    Args:
+        results: the folder of its results. Each has another prefix, also where experiments of one
+            name have their results in several places.
+    """
+    place, experiment = Path(results).parent, Path(results).name
     plain = f"{PREFIX}_{experiment}"
-    if WORD.fullmatch(plain) and len(plain) <= LONGEST:
+    if WORD.fullmatch(plain) and len(plain) <= LONGEST and place == places.RESULTS:
         return plain
-    told_apart = content_hash(experiment, length=8)
+    told_apart = content_hash(experiment if place == places.RESULTS else str(results), length=8)
     return "".join(WORD.findall(plain))[: LONGEST - 9] + f"_{told_apart}"
 
 
-def orphans(folder: str | os.PathLike, experiment: str | None = None) -> list[Orphan]:
-    """Return this user's jobs of workflows in `folder`: of one experiment, or of all.
+def orphans(folder: str | os.PathLike, results: str | None = None) -> list[Orphan]:
+    """Return this user's jobs of workflows in `folder`: those for some results, or all.
 
     There are none where SLURM is not installed or not configured.
 
@@ -75,7 +82,7 @@ def orphans(folder: str | os.PathLike, experiment: str | None = None) -> list[Or
     if shutil.which("squeue") is None:
         return []
     here = os.path.realpath(folder)
-    wanted = None if experiment is None else job_prefix(experiment)
+    wanted = None if results is None else job_prefix(results)
     found = []
     for identity, name, state, comment, place in _listed():
         job = NAME.fullmatch(name)
@@ -131,21 +138,21 @@ def cancel(folder: str | os.PathLike, jobs: Sequence[Orphan]) -> None:
         )
 
 
-def check_none(folder: str | os.PathLike, experiment: str) -> None:
-    """Check that an earlier workflow of an experiment left no jobs, after a wait for those that are
-    ending.
+def check_none(folder: str | os.PathLike, results: str) -> None:
+    """Check that an earlier workflow left no jobs that write these results, after a wait for those
+    that are ending.
 
     Raises:
         NoAnswer: as `orphans`.
         UserError: there are jobs; names them and the command that cancels them.
     """
-    jobs: Sequence[Orphan] = orphans(folder, experiment)
+    jobs: Sequence[Orphan] = orphans(folder, results)
     if jobs and all(job.state == "COMPLETING" for job in jobs):
         jobs = _wait(folder, jobs)
     if jobs:
         count = f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}"
         raise UserError(
-            f"{count} of an earlier workflow of {experiment} in this folder: {named(jobs)}; "
+            f"{count} of an earlier workflow on {results}/ in this folder: {named(jobs)}; "
             f"wait for them, or cancel them with {lock.CLEAR}"
         )
 

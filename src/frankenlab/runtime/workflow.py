@@ -22,13 +22,13 @@ from frankenlab.estimate.work import planned_jobs
 from frankenlab.io import fingerprints
 from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
-from frankenlab.io.parquet import damaged
 from frankenlab.models.data_sets import DataSet
 from frankenlab.models.fetch import conversion
 from frankenlab.models.sources import Source, Use, is_gguf, source_identity
 from frankenlab.plans.grid import notices
-from frankenlab.runtime import lock, network, orphans
+from frankenlab.runtime import lock, network, orphans, places
 from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
+from frankenlab.runtime.lost import to_make_again
 from frankenlab.runtime.making import Making
 from frankenlab.runtime.processes import CORES_VARIABLE, WORKFLOW_VARIABLE, stop_jobs_first
 from frankenlab.runtime.stamps import Stamps, local_data
@@ -38,34 +38,12 @@ from frankenlab.tasks.yaml_files import task_fingerprint
 # The SLURM executor's own: its file of partitions, where no `slurm-partition-config` is given.
 PARTITIONS_VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
 
-_RUNS: list["WorkflowRun"] = []
-
-
-def workflow_run(workflow: Any, experiment: Experiment, rules: Any) -> "WorkflowRun":
-    """Return Snakemake's run of an experiment.
-
-    There is one for a process: `use rule ... with` reads a module's files once more each time.
-
-    Args:
-        workflow, rules: Snakemake's own, of the file that is being read.
-
-    Raises:
-        UserError: a plan or a variable of the environment is wrong.
-    """
-    results = _placed(workflow, f"results/{experiment.name}")
-    for run in _RUNS:
-        if (run.workflow, run.experiment, run.results) == (workflow, experiment, results):
-            run.name_rules()
-            return run
-    _RUNS.append(WorkflowRun(workflow, experiment, results, rules))
-    return _RUNS[-1]
-
 
 class WorkflowRun:
     """Snakemake at work on an experiment: a run, or a dry run, a summary or a report, which change
     nothing, or the process of a single job.
 
-    `workflow_run` makes it where the rules are read.
+    `modules.workflow_run` makes it where the rules are read.
 
     Attributes:
         results: the folder of the experiment's results, below the prefix of a module that has one.
@@ -92,7 +70,9 @@ class WorkflowRun:
         self._shared_stamps = Stamps("resources/stamps")
         # Files that several experiments may want to make; to be set before the graph is built.
         self.shared: Sequence[str] = ()
-        self._started = self._made_damaged_again = False
+        # Files of a finished experiment that people may miss; to be set as early.
+        self.shown: Sequence[str] = ()
+        self._started = self._made_again = False
         grids = {model: self.workload.grid(model).grid for model in experiment.models}
         network.forbid()
         # Jobs end with the process that started them, however it ends.
@@ -130,6 +110,7 @@ class WorkflowRun:
         which it keeps to its end, and may make what is missing of the files that it shares."""
         try:
             lock.take(self.results, self.experiment.name)
+            places.note(Path(self.results).parent)
             self._making.claim(self.shared, self.experiment.name)
         except UserError as error:
             return str(error)
@@ -139,7 +120,7 @@ class WorkflowRun:
         if hasattr(settings, "jobname_prefix"):
             # One of several experiments of a workflow names them all.
             if not (settings.jobname_prefix or "").startswith(f"{orphans.PREFIX}_"):
-                settings.jobname_prefix = orphans.job_prefix(self.experiment.name)
+                settings.jobname_prefix = orphans.job_prefix(self.results)
             settings.logdir = settings.logdir or Path(self.results, "slurm-logs").absolute()
         return ""
 
@@ -166,10 +147,10 @@ class WorkflowRun:
         if self.refusal:
             raise SystemExit(self.refusal)
         try:
-            # The graph of a module is not whole here: what it need not make stays its own.
+            # The graph of a module is not whole here.
             if not self._is_module:
                 self._settle_making()
-            orphans.check_none(".", self.experiment.name)
+            orphans.check_none(".", self.results)
         except UserError as error:
             # A workflow that runs here can do without a cluster that is down.
             if self.workflow.non_local_exec or not isinstance(error, orphans.NoAnswer):
@@ -177,14 +158,32 @@ class WorkflowRun:
         if self._is_module:
             # Snakemake heeds the `onstart` and `onerror` of the main workflow only.
             atexit.register(self.fail)
+            self._settle_on_start(self.workflow._onstart)
+
+    def _settle_on_start(self, own: Callable[[Any], None]) -> None:
+        """Have the main workflow's `onstart`, which comes once the graph is whole, settle what a
+        module makes, after `own`, which it has already."""
+
+        def settle(log: Any) -> None:
+            own(log)
+            try:
+                self._settle_making()
+            except UserError as error:
+                raise SystemExit(str(error)) from None
+
+        self.workflow._onstart = settle
 
     def _settle_making(self) -> None:
-        """Keep the right to make the shared files that this run will make, and no others."""
+        """Keep the right to make the shared files that this run will make, and no others.
+
+        Raises:
+            UserError: another experiment may be using one that is to be made again.
+        """
         dag = self.workflow.dag
         made = [path for job in dag.needrun_jobs() for path in job.output]
         # After a checkpoint there may be more jobs.
         whole = not any(map(dag.needrun, dag.checkpoint_jobs))
-        self._making.plan(made, self.experiment.name, Path(self.results).parent, whole)
+        self._making.plan(made, self.experiment.name, whole)
 
     def name_rules(self) -> None:
         """Note how Snakemake calls our rules, as long as it tells: once it reads a module's files
@@ -198,7 +197,7 @@ class WorkflowRun:
 
     def placed(self, path: str) -> str:
         """Return where a path of the rules lies on disk."""
-        return _placed(self.workflow, path)
+        return placed(self.workflow, path)
 
     def fail(self) -> None:
         """Cancel what a workflow that ends early leaves in SLURM's queue.
@@ -208,7 +207,7 @@ class WorkflowRun:
         """
         if self.workflow.non_local_exec and not self.refusal:
             try:
-                orphans.cancel(self._cwd, orphans.orphans(self._cwd, self.experiment.name))
+                orphans.cancel(self._cwd, orphans.orphans(self._cwd, self.results))
             except UserError as error:
                 print(error, file=sys.stderr)
 
@@ -225,7 +224,7 @@ class WorkflowRun:
         if not self.workflow.is_main_process:
             return local(str(stamps.place(name)))
         write = self.may_write()
-        self._make_damaged_again()
+        self._make_again()
         try:
             found = stamps.known(name) or stamps.file(
                 name, json.dumps(content(), indent=1, sort_keys=True) + "\n", write
@@ -362,17 +361,11 @@ class WorkflowRun:
             path = os.environ.get(PARTITIONS_VARIABLE) if slurm else None
         return read_limits(Path(path)) if path else ()
 
-    def _make_damaged_again(self) -> None:
-        """Have Snakemake make damaged tables again; files that no rule makes are left alone."""
-        if self._made_damaged_again:
-            return
-        self._made_damaged_again = True
-        for path in damaged(self.results):
-            self.workflow.dag.forcefiles.add(str(path))
-            print(
-                f"warning: {path} is damaged: made again, if it is an output of this workflow",
-                file=sys.stderr,
-            )
+    def _make_again(self) -> None:
+        """Have Snakemake make again what was damaged or lost, whatever the target is."""
+        if not self._made_again:
+            self._made_again = True
+            self.workflow.dag.forcefiles |= to_make_again(self.results, self.shown)
 
     def _print_summary(self) -> None:
         # Without a scheduler Snakemake ended before its graph was whole, and has said why.
@@ -389,7 +382,7 @@ class WorkflowRun:
             print(error, file=sys.stderr)
 
 
-def _placed(workflow: Any, path: str) -> str:
+def placed(workflow: Any, path: str) -> str:
     """Return a path as Snakemake changes it for the rules of the file that is being read."""
     changed: str = workflow.modifier.path_modifier.replace_prefix(path, "output")
     return changed
