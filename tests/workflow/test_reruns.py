@@ -166,7 +166,7 @@ CHANGES: dict[str, tuple[Change, Counter]] = {
     "the controls": (config("stages.confirm.controls", 2), FROZEN),
     "the select stage's documents": (config("stages.select.limit", 20), SELECT),
     "the shortlist": (config("stages.select.shortlist", 2), SHORTLIST),
-    "the search's documents": (config("stages.search.limit", 10), ENGINE),
+    "the search's documents": (config("stages.search.limit", 10), SEARCH),
     "an added plan": (config("plans", PLANS), GRID),
     "a prompt": (
         edit("config/tasks/liquids.yaml", "{{question}}", "So: {{question}}"),

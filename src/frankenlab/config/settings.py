@@ -110,7 +110,7 @@ class CalibrationSettings(Section):
     source: OptionalKey[Annotated[str, Field(max_length=64)]] = None
     """A name under `data`; without it `file` is a path on this machine."""
     file: Path
-    """Arrow, Parquet, JSON lines or CSV file."""
+    """Arrow, Parquet, JSON lines, CSV or TSV file."""
     field: Words = "passage"
     """Field of its rows that holds the text."""
     texts: int = Field(default=300, ge=1, le=1_000_000)
@@ -148,7 +148,7 @@ class DataEntry(Section):
     source: OptionalKey[Annotated[str, Field(max_length=64)]] = None
     """A name under `data`; without it `file` is a path on this machine."""
     file: Path
-    """Arrow, Parquet, JSON lines or CSV file."""
+    """Arrow, Parquet, JSON lines, CSV or TSV file."""
     split: Words = "validation"
     """Which split the file is."""
     fewshot: OptionalKey[Path] = None
