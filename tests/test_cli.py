@@ -182,7 +182,10 @@ def test_a_model_of_the_config_and_its_data_are_fetched_where_they_are_missing(
     assert (directory / "manifest.json").is_file()
     assert evaluate(Path("tini"), "--task", "arc_easy") == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert 'model "tini": no directory here, no model of config.yaml (tiny)' in message
+    assert message.endswith(
+        'model "tini": there is no such directory here, and it is neither a model of config.yaml '
+        "(tiny) nor owner/name of the Hugging Face hub"
+    )
 
 
 @pytest.mark.parametrize("named", ["owner/name", "owner/name@v2", f"owner/name@{'ab' * 20}"])

@@ -252,11 +252,17 @@ def test_lost_weights_are_fetched_by_a_run_that_needs_them(lab: Laboratory, dry:
         assert found["download_model"] == found["measure_cost"] == 1
 
 
-def test_a_plan_that_changes_no_choice_runs_no_job_of_the_later_stages(lab: Laboratory) -> None:
+def test_a_plan_that_changes_no_choice_runs_no_job_of_the_later_stages(
+    lab: Laboratory, dry: DryRuns
+) -> None:
     """Last, as it leaves other results."""
     chosen = [lab.results / folder / "tiny.json" for folder in ("shortlist", "frozen")]
     before = [path.read_text() for path in chosen]
     lab.config["plans"] = PLANS
+    behind = GRID - SEARCH_ALONE
+    said = re.search(r"^(\d+) of those left run only if .* \((.*)\)$", dry.text(), re.MULTILINE)
+    assert said and int(said[1]) == behind.total()
+    assert Counter({r: int(n) for r, n in map(str.split, said[2].split(", "))}) == behind
     done = lab.snakemake()
     assert [path.read_text() for path in chosen] == before
     ran = Counter(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", done.stderr, re.MULTILINE))

@@ -183,7 +183,7 @@ def _other_task(name: str, options: argparse.Namespace, experiment: "Experiment"
             check_output_type(keys, f'task "{name}"')
     except UserError as error:
         known = excerpt(", ".join(experiment.tasks))
-        raise UserError(f"{error}; {config_name(options)} has {known}") from None
+        raise UserError(f"{error} ({config_name(options)} has {known})") from None
     if not options.data and (data_set := data_set_of(keys, None)):
         print(f'task "{name}": its data are those of {data_set.text}', file=sys.stderr)
     return TaskSettings(name=name, task=name, role="search", metric=usual_metric(keys))
@@ -274,8 +274,9 @@ def _model_directory(options: argparse.Namespace, experiment: "Experiment") -> P
     named = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", text)
     if named is None:
         raise UserError(
-            f'model "{excerpt(text)}": no directory here, no model of {config_name(options)} '
-            f"({excerpt(', '.join(experiment.models))}), and no owner/name of the Hugging Face hub"
+            f'model "{excerpt(text)}": there is no such directory here, and it is neither a model '
+            f"of {config_name(options)} ({excerpt(', '.join(experiment.models))}) nor owner/name "
+            "of the Hugging Face hub"
         )
     try:
         source = model_of_hub(named[1], named[2] or "main")

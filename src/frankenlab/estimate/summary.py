@@ -54,6 +54,12 @@ def jobs_summary(
     for rule, count in Counter(each.job.rule for each in jobs).most_common():
         own = [place for place, each in enumerate(jobs) if each.job.rule == rule]
         lines.append(_rule_line(jobs, seconds, own, f"  {rule}: {count} in all"))
+    if behind := Counter(each.job.rule for each in jobs if each.follows_choice):
+        named = ", ".join(f"{rule} {count}" for rule, count in behind.most_common())
+        lines.append(
+            f"{behind.total()} of those left run only if other plans are chosen than before "
+            f"({named})"
+        )
     if any(seconds[place] is None for place in left):
         lines.append("time of what is left: unknown")
     elif left:

@@ -42,6 +42,9 @@ Counts = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
 # The rules whose jobs score plans, on all tasks of a stage.
 SCORING_RULES = ("evaluate", "confirm", "confirm_prompts")
 
+# Those that choose plans.
+CHOICES = ("shortlist", "freeze")
+
 # What a count depends on.
 COUNTING_MODULES = (
     "frankenlab.engines.token_tree",
@@ -72,6 +75,8 @@ class PlannedJob:
         runs_model: whether it takes a GPU where the experiment's device is one.
         left: whether it has yet to run.
         took: seconds of its last run if it is done, as Snakemake measured them.
+        follows_choice: whether it will not run after all, if the plans that are chosen again are
+            the same as before.
     """
 
     job: Job
@@ -79,6 +84,7 @@ class PlannedJob:
     runs_model: bool
     left: bool
     took: float | None = None
+    follows_choice: bool = False
 
 
 def job_of(experiment: Experiment, rule: str, wildcards: Mapping[str, str]) -> Job:
@@ -107,17 +113,28 @@ def planned_jobs(experiment: Experiment, dag: Any, names: Mapping[str, str]) -> 
         jobs = [job for job in level if job.output and job.rule.name in names]
         for job in sorted(jobs, key=lambda job: (job.rule.name, *job.wildcards)):
             left = dag.needrun(job)
+            needs = tuple(places[other] for other in dag.dependencies[job] if other in places)
             places[job] = len(found)
             found.append(
                 PlannedJob(
                     job_of(experiment, names[job.rule.name], job.wildcards),
-                    tuple(places[other] for other in dag.dependencies[job] if other in places),
+                    needs,
                     "gpu" in job.rule.resources,
                     left,
                     None if left or not job.benchmark else _benchmark(Path(job.benchmark)),
+                    left and _only_follows(dag.reason(job), [found[place] for place in needs]),
                 )
             )
     return found
+
+
+def _only_follows(reason: Any, needs: Sequence[PlannedJob]) -> bool:
+    """Tell whether a job is to run only because plans are chosen again."""
+    own = reason.updated_input or reason.missing_output or reason.incomplete_output
+    if own or reason.forced or reason.is_provenance_triggered():
+        return False
+    left = [each for each in needs if each.left]
+    return all(each.follows_choice or each.job.rule in CHOICES for each in left) and bool(left)
 
 
 def _benchmark(path: Path) -> float | None:

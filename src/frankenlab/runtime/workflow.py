@@ -355,7 +355,7 @@ class WorkflowRun:
         """The limits of the SLURM executor's partitions; none with another executor."""
         if self.workflow.dryrun:
             # It has no executor; which one it stands for is on the command line or in a profile.
-            with chdir(self.workflow.workdir_init):  # a profile may be relative to it
+            with chdir(self.workflow.rundir):  # a profile may be relative to it
                 given = parse_args(sys.argv[1:])[1]
             path, slurm = getattr(given, "slurm_partition_config", None), given.executor == "slurm"
         else:
