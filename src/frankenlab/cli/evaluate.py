@@ -172,7 +172,7 @@ def _task(
 def _other_task(name: str, options: argparse.Namespace, experiment: "Experiment") -> "TaskSettings":
     """Return a task that is not in the config, as its YAML says."""
     from frankenlab.config.experiment import TASKS_FOLDER
-    from frankenlab.models.data_sets import data_set_of
+    from frankenlab.models.data_sets import data_set_of, local_files
     from frankenlab.tasks.index import TaskSettings, check_output_type, task_file
     from frankenlab.tasks.listing import usual_metric
     from frankenlab.tasks.yaml_files import task_keys
@@ -181,6 +181,8 @@ def _other_task(name: str, options: argparse.Namespace, experiment: "Experiment"
         keys = task_keys(task_file(name, TASKS_FOLDER))
         if "class" not in keys:
             check_output_type(keys, f'task "{name}"')
+        if not options.data:
+            local_files(keys)
     except UserError as error:
         known = excerpt(", ".join(experiment.tasks))
         raise UserError(f"{error} ({config_name(options)} has {known})") from None

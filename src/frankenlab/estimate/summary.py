@@ -9,7 +9,7 @@ from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.estimate.memory import Requirements, requirements
 from frankenlab.estimate.resources import Limit, Prediction, resources
 from frankenlab.estimate.throughput import quantizing_seconds
-from frankenlab.estimate.work import SCORING_RULES, STAGES, Job, PlannedJob
+from frankenlab.estimate.work import SCORING_RULES, STAGES, Job, PlannedJob, local_directory
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
 from frankenlab.tasks.index import TaskSettings
@@ -77,7 +77,10 @@ def _no_answer(prediction: Prediction, jobs: Sequence[PlannedJob]) -> str:
         return "nothing is left to do"
     if device != "cuda":
         return f"no job takes one, since the experiment has device: {device}"
-    return "" if any(each.runs_model for each in left) else "no job that is left takes one"
+    if not any(each.runs_model for each in left):
+        return "no job that is left takes one"
+    unknown = any(prediction.seconds(each.job) is None for each in left)
+    return "unknown, as the time of some jobs is" if unknown else ""
 
 
 def _grid_lines(prediction: Prediction, model: str) -> list[str]:
@@ -106,6 +109,9 @@ def _requirement_lines(prediction: Prediction, model: str) -> list[str]:
     """Return size, memory and making of each quantization."""
     found, settings = requirements(prediction.workload, model), prediction.workload.model(model)
     seconds = quantizing_seconds(prediction.experiment, settings)
+    local = local_directory(settings)
+    if seconds is None and local and not local.exists():
+        return [f"  size and memory: unknown, since there is no {local}"]
     if seconds is None:
         return ["  size and memory: unknown before the download (models.*.shapes would tell)"]
     lines = []
