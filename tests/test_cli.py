@@ -511,6 +511,49 @@ def test_bash_completes_commands_options_and_values(typed, offered, capsys):
     assert done.stdout.split() == offered
 
 
+def test_fish_completes_commands_options_and_values(capsys):
+    """Tried in fish 3.6, which is not installed where the tests run."""
+    assert cli.main(["completion", "fish"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(shlex.split(line)[:4] == ["complete", "-c", "frankenlab", "-n"] for line in lines)
+    start = "complete -c frankenlab -n __fish_use_subcommand -f -a evaluate -d 'score plans"
+    assert any(line.startswith(start) for line in lines)
+    evaluate = "complete -c frankenlab -n '__fish_seen_subcommand_from evaluate'"
+    assert any(line.startswith(f"{evaluate} -l device -x -a 'auto cpu cuda'") for line in lines)
+    assert any(line.startswith(f"{evaluate} -l force -f -d ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "has no plan"),
+        (b"# none\n\n", "has no plan"),
+        (b"caf\xe9", "is not UTF-8 text (byte 3)"),
+    ],
+)
+def test_a_file_that_lists_no_plan_is_refused(tiny, experiment, capsys, content, fault):
+    Path("plans.txt").write_bytes(content)
+    assert evaluate(tiny(), "--task", "arc_easy", "--plans", "plans.txt") == 2
+    assert f"--plans: plans.txt {fault}" in one_line(capsys.readouterr().err)
+
+
+def test_a_store_that_cannot_be_written_to_is_refused_before_anything_else(experiment, capsys):
+    given = ["evaluate", "absent", "--task", "absent", "--store", "config.yaml/store"]
+    assert cli.main(given) == 2
+    assert "--store config.yaml/store: nothing can be written to" in one_line(
+        capsys.readouterr().err
+    )
+
+
+def test_a_wrong_option_is_one_line_and_a_task_is_named_with_the_nearest(experiment, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["evaluate", "model", "--task", "sst2", "--device", "gpu"])
+    message = one_line(capsys.readouterr().err)
+    assert error.value.code == 2 and "see frankenlab evaluate --help" in message
+    assert cli.main(["tasks", "arc_esy", "--config", "config.yaml"]) == 2
+    assert "did you mean arc_easy" in one_line(capsys.readouterr().err)
+
+
 def test_later_config_files_change_earlier_ones(experiment, capsys):
     Path("more.yaml").write_text("experiment: other\nstages: {search: {limit: 17}}\n")
     given = ["--summary", "--tokens-per-second", "1000"]
