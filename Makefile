@@ -12,7 +12,11 @@ help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "CONFIG=FILE names another experiment; later files of CONFIG=\"A B\" change earlier ones."
 
+# Snakemake answers the name of a file that is not there with a traceback.
+CONFIG_THERE = @for f in $(CONFIG); do test -f "$$f" || { echo "CONFIG: there is no $$f"; exit 1; }; done
+
 run: .venv/.run ## installs, downloads, searches and confirms; ends with the page
+	$(CONFIG_THERE)
 	$(BIN)/snakemake --profile $(PROFILE) --configfile $(CONFIG)
 	@echo "the page: $$($(BIN)/python -c 'import sys, yaml; print("results/" + {k: v for f in sys.argv[1:] for k, v in yaml.safe_load(open(f)).items()}["experiment"])' $(CONFIG))/report/index.html"
 
@@ -36,6 +40,7 @@ fuzz: .venv/.dev ## compares random cases with lm-evaluation-harness
 # base's, "4000" (of the first model) or "llama-7b=4000,llama-13b=2200"; GPUS="4" or "1,4,16" asks
 # how long it takes on so many, CARDS="h100,a100,rtx-4090" what it takes on these; PROFILE=profiles/slurm checks it against the cluster's partitions.
 plan: .venv/.run ## says what an experiment costs and what is left to do, without running
+	$(CONFIG_THERE)
 	FRANKENLAB_GPUS=$(GPUS) FRANKENLAB_CARDS=$(CARDS) FRANKENLAB_TOKENS_PER_SECOND=$(TOKENS_PER_SECOND) \
 	  $(BIN)/snakemake --dry-run --quiet rules progress reason host --profile $(PROFILE) \
 	  --configfile $(CONFIG)

@@ -150,7 +150,7 @@ def test_evaluate_writes_what_the_ending_says_and_over_no_file(tiny, experiment,
     [
         ("scores.xlsx", "its ending must be one of .parquet, .csv, .json"),
         ("folder.csv", "is a directory"),
-        ("config.yaml/scores.csv", "is no folder that can be written to"),
+        ("config.yaml/scores.csv", "nothing can be written to"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_before_anything_else(
@@ -182,7 +182,10 @@ def test_a_model_of_the_config_and_its_data_are_fetched_where_they_are_missing(
     assert (directory / "manifest.json").is_file()
     assert evaluate(Path("tini"), "--task", "arc_easy") == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert 'model "tini": no directory here, no model of config.yaml (tiny)' in message
+    assert message.endswith(
+        'model "tini": there is no such directory here, and it is neither a model of config.yaml '
+        "(tiny) nor owner/name of the Hugging Face hub"
+    )
 
 
 @pytest.mark.parametrize("named", ["owner/name", "owner/name@v2", f"owner/name@{'ab' * 20}"])
@@ -284,9 +287,9 @@ def test_a_second_run_needs_no_model(tiny, experiment, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--task", "arc_esy"], ['"arc_esy"', "did you mean arc_easy", "nor is it in config.yaml"]),
+        (["--task", "arc_esy"], ['"arc_esy"', "did you mean arc_easy", "config.yaml has "]),
         (["--task", "arc_easy", "--data", "absent"], ["--data", "absent does not exist"]),
-        (["--task", "arc_easy", "--data", "piqa=config.yaml"], ['"piqa" is no --task']),
+        (["--task", "arc_easy", "--data", "piqa=config.yaml"], ['"piqa" is not given as --task']),
         (["--task", "arc_easy", "--plans", "absent.txt"], ["--plans", "absent.txt does not exist"]),
         (["--task", "arc_easy", "--metric", "f1"], ['metric "f1"', "acc, acc_norm"]),
         (["--task", "boolq_passages", "--stage", "search"],
@@ -493,7 +496,7 @@ def test_a_reader_that_has_seen_enough_is_no_error():
         (["ev"], ["evaluate"]),
         (["evaluate", "--to"], ["--token-budget"]),
         (["evaluate", "m", "--device", "c"], ["cpu", "cuda"]),
-        (["completion", ""], ["bash", "zsh", "-h", "--help"]),
+        (["completion", ""], ["bash", "zsh", "fish", "-h", "--help"]),
     ],
 )
 def test_bash_completes_commands_options_and_values(typed, offered, capsys):
@@ -506,6 +509,49 @@ def test_bash_completes_commands_options_and_values(typed, offered, capsys):
     )
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == offered
+
+
+def test_fish_completes_commands_options_and_values(capsys):
+    """Tried in fish 3.6, which is not installed where the tests run."""
+    assert cli.main(["completion", "fish"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(shlex.split(line)[:4] == ["complete", "-c", "frankenlab", "-n"] for line in lines)
+    start = "complete -c frankenlab -n __fish_use_subcommand -f -a evaluate -d 'score plans"
+    assert any(line.startswith(start) for line in lines)
+    evaluate = "complete -c frankenlab -n '__fish_seen_subcommand_from evaluate'"
+    assert any(line.startswith(f"{evaluate} -l device -x -a 'auto cpu cuda'") for line in lines)
+    assert any(line.startswith(f"{evaluate} -l force -f -d ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "has no plan"),
+        (b"# none\n\n", "has no plan"),
+        (b"caf\xe9", "is not UTF-8 text (byte 3)"),
+    ],
+)
+def test_a_file_that_lists_no_plan_is_refused(tiny, experiment, capsys, content, fault):
+    Path("plans.txt").write_bytes(content)
+    assert evaluate(tiny(), "--task", "arc_easy", "--plans", "plans.txt") == 2
+    assert f"--plans: plans.txt {fault}" in one_line(capsys.readouterr().err)
+
+
+def test_a_store_that_cannot_be_written_to_is_refused_before_anything_else(experiment, capsys):
+    given = ["evaluate", "absent", "--task", "absent", "--store", "config.yaml/store"]
+    assert cli.main(given) == 2
+    assert "--store config.yaml/store: nothing can be written to" in one_line(
+        capsys.readouterr().err
+    )
+
+
+def test_a_wrong_option_is_one_line_and_a_task_is_named_with_the_nearest(experiment, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["evaluate", "model", "--task", "sst2", "--device", "gpu"])
+    message = one_line(capsys.readouterr().err)
+    assert error.value.code == 2 and "see frankenlab evaluate --help" in message
+    assert cli.main(["tasks", "arc_esy", "--config", "config.yaml"]) == 2
+    assert "did you mean arc_easy" in one_line(capsys.readouterr().err)
 
 
 def test_later_config_files_change_earlier_ones(experiment, capsys):

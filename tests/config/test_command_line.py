@@ -48,8 +48,8 @@ def test_what_is_beside_it_in_the_file_stays():
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("stages={search: {limit: ten}}", "stages.search.limit: 'ten' is not of type 'integer'"),
-        ("stages={search: {limit: 1.5}}", "stages.search.limit: 1.5 is not of type 'integer'"),
+        ("stages={search: {limit: ten}}", "stages.search.limit: 'ten' is not a whole number"),
+        ("stages={search: {limit: 1.5}}", "stages.search.limit: 1.5 is not a whole number"),
         ("stages={search: {limit: 5}}", "stages.search.limit: 5 is out of bounds"),
         ("stages={search: {limits: 10}}", 'stages.search: unknown key "limits"; did you mean'),
         ("gpu_memory_gb={a: 1}", "gpu_memory_gb: "),
@@ -64,5 +64,5 @@ def test_a_wrong_one_is_named_as_in_a_file(argument, said):
 
 
 def test_types_in_a_file_stay_exact():
-    with pytest.raises(UserError, match="statistics.seed: '7' is not of type 'integer'"):
+    with pytest.raises(UserError, match="statistics.seed: '7' is not a whole number"):
         config.check(merged("gpu_memory_gb=24", into=changed("statistics.seed", "7")))

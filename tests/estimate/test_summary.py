@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from snakemake.jobs import Reason
 
 from frankenlab.config import experiment as config
 from frankenlab.config.cards import CARDS
@@ -227,12 +228,47 @@ def test_the_graph_is_snakemakes_with_what_finished_jobs_took(llama, tmp_path, t
         toposorted=lambda: [{first, other}, {second}, {target}],
         dependencies={first: {}, second: {first: "x", other: "y"}, target: {second: "file"}},
         needrun=lambda job: job is second,
+        reason=lambda job: Reason(),
     )
     names = {f"fl_{name}": name for name in ("measure_cost", "plot_confirm", "all")}
     assert planned_jobs(llama.experiment, dag, names) == [
         PlannedJob(Job("measure_cost", "llama-7b", "exl2-4.0"), (), True, False, took, 1),
         PlannedJob(Job("plot_confirm", "llama-7b", "exl2-4.0"), (0,), False, True, None, 0),
     ]
+
+
+def test_jobs_that_only_follow_another_choice_are_told_from_those_that_run_anyway(llama):
+    rules = ("aggregate", "shortlist", "evaluate", "confirm", "plot_search", "tables")
+    cell = {"model": "llama-7b", "quantization": "exl2-4.0", "stage": "select"}
+    scored, choice, follows, changed, drawn, table = made = [
+        snakemakes(rule, cell) for rule in rules
+    ]
+    reasons = {job: Reason() for job in made}
+    reasons[scored].missing_output.add("new")
+    reasons[changed].params_changed = True
+    needs = {
+        choice: {scored: "x"},
+        follows: {choice: "x"},
+        changed: {choice: "x"},
+        drawn: {follows: "x", scored: "x"},
+        table: {follows: "x"},
+    }
+    dag = SimpleNamespace(
+        toposorted=lambda: [[job] for job in made],
+        dependencies={scored: {}, **needs},
+        needrun=lambda job: True,
+        reason=reasons.get,
+    )
+    jobs = planned_jobs(llama.experiment, dag, {rule: rule for rule in rules})
+    assert [each.job.rule for each in jobs if each.follows_choice] == ["evaluate", "tables"]
+    said = jobs_summary(llama, jobs)
+    assert "\n2 of those left run only if other plans are chosen than before (evaluate 1, " in said
+    # Where nothing was chosen before, all of it is new.
+    reasons[choice].missing_output.add("shortlist")
+    for job in (follows, table):
+        reasons[job].missing_output.add("new")
+    jobs = planned_jobs(llama.experiment, dag, {rule: rule for rule in rules})
+    assert not any(each.follows_choice for each in jobs)
 
 
 @pytest.mark.slow

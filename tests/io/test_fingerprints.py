@@ -32,8 +32,13 @@ MIDDLE = """def double(x):
     from frankenlab.bottom import two
 
     if x > 9:
-        raise UserError(f"{x} is too large") from None
-    return two() * x
+        most = "nine"
+        allowed = f"at most {most}"
+        allowed += " can"
+        raise UserError(f"{x} is too large: {allowed}") from None
+    unit = "mm"
+    seen = two()
+    return two() * x, unit
 """
 
 
@@ -73,6 +78,9 @@ def edit(path: Path, old: str, new: str) -> None:
         ("top", "double(x) + 1", "( double( x )\n        + 1 )"),
         ("middle", "    return", "    # why\n    return"),
         ("middle", "is too large", "cannot be doubled, 9 can"),
+        ("middle", "nine", "ten"),
+        ("middle", "at most", "up to"),
+        ("middle", 'allowed += " can"', 'allowed += ", ".join("is")'),
         ("inner/__init__", "Nothing but words", "Other words"),
         ("inner/__init__", '"""Nothing but words."""', '"""Words."""\n__all__ = ["deep"]'),
         ("inner/deep", "TWO = 2", 'TWO = 2\n"""A text below an attribute."""'),
@@ -93,6 +101,9 @@ def test_words_layout_and_unused_modules_change_nothing(package, file, old, new)
         ("middle", "* x", "** x"),
         ("middle", "x > 9", "x > 8"),
         ("middle", "UserError", "ValueError"),
+        ("middle", "mm", "cm"),
+        ("middle", '"nine"', "two()"),
+        ("middle", "seen = two()", "seen = [two()]"),
         ("bottom", "lambda: TWO", "lambda: TWO + 0"),
         ("inner/deep", "TWO = 2", "TWO = 3"),
         ("inner/__init__", '"""Nothing but words."""', "import os"),

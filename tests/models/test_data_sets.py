@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from frankenlab.io.directories import read_manifest
-from frankenlab.models.data_sets import DataSet, data_set_of
+from frankenlab.io.errors import UserError
+from frankenlab.models.data_sets import DataSet, data_set_of, local_files
 from frankenlab.tasks.data_files import read_data
 from tests.support.hub import Hub, data_set, serving
 
@@ -81,6 +82,31 @@ def test_what_a_task_has_to_download(
         # A folder of that name is what `datasets` takes.
         (tmp_path / expected.path).mkdir(parents=True)
         assert data_set_of(keys, None) is None
+
+
+def test_files_of_this_machine_that_a_task_names_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("rows/a.jsonl", "rows/b.jsonl", "rows/deep/c.jsonl", "one.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+
+    def found(path: str, **arguments: object) -> list[str]:
+        keys = {"dataset_path": path, "dataset_kwargs": arguments}
+        return [str(file) for file in local_files(keys)]
+
+    a, b, c = "rows/a.jsonl", "rows/b.jsonl", "rows/deep/c.jsonl"
+    assert found("csv", data_files="one.csv") == ["one.csv"]
+    assert found("json", data_files={"train": a, "test": ["rows/b.*"]}) == [a, b]
+    assert found("json", data_dir="rows") == found("rows") == [a, b, c]
+    assert found("json", data_dir="rows", data_files="a.jsonl") == [a]
+    assert found("csv", data_files=str(tmp_path / "one.csv")) == [str(tmp_path / "one.csv")]
+    assert found(NAME, data_files="a.jsonl") == found("json", data_files="hf://a/b") == []
+    assert local_files({"dataset_path": "local"}) == []
+    for wrong in ({"data_files": "two.csv"}, {"data_dir": "nowhere"}):
+        with pytest.raises(UserError, match="dataset_kwargs.data_.*: there is no (two|nowhere)"):
+            found("csv", **wrong)
 
 
 def test_every_data_set_has_a_folder_of_its_own() -> None:

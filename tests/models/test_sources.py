@@ -88,7 +88,7 @@ def visible(folder: Path) -> list[str]:
         ({"pypi": "a==1", "file": "x.bin"}, "model", "must|is a .gguf"),
         ({"pypi": "a==1", "sha256": "abc"}, "data", "64 lower-case hex"),
         ({"hub": "o/n", "revision": "main"}, "model", "'main' is not a commit"),
-        ({"hub": "o/n"}, "model", "is not a commit"),
+        ({"hub": "o/n"}, "model", "the commit is missing"),
         ({"hub": "o/n/../x", "revision": COMMIT}, "model", "not a repository"),
     ],
 )

@@ -39,8 +39,14 @@ def test_a_run_reads_the_partitions_that_the_executor_reads(files):
 def test_a_dry_run_reads_them_too(files, monkeypatch):
     def with_arguments(*arguments):
         monkeypatch.setattr(sys, "argv", ["snakemake", "--dry-run", "--cores", "1", *arguments])
-        return names(SimpleNamespace(dryrun=True))
+        return names(SimpleNamespace(dryrun=True, rundir=str(files)))
 
+    # As under `--directory`: a profile stands where the command was given.
+    (files / "profile").mkdir()
+    (files / "profile" / "config.yaml").write_text("executor: slurm\n")
+    (files / "elsewhere").mkdir()
+    monkeypatch.chdir(files / "elsewhere")
+    assert with_arguments("--profile", "profile", "--directory", "elsewhere") == ["site"]
     slurm = ("--executor", "slurm")
     assert with_arguments(*slurm) == ["site"]
     assert with_arguments(*slurm, "--slurm-partition-config", str(files / "own")) == ["own"]

@@ -28,7 +28,13 @@ class DryRuns:
 
     def jobs(self, *targets: str) -> Counter:
         """Return rule -> how many jobs a run would have now."""
-        from tests.support.laboratory import CONFIG, FAST, listed
+        from tests.support.laboratory import listed
+
+        return listed(self.text(*targets))
+
+    def text(self, *targets: str) -> str:
+        """Return what a dry run prints."""
+        from tests.support.laboratory import CONFIG, FAST
 
         self._lab.write_config()
         arguments = [*targets, "--dry-run", "--quiet", "reason", "rules", *FAST, *self._lab.how]
@@ -36,7 +42,7 @@ class DryRuns:
         self._process.stdin.flush()
         text = "".join(iter(self._process.stdout.readline, END + "\n"))
         assert "job  " in text or "Nothing to be done" in text, text[-3000:]
-        return listed(text)
+        return text
 
     def end(self) -> None:
         """End the process."""

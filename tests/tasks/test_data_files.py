@@ -58,6 +58,15 @@ def test_a_csv_file_has_whole_numbers_and_texts_as_they_are_written(tmp_path):
     assert list(read_data(zipped)) == list(read_data(path))
 
 
+def test_a_tsv_file_is_read_like_a_csv_file(tmp_path):
+    path = tmp_path / "data.tsv"
+    path.write_text('text\tlabel\n"a ""tab""\there"\t1\nb, and c\t0\n')
+    assert list(read_data(path)) == [
+        {"text": 'a "tab"\there', "label": 1},
+        {"text": "b, and c", "label": 0},
+    ]
+
+
 def test_an_arrow_file_with_a_footer_is_read(tmp_path):
     table, path = pa.Table.from_pylist(ROWS), tmp_path / "data.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -98,13 +107,13 @@ def test_a_data_file_that_is_absent_or_damaged_is_refused_by_name(tmp_path, endi
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
-        ("data.tsv", b"a\tb\n1\t2\n", ".parquet"),
+        ("data.txt", b"a\tb\n1\t2\n", ".parquet"),
         ("data.csv", b"a,b\n1,2\n3\n", "line 3: 1 cells, and 2 columns"),
         ("data.csv", b'a,b\n1,"2\n', "unexpected end"),
         ("data.csv", b"a,a\n1,2\n", "line 1: a name for each column"),
         ("data.csv", b"a,b\n", "empty"),
         ("data.csv", b"", "empty"),
-        ("data.csv", b"a,b\n\x80,2\n", "utf-8"),
+        ("data.csv", b"a,b\n\x80,2\n", "UTF-8"),
         ("data.json", b'{"a": 1}\n{"a": "x"}\n', 'field "a"'),
         ("data.json", b'{"a": 1}\n{"a": \n', "line 2"),
         ("data.json", b"[1, 2]", "row 1"),
@@ -112,7 +121,7 @@ def test_a_data_file_that_is_absent_or_damaged_is_refused_by_name(tmp_path, endi
         ("data.json", b"[]", "empty"),
         ("data.json", b"[{}]", "no columns"),
         ("data.json", b"[" * 100_000, "recursion"),
-        ("data.json", b"\x80\x81", "utf-8"),
+        ("data.json", b"\x80\x81", "UTF-8"),
         ("data.arrow", b'{"a": 1}\n', "data.arrow"),
         ("data.parquet", b'{"a": 1}\n', "data.parquet"),
         ("data.jsonl.gz", b'{"a": 1}\n', "data.jsonl.gz"),

@@ -166,7 +166,7 @@ CHANGES: dict[str, tuple[Change, Counter]] = {
     "the controls": (config("stages.confirm.controls", 2), FROZEN),
     "the select stage's documents": (config("stages.select.limit", 20), SELECT),
     "the shortlist": (config("stages.select.shortlist", 2), SHORTLIST),
-    "the search's documents": (config("stages.search.limit", 10), ENGINE),
+    "the search's documents": (config("stages.search.limit", 10), SEARCH),
     "an added plan": (config("plans", PLANS), GRID),
     "a prompt": (
         edit("config/tasks/liquids.yaml", "{{question}}", "So: {{question}}"),
@@ -260,11 +260,17 @@ def test_lost_scores_are_made_again_whatever_the_target_is(lab: Laboratory, dry:
         assert dry.jobs(page) == dry.jobs() and dry.jobs(page)["evaluate"] == 1
 
 
-def test_a_plan_that_changes_no_choice_runs_no_job_of_the_later_stages(lab: Laboratory) -> None:
+def test_a_plan_that_changes_no_choice_runs_no_job_of_the_later_stages(
+    lab: Laboratory, dry: DryRuns
+) -> None:
     """Last, as it leaves other results."""
     chosen = [lab.results / folder / "tiny.json" for folder in ("shortlist", "frozen")]
     before = [path.read_text() for path in chosen]
     lab.config["plans"] = PLANS
+    behind = GRID - SEARCH_ALONE
+    said = re.search(r"^(\d+) of those left run only if .* \((.*)\)$", dry.text(), re.MULTILINE)
+    assert said and int(said[1]) == behind.total()
+    assert Counter({r: int(n) for r, n in map(str.split, said[2].split(", "))}) == behind
     done = lab.snakemake()
     assert [path.read_text() for path in chosen] == before
     ran = Counter(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", done.stderr, re.MULTILINE))

@@ -304,7 +304,7 @@ def test_a_wrong_variable_of_a_plan_ends_in_one_line(
     monkeypatch.setenv("FRANKENLAB_GPUS", "four")
     done = lab.snakemake("--dry-run", check=False)
     assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert 'FRANKENLAB_GPUS "four": a number of 1 or more' in done.stderr
+    assert 'FRANKENLAB_GPUS "four": a whole number from 1 on is expected' in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ rule probe:
         model=lambda w: weights_manifest(w.model, w.quantization),
         data=[task_data(task) for task in EXPERIMENT.search_tasks],
         tasks=lambda w: [
-            RUN.task_stamp(Stage("search"), task, w.model, w.quantization)
+            RUN.prompts_stamp(task, w.model, w.quantization)
             for task in EXPERIMENT.search_tasks
         ],
         stamp=cell_stamp("probe", lambda *cell: {"probe": SETTINGS.probe.plain()}),

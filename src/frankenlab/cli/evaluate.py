@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,44 +49,52 @@ def add_to(commands: Any) -> None:
     add = parser.add_argument
     model_help = (
         "a Hugging Face or EXL2 directory, a model of the config, or owner/name of the Hugging "
-        "Face hub (owner/name@commit for another one than the latest); what is not here yet is "
+        "Face hub (owner/name@commit for another version than the latest); what is not here yet is "
         "downloaded to resources/"
     )
     add("model", metavar="MODEL", help=model_help)
-    plan_help = '"0:20,10:30", say; repeatable. The base is always scored too'
+    plan_help = (
+        'a plan, such as "0:20,10:30"; may be given several times. The base is always scored too'
+    )
     add("--plan", action="append", default=[], help=plan_help)
-    add("--plans", type=Path, metavar="FILE", help="a file with a plan on each line; # comments")
+    plans_help = "a file with one plan in each line; what follows a # is a comment"
+    add("--plans", type=Path, metavar="FILE", help=plans_help)
     task_help = (
         "a task of the config, of config/tasks/ or of lm-evaluation-harness (`frankenlab tasks` "
-        "lists them); repeatable"
+        "lists them); may be given several times"
     )
     add("--task", action="append", required=True, help=task_help)
-    data_help = "a file that replaces the data set of the task, or of the task that is named"
+    data_help = (
+        "a file of documents (.jsonl, .json, .csv, .tsv, .parquet or .arrow) that replaces the "
+        "task's data set; where there are several tasks, TASK= names the one"
+    )
     add("--data", action="append", default=[], metavar="[TASK=]FILE", help=data_help)
     metric_help = "the primary metric of all tasks (default: the config's, else the task's first)"
     add("--metric", help=metric_help)
-    add("--num-fewshot", type=whole, metavar="N", help="few-shot examples (default: the task's)")
+    shots_help = "number of few-shot examples (default: the task's)"
+    add("--num-fewshot", type=whole, metavar="N", help=shots_help)
     stages = ("search", "select", "confirm")
-    add("--stage", choices=stages, help="score only this stage's documents (default: all)")
-    add("--limit", type=positive, metavar="N", help="the most documents of each task")
-    engines, engine_help = ("torch", "exllamav2"), "exllamav2 needs EXL2 and cuda (default: torch)"
-    add("--engine", choices=engines, default="torch", help=engine_help)
-    dtype_help = "default: bfloat16; exllamav2 computes in float16"
+    add("--stage", choices=stages, help="score the documents of this stage only (default: all)")
+    add("--limit", type=positive, metavar="N", help="most documents to score of each task")
+    engine_help = "what runs the model; exllamav2 needs EXL2 weights and cuda (default: torch)"
+    add("--engine", choices=("torch", "exllamav2"), default="torch", help=engine_help)
+    dtype_help = "number format that the model computes in (default: bfloat16; exllamav2: float16)"
     add("--dtype", choices=DTYPES, help=dtype_help)
-    device_help = "auto takes cuda where there is a GPU (default: auto)"
+    device_help = "where the model runs; auto takes cuda where there is a GPU (default: auto)"
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help=device_help)
     gpus_help = "how many GPUs the model is split over, by layers (default: 1)"
     add("--gpus", type=positive, default=1, metavar="N", help=gpus_help)
-    budget_help = "tokens of a batch (default: 4096)"
+    budget_help = "most tokens in a batch (default: 4096)"
     add("--token-budget", type=positive, metavar="N", help=budget_help)
-    add("--store", type=Path, default=STORE, help=f"keeps rows for later runs (default: {STORE})")
+    store_help = f"the folder that keeps scored rows for later runs (default: {STORE})"
+    add("--store", type=Path, default=STORE, metavar="FOLDER", help=store_help)
     output_help = (
-        "a file to write: .parquet or .csv has a row for each plan and document, .json the results "
-        "as lm-evaluation-harness writes them (the base under the task's name, a plan under "
-        "'task [plan]')"
+        "a file to write: .parquet or .csv get a row for each plan and document, .json gets the "
+        "results as lm-evaluation-harness writes them (the base under the task's name, a plan "
+        "under 'task [plan]')"
     )
     add("--output", type=Path, metavar="FILE", help=output_help)
-    add("--force", action="store_true", help="write over an existing output")
+    add("--force", action="store_true", help="replace an output that exists")
     add_config(parser)
 
 
@@ -95,6 +104,7 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.output:
         results.check_output(options.output, options.force)
+    results.check_folder(options.store.absolute(), f"--store {options.store}")
     experiment = experiment_of(options)
     tasks = _tasks(options, experiment)
     texts = _plan_texts(options)
@@ -111,6 +121,8 @@ def _run(options: argparse.Namespace) -> None:
         print(results.printed(tables[-1]), flush=True)
     if len(plans) > 1:
         print(results.EXPLANATION)
+    if len(plans) > 2:
+        print(results.EXPLANATION_OF_Q)
     if options.output:
         about = {task.name: _version_and_shots(task) for task in tasks}
         run = {
@@ -134,11 +146,12 @@ def _tasks(options: argparse.Namespace, experiment: "Experiment") -> "list[TaskS
     for text in options.data:
         task, _, file = text.rpartition("=")
         if not task and len(names) > 1:
-            raise UserError(f"--data {text}: there are several tasks; write TASK=FILE")
+            raise UserError(f"--data {text}: for which of the tasks? Write --data TASK=FILE")
         if (task or names[0]) not in names:
-            raise UserError(f'--data {text}: "{task}" is no --task; {", ".join(names)} are')
+            known = ", ".join(names)
+            raise UserError(f'--data {text}: "{task}" is not given as --task, only {known}')
         if fault := no_file(file):
-            raise UserError(f"--data {text}: {excerpt(file)} {fault}")
+            raise UserError(f"--data: {excerpt(file)} {fault}")
         data[task or names[0]] = Path(file)
     return [_task(name, data.get(name), options, experiment) for name in names]
 
@@ -146,7 +159,7 @@ def _tasks(options: argparse.Namespace, experiment: "Experiment") -> "list[TaskS
 def _task(
     name: str, file: Path | None, options: argparse.Namespace, experiment: "Experiment"
 ) -> "TaskSettings":
-    settings = experiment.tasks.get(name) or _other_task(name, options)
+    settings = experiment.tasks.get(name) or _other_task(name, options, experiment)
     if file is not None:
         settings = replace(settings, data_file=file, fewshot_file=None, data_folder=None)
     else:
@@ -158,17 +171,25 @@ def _task(
     return settings
 
 
-def _other_task(name: str, options: argparse.Namespace) -> "TaskSettings":
+def _other_task(name: str, options: argparse.Namespace, experiment: "Experiment") -> "TaskSettings":
     """Return a task that is not in the config, as its YAML says."""
     from frankenlab.config.experiment import TASKS_FOLDER
-    from frankenlab.tasks.index import TaskSettings, task_file
+    from frankenlab.models.data_sets import data_set_of, local_files
+    from frankenlab.tasks.index import TaskSettings, check_output_type, task_file
     from frankenlab.tasks.listing import usual_metric
     from frankenlab.tasks.yaml_files import task_keys
 
     try:
         keys = task_keys(task_file(name, TASKS_FOLDER))
+        if "class" not in keys:
+            check_output_type(keys, f'task "{name}"')
+        if not options.data:
+            local_files(keys)
     except UserError as error:
-        raise UserError(f"{error} (nor is it in {config_name(options)})") from None
+        known = excerpt(", ".join(experiment.tasks))
+        raise UserError(f"{error} ({config_name(options)} has {known})") from None
+    if not options.data and (data_set := data_set_of(keys, None)):
+        print(f'task "{name}": its data are those of {data_set.text}', file=sys.stderr)
     return TaskSettings(name=name, task=name, role="search", metric=usual_metric(keys))
 
 
@@ -201,7 +222,7 @@ def _plan_texts(options: argparse.Namespace) -> list[str]:
     """Return the plans as they are written, those of the file last.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or has no plan.
     """
     texts: list[str] = list(options.plan)
     if options.plans:
@@ -209,9 +230,15 @@ def _plan_texts(options: argparse.Namespace) -> list[str]:
             raise UserError(f"--plans: {excerpt(options.plans)} {fault}")
         try:
             lines = options.plans.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
-            raise UserError(f"--plans: {excerpt(options.plans)}: {excerpt(error)}") from None
-        texts += [found for line in lines if (found := line.partition("#")[0].strip())]
+        except UnicodeDecodeError as error:
+            reason = f"is not UTF-8 text (byte {error.start})"
+            raise UserError(f"--plans: {excerpt(options.plans)} {reason}") from None
+        found = [plan for line in lines if (plan := line.partition("#")[0].strip())]
+        if not found:
+            raise UserError(
+                f"--plans: {excerpt(options.plans)} has no plan; one a line is expected"
+            )
+        texts += found
     return texts
 
 
@@ -251,8 +278,9 @@ def _model_directory(options: argparse.Namespace, experiment: "Experiment") -> P
     named = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?", text)
     if named is None:
         raise UserError(
-            f'model "{excerpt(text)}": no directory here, no model of {config_name(options)} '
-            f"({excerpt(', '.join(experiment.models))}), and no owner/name of the Hugging Face hub"
+            f'model "{excerpt(text)}": there is no such directory here, and it is neither a model '
+            f"of {config_name(options)} ({excerpt(', '.join(experiment.models))}) nor owner/name "
+            "of the Hugging Face hub"
         )
     try:
         source = model_of_hub(named[1], named[2] or "main")

@@ -24,7 +24,10 @@ def add_to(commands: Any) -> None:
         "arc",
         '"mmlu_*"',
     )
-    pattern_help = "part of a name, or a pattern with *; without it the tasks that are at hand"
+    pattern_help = (
+        'part of a name, or a pattern such as "mmlu_*"; without it, the tasks of the config and of '
+        "config/tasks/ are listed"
+    )
     tasks.add_argument("pattern", nargs="?", metavar="NAME", help=pattern_help)
     add_config(tasks)
 
@@ -42,14 +45,14 @@ def _tasks(options: argparse.Namespace) -> None:
     from frankenlab.tasks.listing import files_of_tasks
 
     experiment = experiment_of(options)
-    if options.pattern is not None:
+    if options.pattern:
         _matching(options.pattern, experiment)
         return
     print(f"in {config_name(options)}:")
     for name, task in experiment.tasks.items():
         print(f"  {name:<24}{task.role:<8}{task.metric}")
     ours, theirs = files_of_tasks(TASKS_FOLDER)
-    print(f"in {TASKS_FOLDER.name}/:")
+    print("in config/tasks/:")
     for name, path in sorted(ours.items()):
         print(_line(name, path))
     print(f"in lm-evaluation-harness: {len(theirs):,}; `frankenlab tasks NAME` lists what matches")
@@ -57,13 +60,15 @@ def _tasks(options: argparse.Namespace) -> None:
 
 def _matching(pattern: str, experiment: "Experiment") -> None:
     from frankenlab.config.experiment import TASKS_FOLDER
-    from frankenlab.tasks.listing import matching_tasks
+    from frankenlab.tasks.index import near
+    from frankenlab.tasks.listing import files_of_tasks, matching_tasks
 
     found = matching_tasks(pattern, TASKS_FOLDER)
     if not found:
+        hint = near(pattern, [name for files in files_of_tasks(TASKS_FOLDER) for name in files])
         raise UserError(
-            f'no task matches "{pattern}", neither in {TASKS_FOLDER.name}/ nor in '
-            "lm-evaluation-harness"
+            f'no task matches "{pattern}", neither in config/tasks/ nor in '
+            f"lm-evaluation-harness{hint}"
         )
     for name, path in found.items():
         print(_line(name, path))
@@ -71,16 +76,17 @@ def _matching(pattern: str, experiment: "Experiment") -> None:
 
 def _line(name: str, path: Path) -> str:
     """Return a task with its primary metric, or why it cannot be scored."""
+    from frankenlab.tasks.index import OUTPUT_TYPES
     from frankenlab.tasks.listing import usual_metric
     from frankenlab.tasks.yaml_files import task_keys
 
     try:
         keys = task_keys(path)
     except UserError as error:
-        return f"  {name:<40}cannot be read: {error}"
+        return f"  {name:<39} cannot be read: {error}"
     kind = str(keys.get("output_type", "generate_until"))
-    scored = kind in ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
-    return f"  {name:<40}{usual_metric(keys) if scored else f'not scored here: {kind}'}"
+    what = usual_metric(keys) if kind in OUTPUT_TYPES else f"not scored here: {kind}"
+    return f"  {name:<39} {what}"
 
 
 def _generators(options: argparse.Namespace) -> None:

@@ -42,8 +42,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="the experiment; of several files later ones change earlier ones, as with Snakemake's "
-        "--configfile (default: config/config.yaml)",
+        help="the config of the experiment; of several files, later ones change earlier ones "
+        "(default: config/config.yaml)",
     )
 
 

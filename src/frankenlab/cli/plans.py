@@ -42,10 +42,11 @@ def add_to(commands: Any) -> None:
         '"0:8,4:12@attn,8:16" --layers 16',
         '"0:20,10:30" --model MODEL_DIR',
     )
-    show.add_argument("plan", metavar="PLAN", help='"0:20,10:30", say')
+    show.add_argument("plan", metavar="PLAN", help='the plan, such as "0:20,10:30"')
+    layers_help = "number of layers that the model has (default: as the config's first model)"
     depth = show.add_mutually_exclusive_group()
-    depth.add_argument("--layers", type=positive, metavar="N", help="layers of the model")
-    depth.add_argument("--model", type=Path, metavar="MODEL_DIR", help="a model's directory")
+    depth.add_argument("--layers", type=positive, metavar="N", help=layers_help)
+    depth.add_argument("--model", type=Path, metavar="MODEL_DIR", help="take those of this model")
     add_config(show)
 
 

@@ -1,7 +1,7 @@
 """Show the scores of `evaluate` as a table, and write them to files of three kinds."""
 
 import math
-import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ from frankenlab.plans.plan import BASE
 from frankenlab.tasks.index import TaskSettings
 
 EXPLANATION = """\
-change: against the base on the same documents, above 0 is better, in percentage points or in
-log-percent (100 times the logarithm of a ratio of perplexities); q: p corrected for the number of
-plans (Benjamini-Hochberg)"""
+change: against the base on the same documents; above 0 is better; in percentage points, or in
+log-percent (100 times the logarithm of a ratio of perplexities)"""
+EXPLANATION_OF_Q = "q: p corrected for the number of plans (Benjamini-Hochberg)"
 
 
 def compared(scores: pd.DataFrame, settings: TaskSettings, statistics: Statistics) -> pd.DataFrame:
@@ -107,9 +107,23 @@ def check_output(path: Path, force: bool) -> None:
         raise UserError(f"--output {path}: is a directory")
     if path.exists() and not force:
         raise UserError(f"--output {path}: exists already; name another file, or add --force")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"--output {path}: {folder} is no folder that can be written to")
+    check_folder(path.absolute().parent, f"--output {path}")
+
+
+def check_folder(path: Path, where: str) -> None:
+    """Check that files can be written to a folder, which may not be there yet.
+
+    Raises:
+        UserError: they cannot.
+    """
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    try:
+        # What may be written does not follow from permissions alone.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{where}: nothing can be written to {there} ({reason})") from None
 
 
 def write_scores(

@@ -26,9 +26,11 @@ def add_to(commands: Any) -> None:
         _materialize,
         'MODEL_DIR --plan "0:20,10:30" --output CHECKPOINT_DIR',
     )
-    export.add_argument("model", type=Path, metavar="MODEL_DIR", help="a Hugging Face directory")
-    export.add_argument("--plan", required=True, help='"0:20,10:30", say')
-    export.add_argument("--output", type=Path, required=True, help="a new directory")
+    model_help = "the directory of the base, as of Hugging Face"
+    export.add_argument("model", type=Path, metavar="MODEL_DIR", help=model_help)
+    export.add_argument("--plan", required=True, help='the plan, such as "0:20,10:30"')
+    output_help = "the directory to write, which must not exist yet"
+    export.add_argument("--output", type=Path, required=True, metavar="DIR", help=output_help)
 
     add_command(
         commands,

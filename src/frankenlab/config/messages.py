@@ -16,6 +16,15 @@ _BOUNDS = {
     "maximum": "to",
     "exclusiveMaximum": "below",
 }
+# The types of a JSON schema in words.
+_TYPES = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "object": "a mapping of keys to values",
+    "string": "a text",
+}
 
 
 def message(failure: ValidationError) -> str:
@@ -24,6 +33,8 @@ def message(failure: ValidationError) -> str:
     An unknown key comes first: one that is misspelt is missing under its right name too.
     """
     errors = failure.errors(include_url=False)
+    if not errors[0]["loc"] and not isinstance(errors[0]["input"], Mapping):
+        return f"a mapping of keys to values is expected, not {_shown(errors[0]['input'])}"
     error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     kind, value = error["type"], error["input"]
     place, schema = _place(error["loc"])
@@ -71,9 +82,11 @@ def _fault(kind: str, pydantics: str, schema: Mapping[str, Any]) -> str:
     allowed = _allowed(schema)
     if kind.endswith("_type"):
         # A section of several kinds has no type of its own.
-        what = f" is not of type {schema.get('type', 'object')!r}"
+        what = f" is not {_TYPES[schema.get('type', 'object')]}"
     elif allowed:
         what = " is out of bounds"
+    elif kind == "string_pattern_mismatch":
+        what = " does not have the right form"
     else:
         what = f": {pydantics[0].lower()}{pydantics[1:]}".replace(" after validation", "")
     description = " ".join(schema.get("description", "").split())

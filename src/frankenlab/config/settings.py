@@ -62,9 +62,9 @@ class SourceEntry(Section):
     include: OptionalKey[Annotated[list[Path], Field(max_length=MOST_ENTRIES)]] = None
     """Patterns of the files wanted from it."""
     sha256: OptionalKey[Hash] = None
-    """SHA-256 of the file."""
+    """SHA-256 of the file, 64 hexadecimal digits."""
     wheel_sha256: OptionalKey[Hash] = None
-    """SHA-256 of the whole wheel."""
+    """SHA-256 of the whole wheel, 64 hexadecimal digits."""
 
 
 class Shapes(Section):
@@ -117,7 +117,7 @@ class CalibrationSettings(Section):
     source: OptionalKey[Annotated[str, Field(max_length=64)]] = None
     """A name under `data`; without it `file` is a path on this machine."""
     file: Path
-    """Arrow, Parquet, JSON lines or CSV file."""
+    """Arrow, Parquet, JSON lines, CSV or TSV file."""
     field: Words = "passage"
     """Field of its rows that holds the text."""
     texts: int = Field(default=300, ge=1, le=1_000_000)
@@ -157,7 +157,7 @@ class DataEntry(Section):
     source: OptionalKey[Annotated[str, Field(max_length=64)]] = None
     """A name under `data`; without it `file` is a path on this machine."""
     file: Path
-    """Arrow, Parquet, JSON lines or CSV file."""
+    """Arrow, Parquet, JSON lines, CSV or TSV file."""
     split: Words = "validation"
     """Which split the file is."""
     fewshot: OptionalKey[Path] = None
@@ -201,7 +201,8 @@ class TaskEntry(Section):
     data: OptionalKey[DataEntry] = None
     """Replaces the task's own data set (which comes from the Hugging Face hub)."""
     revision: OptionalKey[Annotated[str, Field(pattern="^[0-9a-f]{40}$")]] = None
-    """Commit of the task's own data set at the hub; by default the newest when it is fetched."""
+    """Commit of the task's own data set at the hub, 40 hexadecimal digits; by default the newest
+    when it is fetched."""
     num_fewshot: OptionalKey[Annotated[int, Field(ge=0, le=1000)]] = None
     """Worked examples in the prompt."""
     cluster: OptionalKey[Words] = None
@@ -253,7 +254,7 @@ class Search(StageSettings):
     """Every plan on the search documents of the search tasks."""
 
     shards: int = Field(default=1, ge=1, le=10_000)
-    """Jobs that the plans of a model and task are divided among."""
+    """Jobs that the plans of a model are divided among; each scores all tasks."""
     racing: OptionalKey[Racing] = None
     """Plans that can hardly be among the best are dropped after rounds of documents; without it
     every plan sees every document."""

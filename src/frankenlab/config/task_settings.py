@@ -7,7 +7,7 @@ from frankenlab.config.settings import TaskEntry
 from frankenlab.io.directories import is_safe_name
 from frankenlab.io.errors import UserError, excerpt
 from frankenlab.io.files import no_file
-from frankenlab.models.data_sets import DataSet, data_set_of
+from frankenlab.models.data_sets import DataSet, data_set_of, local_files
 from frankenlab.models.sources import Source, source_key
 from frankenlab.tasks.index import TaskSettings, task_file
 from frankenlab.tasks.yaml_files import task_fingerprint, task_keys
@@ -50,7 +50,9 @@ def _data_set(name: str, entry: TaskEntry, folder: Path) -> DataSet | None:
         file = task_file(_harness_name(name, entry), folder)
         task_fingerprint(file)
         if entry.data is None:
-            found = data_set_of(task_keys(file) | entry.overrides, entry.revision)
+            keys = task_keys(file) | entry.overrides
+            found = data_set_of(keys, entry.revision)
+            local_files(keys)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     if entry.revision and (found is None or found.revision != entry.revision):

@@ -55,7 +55,7 @@ def given_speeds(text: str, experiment: Experiment) -> dict[str, float]:
             speed = math.nan
         if not 0 < speed < math.inf:
             raise UserError(
-                f'tokens per second "{text}": a number above 0, or model=number,model=number'
+                f'tokens per second "{text}": a number above 0 is expected, or model=number,...'
             )
         if (name or first) not in experiment.models:
             raise UserError(
@@ -74,7 +74,9 @@ def numbers_of_gpus(text: str, where: str) -> Sequence[int]:
     """
     parts = text.split(",") if text else []
     if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise UserError(f'{where} "{text}": a number of 1 or more, or several: 1,4,16')
+        raise UserError(
+            f'{where} "{text}": a whole number from 1 on is expected, or several, as in 1,4,16'
+        )
     return [int(part) for part in parts]
 
 

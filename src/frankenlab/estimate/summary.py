@@ -11,7 +11,7 @@ from frankenlab.estimate.by_card import card_lines, gpu_hours, hours_by_model
 from frankenlab.estimate.memory import Requirements, requirements
 from frankenlab.estimate.resources import Limit, Prediction, resources
 from frankenlab.estimate.throughput import quantizing_seconds
-from frankenlab.estimate.work import SCORING_RULES, STAGES, Job, PlannedJob
+from frankenlab.estimate.work import SCORING_RULES, STAGES, Job, PlannedJob, local_directory
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
 from frankenlab.tasks.index import TaskSettings
@@ -58,6 +58,12 @@ def jobs_summary(
     for rule, count in Counter(each.job.rule for each in jobs).most_common():
         own = [place for place, each in enumerate(jobs) if each.job.rule == rule]
         lines.append(_rule_line(jobs, seconds, own, f"  {rule}: {count} in all"))
+    if behind := Counter(each.job.rule for each in jobs if each.follows_choice):
+        named = ", ".join(f"{rule} {count}" for rule, count in behind.most_common())
+        lines.append(
+            f"{behind.total()} of those left run only if other plans are chosen than before "
+            f"({named})"
+        )
     if any(seconds[place] is None for place in left):
         lines.append("time of what is left: unknown")
     elif left:
@@ -84,7 +90,10 @@ def _no_answer(prediction: Prediction, jobs: Sequence[PlannedJob]) -> str:
         return "nothing is left to do"
     if device != "cuda":
         return f"no job takes one, since the experiment has device: {device}"
-    return "" if any(each.runs_model for each in left) else "no job that is left takes one"
+    if not any(each.runs_model for each in left):
+        return "no job that is left takes one"
+    unknown = any(prediction.seconds(each.job) is None for each in left)
+    return "unknown, as the time of some jobs is" if unknown else ""
 
 
 def _grid_lines(prediction: Prediction, model: str) -> list[str]:
@@ -113,6 +122,9 @@ def _requirement_lines(prediction: Prediction, model: str) -> list[str]:
     """Return size, memory and making of each quantization."""
     found, settings = requirements(prediction.workload, model), prediction.workload.model(model)
     seconds = quantizing_seconds(prediction.experiment, settings)
+    local = local_directory(settings)
+    if seconds is None and local and not local.exists():
+        return [f"  size and memory: unknown, since there is no {local}"]
     if seconds is None:
         return ["  size and memory: unknown before the download (models.*.shapes would tell)"]
     lines = []

@@ -47,6 +47,9 @@ QUANTIZING_RULES = ("measure_exl2", "quantize_exl2")
 # The rules whose jobs score plans, on all tasks of a stage.
 SCORING_RULES = ("evaluate", "confirm", "confirm_prompts")
 
+# Those that choose plans.
+CHOICES = ("shortlist", "freeze")
+
 # What a count depends on.
 COUNTING_MODULES = (
     "frankenlab.engines.token_tree",
@@ -78,6 +81,8 @@ class PlannedJob:
         left: whether it has yet to run.
         took: seconds of its last run if it is done, as Snakemake measured them.
         gpus: how many it takes.
+        follows_choice: whether it will not run after all, if the plans that are chosen again are
+            the same as before.
     """
 
     job: Job
@@ -86,6 +91,7 @@ class PlannedJob:
     left: bool
     took: float | None = None
     gpus: int = 1
+    follows_choice: bool = False
 
 
 def gpus_of(experiment: Experiment, job: Job) -> int:
@@ -121,19 +127,30 @@ def planned_jobs(experiment: Experiment, dag: Any, names: Mapping[str, str]) -> 
         jobs = [job for job in level if job.output and job.rule.name in names]
         for job in sorted(jobs, key=lambda job: (job.rule.name, *job.wildcards)):
             left, own = dag.needrun(job), job_of(experiment, names[job.rule.name], job.wildcards)
+            needs = tuple(places[other] for other in dag.dependencies[job] if other in places)
             runs_model = "gpu" in job.rule.resources
             places[job] = len(found)
             found.append(
                 PlannedJob(
                     own,
-                    tuple(places[other] for other in dag.dependencies[job] if other in places),
+                    needs,
                     runs_model,
                     left,
                     None if left or not job.benchmark else _benchmark(Path(job.benchmark)),
                     gpus_of(experiment, own) if runs_model else 0,
+                    left and _only_follows(dag.reason(job), [found[place] for place in needs]),
                 )
             )
     return found
+
+
+def _only_follows(reason: Any, needs: Sequence[PlannedJob]) -> bool:
+    """Tell whether a job is to run only because plans are chosen again."""
+    own = reason.updated_input or reason.missing_output or reason.incomplete_output
+    if own or reason.forced or reason.is_provenance_triggered():
+        return False
+    left = [each for each in needs if each.left]
+    return all(each.follows_choice or each.job.rule in CHOICES for each in left) and bool(left)
 
 
 def _benchmark(path: Path) -> float | None:

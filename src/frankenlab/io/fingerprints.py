@@ -38,6 +38,9 @@ STATISTICS_LIBRARIES = ("numpy", "scipy", "pandas")
 # Libraries that take part in converting a GGUF file.
 CONVERSION_LIBRARIES = ("gguf", "transformers", "tokenizers", "numpy")
 
+# Functions that make texts of what they get, and change nothing.
+_FOR_TEXTS = ("describe", "excerpt", "join", "len", "map", "one_line", "repr", "sorted", "str")
+
 # Modules that say how something goes on, and never what comes out.
 MESSAGES = ("frankenlab.io.errors", "frankenlab.io.progress", "frankenlab.io.signals")
 
@@ -169,6 +172,9 @@ def _parsed(source: str) -> code_cache.Parsed:
             rest = [part for part in body if not _is_docstring(part)]
             node.body = rest or [ast.Pass()]  # type: ignore[attr-defined]
     tree.body = [node for node in tree.body if not _names_what_is_public(node)] or [ast.Pass()]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            _drop_words(node)
     return _digest(ast.unparse(tree)), imported
 
 
@@ -181,6 +187,48 @@ def _drop_message(node: ast.Raise) -> None:
     error = node.exc
     if isinstance(error, ast.Call) and ast.unparse(error.func) == "UserError":
         error.args, error.keywords = [], []
+
+
+def _drop_words(function: ast.FunctionDef) -> None:
+    """Take off the texts that a function puts together for messages alone, which are gone."""
+    if any(isinstance(node, ast.Global | ast.Nonlocal) for node in ast.walk(function)):
+        return
+    while True:
+        read = {
+            node.id
+            for node in ast.walk(function)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
+        dropped = False
+        for node in ast.walk(function):
+            for field in ("body", "orelse", "finalbody"):
+                body = getattr(node, field, None)
+                if isinstance(body, list) and any(_is_unread_text(part, read) for part in body):
+                    rest = [part for part in body if not _is_unread_text(part, read)]
+                    setattr(node, field, rest or [ast.Pass()])
+                    dropped = True
+        if not dropped:
+            return
+
+
+def _is_unread_text(node: ast.AST, read: Collection[str]) -> bool:
+    """Tell whether a statement gives a text to a name that nothing reads.
+
+    Nothing that does more than make a text counts as one: it calls only functions for texts.
+    """
+    if isinstance(node, ast.Assign) and len(node.targets) == 1:
+        target = node.targets[0]
+    elif isinstance(node, ast.AugAssign):
+        target = node.target
+    else:
+        return False
+    if not isinstance(target, ast.Name) or target.id in read or node.value is None:
+        return False
+    parts = list(ast.walk(node.value))
+    calls = [ast.unparse(part.func) for part in parts if isinstance(part, ast.Call)]
+    acts = any(isinstance(part, ast.NamedExpr | ast.Await | ast.Yield) for part in parts)
+    texts = any(isinstance(part, ast.JoinedStr | ast.Constant) for part in parts)
+    return texts and not acts and all(name.split(".")[-1] in _FOR_TEXTS for name in calls)
 
 
 def _with_packages(name: str) -> list[str]:

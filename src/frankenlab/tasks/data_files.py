@@ -15,9 +15,9 @@ import pyarrow.parquet
 
 from frankenlab.io.errors import UserError, one_line
 
-ENDINGS = (".arrow", ".parquet", ".jsonl", ".json", ".csv")
+ENDINGS = (".arrow", ".parquet", ".jsonl", ".json", ".csv", ".tsv")
 
-# What a whole number is in a CSV file: it is written in one way only, and fits into 64 bits.
+# What a whole number is in a CSV or TSV file: it is written in one way only, and fits into 64 bits.
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
@@ -53,7 +53,7 @@ class Splits(Mapping[str, datasets.Dataset]):
 
 
 def read_data(path: Path) -> datasets.Dataset:
-    """Return the rows of an Arrow, Parquet, JSON, JSON lines or CSV file, gzipped or not.
+    """Return the rows of an Arrow, Parquet, JSON, JSON lines, CSV or TSV file, gzipped or not.
 
     The whole file is read into memory and checked. A memory map would end the process where a
     damaged Arrow file points outside of itself, or where the file is cut while it is read.
@@ -76,8 +76,11 @@ def read_data(path: Path) -> datasets.Dataset:
             file = pyarrow.BufferReader(content)
             table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
             return _data_set(table, fingerprint)
-        rows = _csv_rows(content) if ending == ".csv" else _json_rows(content)
+        delimiter = {".csv": ",", ".tsv": "\t"}.get(ending)
+        rows = _csv_rows(content, delimiter) if delimiter else _json_rows(content)
         return _from_rows(rows, fingerprint)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: it is not UTF-8 text (byte {error.start})") from None
     # The errors that damage raises inside of pyarrow and datasets have no common type.
     except Exception as error:
         reason = one_line(error) or type(error).__name__
@@ -119,15 +122,16 @@ def _json_rows(content: bytes) -> list[Any]:
     return rows
 
 
-def _csv_rows(content: bytes) -> list[dict[str, Any]]:
-    """Return the rows of a CSV file, whose first line names the columns.
+def _csv_rows(content: bytes, delimiter: str) -> list[dict[str, Any]]:
+    """Return the rows of a CSV or TSV file, whose first line names the columns.
 
     A column of whole numbers holds numbers. Every other one holds texts as they are written, so
     that a prompt shows "1.50", "007" or "None" as the file does.
     """
     # The library's own limit is 131,072 characters.
     csv.field_size_limit(len(content) + 1)
-    lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+    text = io.StringIO(content.decode("utf-8-sig"), newline="")
+    lines = csv.reader(text, delimiter=delimiter, strict=True)
     names = next(lines, [])
     if "" in names or len(set(names)) < len(names):
         raise ValueError(f"line 1: a name for each column is expected, not {names!r:.80}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jinja2 import UndefinedError
 from lm_eval.api.task import Task
 
 from frankenlab.io.errors import UserError, describe, one_line
@@ -132,6 +133,8 @@ def _value(task: Task, key: str, doc: Mapping[str, Any], form: Any = None) -> An
     except Exception as error:  # of any kind: it runs the task's templates and functions
         nulls = [name for name, value in doc.items() if value is None]
         hint = f"; null in it: {', '.join(nulls)}" if nulls else ""
+        if isinstance(error, UndefinedError):
+            hint = f"; the data have {', '.join(doc)}"
         raise _Wrong(f"{_key(task, key, form)}: {describe(error)}{hint}") from error
 
 

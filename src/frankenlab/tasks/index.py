@@ -1,7 +1,7 @@
 """A task of the config: its settings, checked, and the YAML file that has it."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ DATA_KEYS = ("dataset_path", "dataset_name", "dataset_kwargs")
 
 # These loaders of `datasets` run queries or programs, or unpickle.
 RUNNING_LOADERS = ("cache", "generator", "iceberg", "pandas", "spark", "sql")
+
+# What is scored: nothing is generated.
+OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
 
 # The most members of a group that a message names.
 SHOWN_MEMBERS = 8
@@ -122,6 +125,27 @@ def _check_overrides(overrides: Mapping[str, Any], where: str, data_file: Path |
             raise UserError(f"{where}: {value!r} is no function in a config, only in config/tasks/")
 
 
+def check_output_type(keys: Mapping[str, Any], where: str) -> None:
+    """Check that a task with these keys is scored by log-likelihood.
+
+    Raises:
+        UserError: it is not.
+    """
+    output_type = keys.get("output_type", "generate_until")
+    if output_type not in OUTPUT_TYPES:
+        raise UserError(
+            f'{where}: output type "{output_type}" is not scored by log-likelihood; '
+            f"allowed: {', '.join(OUTPUT_TYPES)}"
+        )
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return the question whether one of the names that are most like this one was meant, with the
+    semicolon before it; "" where none is like it."""
+    found = difflib.get_close_matches(name, known, 3)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
 def task_file(name: str, own: Path) -> Path:
     """Return the YAML of a task: one of the project that one works in, else one in the folder
     `own`, else lm-eval's.
@@ -143,8 +167,9 @@ def task_file(name: str, own: Path) -> Path:
             f"{', '.join(members[:SHOWN_MEMBERS])}{f' and {more} more' if more > 0 else ''}"
         )
     known = dict.fromkeys(task for place in places for task in place.tasks)
-    near = difflib.get_close_matches(name, known, 3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = near(name, known)
     if unread := [file for place in ours for file in place.unread]:
-        hint += f"; in {own.name}/ no task was found in {', '.join(unread)}"
-    raise UserError(f'task "{name}": neither in {own.name}/ nor one of lm-evaluation-harness{hint}')
+        hint += f"; in config/tasks/ no task was found in {', '.join(unread)}"
+    raise UserError(
+        f'task "{name}": neither in config/tasks/ nor one of lm-evaluation-harness{hint}'
+    )

@@ -15,14 +15,12 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from frankenlab.io.errors import UserError, describe, one_line
 from frankenlab.tasks.data_files import Splits
 from frankenlab.tasks.documents import check_documents
-from frankenlab.tasks.index import TaskSettings, task_file
+from frankenlab.tasks.index import TaskSettings, check_output_type, task_file
 from frankenlab.tasks.templates import TaskTemplates
 from frankenlab.tasks.yaml_files import task_fingerprint
 
 # The split that a file of worked examples is; no split of a data set has such a name.
 EXAMPLES = "worked examples"
-
-OUTPUT_TYPES = ("multiple_choice", "loglikelihood", "loglikelihood_rolling")
 
 # Every template of a task is rendered here: `apply_template` looks this name up.
 harness_utils.env = TaskTemplates()
@@ -47,7 +45,8 @@ def load_task(settings: TaskSettings, tasks_folder: Path) -> Task:
     except (ConnectionError, FileNotFoundError) as error:
         raise UserError(
             f'task "{settings.name}": its data set cannot be reached ({one_line(error)}); '
-            "without a network, give it `data` from a package or a local file"
+            "without a network, give it a local file (in a config `data`, by hand --data), or in a "
+            "config the data of a package"
         ) from error
     except Exception as error:  # of any kind: it runs the YAML's templates and functions
         what = f'task "{settings.name}": lm-evaluation-harness cannot build it from this data and '
@@ -56,7 +55,7 @@ def load_task(settings: TaskSettings, tasks_folder: Path) -> Task:
         if unfinished is not None:
             check_documents(unfinished, list(unfinished.task_docs)[:1], what)
         raise UserError(f"{what} ({describe(error)})") from error
-    _check_output_type(task.OUTPUT_TYPE, f'task "{settings.name}"')
+    check_output_type({"output_type": task.OUTPUT_TYPE}, f'task "{settings.name}"')
     if getattr(task, "MULTIMODAL", False):
         raise UserError(f'task "{settings.name}": it needs images or sound, and models read text')
     return task
@@ -78,7 +77,7 @@ def _configuration(settings: TaskSettings, tasks_folder: Path) -> dict[str, Any]
     if not isinstance(fewshot, Mapping | None):
         raise UserError(f"{where}: fewshot_config: a mapping of keys is expected, not {fewshot!r}")
     if "class" not in config:
-        _check_output_type(config.get("output_type", "generate_until"), where)
+        check_output_type(config, where)
     _check_metrics(config, settings, where)
     shots = _shots(config, settings, where)
     config["num_fewshot"] = shots
@@ -88,14 +87,6 @@ def _configuration(settings: TaskSettings, tasks_folder: Path) -> dict[str, Any]
         splits = Splits.in_folder(settings.data_folder)
         config |= {"custom_dataset": lambda **_: splits, "dataset_kwargs": None}
     return config
-
-
-def _check_output_type(output_type: str, where: str) -> None:
-    if output_type not in OUTPUT_TYPES:
-        raise UserError(
-            f'{where}: output type "{output_type}" is not scored by log-likelihood; '
-            f"allowed: {', '.join(OUTPUT_TYPES)}"
-        )
 
 
 def _shots(config: Mapping[str, Any], settings: TaskSettings, where: str) -> int | None:
@@ -159,9 +150,9 @@ def _fewshot_split(
         return settings.split
     raise UserError(
         f'{where}: its few-shot examples are in split "{chosen}", and its `data` are split '
-        f'"{settings.split}" alone; name a file of examples (data.fewshot), or set overrides: '
-        f"{{fewshot_config: {{sampler: first_n}}}} to keep the first {shots} documents for the "
-        "prompt, or num_fewshot: 0"
+        f'"{settings.split}" alone; in a config, name a file of examples (data.fewshot), or set '
+        f"overrides: {{fewshot_config: {{sampler: first_n}}}} to keep the first {shots} documents "
+        "for the prompt; or take num_fewshot: 0"
     )
 
 

@@ -206,10 +206,11 @@ class EvaluationTask:
         kinds = {name: kind for name, kind in kinds.items() if name not in missing}
         metric = self.settings.metric
         if metric not in kinds:
-            never = "which it names and never returns" if metric in missing else "which is not one"
+            known = ", ".join(kinds) or "none"
+            fault = "it never returns" if metric in missing else "it has not"
             raise UserError(
-                f'{self.where}: metric "{metric}", {never} of its '
-                f"metrics that can be compared document by document: {', '.join(kinds) or 'none'}"
+                f'{self.where}: metric "{metric}" is one that {fault}; of its metrics, these can '
+                f"be compared document by document: {known}"
             )
         if missing:
             names = ", ".join(sorted(missing))

@@ -70,7 +70,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SyntaxError, yaml.YAMLError, RecursionError) as error:
-        reason = one_line(error) or type(error).__name__
+        reason = one_line(error).replace(' in "<byte string>"', "") or type(error).__name__
         raise UserError(f"{path}: it cannot be read as a task ({reason})") from error
 
 
