@@ -8,6 +8,7 @@ import pytest
 
 from frankenlab.config import experiment as config
 from frankenlab.config.stages import Stage
+from frankenlab.estimate.jobs import Job
 from frankenlab.estimate.memory import requirements
 from frankenlab.estimate.resources import (
     LEAST_MINUTES,
@@ -20,7 +21,6 @@ from frankenlab.estimate.resources import (
     read_limits,
     resources,
 )
-from frankenlab.estimate.work import Job
 from frankenlab.io.errors import UserError
 from tests.support.paths import ROOT
 from tests.support.processes import one_line

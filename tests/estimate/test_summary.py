@@ -10,9 +10,9 @@ from frankenlab.config import experiment as config
 from frankenlab.config.cards import CARDS
 from frankenlab.config.stages import Stage
 from frankenlab.estimate import by_card
+from frankenlab.estimate.jobs import Job, PlannedJob, planned_jobs
 from frankenlab.estimate.resources import Limit, Prediction, predict
 from frankenlab.estimate.summary import grid_summary, jobs_summary, length
-from frankenlab.estimate.work import Job, PlannedJob, planned_jobs
 from tests.support.paths import ROOT
 
 LLAMA = ROOT / "config" / "experiments" / "llama.yaml"

@@ -11,6 +11,7 @@ from frankenlab.config.cards import CARDS, CardName
 from frankenlab.config.stages import Stage
 from frankenlab.estimate import throughput as speeds
 from frankenlab.estimate.asked import Asked, asked, given_speeds
+from frankenlab.estimate.jobs import Job
 from frankenlab.estimate.resources import predict
 from frankenlab.estimate.throughput import (
     Measured,
@@ -18,7 +19,6 @@ from frankenlab.estimate.throughput import (
     read_speeds,
     write_speeds,
 )
-from frankenlab.estimate.work import Job
 from frankenlab.io.errors import UserError
 from tests.support.processes import one_line
 from tests.support.two_models import settings

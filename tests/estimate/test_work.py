@@ -18,9 +18,10 @@ from frankenlab.engines.token_tree import TokenRequest, shared_prefix, token_tre
 from frankenlab.estimate import throughput as speeds
 from frankenlab.estimate import work
 from frankenlab.estimate.grid_work import GridWork, PlanWork
+from frankenlab.estimate.jobs import Job, job_of
 from frankenlab.estimate.resources import Prediction, predict
 from frankenlab.estimate.summary import BYTES_PER_ROW, duration, grid_summary
-from frankenlab.estimate.work import Job, Workload, job_of
+from frankenlab.estimate.work import Workload
 from frankenlab.evaluate.store import Store
 from frankenlab.io.errors import UserError
 from frankenlab.models.fetch import fetch_model

@@ -6,7 +6,7 @@ from frankenlab.config import experiment as configuration
 from frankenlab.config.command_line import with_types
 from frankenlab.config.stages import Stage
 from frankenlab.estimate.resources import resources as resources_of
-from frankenlab.estimate.work import job_of
+from frankenlab.estimate.jobs import job_of
 from frankenlab.io import fingerprints
 from frankenlab.io.errors import UserError
 from frankenlab.plans import plan as plans

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from frankenlab.config.cards import Card
+from frankenlab.estimate.jobs import PlannedJob
 from frankenlab.estimate.memory import Requirements, requirements
 from frankenlab.estimate.resources import Prediction
 from frankenlab.estimate.throughput import EFFICIENCY, PRODUCT_SHARE
-from frankenlab.estimate.work import PlannedJob
 from frankenlab.models.memory import GB
 
 

@@ -15,9 +15,10 @@ from frankenlab.config.experiment import (
 )
 from frankenlab.config.stages import CONFIRM, SEARCH, Stage
 from frankenlab.estimate.grid_work import PlanWork
+from frankenlab.estimate.jobs import QUANTIZING_RULES, SCORING_RULES, Job, gpus_of
 from frankenlab.estimate.memory import requirements, sizes_of
 from frankenlab.estimate.throughput import Speeds, quantizing_seconds
-from frankenlab.estimate.work import QUANTIZING_RULES, SCORING_RULES, Job, Workload, gpus_of
+from frankenlab.estimate.work import Workload
 from frankenlab.io.errors import UserError
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE

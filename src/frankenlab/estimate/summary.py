@@ -8,10 +8,11 @@ from dataclasses import replace
 from frankenlab.config.cards import CARDS, Card
 from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.estimate.by_card import card_lines, gpu_hours, hours_by_model
+from frankenlab.estimate.jobs import SCORING_RULES, Job, PlannedJob
 from frankenlab.estimate.memory import Requirements, requirements
 from frankenlab.estimate.resources import Limit, Prediction, resources
 from frankenlab.estimate.throughput import quantizing_seconds
-from frankenlab.estimate.work import SCORING_RULES, STAGES, Job, PlannedJob, local_directory
+from frankenlab.estimate.work import STAGES, local_directory
 from frankenlab.models.memory import GB
 from frankenlab.models.quantization import NONE
 from frankenlab.tasks.index import TaskSettings

@@ -1,11 +1,11 @@
 """What the jobs of an experiment have to compute: plans, layer passes, documents and tokens."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt
 
@@ -42,123 +42,12 @@ ASSUMED_DOCUMENTS = 1000
 # What is cached of a task in a stage: documents, tokens, scored positions, common prefix.
 Counts = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
 
-# The rules whose jobs quantize a model, which one GPU does layer by layer.
-QUANTIZING_RULES = ("measure_exl2", "quantize_exl2")
-# The rules whose jobs score plans, on all tasks of a stage.
-SCORING_RULES = ("evaluate", "confirm", "confirm_prompts")
-
-# Those that choose plans.
-CHOICES = ("shortlist", "freeze")
-
 # What a count depends on.
 COUNTING_MODULES = (
     "frankenlab.engines.token_tree",
     "frankenlab.tasks.encoding",
     "frankenlab.tasks.draws",
 )
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job of the workflow, by its rule and as many of these wildcards as it has; or the part of
-    one that scores a single task."""
-
-    rule: str
-    model: str = ""
-    quantization: str = ""
-    stage: Stage | None = None
-    task: str = ""
-    shard: int = 0
-
-
-@dataclass(frozen=True)
-class PlannedJob:
-    """A job in the graph of a workflow.
-
-    Attributes:
-        needs: the places in the graph of the jobs that it waits for, all before its own.
-        runs_model: whether it takes a GPU where the experiment's device is one.
-        left: whether it has yet to run.
-        took: seconds of its last run if it is done, as Snakemake measured them.
-        gpus: how many it takes.
-        follows_choice: whether it will not run after all, if the plans that are chosen again are
-            the same as before.
-    """
-
-    job: Job
-    needs: tuple[int, ...]
-    runs_model: bool
-    left: bool
-    took: float | None = None
-    gpus: int = 1
-    follows_choice: bool = False
-
-
-def gpus_of(experiment: Experiment, job: Job) -> int:
-    """Return how many GPUs a job takes that runs a model; a quantizer takes one."""
-    if job.rule in QUANTIZING_RULES:
-        return 1 if experiment.settings.device == "cuda" else 0
-    return experiment.gpus(job.model, job.quantization)
-
-
-def job_of(experiment: Experiment, rule: str, wildcards: Mapping[str, str]) -> Job:
-    """Return a job of a rule with these wildcards; `folder` is a model's below resources/."""
-    model, quantization = (wildcards.get(x, "") for x in ("model", "quantization"))
-    for settings in experiment.models.values():
-        if settings.folder == wildcards.get("folder"):
-            model = settings.name
-    text = wildcards.get("stage")
-    stage = Stage.parse(text) if text else None
-    return Job(rule, model, quantization, stage, shard=int(wildcards.get("shard", 0)))
-
-
-def planned_jobs(experiment: Experiment, dag: Any, names: Mapping[str, str]) -> list[PlannedJob]:
-    """Return the jobs of the graph that Snakemake has built, each after those that it waits for.
-
-    Args:
-        dag: Snakemake's `workflow.dag`.
-        names: Snakemake's name of a rule -> ours. A module's rules can be renamed, and other rules
-            stand beside them.
-    """
-    found: list[PlannedJob] = []
-    places: dict[Any, int] = {}
-    for level in dag.toposorted():
-        # A job without output is a target, which does nothing.
-        jobs = [job for job in level if job.output and job.rule.name in names]
-        for job in sorted(jobs, key=lambda job: (job.rule.name, *job.wildcards)):
-            left, own = dag.needrun(job), job_of(experiment, names[job.rule.name], job.wildcards)
-            needs = tuple(places[other] for other in dag.dependencies[job] if other in places)
-            runs_model = "gpu" in job.rule.resources
-            places[job] = len(found)
-            found.append(
-                PlannedJob(
-                    own,
-                    needs,
-                    runs_model,
-                    left,
-                    None if left or not job.benchmark else _benchmark(Path(job.benchmark)),
-                    gpus_of(experiment, own) if runs_model else 0,
-                    left and _only_follows(dag.reason(job), [found[place] for place in needs]),
-                )
-            )
-    return found
-
-
-def _only_follows(reason: Any, needs: Sequence[PlannedJob]) -> bool:
-    """Tell whether a job is to run only because plans are chosen again."""
-    own = reason.updated_input or reason.missing_output or reason.incomplete_output
-    if own or reason.forced or reason.is_provenance_triggered():
-        return False
-    left = [each for each in needs if each.left]
-    return all(each.follows_choice or each.job.rule in CHOICES for each in left) and bool(left)
-
-
-def _benchmark(path: Path) -> float | None:
-    """Return the seconds in a benchmark file of Snakemake; None if it is missing or damaged."""
-    with suppress(OSError, ValueError, IndexError):
-        seconds = float(path.read_text(encoding="utf-8").splitlines()[-1].split("\t")[0])
-        return seconds if math.isfinite(seconds) else None
-    return None
 
 
 @dataclass(frozen=True)

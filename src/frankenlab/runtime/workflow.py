@@ -16,10 +16,10 @@ from snakemake.io import local
 from frankenlab.config.experiment import Experiment
 from frankenlab.config.stages import SEARCH, Stage
 from frankenlab.estimate.asked import asked
+from frankenlab.estimate.jobs import planned_jobs
 from frankenlab.estimate.memory import too_large
 from frankenlab.estimate.resources import Limit, predict, read_limits
 from frankenlab.estimate.summary import grid_summary, jobs_summary
-from frankenlab.estimate.work import planned_jobs
 from frankenlab.io import fingerprints
 from frankenlab.io.directories import complete_manifest
 from frankenlab.io.errors import UserError
