@@ -8,6 +8,8 @@ them once; Triton keeps what it compiled on the disk.
 # The arguments of Triton's functions have no types for Python.
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -209,6 +211,7 @@ def kernels(dtype: torch.dtype) -> Kernels:
     return Kernels("triton", tile_of(dtype), swiglu, rotate, tree_attention)
 
 
+@cache
 def _stages(device: torch.device) -> int:
     """Return how many blocks of keys and values are loaded ahead of the arithmetic."""
     if device.type != "cuda":

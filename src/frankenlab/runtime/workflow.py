@@ -262,15 +262,14 @@ class WorkflowRun:
         """Return the stamp of a script for a model at a quantization: with the code of the engine
         that runs these weights, and no other's."""
         engine = self.experiment.engine(model, quantization)
-        device = self.experiment.settings.device
         without = [*fingerprints.SURROUNDINGS, *fingerprints.other_engines(engine)]
         return self.stamp(
             f"scripts/{name}.{model}.{quantization}",
             lambda: {
                 "code": self._code_of(f"../scripts/{name}.py", without),
                 "engine": engine,
-                "libraries": fingerprints.engine_libraries(engine, device),
-                "device": device,
+                "libraries": fingerprints.engine_libraries(engine, self.experiment.settings.device),
+                "device": self.experiment.settings.device,
                 "settings": settings,
             },
         )
