@@ -28,9 +28,11 @@ NAMED, LEAST = 4, 0.05
 # What jobs import later, where a row is missing or a model is run.
 ENGINE = "from frankenlab.engines import torch"
 LATER = {
+    "aggregate": "import scipy.stats",
     "evaluate": f"import transformers; {ENGINE}; from frankenlab.evaluate import sweep",
     "measure_cost": ENGINE,
     "probe": f"import transformers; {ENGINE}",
+    "tables": "import scipy.stats",
 }
 
 

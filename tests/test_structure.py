@@ -183,8 +183,11 @@ def test_text_is_read_and_written_as_utf_8_in_any_locale(path: Path) -> None:
 
 
 # Jobs of seconds, of which an experiment has dozens.
-SHORT_JOBS = ("aggregate", "construct_frankens", "freeze", "plot", "race", "shortlist")
-HEAVY = ("torch", "transformers", "datasets", "lm_eval", "statsmodels")
+SHORT_JOBS = (
+    *("aggregate", "construct_frankens", "freeze", "plot", "provenance", "race", "shortlist"),
+    "tables",
+)
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "statsmodels", "scipy.stats")
 
 
 def test_jobs_that_run_no_model_do_not_load_the_libraries_that_run_models() -> None:
