@@ -1,37 +1,44 @@
-"""Tests of libraries that are imported in a second thread."""
+"""Tests of torch's import in a second thread."""
 
 import sys
 import threading
 
 import pytest
 
-from frankenlab.runtime.meanwhile import import_meanwhile
+from frankenlab.runtime.meanwhile import import_torch_meanwhile
 
 
 @pytest.fixture
-def slow_library(tmp_path, monkeypatch):
-    """Return the name of a library that takes a twentieth of a second and ends with `done`."""
-    (tmp_path / "slow_library.py").write_text("import time\ntime.sleep(0.05)\ndone = True\n")
-    (tmp_path / "broken_library.py").write_text("import time\ntime.sleep(0.05)\n1 / 0\n")
+def other_torch(tmp_path, monkeypatch):
+    """Return a function that puts a module with this text in torch's place."""
+    found = {name: module for name, module in sys.modules.items() if name == "torch"}
     monkeypatch.syspath_prepend(tmp_path)
-    yield "slow_library"
-    sys.modules.pop("slow_library", None)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+
+    def write(text: str) -> None:
+        (tmp_path / "torch.py").write_text("import time\ntime.sleep(0.05)\n" + text)
+
+    yield write
+    sys.modules.pop("torch", None)
+    sys.modules.update(found)
 
 
-def test_who_imports_it_later_gets_the_whole_of_it(slow_library):
-    import_meanwhile(slow_library)
-    import slow_library as found
+def test_who_imports_it_later_gets_the_whole_of_it(other_torch):
+    other_torch("done = True\n")
+    import_torch_meanwhile()
+    import torch
 
-    assert found.done
+    assert torch.done
 
 
-def test_who_imports_it_later_gets_its_error(slow_library, monkeypatch):
+def test_who_imports_it_later_gets_its_error(other_torch, monkeypatch):
     unhandled: list[object] = []
     monkeypatch.setattr(threading, "excepthook", unhandled.append)
-    import_meanwhile("broken_library")
+    other_torch("1 / 0\n")
+    import_torch_meanwhile()
     with pytest.raises(ZeroDivisionError):
-        import broken_library  # noqa: F401
+        import torch  # noqa: F401
     for thread in threading.enumerate():
-        if thread.name == "import broken_library":
+        if thread.name == "import torch":
             thread.join()
     assert not unhandled

@@ -2,10 +2,10 @@
 
 # ruff: noqa: E402
 
-from frankenlab.runtime.meanwhile import import_meanwhile
+from frankenlab.runtime.meanwhile import import_torch_meanwhile
 
 # Before the other imports, which take as long.
-import_meanwhile("torch")
+import_torch_meanwhile()
 
 import pandas as pd
 

@@ -114,7 +114,8 @@ class TorchEngine:
         if weights is None:
             devices = usable_devices(device, gpus)
         else:
-            devices = weights.embedding.device, weights.norm.device
+            # Not the embedding's: it may have found no room on the GPU and be on the CPU.
+            devices = (weights.cards or [weights.norm.device])[0], weights.norm.device
         self._first, self.device = devices[0], devices[-1]
         self.dtype = DTYPES[dtype]
         self.n_layers = info.n_layers
@@ -128,7 +129,7 @@ class TorchEngine:
             weights = load_weights(Path(directory), self.dtype, info, devices)
         self.embedding, self.layers = weights.embedding, weights.layers
         self.norm, self.head = weights.norm, weights.head
-        self.cards = weights.cards or [self.embedding.device] * self.n_layers
+        self.cards = weights.cards or [self.norm.device] * self.n_layers
         self.vocabulary: int = self.head.shape[0]
 
     def place(self, batch: Batch) -> DeviceBatch:
@@ -171,9 +172,8 @@ class TorchEngine:
 
     def embed(self, batch: DeviceBatch) -> torch.Tensor:
         """Return the embeddings, [tokens, hidden size]."""
-        # An embedding that found no room on the GPU stays on the CPU.
         tokens = batch.tokens.to(self.embedding.device)
-        return F.embedding(tokens, self.embedding).to(self.device)
+        return F.embedding(tokens, self.embedding).to(self._first)
 
     def run(
         self,

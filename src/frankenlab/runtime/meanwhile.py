@@ -1,18 +1,18 @@
-"""Libraries that are imported in a second thread, while the first one does something else."""
+"""torch's import in a second thread, while the first one imports the rest."""
 
-import importlib
 import threading
 from contextlib import suppress
 
 
-def import_meanwhile(library: str) -> None:
-    """Begin to import a library. Who imports it later waits for the rest, and gets its error.
+def import_torch_meanwhile() -> None:
+    """Begin to import torch. Who imports it later waits for the rest, and gets its error.
 
     Half of an import is reading and linking files, which another thread need not wait for.
     """
+    threading.Thread(target=_import, name="import torch").start()
 
-    def begin() -> None:
-        with suppress(Exception):
-            importlib.import_module(library)
 
-    threading.Thread(target=begin, name=f"import {library}").start()
+def _import() -> None:
+    # Whoever needs it imports it again, and gets the error.
+    with suppress(Exception):
+        import torch  # noqa: F401
