@@ -133,7 +133,7 @@ def _value(task: Task, key: str, doc: Mapping[str, Any], form: Any = None) -> An
     except Exception as error:  # of any kind: it runs the task's templates and functions
         nulls = [name for name, value in doc.items() if value is None]
         hint = f"; null in it: {', '.join(nulls)}" if nulls else ""
-        if isinstance(error, UndefinedError):
+        if not nulls and isinstance(error, UndefinedError):
             hint = f"; the data have {', '.join(doc)}"
         raise _Wrong(f"{_key(task, key, form)}: {describe(error)}{hint}") from error
 
