@@ -171,4 +171,4 @@ def test_what_a_summary_is_asked_is_read_from_the_environment(experiment):
     assert asked(experiment, {}) == Asked(None, [], [])
     with pytest.raises(UserError) as error:
         asked(experiment, {"FRANKENLAB_CARDS": "h100,4090"})
-    assert 'FRANKENLAB_CARDS "h100,4090": "4090" is none of h100,' in one_line(error)
+    assert 'FRANKENLAB_CARDS: "4090" is none of h100,' in one_line(error)

@@ -89,5 +89,5 @@ def named_cards(text: str, where: str) -> Sequence[Card]:
     names = [name.strip().lower() for name in text.split(",")] if text else []
     for name in names:
         if name not in CARDS:
-            raise UserError(f'{where} "{text}": "{name}" is none of {", ".join(CARDS)}')
+            raise UserError(f'{where}: "{name}" is none of {", ".join(CARDS)}')
     return [CARDS[name] for name in names]
