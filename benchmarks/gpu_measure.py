@@ -12,7 +12,7 @@ from gpu_models import random_documents, requests_from_tokens
 
 from frankenlab.engines.batches import MAKERS, Batch
 from frankenlab.engines.packing import group_by_length
-from frankenlab.engines.token_tree import TokenRequest, causal_length, token_tree
+from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.sweep import arrived, sweep
 from frankenlab.io.errors import UserError
@@ -111,10 +111,9 @@ def engine_makers(directory: Path, device: str) -> dict[str, Callable[[], Any]]:
 
 
 def batches_of(engine: Any, requests: Sequence[Sequence[TokenRequest]]) -> list[Batch]:
-    """Batches as the engine takes them: token trees, or causal rows."""
+    """Batches in the layout that the engine takes."""
     trees = [token_tree(document) for document in requests]
-    length = causal_length if engine.layout == "causal" else len
-    groups = group_by_length([length(tree) for tree in trees], BATCH_TOKENS)
+    groups = group_by_length([len(tree) for tree in trees], BATCH_TOKENS)
     return [MAKERS[engine.layout]([trees[i] for i in group], group) for group in groups]
 
 

@@ -23,7 +23,7 @@ from frankenlab.engines.batches import MAKERS, Batch
 from frankenlab.engines.devices import hardware_name, usable_device
 from frankenlab.engines.exllamav2 import Exllamav2Engine
 from frankenlab.engines.protocol import Engine
-from frankenlab.engines.token_tree import TokenRequest, TokenTree, causal_length, token_tree
+from frankenlab.engines.token_tree import TokenRequest, TokenTree, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.estimate.memory import sizes_of
 from frankenlab.estimate.throughput import (
@@ -150,10 +150,9 @@ def time_engine(engine: Engine, n_layers: int, token_budget: int) -> tuple[float
 
 def _batch(engine: Engine, token_budget: int) -> tuple[Batch, int]:
     """A batch of random documents, and the tokens of their trees."""
-    measure = causal_length if engine.layout == "causal" else len
     generator = torch.Generator().manual_seed(0)
     trees: list[TokenTree] = []
-    while not trees or sum(map(measure, trees)) + measure(trees[-1]) <= token_budget:
+    while not trees or sum(map(len, trees)) + len(trees[-1]) <= token_budget:
         trees.append(_document(engine.vocabulary, generator))
     return MAKERS[engine.layout](trees, range(len(trees))), sum(map(len, trees))
 

@@ -95,17 +95,11 @@ def test_a_random_model_has_the_sizes_of_the_real_one(tmp_path):
     assert engine.layers[0].gate_up.shape == (2 * 640, 64)
 
 
-def test_batches_hold_as_many_documents_as_the_budget_allows():
-    class Causal:
-        layout, vocabulary = "causal", 100
-
-    class Trees(Causal):
-        layout = "rows"
-
-    causal, few = model_speed._batch(Causal, 1024)
-    trees, many = model_speed._batch(Trees, 1024)
-    assert causal.n_tokens <= 1024 and trees.n_tokens == many <= 1024
-    assert few < many
+@pytest.mark.parametrize("layout", ["rows", "flat"])
+def test_batches_hold_as_many_documents_as_the_budget_allows(layout):
+    batch, tokens = model_speed._batch(SimpleNamespace(layout=layout, vocabulary=10_000), 1024)
+    assert batch.n_tokens == tokens <= 1024
+    assert tokens + tokens / len(batch.documents) > 1024
 
 
 def test_a_cuda_device_that_is_not_here_is_named(experiment):

@@ -5,13 +5,12 @@ import random
 import pytest
 import torch
 
-from frankenlab.engines.batches import Batch, make_batch, make_causal_batch, visible
+from frankenlab.engines.batches import Batch, make_batch, visible
 from frankenlab.engines.packing import MAX_SHARED_ROW, group_by_length, group_to_pack
 from frankenlab.engines.token_tree import (
     MIN_PREFIX,
     TokenRequest,
     TokenTree,
-    causal_length,
     shared_prefix,
     token_tree,
 )
@@ -254,51 +253,3 @@ def test_short_documents_fill_the_rows_that_long_ones_leave_open():
 def test_long_documents_are_among_their_like():
     lengths = SETS["passages"]
     assert group_to_pack(lengths, 1024) == group_by_length(lengths, 1024)
-
-
-@pytest.mark.parametrize("requests", CASES)
-def test_a_causal_row_is_one_way_from_a_root_to_a_leaf(requests):
-    """Every longest sequence once, in a row of its own; what begins another has none."""
-    tree = token_tree(requests)
-    batch = make_causal_batch([tree], [0])
-    sequences = {(r.context + r.continuation)[:-1] for r in requests}
-    longest = {
-        s for s in sequences if not any(s == t[: len(s)] for t in sequences if len(t) > len(s))
-    }
-    lengths = [len(way) for way in tree.paths()]
-    rows = [tuple(row[:n]) for row, n in zip(batch.tokens.tolist(), lengths, strict=True)]
-    assert len(rows) == len(longest) and set(rows) == longest
-    assert batch.n_tokens == causal_length(tree) == sum(lengths)
-    assert batch.tokens.shape[1] == -(-max(lengths) // 8) * 8
-    for row, n in zip(batch.tokens, lengths, strict=True):
-        assert not row[n:].any()
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_a_causal_batch_scores_every_target_after_its_context_once(seed):
-    """What stands before a scored place in its row is the target's context, for every request."""
-    documents = [random_requests(1000 * seed + i) for i in range(9)]
-    trees = [token_tree(requests) for requests in documents]
-    batch = make_causal_batch(trees, range(100, 109))
-    assert batch.documents == tuple(range(100, 109))
-    length = batch.tokens.shape[1]
-    for requests, of_document in zip(documents, batch.requests, strict=True):
-        for made, indices in zip(requests, of_document, strict=True):
-            sequence = made.context + made.continuation
-            assert len(indices) == len(made.continuation)
-            for end, index in enumerate(indices, start=len(made.context)):
-                flat = batch.positions_scored[batch.target_positions[index]].item()
-                row, column = divmod(flat, length)
-                assert batch.tokens[row, : column + 1].tolist() == list(sequence[:end])
-                assert batch.targets[index] == sequence[end]
-    scored = sum(len({node for node, _ in tree.scored}) for tree in trees)
-    assert len(set(batch.positions_scored.tolist())) == len(batch.positions_scored) == scored
-    assert len(batch.targets) == sum(len(tree.scored) for tree in trees)
-
-
-def test_a_causal_batch_sees_what_came_before():
-    batch = make_causal_batch([token_tree(REQUESTS["choices"])], [0])
-    rows, length = batch.tokens.shape
-    assert rows == 3 and batch.positions.tolist() == [list(range(length))] * rows
-    for sees in visible(batch.ends, 0, length):
-        assert torch.equal(sees, torch.ones(length, length).tril().bool())

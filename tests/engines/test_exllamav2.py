@@ -4,20 +4,18 @@ kernels, are the torch engine on the same EXL2 directory."""
 import pytest
 import torch
 
-from frankenlab.engines.batches import MAKERS, make_batch, make_causal_batch
+from frankenlab.engines.batches import MAKERS
 from frankenlab.engines.exllamav2 import Exllamav2Engine
 from frankenlab.engines.protocol import walk
-from frankenlab.engines.token_tree import TokenRequest, token_tree
+from frankenlab.engines.token_tree import token_tree
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.evaluate.sweep import arrived, sweep
 from frankenlab.io.errors import UserError
 from frankenlab.models.exl2.format import QuantizedLinear
 from frankenlab.plans.plan import Plan, base, parse
-from frankenlab.plans.trie import plan_trie
 from tests.support import exllamav2_extension
-from tests.support.engines import DOCUMENTS, generate
+from tests.support.engines import DOCUMENTS, generate, one_document
 from tests.support.exl2_models import EXL2_VARIANTS
-from tests.support.models import ROUNDING, parse_all
+from tests.support.models import parse_all
 from tests.support.processes import one_line
 from tests.support.tiny import make_tiny_exl2
 
@@ -63,24 +61,10 @@ def target_logprobs(engine, plan: Plan, documents=DOCUMENTS):
 
 def all_logprobs(engine, plan: Plan, tokens=TOKENS) -> torch.Tensor:
     """Of every next token, without a cache: [tokens, vocabulary]."""
-    batch = make_causal_batch([token_tree([TokenRequest(tuple(tokens), (5,))])], [0])
     with torch.inference_mode():
-        device_batch = engine.place(batch)
+        device_batch = engine.place(one_document([*tokens, 5]))
         *_, hidden = walk(engine, plan.steps, device_batch)
         return engine.logits(hidden[: len(tokens)]).float().log_softmax(-1)
-
-
-def test_a_batch_for_the_one_engine_scores_the_same_as_one_for_the_other(directories):
-    """On the torch engine, which can take both: token trees and causal rows."""
-    engine = TorchEngine(directories("plain"), "float32")
-    trees = [token_tree(requests) for requests in DOCUMENTS]
-    batches = [make(trees, range(len(trees))) for make in (make_batch, make_causal_batch)]
-    one, other = (dict(arrived(sweep(engine, plan_trie(plans_of(3)), batch))) for batch in batches)
-    for plan in plans_of(3):
-        for found, expected in zip(one[plan], other[plan], strict=True):
-            for a, b in zip(found, expected, strict=True):
-                assert a.loglikelihood == pytest.approx(b.loglikelihood, abs=ROUNDING)
-                assert a.is_greedy == b.is_greedy
 
 
 @pytest.mark.parametrize("variant", EXL2_VARIANTS)
@@ -106,9 +90,8 @@ def test_base_and_frankens_are_those_of_the_torch_engine(directories, variant):
 @pytest.mark.parametrize("variant", ["fixture", "plain"])
 def test_a_step_does_not_change_its_input(directories, variant, part):
     engine = Exllamav2Engine(directories(variant))
-    batch = make_causal_batch([token_tree([TokenRequest(tuple(TOKENS), (5,))])], [0])
     with torch.inference_mode():
-        device_batch = engine.place(batch)
+        device_batch = engine.place(one_document(TOKENS))
         hidden = engine.embed(device_batch)
         before = hidden.clone()
         after = engine.run(parse(part, engine.n_layers).steps[0], hidden, device_batch)

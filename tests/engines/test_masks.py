@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from frankenlab.engines import masks
-from frankenlab.engines.batches import make_batch, make_causal_batch
+from frankenlab.engines.batches import make_batch
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.evaluate.sweep import arrived, sweep
@@ -42,22 +42,21 @@ DOCUMENTS = {
 }
 
 
-def scores(engine: TorchEngine, documents: list[list[TokenRequest]], make=make_batch) -> list:
-    batch = make([token_tree(requests) for requests in documents], range(len(documents)))
+def scores(engine: TorchEngine, documents: list[list[TokenRequest]]) -> list:
+    batch = make_batch([token_tree(requests) for requests in documents], range(len(documents)))
     plans = parse_all(["base", "0:3,1:4"])
     found = [one for _, one in arrived(sweep(engine, plan_trie(plans), batch))]
     return [s.loglikelihood for plan in found for document in plan for s in document]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [make_batch, make_causal_batch])
 @pytest.mark.parametrize("kind", DOCUMENTS)
-def test_a_few_tokens_at_a_time_see_what_all_at_once_do(tiny, monkeypatch, kind, make):
+def test_a_few_tokens_at_a_time_see_what_all_at_once_do(tiny, monkeypatch, kind):
     engine = TorchEngine(tiny(), "float32")
-    expected = scores(engine, DOCUMENTS[kind], make)
+    expected = scores(engine, DOCUMENTS[kind])
     for elements in (1, 3000, 20_000):
         monkeypatch.setattr(masks, "MASK_ELEMENTS", elements)
-        assert scores(engine, DOCUMENTS[kind], make) == pytest.approx(expected, abs=1e-3)
+        assert scores(engine, DOCUMENTS[kind]) == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_few_tokens_at_a_time_are_decoded_alike(tiny, monkeypatch):
@@ -100,23 +99,21 @@ class Largest(TorchDispatchMode):
         return made
 
 
-def largest(engine: TorchEngine, documents: list[list[TokenRequest]], make) -> int:
+def largest(engine: TorchEngine, documents: list[list[TokenRequest]]) -> int:
     with Largest() as noted:
-        scores(engine, documents, make)
+        scores(engine, documents)
     return noted.bytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("make", "beside"), [(make_batch, 0), (make_batch, 40), (make_causal_batch, 0)]
-)
-def test_memory_grows_with_the_length_and_not_with_its_square(tiny, monkeypatch, make, beside):
+@pytest.mark.parametrize("beside", [0, 40])
+def test_memory_grows_with_the_length_and_not_with_its_square(tiny, monkeypatch, beside):
     """Also with many short documents beside the long one. With a mask of the whole row, bytes would
     be sixteen times as many for four times the length."""
     monkeypatch.setattr(masks, "MASK_ELEMENTS", 1 << 14)
     engine, others = TorchEngine(tiny(), "float32"), [choices(seed) for seed in range(beside)]
     lengths = (500, 2000)
-    short, long = (largest(engine, [text(n), *others], make) for n in lengths)
+    short, long = (largest(engine, [text(n), *others]) for n in lengths)
     assert long <= 4.2 * short
     assert long < 2000**2, "not even as many bytes as there are pairs of tokens"
 

@@ -97,8 +97,8 @@ def test_batches_change_nothing(tiny, monkeypatch):
     monkeypatch.setattr(probing, "BATCH_TOKENS", 16)
     assert [len(g) for g in probing._groups(PROMPTS)] == [3, 2, 1]
     assert_same(probe(engine, PROMPTS), expected)
-    # As an engine that takes no token trees.
-    engine.layout = "causal"
+    # As on CUDA.
+    engine.layout = "flat"
     assert_same(probe(engine, PROMPTS), expected)
 
 

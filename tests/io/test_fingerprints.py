@@ -162,6 +162,8 @@ def real_package(tmp_path, monkeypatch) -> Path:
         ("engines/batches.py", True),
         ("engines/packing.py", True),
         ("engines/token_tree.py", True),
+        ("engines/tree_mask.py", True),
+        ("engines/triton_kernels.py", True),
         ("evaluate/sweep.py", True),
         ("tasks/encoding.py", True),
         ("tasks/task.py", True),

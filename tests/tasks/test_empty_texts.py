@@ -1,6 +1,7 @@
 """Texts without words count as in lm-eval, whatever the tokenizer adds to them."""
 
 import json
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -27,6 +28,7 @@ TEMPLATES = {
     "end": "$A <|end|>",
     "both": "<|begin|> $A <|end|>",
 }
+LAYOUTS = ["rows", "flat"]
 
 
 @pytest.fixture(params=TEMPLATES)
@@ -43,10 +45,11 @@ def model(request, tmp_path):
     return directory
 
 
-class CausalEngine(TorchEngine):
-    """Takes rows without branches, as exllamav2 does."""
-
-    layout = "causal"
+def engine_of(directory, layout):
+    """Return an engine that takes batches of this layout: "rows" as on a CPU, "flat" as on CUDA."""
+    engine = TorchEngine(directory, "float32")
+    engine.layout = layout
+    return engine
 
 
 def passages(folder, texts):
@@ -60,26 +63,28 @@ def passages(folder, texts):
 def test_empty_texts_are_scored_as_in_lm_eval(model, tmp_path, texts):
     settings = passages(tmp_path, texts)
     ((metrics, answers),) = harness_results(model, [settings], tmp_path, len(texts)).values()
-    task, store = load_task(settings), Store(tmp_path / "store", {"task": "t"})
-    table = scores_of(model, parse_all(["base", "0,1x2"], 2), task, store)
-    table = table[table["plan"] == "base"]
-    assert_same_scores(table, answers, 1e-3)
-    for metric, kind in task.kinds.items():
-        assert aggregate(table, metric, kind) == pytest.approx(metrics[metric], rel=1e-4)
-        # What comparisons are made of.
-        (found,) = outcomes(table, metric).scores
-        assert found == pytest.approx([value for ((value, _),) in answers], abs=1e-3)
+    task, plans = load_task(settings), parse_all(["base", "0,1x2"], 2)
+    for layout in LAYOUTS:
+        store = Store(tmp_path / layout, {"task": "t"})
+        table = scores_of(model, plans, task, store, engine=partial(engine_of, model, layout))
+        table = table[table["plan"] == "base"]
+        assert_same_scores(table, answers, 1e-3)
+        for metric, kind in task.kinds.items():
+            assert aggregate(table, metric, kind) == pytest.approx(metrics[metric], rel=1e-4)
+            # What comparisons are made of.
+            (found,) = outcomes(table, metric).scores
+            assert found == pytest.approx([value for ((value, _),) in answers], abs=1e-3)
 
 
-@pytest.mark.parametrize("make", [TorchEngine, CausalEngine])
-def test_a_task_of_nothing_but_empty_texts_is_scored(model, tmp_path, make):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_task_of_nothing_but_empty_texts_is_scored(model, tmp_path, layout):
     """There may be no token to score at all; of byte metrics lm-eval has none then."""
     harness = HFLM(pretrained=load_hf(model), tokenizer=load_tokenizer(model), logits_cache=False)
     instance = Instance("loglikelihood_rolling", {}, ("",), 0)
     expected = harness.loglikelihood_rolling([instance], disable_tqdm=True)
     task, store = load_task(passages(tmp_path, [""])), Store(tmp_path / "store", {"task": "t"})
     plans = parse_all(["base", "0,1x2"], 2)
-    table = scores_of(model, plans, task, store, engine=lambda: make(model, "float32"))
+    table = scores_of(model, plans, task, store, engine=partial(engine_of, model, layout))
     assert len(table) == 2
     assert table["loglikelihoods"].iloc[0] == pytest.approx(expected, abs=1e-3)
 

@@ -1,14 +1,12 @@
 """Token trees -> batches: the tensors of token ids that an engine runs.
 
-An engine says which of three layouts it takes. With "rows", token trees are packed into rows. What
+An engine says which of two layouts it takes. With "rows", token trees are packed into rows. What
 all documents of a batch begin with (few-shot examples) is computed once for all of them, as in
 shared-prefix decoding (Juravsky et al. 2024, Hydragen). With "flat", these tokens and then all
 trees stand one after the other in a single row, for kernels that skip what a token does not see.
-With "causal", for kernels that know no other mask, each path from the root of a tree to a leaf has
-a row.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, Literal
@@ -18,13 +16,13 @@ import torch
 from frankenlab.engines.packing import FLAT_MULTIPLE, Packing, pack, padded
 from frankenlab.engines.token_tree import TokenTree, shared_prefix
 
-Layout = Literal["rows", "flat", "causal"]
+Layout = Literal["rows", "flat"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of token trees, several a row where they fit, or of causal sequences, padded on the
-    right to one length; before them a prefix that every document begins with.
+    """Rows of token trees, several a row where they fit, padded on the right to one length; before
+    them a prefix that every document begins with.
 
     Attributes:
         documents: the caller's number of each document in the batch.
@@ -107,36 +105,6 @@ def make_flat_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Bat
     )
 
 
-def make_causal_batch(trees: Sequence[TokenTree], documents: Sequence[int]) -> Batch:
-    """Give each path from a root to a leaf a row, in which a token sees all tokens before it.
-
-    A node that several paths share is scored in the first of them.
-    """
-    paths = [tree.paths() for tree in trees]
-    rows = [(tree, path) for tree, own in zip(trees, paths, strict=True) for path in own]
-    length = padded(max(len(path) for _, path in rows))
-    tokens = torch.zeros((len(rows), length), dtype=torch.int64)
-    for row, (tree, path) in enumerate(rows):
-        tokens[row, : len(path)] = torch.tensor([tree.tokens[node] for node in path])
-    indices: list[dict[int, int]] = []
-    row = 0
-    for own in paths:
-        indices.append({})
-        for path in own:
-            for column, node in enumerate(path):
-                indices[-1].setdefault(node, row * length + column)
-            row += 1
-    return Batch(
-        documents=tuple(documents),
-        prefix=torch.empty(0, dtype=torch.int64),
-        tokens=tokens,
-        positions=torch.arange(length).expand(len(rows), length),
-        ends=torch.full((len(rows), length), length),
-        **_scored(trees, indices),
-        n_tokens=sum(len(path) for _, path in rows),
-    )
-
-
 def _rows(
     trees: Sequence[TokenTree], packing: Packing
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -153,9 +121,7 @@ def _rows(
     return tokens, positions, ends
 
 
-def _scored(
-    trees: Sequence[TokenTree], indices: Sequence[Mapping[int, int] | Sequence[int]]
-) -> dict[str, Any]:
+def _scored(trees: Sequence[TokenTree], indices: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Return the fields of a batch that say what is scored.
 
     Args:
@@ -183,5 +149,4 @@ def _scored(
 MAKERS: dict[Layout, Callable[[Sequence[TokenTree], Sequence[int]], Batch]] = {
     "rows": make_batch,
     "flat": make_flat_batch,
-    "causal": make_causal_batch,
 }

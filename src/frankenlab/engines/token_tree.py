@@ -68,18 +68,6 @@ class TokenTree:
             requests=self.requests,
         )
 
-    def paths(self) -> list[list[int]]:
-        """Return the nodes from a root to each leaf, in the order of the leaves."""
-        inner = set(self.parents)
-        paths = []
-        for leaf in (node for node in range(len(self)) if node not in inner):
-            path, node = [], leaf
-            while node >= 0:
-                path.append(node)
-                node = self.parents[node]
-            paths.append(path[::-1])
-        return paths
-
     def ends(self) -> list[int]:
         """Return for each node the first node after it that does not descend from it."""
         ends = list(range(1, len(self) + 1))
@@ -131,8 +119,3 @@ def shared_prefix(trees: Sequence[TokenTree]) -> int:
     pairs = enumerate(zip(min(tokens), max(tokens), strict=True))
     count = next((i for i, (a, b) in pairs if a != b), most)
     return count if count >= MIN_PREFIX else 0
-
-
-def causal_length(tree: TokenTree) -> int:
-    """Count the tokens that the tree takes in a causal batch, without padding."""
-    return sum(map(len, tree.paths()))

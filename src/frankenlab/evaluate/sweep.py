@@ -26,9 +26,9 @@ import torch
 
 from frankenlab.engines.batches import MAKERS, Batch
 from frankenlab.engines.devices import hardware_name
-from frankenlab.engines.packing import group_by_length, group_evenly, group_to_pack
+from frankenlab.engines.packing import group_evenly, group_to_pack
 from frankenlab.engines.protocol import Engine, walk
-from frankenlab.engines.token_tree import TokenTree, causal_length, shared_prefix
+from frankenlab.engines.token_tree import TokenTree, shared_prefix
 from frankenlab.engines.transfers import Arrival
 from frankenlab.io.errors import UserError
 from frankenlab.plans.plan import Plan
@@ -138,15 +138,10 @@ def batches(
 ) -> Iterator[list[str]]:
     """Yield the names of the documents of one batch after the other."""
     names = list(trees)
-    if engine.layout == "causal":
-        lengths = [causal_length(tree) for tree in trees.values()]
-        groups = group_by_length(lengths, token_budget)
-    else:
-        shared = shared_prefix(list(trees.values()))
-        lengths = [len(tree) - shared for tree in trees.values()]
-        group = group_to_pack if engine.layout == "rows" else group_evenly
-        groups = group(lengths, token_budget)
-    for indices in groups:
+    shared = shared_prefix(list(trees.values()))
+    lengths = [len(tree) - shared for tree in trees.values()]
+    group = group_to_pack if engine.layout == "rows" else group_evenly
+    for indices in group(lengths, token_budget):
         yield [names[i] for i in indices]
 
 
