@@ -38,7 +38,8 @@ fuzz: .venv/.dev ## compares random cases with lm-evaluation-harness
 
 # What a grid costs, and which jobs are left to do, without running any. TOKENS_PER_SECOND is the
 # base's, "4000" (of the first model) or "llama-7b=4000,llama-13b=2200"; GPUS="4" or "1,4,16" asks
-# how long it takes on so many, CARDS="h100,a100,rtx-4090" what it takes on these; PROFILE=profiles/slurm checks it against the cluster's partitions.
+# how long it takes on so many GPUs, CARDS="h100,a100,rtx-4090" how many hours of each of these cards it
+# takes; PROFILE=profiles/slurm checks it against the cluster's partitions.
 plan: .venv/.run ## says what an experiment costs and what is left to do, without running
 	$(CONFIG_THERE)
 	FRANKENLAB_GPUS=$(GPUS) FRANKENLAB_CARDS=$(CARDS) FRANKENLAB_TOKENS_PER_SECOND=$(TOKENS_PER_SECOND) \

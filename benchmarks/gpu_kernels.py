@@ -24,9 +24,9 @@ SHAPES = ((32, 32, 128), (32, 8, 128), (14, 2, 64), (9, 3, 64), (32, 32, 80), (1
 
 
 def document_ends(tokens: int, prefix: int, length: int = 40) -> torch.Tensor:
-    """Ends of documents of a length, in which a third of the tokens are answer choices of 4.
+    """Return the ends of documents of a length, a third of whose tokens are answer choices of 4.
 
-    What the first `prefix` tokens are all see.
+    All tokens see the first `prefix` ones.
     """
     places = torch.arange(tokens)
     starts = prefix + (places - prefix).div(length, rounding_mode="floor") * length

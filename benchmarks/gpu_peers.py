@@ -43,7 +43,7 @@ SHOWN_OPERATORS = 14
 def setting_of(
     directory: Path, config: Path, scratch: Path, device: str, documents: int, plans: int
 ) -> Setting:
-    """What the measurements of `benchmarks.speed` are to work with on this model."""
+    """Return what the measurements of `benchmarks.speed` work with on this model."""
     return Setting(
         config=str(config),
         tasks=("arc_easy", "arc_easy_5shot"),
@@ -58,7 +58,7 @@ def setting_of(
 def random_with_tokenizer(
     target: Path, shapes: Mapping[str, Any], config: Path, device: str, rows: Rows
 ) -> Path:
-    """A random model of these shapes for the tokenizer of an experiment's first model."""
+    """Make a random model of these shapes for the tokenizer of an experiment's first model."""
     experiment = load(config)
     source = experiment.weights_folder(next(iter(experiment.models)))
     if not (source / "config.json").is_file():
@@ -78,7 +78,7 @@ def random_with_tokenizer(
 
 
 def grids(n_layers: int) -> dict[str, list[Plan]]:
-    """The base alone, 16 blocks, and every fourth (i, j)."""
+    """Return the grids by name: the base alone, 16 blocks, and every fourth (i, j)."""
     pairs = [(i, j) for i in range(n_layers) for j in range(i + 1, n_layers + 1)]
     every = [base(n_layers), *(looped(i, j, 2, n_layers) for i, j in pairs[::4])]
     return {
@@ -89,7 +89,7 @@ def grids(n_layers: int) -> dict[str, list[Plan]]:
 
 
 def product_tflops(rows: int, inner: int, outer: int, device: str) -> float:
-    """10^12 operations a second of a bfloat16 product [rows, inner] x [inner, outer]."""
+    """Return the speed of a bfloat16 product [rows, inner] x [inner, outer], in TFLOP/s."""
     a = torch.randn(rows, inner, dtype=torch.bfloat16, device=device)
     b = torch.randn(outer, inner, dtype=torch.bfloat16, device=device)
     wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
@@ -106,7 +106,7 @@ def product_tflops(rows: int, inner: int, outer: int, device: str) -> float:
 
 
 def time_products(directory: Path, device: str, rows: Rows) -> float:
-    """The peak of one large product, and of the MLP's at the sweep's batch; returns the former."""
+    """Time one large product, and the MLP's at the sweep's batch; return the former's TFLOP/s."""
     outer, inner = layer_shapes(directory)["gate_up"]
     large = CUDA_PRODUCT if device.startswith("cuda") else PRODUCT
     peak = product_tflops(*large, device)
@@ -118,8 +118,8 @@ def time_products(directory: Path, device: str, rows: Rows) -> float:
 
 
 def time_sweeps(setting: Setting, peak: float, rows: Rows) -> dict[str, float]:
-    """Seconds per plan of each grid and task, with the share of the peak; returns each task's of
-    the largest grid."""
+    """Time each grid on each task, beside the peak; return each task's seconds a plan on the
+    largest grid."""
     ours = Ours(setting.model, "bfloat16", setting.device)
     rows.append(("the sweep's model, loaded", f"{ours.load_seconds:.1f} s"))
     found = {}
@@ -145,7 +145,7 @@ def time_sweeps(setting: Setting, peak: float, rows: Rows) -> dict[str, float]:
 def sweep_row(
     setting: Setting, what: str, plans: Sequence[Plan], work: Documents, seconds: float, peak: float
 ) -> tuple[str, str]:
-    """A sweep's seconds, and what its products come to, counted as `make plan` counts them."""
+    """Return a row: a sweep's seconds, and its products' speed as `make plan` counts them."""
     passes = layer_passes(plan_trie(plans))
     tokens = work.computed(DEFAULT_TOKEN_BUDGET)
     flops = product_flops(model_shape(setting.model), passes * tokens, work.scored * len(plans))
@@ -165,7 +165,7 @@ def _sweep(ours: Ours, plans: Sequence[Plan], task: Any, documents: Sequence[Any
 
 
 def time_harness(setting: Setting, sweep: Mapping[str, float], rows: Rows) -> dict[str, int]:
-    """lm-eval on the model in memory, beside the sweep; returns each task's fastest batch."""
+    """Time lm-eval on the model in memory beside the sweep; return each task's fastest batch."""
     # Imported here: a machine may lack lm-eval, and the other measurements go on.
     from benchmarks.speed import peers
 
@@ -202,7 +202,7 @@ def _harness_seconds(
 
 
 def fastest_batch(seconds: Callable[[int], float]) -> int:
-    """The batch size that takes least, of those that memory holds."""
+    """Return the batch size that takes the least time, of those that fit into memory."""
     found = {}
     for size in BATCH_SIZES:
         try:
@@ -218,7 +218,7 @@ def fastest_batch(seconds: Callable[[int], float]) -> int:
 def time_merges(
     setting: Setting, sizes: Mapping[str, int], sweep: Mapping[str, float], rows: Rows
 ) -> None:
-    """mergekit writes a merge, lm-eval loads and scores it."""
+    """Time mergekit, which writes a merge, and lm-eval, which loads and scores it."""
     if find_spec("mergekit") is None:
         rows.append(("mergekit, then lm-eval", "mergekit is not installed"))
         return
@@ -240,7 +240,7 @@ def time_merges(
 
 
 def profile_sweep(setting: Setting, rows: Rows) -> None:
-    """What a sweep of 16 blocks spends its device's time on, by torch's operators."""
+    """Find what a sweep of 16 blocks spends the device's time on, by torch's operators."""
     ours = Ours(setting.model, "bfloat16", setting.device)
     task, documents = load_task(setting, setting.tasks[0])
     plans = setting.grid("blocks")
@@ -255,7 +255,7 @@ def profile_sweep(setting: Setting, rows: Rows) -> None:
 
 
 def profile_rows(events: Sequence[Any], on_gpu: bool, plain: float) -> Rows:
-    """Shares of the device's time. A kernel that no operator of torch started is its own row."""
+    """Return shares of the device's time. A kernel that no operator of torch started has a row."""
     operators = [event for event in events if event.device_type == torch.autograd.DeviceType.CPU]
     if on_gpu:
         kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]

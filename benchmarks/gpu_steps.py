@@ -159,7 +159,7 @@ def time_large(setup: Setup, rows: Rows) -> None:
 
 
 def peers_setting(setup: Setup, rows: Rows) -> "Setting":
-    """A random model that the sweep and its peers run, and what they run it on."""
+    """Return the random model that the sweep and its peers run, and what they run it on."""
     from gpu_peers import random_with_tokenizer, setting_of
 
     scratch = setup.scratch / "peers"
@@ -171,7 +171,7 @@ def peers_setting(setup: Setup, rows: Rows) -> "Setting":
 
 
 def compare_peers(setup: Setup, rows: Rows) -> None:
-    """The card's matrix peak, the sweep, lm-eval in memory, mergekit's merges."""
+    """Time the card's matrix products, the sweep, lm-eval in memory, and mergekit's merges."""
     from gpu_peers import time_harness, time_merges, time_products, time_sweeps
 
     setting = peers_setting(setup, rows)

@@ -92,8 +92,9 @@ def page(checkouts: Sequence[Path], names: Sequence[str], rounds: int) -> str:
     lines = [
         "# Start of a job",
         "",
-        f"Processor seconds, the median of {rounds} starts of Python with a rule's imports, in "
-        f"turns; Python alone takes {statistics.median(bare):.2f} s. {os.cpu_count()} cores, "
+        f"Processor seconds: the median of {rounds} starts of Python with the imports of a rule's "
+        "job, in turns. Python alone",
+        f"takes {statistics.median(bare):.2f} s. {os.cpu_count()} cores, "
         f"Python {platform.python_version()}. Made by `python -m benchmarks.start`.",
         "",
         f"| script | {' | '.join(columns)} | of it (seconds, under a profiler) |",

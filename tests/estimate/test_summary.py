@@ -122,7 +122,7 @@ def test_a_time_that_is_not_known_is_called_unknown(tmp_path, monkeypatch):
     text = jobs_summary(predict(config.check(raw)), graph(), gpus=[4])
     assert text.splitlines()[-2:] == [
         "time of what is left: unknown",
-        "on 4 GPUs: unknown, as the time of some jobs is",
+        "on 4 GPUs: unknown, because the time of some jobs is unknown",
     ]
 
 
@@ -186,7 +186,7 @@ def test_gpu_hours_are_those_of_every_gpu_of_a_job(llama):
     hours = [line("GPU hours of what is left: ", said(n, [])) for n in (1, 2)]
     one, two = (float(text.split("left: ")[1].split(" ")[0]) for text in hours)
     assert two == pytest.approx(2 * one, rel=0.1)
-    assert "no end on 1 GPU (a job takes 2), " in line("longest path", said(2, [1, 2]))
+    assert "never on 1 GPU (a job takes 2), " in line("longest path", said(2, [1, 2]))
     assert (
         "more GPUs than the cluster's partitions allow a job (4): 2 jobs take 5" in said(5, [])[-1]
     )

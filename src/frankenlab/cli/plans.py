@@ -46,7 +46,9 @@ def add_to(commands: Any) -> None:
     layers_help = "number of layers that the model has (default: as the config's first model)"
     depth = show.add_mutually_exclusive_group()
     depth.add_argument("--layers", type=positive, metavar="N", help=layers_help)
-    depth.add_argument("--model", type=Path, metavar="MODEL_DIR", help="take those of this model")
+    depth.add_argument(
+        "--model", type=Path, metavar="MODEL_DIR", help="take as many as this model has"
+    )
     add_config(show)
 
 

@@ -104,8 +104,8 @@ class ModelEntry(Section):
     shapes: OptionalKey[Shapes] = None
     """As in the model's config.json; known before any download, they tell what fits."""
     gpus: Gpus = 1
-    """GPUs of a job that runs the model, which is split over them by layers; a quantization that is
-    not named has 1."""
+    """GPUs that a job takes to run the model, which is split over them by layers; a quantization
+    that is not named has 1."""
     plans: OptionalKey[Generators] = None
     """Generators of this model's plans, in place of the shared ones."""
 
@@ -146,9 +146,10 @@ class Planning(Section):
     """What a prediction cannot measure on this machine."""
 
     cards: Annotated[list[CardName], Field(max_length=20)] = []
-    """GPUs whose data sheets predictions go by; the experiment runs on the first."""
+    """GPUs that are compared by their data sheets; all other predictions are for the first."""
     gpu_tflops: OptionalKey[Annotated[float, Field(gt=0, le=1_000_000)]] = None
-    """Peak of 16-bit matrix products of another GPU, in 10^12 operations a second."""
+    """Peak of 16-bit matrix products of a GPU that is not among `cards`, in 10^12 operations a
+    second; it counts before them."""
 
 
 class DataEntry(Section):

@@ -22,9 +22,9 @@ Modules = tuple[Any, Any]
 class DequantizedLayers(Sequence[Layer]):
     """The layers, made of exllamav2's modules when they are asked for; some of them are kept.
 
-    Which are kept is decided once and does not follow the visits: they go round and round, and the
-    layer that was visited longest ago is the next one. The last layers are kept, for plans share
-    their first ones.
+    Which layers are kept is decided once, and not by their last visits: a sweep visits them in
+    rounds, so the one that was visited longest ago is needed next. The last layers are kept,
+    because plans share their first ones, which are therefore visited less often.
 
     Args:
         modules: of each layer.

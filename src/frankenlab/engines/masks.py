@@ -103,7 +103,7 @@ def _attend(
 ) -> torch.Tensor:
     shared = queries.shape[1] // keys.shape[1]
     if shared > 1 and keys.is_cuda and mask is not None and queries.shape[2] > 1:
-        # Of the kernels that take a mask, not all take key heads that several query heads share.
+        # Not every kernel that takes a mask takes key heads that several query heads share.
         keys, values = (
             x.unsqueeze(2).expand(-1, -1, shared, -1, -1).flatten(1, 2) for x in (keys, values)
         )

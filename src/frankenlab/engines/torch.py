@@ -89,12 +89,13 @@ class TorchEngine:
     """The engine (see `protocol.Engine`) that computes in plain torch.
 
     Args:
-        directory: a Hugging Face directory with safetensors weights, or an EXL2 directory, which
-            is dequantized while it is loaded, which takes the memory of a layer beside the model.
+        directory: a Hugging Face directory with safetensors weights, or an EXL2 directory. The
+            latter is dequantized while it is loaded, which takes the memory of a layer beside the
+            model.
         dtype: "bfloat16", "float16" or "float32".
         device: as torch names it.
-        weights: the directory's weights, where something else than this module has loaded them, on
-            the devices that count then.
+        weights: the directory's weights, if they are loaded already. The engine then runs on the
+            devices that they are on, whatever `device` and `gpus` say.
         gpus: over how many GPUs the layers are split, from this device on. Each does the arithmetic
             that one alone would do. The first has the embeddings, the last (`device`) the head.
 

@@ -21,8 +21,8 @@ from frankenlab.engines.tree_mask import TreeMask
 SWIGLU_BLOCK = 1024
 ROTATE_HEADS = 16
 
-# Queries and keys of a block: as FlexAttention's in PyTorch for these GPUs. Of float32, which runs
-# without tensor cores, blocks are smaller: they fill the registers.
+# Queries and keys of a block, as in PyTorch's FlexAttention for these GPUs. Blocks of float32,
+# which runs without tensor cores, are smaller, because they fill the registers.
 TILE = (128, 64)
 TILE_FLOAT32 = (32, 32)
 
@@ -150,7 +150,7 @@ def _tree_attention(
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """Return what `kernels.swiglu` does, of [tokens, 2 * inner size]."""
+    """Return what `kernels.swiglu` returns, of [tokens, 2 * inner size]."""
     tokens, inner = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty((tokens, inner))
     grid = (tokens, triton.cdiv(inner, SWIGLU_BLOCK))
@@ -176,7 +176,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
 def tree_attention(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: TreeMask
 ) -> torch.Tensor:
-    """Return what `kernels.tree_attention` does.
+    """Return what `kernels.tree_attention` returns.
 
     The numbers of a head lie side by side. The mask was made for `tile_of` this dtype.
     """

@@ -94,7 +94,7 @@ def _no_answer(prediction: Prediction, jobs: Sequence[PlannedJob]) -> str:
     if not any(each.runs_model for each in left):
         return "no job that is left takes one"
     unknown = any(prediction.seconds(each.job) is None for each in left)
-    return "unknown, as the time of some jobs is" if unknown else ""
+    return "unknown, because the time of some jobs is unknown" if unknown else ""
 
 
 def _grid_lines(prediction: Prediction, model: str) -> list[str]:
@@ -321,7 +321,7 @@ def _time_lines(
     longest = [f"{at_most}{duration(length(jobs, seconds))} {whole}"]
     most = max((each.gpus for each in jobs if each.left), default=1)
     for count in gpus if hours else ():
-        took = duration(length(jobs, seconds, count)) if count >= most else "no end"
+        took = duration(length(jobs, seconds, count)) if count >= most else "never"
         note = "" if count >= most else f" (a job takes {most})"
         longest.append(f"{took} on {count} GPU{'s' * (count > 1)}{note}")
     lines.append(f"longest path of what is left, waiting in queues aside: {', '.join(longest)}")

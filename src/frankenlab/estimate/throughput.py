@@ -20,9 +20,9 @@ from frankenlab.io.files import write_json
 from frankenlab.io.records import read_record
 from frankenlab.models.shape import ModelShape
 
-# Share of the matrix product's speed that the layers reach, of the plans of a grid one after the
-# other. Measured, on a CPU and by torch on an H100 (benchmarks/gpu.md: 430 of 769 TFLOP/s). What a
-# logit costs on a CPU beyond its product (log-sum-exp, arg max), in seconds: measured.
+# Share of the matrix product's speed that the layers reach in the sweep of a grid: measured, on a
+# CPU and by torch on an H100 (benchmarks/gpu.md: 430 of 769 TFLOP/s). And the seconds that a logit
+# takes on a CPU beyond its product (log-sum-exp, arg max): measured.
 EFFICIENCY = {"cpu": 0.6, "cuda": 0.56}
 LOGIT_SECONDS = 1.2e-9
 
@@ -30,8 +30,8 @@ LOGIT_SECONDS = 1.2e-9
 # of 989.
 PRODUCT_SHARE = 0.777
 
-# Layers by exllamav2 on EXL2 weights, to torch on 16-bit ones: measured on an H100, 39,961 tokens a
-# second of 46,853.
+# Layers by exllamav2 on EXL2 weights, to torch on 16-bit ones: 39,961 tokens a second of 46,853,
+# measured on an H100 with the engine before it scored through torch's pass (`engines.exllamav2`).
 EXLLAMAV2_SHARE = 0.85
 
 # float32 products, to 16-bit ones on tensor cores, where the card is not known: a half on an
@@ -127,7 +127,7 @@ class Speeds:
     Args:
         given: tokens a second by model.
         measuring: whether a matrix product may be measured where no speed is known.
-        card: whose data sheet alone is gone by.
+        card: the only source, by its data sheet, whatever is given or measured.
     """
 
     def __init__(

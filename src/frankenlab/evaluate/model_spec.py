@@ -46,8 +46,8 @@ class ModelSpec:
         quantization: "none" or an EXL2 bitrate.
         engine: one of `ENGINES`.
         precision: dtype of weights and arithmetic; exllamav2's is float16.
-        gpus: over how many it is split. No part of the identity, as each layer's arithmetic is the
-            same on any of them.
+        gpus: over how many GPUs it is split. This is no part of the identity, because each layer's
+            arithmetic is the same on any of them.
         states: the states of its files when they were hashed (see `directories.file_states`).
     """
 

@@ -167,15 +167,17 @@ def _torch_working(shape: ModelShape, load: Load, value: int) -> int:
 
 
 def _dequantized_working(shape: ModelShape, load: Load) -> int:
-    """Return the bytes of a layer that is dequantized at its visit, and beside it of what a batch
-    takes in the torch engine; before that, of its matrices that are put together."""
+    """Return the bytes of a layer that is dequantized when it is visited, and of the larger of what
+    comes beside it: first its matrices before they are put together, then what a batch takes in the
+    torch engine."""
     return 2 * shape.layer_weights + max(_torch_working(shape, load, 2), shape.layer_weights)
 
 
 def _exllamav2_working(shape: ModelShape, load: Load) -> int:
-    """Return the bytes of exllamav2's scratch space (mlp.py, `scratch_space_fixed`) with the
-    largest matrix in float16, and beside it those of scoring, or of what attention makes of a pass
-    of decoding, scores included (without flash-attn there are a masked copy and a softmax)."""
+    """Return the bytes of exllamav2's scratch space (mlp.py, `scratch_space_fixed`), which holds
+    the largest matrix in float16, and of the larger of what comes beside it: what scoring takes, or
+    the tensors of attention in a pass of decoding. Without flash-attn these include the scores, a
+    masked copy of them, and their softmax."""
     hidden = shape.hidden_size
     mlp = load.passed * (hidden + 2 * shape.intermediate_size)
     mlp += max(map(math.prod, shape.layer_linears.values()))

@@ -1,7 +1,7 @@
 """Files of results that were damaged or lost, which Snakemake is to make again.
 
-Snakemake itself would take a damaged file, and misses one only where the file is a target, or where
-a job that reads it runs.
+Snakemake itself would use a damaged file. It notices that a file is lost only if the file is a
+target, or if a job that reads it runs.
 """
 
 import sys

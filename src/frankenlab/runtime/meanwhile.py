@@ -5,7 +5,7 @@ from contextlib import suppress
 
 
 def import_torch_meanwhile() -> None:
-    """Begin to import torch. Who imports it later waits for the rest, and gets its error.
+    """Begin to import torch. Code that imports it later waits for the end, and gets its error.
 
     Half of an import is reading and linking files, which another thread need not wait for.
     """

@@ -207,7 +207,7 @@ class EvaluationTask:
         metric = self.settings.metric
         if metric not in kinds:
             known = ", ".join(kinds) or "none"
-            fault = "it never returns" if metric in missing else "it has not"
+            fault = "it never returns" if metric in missing else "it does not have"
             raise UserError(
                 f'{self.where}: metric "{metric}" is one that {fault}; of its metrics, these can '
                 f"be compared document by document: {known}"
