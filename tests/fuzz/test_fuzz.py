@@ -10,8 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from frankenlab.engines import masks
-from frankenlab.engines import torch as torch_engine
+from frankenlab.engines import masks, torch_weights
 from frankenlab.engines.rotary import Rotary
 from frankenlab.evaluate import sweep
 from frankenlab.plans.plan import from_steps, parse
@@ -92,8 +91,10 @@ def tokens_that_see_the_future(monkeypatch):
 
 
 def queries_without_a_bias(monkeypatch):
-    made = torch_engine._layer
-    monkeypatch.setattr(torch_engine, "_layer", lambda *given: replace(made(*given), qkv_bias=None))
+    made = torch_weights._layer
+    monkeypatch.setattr(
+        torch_weights, "_layer", lambda *given: replace(made(*given), qkv_bias=None)
+    )
 
 
 def rope_without_its_scaling(monkeypatch):
