@@ -4,8 +4,7 @@ One command, which needs no network: it tries the kernels in Triton, compiles ex
 compares its dequantized weights with ours bit for bit, converts a model with exllamav2's own
 converter, compares both engines' log-probabilities, and times them, the sweep beside
 lm-evaluation-harness and mergekit where these are installed, and all beside the card's matrix peak.
-A step that fails is a line in
-the table; the others go on, and the exit status is 1.
+A step that fails is a line in the table; the others go on, and the exit status is 1.
 
     python benchmarks/gpu_check.py --model DIR --texts FILE --out benchmarks/gpu.md
 
