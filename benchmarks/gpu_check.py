@@ -1,10 +1,10 @@
 """Do both engines work on this machine's GPU, are they right, and how fast are they?
 
-One command, which needs no network: it compiles exllamav2's extension, compares its dequantized
-weights with ours bit for bit, converts a model with exllamav2's own converter, compares both
-engines' log-probabilities, and times them, the sweep beside lm-evaluation-harness and mergekit
-where these are installed, and all beside the card's matrix peak. A step that fails is a line in
-the table; the others go on, and the exit status is 1.
+One command, which needs no network: it tries the kernels in Triton, compiles exllamav2's extension,
+compares its dequantized weights with ours bit for bit, converts a model with exllamav2's own
+converter, compares both engines' log-probabilities, and times them, the sweep beside
+lm-evaluation-harness and mergekit where these are installed, and all beside the card's matrix peak.
+A step that fails is a line in the table; the others go on, and the exit status is 1.
 
     python benchmarks/gpu_check.py --model DIR --texts FILE --out benchmarks/gpu.md
 
@@ -28,8 +28,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "src"
-STEP_NAMES = ("extension", "fixture", "large", "convert", "reconstruct", "sweep", "speed")
-STEP_NAMES += ("peers", "profile")
+STEP_NAMES = ("kernels", "extension", "fixture", "large", "convert", "reconstruct", "sweep")
+STEP_NAMES += ("speed", "peers", "profile")
 
 
 def arguments(given: Sequence[str]) -> argparse.Namespace:

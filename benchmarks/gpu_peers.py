@@ -121,7 +121,8 @@ def time_sweeps(setting: Setting, peak: float, rows: Rows) -> dict[str, float]:
     """Time each grid on each task, beside the peak; return each task's seconds a plan on the
     largest grid."""
     ours = Ours(setting.model, "bfloat16", setting.device)
-    rows.append(("the sweep's model, loaded", f"{ours.load_seconds:.1f} s"))
+    kernels = ours.engine.kernels.name
+    rows.append(("the sweep's model, loaded", f"{ours.load_seconds:.1f} s; kernels: {kernels}"))
     found = {}
     for name in setting.tasks:
         task, documents = load_task(setting, name)

@@ -85,6 +85,16 @@ def compile_extension(setup: Setup, rows: Rows) -> None:
     rows.append(("TORCH_CUDA_ARCH_LIST", os.environ.get("TORCH_CUDA_ARCH_LIST", "not set")))
 
 
+def check_kernels(setup: Setup, rows: Rows) -> None:
+    """Triton's kernels beside the same operations in torch."""
+    if not setup.device.startswith("cuda"):
+        rows.append(("Triton's kernels", "run on CUDA only"))
+        return
+    from gpu_kernels import compare_kernels
+
+    compare_kernels(setup.device, rows)
+
+
 def check_fixture(setup: Setup, rows: Rows) -> None:
     """What exllamav2's converter wrote elsewhere: dequantized and run by both engines."""
     compare_reconstructions(TINY_EXL2, setup.device, rows)
@@ -188,6 +198,7 @@ def profile_peers_sweep(setup: Setup, rows: Rows) -> None:
 
 # In this order; what each is called in the report.
 STEPS: dict[str, tuple[str, Callable[[Setup, Rows], None]]] = {
+    "kernels": ("The kernels in Triton", check_kernels),
     "extension": ("exllamav2's extension compiles and loads", compile_extension),
     "fixture": ("The tiny model that exllamav2 converted elsewhere", check_fixture),
     "large": ("A random model of 7B's shape", time_large),

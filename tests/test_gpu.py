@@ -1,4 +1,4 @@
-"""On a GPU: exllamav2 with its real extension, on the tiny model, and the kernels for CUDA.
+"""On a GPU: exllamav2 with its real extension, on the tiny model; the kernels for CUDA, without it.
 
 They need neither the network nor lm-evaluation-harness:
 `python -m pytest --noconftest -m gpu tests/test_gpu.py` runs them on a bare GPU machine.
@@ -35,7 +35,9 @@ from frankenlab.quantize.exllamav2.inputs import why_unusable
 from frankenlab.quantize.quantizer import measure_model, quantize_model
 
 WHY_NOT = why_unusable()
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
+NO_GPU = not torch.cuda.is_available()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_GPU, reason="torch finds no CUDA device here")]
+exllamav2 = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 # Widths of 64 and more, several groups, keys and values for fewer heads.
 SMALL = {
@@ -63,17 +65,20 @@ def small(tmp_path_factory):
     return random_exl2(tmp_path_factory.mktemp("small") / "small", SMALL, "cuda")
 
 
+@exllamav2
 def test_dequantized_weights_are_those_of_the_kernel(small):
     compare_reconstructions(TINY_EXL2, "cuda", [])
     compare_reconstructions(small, "cuda", [])
 
 
+@exllamav2
 def test_both_engines_give_the_same_log_probabilities(small):
     for directory, vocabulary, n_layers in ((TINY_EXL2, 512, 2), (small, 1000, 3)):
         requests = requests_from_tokens(random_documents(vocabulary, 6, 80))
         compare_engines(directory, requests, small_plans(n_layers), "cuda", [])
 
 
+@exllamav2
 def test_scores_are_the_same_bit_for_bit_with_and_without_kept_layers(small):
     requests = requests_from_tokens(random_documents(1000, 6, 80))
     engine = engine_makers(small, "cuda")["exllamav2"]()
@@ -88,6 +93,7 @@ def test_scores_are_the_same_bit_for_bit_with_and_without_kept_layers(small):
     engine.close()
 
 
+@exllamav2
 def test_decoding_with_the_cache_is_computing_from_scratch(small):
     from frankenlab.engines.exllamav2 import Exllamav2Engine
 
@@ -113,6 +119,7 @@ def one_by_one(engine, plan, tokens) -> torch.Tensor:
     return logits.cpu().float().log_softmax(-1)
 
 
+@exllamav2
 def test_exllamav2_converts_the_tiny_model(tmp_path):
     quantizer = Exllamav2Quantizer(tuple(TEXTS), measured_rows=4, rows=8, length=256)
     low, _ = measure_model(quantizer, TINY_HF, tmp_path / "m.json", tmp_path / "w")

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import gpu_check
+import gpu_kernels
 import gpu_measure
 import gpu_steps
 import pyarrow
@@ -24,6 +25,7 @@ from gpu_models import (
 )
 
 from benchmarks.random_models import random_exl2
+from frankenlab.engines.kernels import EAGER
 from frankenlab.engines.token_tree import token_tree
 from frankenlab.engines.torch import TorchEngine
 from frankenlab.io.errors import UserError
@@ -103,6 +105,25 @@ def test_a_second_command_goes_on_with_the_first_ones_report(tmp_path, monkeypat
 
 def test_the_steps_have_one_list_of_names():
     assert tuple(gpu_steps.STEPS) == gpu_check.STEP_NAMES
+
+
+def test_the_kernels_are_compared_and_timed_and_one_that_differs_is_an_error(monkeypatch):
+    """The eager ones stand in for Triton's."""
+    triton_kernels = pytest.importorskip("frankenlab.engines.triton_kernels")
+    monkeypatch.setattr(gpu_kernels, "SHAPES", ((2, 1, 16), (3, 3, 8)))
+    monkeypatch.setattr(gpu_kernels, "PASSES", 1)
+    monkeypatch.setattr(gpu_measure, "TIMED_SECONDS", 0)
+    rows = []
+    monkeypatch.setattr(triton_kernels, "kernels", lambda dtype: EAGER)
+    gpu_kernels.compare_kernels("cpu", rows, 16)
+    assert [what for what, _ in rows[2:]] == [
+        f"{name}, 16 tokens" for name in ("SwiGLU", "rotary", "attention", "attention after 768")
+    ]
+    assert rows[1][1] == "6 of 6 agree" and rows[0][1] == "eager"
+    wrong = replace(EAGER, rotate=lambda x, cos, sin: EAGER.rotate(x, cos, -sin))
+    monkeypatch.setattr(triton_kernels, "kernels", lambda dtype: wrong)
+    with pytest.raises(UserError, match=r"differ.*: rotate \(torch.bfloat16, heads \(2, 1, 16\)\)"):
+        gpu_kernels.compare_kernels("cpu", rows, 16)
 
 
 def test_steps_that_need_a_model_say_so(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """A model split over GPUs: every tensor is where it is needed, and every number is the same."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,17 @@ def test_decoding_has_each_cache_on_the_gpu_of_its_layer(tiny):
         devices = [engines[1].layers[step.layer].qkv.device for step in plan.steps]
         assert [cache.keys.device for cache in decoders[1].caches] == devices
         assert len(set(devices)) == 2
+
+
+def test_a_batch_is_freed_with_its_copies_on_other_gpus(tiny):
+    """At once, and not when Python looks for objects that refer to each other."""
+    with pretend_gpus(2):
+        engine = TorchEngine(tiny(), "float32", "cuda", gpus=2)
+        batch = engine.place(MAKERS[engine.layout]([token_tree(DOCUMENTS[0])], [0]))
+        copy = weakref.ref(batch.on(engine.device))
+        assert copy() is batch.on(engine.device)
+        del batch
+        assert copy() is None
 
 
 def test_a_state_left_behind_is_noticed(tiny, monkeypatch):

@@ -8,7 +8,11 @@ import torch
 from frankenlab.engines import exllamav2_weights
 from frankenlab.engines.batches import make_batch
 from frankenlab.engines.exllamav2 import Exllamav2Engine
-from frankenlab.engines.exllamav2_weights import DequantizedLayers, dequantized_bytes
+from frankenlab.engines.exllamav2_weights import (
+    DequantizedLayers,
+    dequantized_bytes,
+    outer_weights,
+)
 from frankenlab.engines.token_tree import token_tree
 from frankenlab.evaluate.sweep import arrived, sweep
 from frankenlab.io.errors import UserError
@@ -122,6 +126,25 @@ def test_memory_that_runs_out_with_nothing_kept_is_said(directory, monkeypatch, 
     monkeypatch.setattr(engine.scoring, "run", cramped)
     with pytest.raises(torch.OutOfMemoryError):
         scores(engine)
+
+
+def test_a_head_that_finds_no_memory_is_said_before_any_batch(directory, monkeypatch):
+    engine = Exllamav2Engine(directory)
+
+    def cramped(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("frankenlab.engines.exllamav2.outer_weights", cramped)
+    with pytest.raises(UserError, match="no memory for the head and a layer") as error:
+        _ = engine.layout
+    assert one_line(error).startswith(str(directory))
+
+
+def test_embeddings_go_to_the_first_layers_device_where_that_has_room(directory):
+    modules, first = Exllamav2Engine(directory).model.modules, torch.device("meta")
+    for room, where in ((1 << 40, "meta"), (0, "cpu")):
+        table, *_ = outer_weights(modules, 384, first, {first: room}.__getitem__)
+        assert table.device.type == where
 
 
 def test_what_does_not_fit_while_it_is_kept_is_not_kept(directory, monkeypatch):

@@ -227,6 +227,18 @@ def test_values_that_are_not_finite_name_the_plan_and_the_layer(tiny, value):
     assert "step 3 of 4, layer 2 (mlp)" in str(error.value)
 
 
+def test_values_that_are_not_finite_are_an_error_also_without_memory_to_find_the_step(tiny):
+    class Full(Wrapped):
+        def run(self, step, hidden, batch, start=None):
+            raise torch.OutOfMemoryError("no memory")
+
+    engine = TorchEngine(tiny(), "float32")
+    engine.layers[0].down[3, 5] = float("nan")
+    (plan,) = parse_all(["0"])
+    with pytest.raises(UserError, match='plan "0": NaN or infinite values after a step that'):
+        list(arrived(sweep(Full(engine), plan_trie([plan]), batch_of())))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_poisoned_weight_is_found(tiny, value):
     engine = TorchEngine(tiny(), "float32")

@@ -146,7 +146,7 @@ def test_without_a_network_one_line_says_what_is_missing_and_what_works(tmp_path
     done = fetch_from_hub("http://127.0.0.1:9", tmp_path / "out/data")
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 1 and len(errors) == 1, done.stderr
-    for part in ("owner/corpus", COMMIT, "cannot be reached", "'path'", "'pypi'", "mirror"):
+    for part in ("owner/corpus", COMMIT, "cannot be reached", "`path`", "`pypi`", "mirror"):
         assert part in errors[0]
     assert TOKEN not in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out/data").exists()

@@ -30,7 +30,7 @@ FRANKENS = "results/tiny/frankens/tiny/none/search.0.json"
 SCORES = "results/tiny/scores/search/tiny/none/animals.0.parquet"
 LOG = "results/tiny/logs/evaluate/search.tiny.none.0.log"
 
-YIELD = "            yield node.plan, _request_scores(batch, logprobs, greedy)\n"
+YIELD = "            yield node.plan, Pending(scores, arrival)\n"
 NOTED = """            import os, time
             with open("computed", "a") as computed:
                 computed.write(f"{len(batch.requests)}\\n")

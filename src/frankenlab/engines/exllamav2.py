@@ -101,13 +101,12 @@ class Exllamav2Engine:
         Raises:
             UserError: it does not give the logits of exllamav2's own forward pass.
         """
-        embedding, norm, head = outer_weights(self.model.modules, self.vocabulary, self._room)
+        cards = [device_of(modules) for modules in self._layers]
+        embedding, norm, head = outer_weights(
+            self.model.modules, self.vocabulary, cards[0], self._room
+        )
         if self._dequantized is None:
             self._dequantized = DequantizedLayers(self._layers, self._room)
-        several = len(self.devices) > 1
-        if several:
-            embedding = moved(embedding, self.devices[0])
-        cards = [device_of(modules) for modules in self._layers] if several else []
         weights = ModelWeights(embedding, self._dequantized, norm, head, cards)
         made = TorchEngine(self.directory, self.precision, weights=weights)
         self._check_same(made)
@@ -115,8 +114,18 @@ class Exllamav2Engine:
 
     @property
     def layout(self) -> Layout:
-        """Return the layout of its batches, that of the pass that scores."""
-        return self._fitting(lambda: self.scoring.layout)
+        """Return the layout of its batches, that of the pass that scores.
+
+        Raises:
+            UserError: as `scoring`, or there is no memory for it.
+        """
+        try:
+            return self._fitting(lambda: self.scoring.layout)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self.directory}: beside the quantized weights, {self.device} has no memory for "
+                "the head and a layer dequantized; a larger device, or more GPUs, are needed"
+            ) from error
 
     @property
     def kept(self) -> list[int]:

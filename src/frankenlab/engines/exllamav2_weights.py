@@ -85,7 +85,10 @@ class DequantizedLayers(Sequence[Layer]):
 
 
 def outer_weights(
-    modules: Sequence[Any], vocabulary: int, room: Callable[[torch.device], int]
+    modules: Sequence[Any],
+    vocabulary: int,
+    first: torch.device,
+    room: Callable[[torch.device], int],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the embeddings, the norm and the head.
 
@@ -94,13 +97,14 @@ def outer_weights(
     Args:
         modules: exllamav2's, of the whole model: embedding, layers, norm, head.
         vocabulary: number of token ids; the head is stored wider.
+        first: the device of the first layer.
         room: device -> bytes that may be taken there.
     """
     embedding, *_, norm, head = modules
     matrix = _stacked([head])[:vocabulary]
-    table, device = embedding.embedding.weight.data.to(torch.float16), matrix.device
-    if room(device) >= table.nbytes:
-        table = table.to(device)
+    table = embedding.embedding.weight.data.to(torch.float16)
+    if room(first) >= table.nbytes:
+        table = table.to(first)
     return table, norm.weight.data, matrix
 
 

@@ -50,7 +50,7 @@ class DeviceBatch:
     mask: Mask | TreeMask
     prefix: int = 0
     targets: Targets | None = None
-    copies: dict[torch.device, "DeviceBatch"] = field(default_factory=dict)
+    copies: dict[torch.device, "DeviceBatch"] = field(init=False, default_factory=dict)
 
     def on(self, device: torch.device) -> "DeviceBatch":
         """Return the same on another GPU, where it is copied at its first use."""

@@ -234,10 +234,14 @@ def _not_finite(engine: Engine, plan: Plan, device_batch: Any) -> UserError:
     """Walk the plan again, to name the first step whose output is not finite."""
     where = "the head"
     states = islice(walk(engine, plan.steps, device_batch), 1, None)
-    for number, (step, hidden) in enumerate(zip(plan.steps, states, strict=True)):
-        if not bool(torch.isfinite(hidden).all()):
-            where = f"step {number + 1} of {len(plan.steps)}, layer {step.layer} ({step.part})"
-            break
+    try:
+        for number, (step, hidden) in enumerate(zip(plan.steps, states, strict=True)):
+            if not bool(torch.isfinite(hidden).all()):
+                where = f"step {number + 1} of {len(plan.steps)}, layer {step.layer} ({step.part})"
+                break
+    except torch.OutOfMemoryError:
+        # The sweep has its own states in memory, too.
+        where = "a step that there is no memory to look for"
     return UserError(
         f'plan "{plan}": NaN or infinite values after {where}; '
         "no score is recorded (float32 has a wider range than float16)"
