@@ -52,6 +52,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ[CACHE_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Take back what a test's code wrote into the environment, which the tests after it inherit.
+
+    A program does so at its start, and tests run programs in their own process.
+    """
+    before = dict(os.environ)
+    yield
+    # pytest itself changes one of the variables during a test.
+    kept = "PYTEST_CURRENT_TEST"
+    for name in os.environ.keys() - before.keys() - {kept}:
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if name != kept})
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory):
     """Return a function: name of a variant -> directory of that tiny model, made at first use."""

@@ -130,7 +130,9 @@ def test_a_prefix_moves_the_results_of_a_second_module_and_shares_models_and_dat
 
 
 def test_two_modules_with_other_configs_have_other_results(project: Project) -> None:
-    project.declare(how="as a_*", more=SECOND.format(config='{**config, "alpha": 1}', prefix=""))
+    project.declare(
+        how="as a_*", more=SECOND.format(config='{**config, "token_budget": 256}', prefix="")
+    )
     done = project.snakemake("--dry-run", check=False)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert (
