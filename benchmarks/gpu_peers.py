@@ -31,8 +31,8 @@ from frankenlab.plans.plan import Plan, base, looped
 from frankenlab.plans.trie import layer_passes, plan_trie
 from frankenlab.tasks.encoding import document_trees, requests_name
 
-# Of the peers' documents, as many as measure a second; and the rows that the harness runs at once,
-# of which each task takes the fastest. What memory does not hold is passed over.
+# The harness is timed on so many documents with each of these batch sizes, and then takes the
+# fastest. A batch size that does not fit in memory is passed over.
 TUNING_DOCUMENTS = 64
 BATCH_SIZES = (32, 64, 128, 256)
 

@@ -1,4 +1,4 @@
-"""What jobs spend before their work: the processor's seconds that their imports take, and of what.
+"""Measures the processor's seconds that jobs spend on imports before their work, by library.
 
     python -m benchmarks.start --out benchmarks/start.md
     python -m benchmarks.start --beside OTHER_CHECKOUT
@@ -25,7 +25,7 @@ _LINE = re.compile(r"^import time:\s*(\d+) \|\s*\d+ \|\s*([\w.]+)$", re.M)
 # Packages that a row names, and the least seconds that it names one for.
 NAMED, LEAST = 4, 0.05
 
-# What jobs import later, where a row is missing or a model is run.
+# Jobs import these later, where a row is missing or a model is run.
 ENGINE = "from frankenlab.engines import torch"
 LATER = {
     "aggregate": "import scipy.stats",

@@ -64,22 +64,17 @@ if workflow.resource_settings.cores and "mem_mb" not in workflow.global_resource
 SOON = 10**7
 
 
+MODELS = list(EXPERIMENT.models.values())
+FOLDERS = [*(model.folder for model in MODELS), *EXPERIMENT.downloads]
+KEYS = [EXPERIMENT.quantized_folder(m.name).name for m in MODELS if m.to_quantize]
+
+
 wildcard_constraints:
     model="|".join(map(re.escape, EXPERIMENT.models)),
     quantization="|".join(map(re.escape, EXPERIMENT.quantizations)),
     # No others, as another module of the workflow may have these.
-    folder="|".join(
-        map(
-            re.escape,
-            [*(m.folder for m in EXPERIMENT.models.values()), *EXPERIMENT.downloads],
-        )
-    ),
-    key="|".join(
-        EXPERIMENT.quantized_folder(model.name).name
-        for model in EXPERIMENT.models.values()
-        if model.to_quantize
-    )
-    or "none",
+    folder="|".join(map(re.escape, FOLDERS)),
+    key="|".join(KEYS) or "none",
     stage=r"search|search-\d+|select|confirm",
     round=r"\d+",
     shard=r"\d+",

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `frankenlab`, and return its exit status: 2 where the input is wrong."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    # What fails is said at the end, and not at each try of many.
+    # A failure is reported once, at the end, and not at each of many retries.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         with stopped_by_signals():

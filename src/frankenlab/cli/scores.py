@@ -118,7 +118,7 @@ def check_folder(path: Path, where: str) -> None:
     """
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     try:
-        # What may be written does not follow from permissions alone.
+        # Permissions alone do not tell whether a file can be written here.
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:

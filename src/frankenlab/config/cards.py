@@ -8,7 +8,7 @@ CardName = Literal["h100", "h100-pcie", "h200", "a100", "a100-40gb", "l40s", "a4
 
 @dataclass(frozen=True)
 class Card:
-    """What a data sheet promises of a GPU.
+    """A GPU and what its data sheet promises.
 
     Attributes:
         tflops: of dense bfloat16 products with sums in float32, in 10^12 operations a second.

@@ -52,7 +52,7 @@ def moved_record(record: Any, device: torch.device) -> Any:
     if isinstance(record, tuple):
         return type(record)(*(moved(tensor, device) for tensor in record))
     changes = {}
-    # What is not given follows from the rest, and is made anew.
+    # Fields that __init__ does not take follow from the others, and are made anew.
     for name in (each.name for each in fields(record) if each.init):
         value = getattr(record, name)
         if isinstance(value, torch.Tensor) and value.device.type != "cpu":
