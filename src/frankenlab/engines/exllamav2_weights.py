@@ -1,4 +1,4 @@
-"""What exllamav2 has loaded, as weights of the torch engine, dequantized by exllamav2's kernel.
+"""Makes weights of the torch engine from a loaded exllamav2 model, by exllamav2's own kernel.
 
 A sweep visits a layer many times a batch. Layers whose float16 weights fit beside the quantized
 ones are dequantized once and kept; the others are dequantized at each visit. Both give the same

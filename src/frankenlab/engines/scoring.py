@@ -20,7 +20,7 @@ CACHED_ROWS = 8
 
 @dataclass(frozen=True)
 class Targets:
-    """What of a batch is scored, on the device, sorted by position and cut into chunks of them.
+    """The scored targets of a batch, on the device, sorted by position and cut into chunks.
 
     Attributes:
         positions: int64 [scored positions]: see `Batch.positions_scored`.

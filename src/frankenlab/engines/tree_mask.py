@@ -1,4 +1,4 @@
-"""What the tokens of a batch see where they stand in one sequence, and which of it a kernel visits.
+"""The mask of token trees that stand in one sequence, and the blocks of it that a kernel visits.
 
 A table names, for each block of queries, the blocks of keys that it sees anything of. So attention
 over many short documents costs what their own lengths ask for, and no mask of all pairs is made.

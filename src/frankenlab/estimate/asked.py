@@ -1,4 +1,4 @@
-"""What a user asks a prediction for: at given speeds, on so many GPUs, on these cards."""
+"""Reads what a user wants predicted: the speeds, the numbers of GPUs and the cards."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What is left of an experiment in GPU hours by card, and which models a card does not hold."""
+"""Predicts the GPU hours that are left by card, and names the models that a card does not hold."""
 
 from collections.abc import Mapping, Sequence
 

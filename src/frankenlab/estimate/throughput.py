@@ -280,11 +280,11 @@ class QuantizingSeconds:
         return QuantizingSeconds(self.measure + other.measure, self.quantize + other.quantize)
 
 
-# Of a layer, and of 10^9 weights beside that. reference: 84 s to measure and 78 s to make 106
-# million weights on two CPU cores. exllamav2: on an H100, SmolLM2-135M (30 layers, 0.106e9 weights)
-# took 74 to 88 s to measure and 84 to 95 s at a bitrate; on a GPU that its issue 537 does not name,
-# measuring took 9.3 s for each half of a layer of Phi-3-mini (32 layers, 3.6e9 weights). A bitrate
-# is assumed to take a third of that for its weights.
+# Seconds for each layer, and for each 10^9 weights besides. The reference quantizer took 84 s to
+# measure and 78 s to make 106 million weights on two CPU cores. On an H100, exllamav2 took 74 to
+# 88 s to measure SmolLM2-135M (30 layers, 0.106e9 weights) and 84 to 95 s at a bitrate; on a GPU
+# that its issue 537 does not name, it took 9.3 s to measure each half of a layer of Phi-3-mini (32
+# layers, 3.6e9 weights). A bitrate is assumed to take a third of that for its weights.
 RATES = {
     "reference": (QuantizingSeconds(0.0, 0.0), QuantizingSeconds(790.0, 735.0)),
     "exllamav2": (QuantizingSeconds(2.2, 2.8), QuantizingSeconds(146.0, 49.0)),

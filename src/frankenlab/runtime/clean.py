@@ -40,7 +40,7 @@ def clear(folder: str | os.PathLike = ".") -> Iterator[str]:
     """
     folder = Path(folder)
     resources, results = folder / RESOURCES, list(places.noted(folder))
-    # As the workflows that ran in the folder know it.
+    # Paths relative to the folder, since the names of jobs are made from these.
     running: list[Path] = []
     with ExitStack() as stack:
         found = [(place, at) for place in [*results, RIGHTS] for at in lock.folders(folder / place)]
