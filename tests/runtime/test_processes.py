@@ -1,20 +1,24 @@
 """Jobs end with their workflow, however it ends."""
 
+import logging
 import os
 import signal
 import sys
 import time
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+from snakemake.logging import ColorizingTextHandler
 
-from frankenlab.io.signals import Stopped, stopped_by_signals
+from frankenlab.io.signals import SIGNALS, Stopped, stopped_by_signals
 from frankenlab.runtime import processes
 from frankenlab.runtime.processes import (
     CORES_VARIABLE,
     SCRIPTS,
     WORKFLOW_VARIABLE,
     end_with_workflow,
+    stop_jobs_first,
     threads_now,
 )
 from tests.support.processes import fork, gone, number_in
@@ -51,6 +55,29 @@ def test_a_job_ends_with_its_workflow_also_behind_a_shell(tmp_path):
     os.waitpid(process, 0)
     assert gone(child)
     assert (tmp_path / "log").read_text().splitlines()[1] == "left"
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_workflow_that_is_writing_its_log(tmp_path, number):
+    """Snakemake's handler of the log drops the exception that a signal raises in it."""
+
+    class Terminal(StringIO):
+        def flush(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.5)  # The signal is sent again while the line is still being written.
+
+    def workflow() -> int:
+        stop_jobs_first()
+        handler = ColorizingTextHandler(stream=Terminal())
+        try:
+            handler.emit(logging.makeLogRecord({"msg": "a job was submitted"}))
+            time.sleep(20)
+        except KeyboardInterrupt:
+            return 3
+        return 0
+
+    _, status = os.waitpid(fork(workflow, tmp_path / "log"), 0)
+    assert os.waitstatus_to_exitcode(status) == 3
 
 
 @pytest.mark.parametrize(

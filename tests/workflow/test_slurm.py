@@ -154,6 +154,16 @@ def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> SlurmLabo
     return laboratory
 
 
+@pytest.fixture(autouse=True)
+def no_order_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Remove the orders of a test that failed, which the tests after it would take for theirs."""
+    yield
+    if "lab" in request.fixturenames:
+        orders = request.getfixturevalue("lab").orders
+        for order in [*orders.glob("held.*"), *orders.glob("hold.*")]:
+            order.unlink()
+
+
 @pytest.fixture(scope="module")
 def jobs(cluster: Cluster, lab: SlurmLaboratory) -> list[Job]:
     """Those of the finished run."""
@@ -309,8 +319,6 @@ def test_ctrl_c_leaves_no_job_behind_that_was_just_being_submitted(
     assert interrupted(lab, lambda: wait_until(asked.exists, 240, "a submission")) != 0
     submitted = [job for job in lab.slurm_jobs(cluster) if job not in before]
     assert submitted and {job.state for job in submitted} == {"CANCELLED"}
-    for order in [*lab.orders.glob("held.*"), *lab.orders.glob("hold.*")]:
-        order.unlink()
 
 
 def test_jobs_of_a_workflow_that_was_killed_are_named_and_cleared(

@@ -27,6 +27,9 @@ ALONE_SECONDS = 2.0
 SCRIPTS = ".snakemake/scripts/"
 LOOK_SECONDS = 0.2
 
+# Its handler of log records catches a KeyboardInterrupt and drops it.
+SNAKEMAKE_LOGGING = "snakemake.logging"
+
 # The most memory of a container, in bytes or "max".
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -98,10 +101,15 @@ def stop_jobs_first() -> None:
 
     Further signals change nothing. Call it after Snakemake has set its own handler of SIGTERM,
     which waits until every running job is done, and for ever if the signal comes while the next
-    jobs are being chosen.
+    jobs are being chosen. A signal that comes while Snakemake writes a line of its log is sent
+    again, because the handler of the log drops the exception.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if _writes_log(frame):
+            main = threading.main_thread().ident
+            threading.Timer(LOOK_SECONDS, signal.pthread_kill, (main, number)).start()
+            return
         for caught in SIGNALS:
             if signal.getsignal(caught) is stop:
                 signal.signal(caught, lambda *_: None)
@@ -111,6 +119,15 @@ def stop_jobs_first() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
+
+
+def _writes_log(frame: FrameType | None) -> bool:
+    """Tell whether a frame was called, over however many others, by Snakemake's log."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") == SNAKEMAKE_LOGGING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end_jobs() -> None:
