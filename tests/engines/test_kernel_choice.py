@@ -64,8 +64,11 @@ def test_a_kernel_that_differs_is_named(dtype):
         "swiglu": lambda x: EAGER.swiglu(x.roll(x.shape[1] // 2, 1)),
         "rotate": lambda x, cos, sin: EAGER.rotate(x, cos, -sin),
         "tree_attention": late,
+        "score": lambda logits, rows, targets: EAGER.score(logits[:, :-1], rows, targets),
     }
     for name, function in wrong.items():
         assert differing(replace(EAGER, **{name: function}), *asked) == name
+    likely = replace(EAGER, score=lambda *given: (EAGER.score(*given)[0], given[1] > -1))
+    assert differing(likely, *asked) == "score"
     nothing = replace(EAGER, swiglu=lambda x: torch.full((x.shape[0], x.shape[1] // 2), torch.nan))
     assert differing(nothing, *asked) == "swiglu"

@@ -65,8 +65,8 @@ def differing(
     They may differ by a few roundings of the largest result. What is NaN differs.
     """
     shape = n_heads, n_kv_heads, head_dim
-    tolerance = max(2 * torch.finfo(dtype).eps, 1e-4)
     for name, found, exact in _results(kernels, device, dtype, *shape):
+        tolerance = max(2 * torch.finfo(found.dtype).eps, 1e-4)
         if not (found - exact).abs().max() <= tolerance * exact.abs().max():
             return name
     return None
@@ -104,3 +104,10 @@ def _results(
     q, k, v = qkv.split((n_heads, n_kv_heads, n_kv_heads), dim=1)
     exact = EAGER.tree_attention(q.double(), k.double(), v.double(), mask.to(device))
     yield "tree_attention", kernels.tree_attention(q, k, v, mask.to(device)), exact
+
+    logits = random(tokens, 40 * head_dim)
+    highest, rows = logits.argmax(-1), torch.arange(tokens, device=device)
+    targets = torch.where(rows % 2 == 0, highest, rows)
+    scores, greedy = kernels.score(logits, rows, targets)
+    yield "score", scores, logits.double().log_softmax(-1)[rows, targets]
+    yield "score", greedy.float(), (highest == targets).double()
