@@ -46,6 +46,19 @@ def test_where_they_fail_one_line_says_so_and_the_eager_ones_run(monkeypatch, ca
     assert ("swiglu" if fault == "differs" else "RuntimeError: no compiler found") in line
 
 
+def test_too_little_memory_to_try_them_is_no_fault_of_theirs(monkeypatch):
+    """exllamav2's engine then frees memory and tries again."""
+    pytest.importorskip("triton", reason="Triton is for Linux only")
+
+    def found(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.delenv(KERNELS_VARIABLE, raising=False)
+    monkeypatch.setattr(kernel_choice, "differing", found)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels_for(CUDA, *HEADS)
+
+
 def test_another_choice_is_refused(monkeypatch):
     monkeypatch.setenv(KERNELS_VARIABLE, "fast")
     with pytest.raises(UserError, match="FRANKENLAB_KERNELS=fast: it is one of triton, eager"):

@@ -29,6 +29,7 @@ def kernels_for(
 
     Raises:
         UserError: the environment variable has another value.
+        torch.OutOfMemoryError: there is no memory to try them, which says nothing of them.
     """
     if device.type != "cuda":
         return EAGER
@@ -43,6 +44,8 @@ def kernels_for(
         found = kernels(dtype)
         wrong = differing(found, device, dtype, n_heads, n_kv_heads, head_dim)
         why = f"{wrong} gives other results than the eager one" if wrong else ""
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         # What Triton, a compiler or a driver raise when they do not go together.
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

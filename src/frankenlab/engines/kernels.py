@@ -107,6 +107,5 @@ class Kernels:
 
 
 EAGER = Kernels(
-    *("eager", (QUERIES_AT_ONCE, QUERIES_AT_ONCE)),
-    *(swiglu, rotate, tree_attention, score_rows),
+    "eager", (QUERIES_AT_ONCE, QUERIES_AT_ONCE), swiglu, rotate, tree_attention, score_rows
 )
