@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from frankenlab.engines import kernel_choice
-from frankenlab.engines.kernel_choice import KERNELS_VARIABLE, differing, kernels_for
+from frankenlab.engines.kernel_choice import KERNELS_VARIABLE, differing, kernels_for, tried_mask
 from frankenlab.engines.kernels import EAGER
 from frankenlab.io.errors import UserError
 
@@ -85,3 +85,11 @@ def test_a_kernel_that_differs_is_named(dtype):
     assert differing(likely, *asked) == "score"
     nothing = replace(EAGER, swiglu=lambda x: torch.full((x.shape[0], x.shape[1] // 2), torch.nan))
     assert differing(nothing, *asked) == "swiglu"
+
+
+def test_the_batch_that_they_are_tried_on_fills_what_is_loaded_ahead():
+    triton_kernels = pytest.importorskip("frankenlab.engines.triton_kernels")
+    for tile in (triton_kernels.TILE, triton_kernels.TILE_FLOAT32):
+        start, whole, stop = tried_mask(tile).ranges.unbind(1)
+        # Three blocks are on their way at once, at most.
+        assert (whole - start).max() > 3 and (stop - whole).max() > 3

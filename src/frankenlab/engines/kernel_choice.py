@@ -7,14 +7,20 @@ from collections.abc import Iterator
 import torch
 
 from frankenlab.engines.kernels import EAGER, Kernels
-from frankenlab.engines.tree_mask import tree_mask
+from frankenlab.engines.tree_mask import TreeMask, tree_mask
 from frankenlab.io.errors import UserError
 
 KERNELS_VARIABLE = "FRANKENLAB_KERNELS"
 CHOICES = ("triton", "eager")
 
 # The batch that the kernels are tried on: what all see, and documents that end inside of blocks.
-TRIED_DOCUMENTS = (70, 100, 37, 1, 90)
+# Every so many of their tokens one is seen by itself only. So some queries visit more blocks of
+# keys, whole and not, than are loaded ahead.
+TRIED_DOCUMENTS = (330, 300, 37, 1, 90)
+TRIED_LEAVES = 24
+
+# Rows of logits that the head's kernel is tried on.
+TRIED_ROWS = 64
 
 logger = logging.getLogger(__name__)
 
@@ -100,17 +106,24 @@ def _results(
     exact = EAGER.rotate(heads.double(), *(table.double() for table in tables))
     yield "rotate", kernels.rotate(heads, *tables), exact
 
-    lengths = torch.tensor(TRIED_DOCUMENTS)
-    ends = lengths.cumsum(0).repeat_interleave(lengths)
-    ends[: TRIED_DOCUMENTS[0]] = tokens
-    mask = tree_mask(ends, kernels.tile)
+    mask = tried_mask(kernels.tile)
     q, k, v = qkv.split((n_heads, n_kv_heads, n_kv_heads), dim=1)
     exact = EAGER.tree_attention(q.double(), k.double(), v.double(), mask.to(device))
     yield "tree_attention", kernels.tree_attention(q, k, v, mask.to(device)), exact
 
-    logits = random(tokens, 40 * head_dim)
-    highest, rows = logits.argmax(-1), torch.arange(tokens, device=device)
+    logits = random(TRIED_ROWS, 40 * head_dim)
+    highest, rows = logits.argmax(-1), torch.arange(TRIED_ROWS, device=device)
     targets = torch.where(rows % 2 == 0, highest, rows)
     scores, greedy = kernels.score(logits, rows, targets)
     yield "score", scores, logits.double().log_softmax(-1)[rows, targets]
     yield "score", greedy.float(), (highest == targets).double()
+
+
+def tried_mask(tile: tuple[int, int]) -> TreeMask:
+    """Return the mask of the batch that the kernels are tried on."""
+    lengths = torch.tensor(TRIED_DOCUMENTS)
+    ends = lengths.cumsum(0).repeat_interleave(lengths)
+    leaves = torch.arange(TRIED_DOCUMENTS[0], len(ends), TRIED_LEAVES)
+    ends[leaves] = leaves + 1
+    ends[: TRIED_DOCUMENTS[0]] = len(ends)
+    return tree_mask(ends, tile)
