@@ -87,6 +87,17 @@ def prepare(given: argparse.Namespace) -> None:
         os.environ.setdefault(name, "1")
     if given.wheels:
         install_missing(given.wheels, site)
+    if headers := cuda_headers():
+        os.environ.setdefault("CPATH", os.pathsep.join(headers))
+
+
+def cuda_headers() -> list[str]:
+    """The headers that torch's CUDA packages bring: a compiler of CUDA from packages has no others,
+    and exllamav2's extension needs those of the libraries."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = spec.submodule_search_locations if spec else None
+    found = (path for folder in folders or () for path in Path(folder).glob("cu[0-9]*/include"))
+    return [str(path) for path in sorted(found)]
 
 
 def install_missing(wheels: Path, site: Path) -> None:

@@ -20,7 +20,7 @@ from frankenlab.engines.kernels import EAGER, Kernels
 from frankenlab.engines.tree_mask import tree_mask
 from frankenlab.io.errors import UserError
 
-HEADS, HEAD_DIM, INNER = 32, 128, 11008
+HEADS, HEAD_DIM, INNER, VOCABULARY = 32, 128, 11008, 32000
 HIDDEN = HEADS * HEAD_DIM
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Heads, key heads and head dim of models that are tried: 7B, 8B, and small ones.
@@ -60,6 +60,7 @@ def works(
     # Rotating in place, again and again, changes no length.
     cos, sin = angles.cos(), angles.sin()
     q, k, v = qkv.split(HEADS, dim=1)
+    logits, places = random(tokens, VOCABULARY), torch.arange(tokens, device=device)
     found: dict[str, tuple[Callable[[], object], int]] = {
         "sum and norm": (
             lambda: kernels.add_norm(update, residual, weight, 1e-5),
@@ -71,6 +72,7 @@ def works(
             lambda: kernels.rotate(qkv[:, : 2 * HEADS], cos, sin),
             8 * tokens * HEADS * HEAD_DIM,
         ),
+        "scores": (lambda: kernels.score(logits, places, places), 2 * tokens * VOCABULARY),
     }
     for prefix in (0, 768):
         mask = tree_mask(document_ends(tokens, prefix), kernels.tile).to(torch.device(device))

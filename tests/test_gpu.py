@@ -163,7 +163,8 @@ def test_a_sweep_waits_for_nothing_and_its_sequence_gives_the_scores_of_rows(sma
     eager, exact = (TorchEngine(small, dtype, "cuda") for dtype in ("bfloat16", "float32"))
     assert (fast.layout, eager.layout, exact.layout) == ("flat", "rows", "rows")
     plans, texts = small_plans(3), random_documents(1000, 20, 80)
-    for shots in ((), tuple(texts[0])):
+    # After 77 tokens, the rows of the eager engines have odd numbers of keys.
+    for shots in ((), tuple(texts[0][:77])):
         requests = [
             [TokenRequest(shots + r.context, r.continuation) for r in document]
             for document in requests_from_tokens(texts)

@@ -1,6 +1,7 @@
 """The GPU check, as far as a CPU can tell: its parts, its table, its failures."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -50,6 +51,7 @@ def run(tmp_path, monkeypatch, *arguments) -> tuple[int, str]:
     monkeypatch.setenv("PYTHONPATH", "")
     monkeypatch.setenv("EXLLAMA_NO_SDPA", "1")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("CPATH", "")
     monkeypatch.setattr(sys, "path", list(sys.path))
     out = tmp_path / "report" / "gpu-check.md"
     scratch = ["--scratch", str(tmp_path / "scratch"), "--out", str(out)]
@@ -64,6 +66,22 @@ def test_without_a_gpu_it_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "no CUDA device" in said
     assert not (tmp_path / "x.md").exists()
+
+
+def test_the_extension_is_compiled_with_the_headers_of_torch_s_cuda_packages(tmp_path, monkeypatch):
+    """Where CUDA's compiler is a package, it has no headers of CUDA's libraries."""
+    for part in ("cu13/include", "cudnn/include", "cu13/lib"):
+        (tmp_path / "nvidia" / part).mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name in ("PYTHONPATH", "EXLLAMA_NO_SDPA", "TORCH_EXTENSIONS_DIR"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.delenv("CPATH", raising=False)
+    given = gpu_check.arguments(["--scratch", str(tmp_path)])
+    gpu_check.prepare(given)
+    assert os.environ["CPATH"] == str(tmp_path / "nvidia" / "cu13" / "include")
+    monkeypatch.setenv("CPATH", "own")
+    gpu_check.prepare(given)
+    assert os.environ["CPATH"] == "own"
 
 
 def test_a_step_that_fails_is_a_line_and_the_others_go_on(tmp_path, monkeypatch):
@@ -123,6 +141,7 @@ def test_the_kernels_are_compared_and_timed_and_one_that_differs_is_an_error(mon
             "product and sum",
             "SwiGLU",
             "rotary",
+            "scores",
             "attention",
             "attention after 768",
         )

@@ -114,7 +114,8 @@ def test_the_fastest_batch_that_memory_holds_is_taken(monkeypatch):
 
 
 def test_the_profile_tells_the_device_s_time_by_operator(setup):
-    rows = []
+    gpu_steps.peers_setting(setup, rows := [])
+    rows.clear()
     gpu_steps.profile_peers_sweep(setup, rows)
     assert rows[0][0] == "seconds of the same sweep, not profiled"
     shares = [float(share.rstrip("%")) for _, share in rows[2:]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from frankenlab.engines import kernel_choice
-from frankenlab.engines.kernel_choice import KERNELS_VARIABLE, differing, kernels_for
+from frankenlab.engines.kernel_choice import KERNELS_VARIABLE, differing, kernels_for, tried_mask
 from frankenlab.engines.kernels import EAGER
 from frankenlab.io.errors import UserError
 
@@ -46,6 +46,19 @@ def test_where_they_fail_one_line_says_so_and_the_eager_ones_run(monkeypatch, ca
     assert ("swiglu" if fault == "differs" else "RuntimeError: no compiler found") in line
 
 
+def test_too_little_memory_to_try_them_is_no_fault_of_theirs(monkeypatch):
+    """exllamav2's engine then frees memory and tries again."""
+    pytest.importorskip("triton", reason="Triton is for Linux only")
+
+    def found(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.delenv(KERNELS_VARIABLE, raising=False)
+    monkeypatch.setattr(kernel_choice, "differing", found)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels_for(CUDA, *HEADS)
+
+
 def test_another_choice_is_refused(monkeypatch):
     monkeypatch.setenv(KERNELS_VARIABLE, "fast")
     with pytest.raises(UserError, match="FRANKENLAB_KERNELS=fast: it is one of triton, eager"):
@@ -69,8 +82,19 @@ def test_a_kernel_that_differs_is_named(dtype):
         "swiglu": lambda x: EAGER.swiglu(x.roll(x.shape[1] // 2, 1)),
         "rotate": lambda x, cos, sin: EAGER.rotate(x, cos, -sin),
         "tree_attention": late,
+        "score": lambda logits, rows, targets: EAGER.score(logits[:, :-1], rows, targets),
     }
     for name, function in wrong.items():
         assert differing(replace(EAGER, **{name: function}), *asked) == name
+    likely = replace(EAGER, score=lambda *given: (EAGER.score(*given)[0], given[1] > -1))
+    assert differing(likely, *asked) == "score"
     nothing = replace(EAGER, swiglu=lambda x: torch.full((x.shape[0], x.shape[1] // 2), torch.nan))
     assert differing(nothing, *asked) == "swiglu"
+
+
+def test_the_batch_that_they_are_tried_on_fills_what_is_loaded_ahead():
+    triton_kernels = pytest.importorskip("frankenlab.engines.triton_kernels")
+    for tile in (triton_kernels.TILE, triton_kernels.TILE_FLOAT32):
+        start, whole, stop = tried_mask(tile).ranges.unbind(1)
+        # Three blocks are on their way at once, at most.
+        assert (whole - start).max() > 3 and (stop - whole).max() > 3

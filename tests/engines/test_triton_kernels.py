@@ -76,7 +76,7 @@ def test_they_compile_for_a_gpu_and_fit_its_shared_memory(monkeypatch, tmp_path,
     capability, stages, kilobytes = GPUS[gpu]
     monkeypatch.setattr(triton_kernels, "_stages", lambda device: stages)
     launches = []
-    for name in ("_add_norm", "_swiglu", "_rotate", "_tree_attention"):
+    for name in ("_add_norm", "_swiglu", "_rotate", "_reduce", "_tree_attention"):
         launches.append(Launches(getattr(triton_kernels, name), capability))
         monkeypatch.setattr(triton_kernels, name, launches[-1])
     for dtype in (torch.bfloat16, torch.float32):
@@ -86,6 +86,7 @@ def test_they_compile_for_a_gpu_and_fit_its_shared_memory(monkeypatch, tmp_path,
         found.add_norm(state, state, state[0], 1e-5)
         found.swiglu(torch.zeros(2, 96, dtype=dtype))
         found.rotate(heads[:, :5], heads[:, :1], heads[:, :1])
+        found.score(heads.flatten(1), *torch.zeros(2, 1, dtype=torch.int64))
         q, k, v = heads.split((4, 1, 1), dim=1)
         found.tree_attention(q, k, v, tree_mask(torch.tensor([1, 2]), found.tile))
     for launched in launches:

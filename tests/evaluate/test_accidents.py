@@ -78,6 +78,12 @@ def test_without_memory_a_batch_is_halved_until_it_fits(
     assert_same_table(found, expected)
 
 
+def test_what_libraries_say_when_their_memory_runs_out_is_understood():
+    said = ("Triton Error [CUDA]: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when …")
+    assert all(runner._out_of_memory(RuntimeError(text)) for text in said)
+    assert not runner._out_of_memory(RuntimeError("CUDA error: an illegal memory access"))
+
+
 def test_memory_that_runs_out_in_the_middle_of_a_batch_keeps_the_plans_that_are_done(
     tiny, tmp_path, noted
 ):

@@ -19,9 +19,9 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks that small tensors fill more than one of."""
-    for name, value in {"TILE": (32, 16), "TILE_FLOAT32": (16, 16), "SWIGLU_BLOCK": 16}.items():
+    sizes = {"TILE": (32, 16), "TILE_FLOAT32": (16, 16), "SWIGLU_BLOCK": 16, "ROTATE_HEADS": 2}
+    for name, value in (sizes | {"SCORE_BLOCK": 16}).items():
         monkeypatch.setattr(triton_kernels, name, value)
-    monkeypatch.setattr(triton_kernels, "ROTATE_HEADS", 2)
 
 
 def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -106,6 +106,32 @@ def test_large_scores_do_not_overflow():
     found = triton_kernels.tree_attention(300 * q, 10 * k, v, mask)
     exact = kernels.tree_attention(3000 * q.double(), k.double(), v.double(), mask)
     assert torch.allclose(found.double(), exact, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocabulary", [1, 16, 50])
+def test_scores(vocabulary, dtype):
+    """Equal highest logits among them, within a block and in two; the first one is the greedy."""
+    logits = 30 * random(40, vocabulary, dtype=dtype)
+    logits[1, [3 % vocabulary, 5 % vocabulary, -1]] = 200.0
+    logits[2, [4 % vocabulary, 20 % vocabulary]] = 200.0
+    logits[3] = -40_000.0
+    rows = torch.arange(40).repeat_interleave(vocabulary)
+    targets = torch.arange(vocabulary).repeat(40)
+    found, greedy = triton_kernels.score(logits, rows, targets)
+    exact = logits.double().log_softmax(-1).flatten()
+    assert found.dtype == torch.float32 and greedy.dtype == torch.bool
+    size = logits.double().abs().amax(-1)[rows] + exact.abs()
+    assert ((found - exact).abs() <= 1e-6 * size + 1e-6).all()
+    assert torch.equal(greedy.view(40, -1).nonzero()[:, 1], logits.argmax(-1))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_of_what_is_not_finite_are_nan(value):
+    logits = random(3, 40, dtype=torch.float16)
+    logits[1, 20] = value
+    found, _ = triton_kernels.score(logits, torch.arange(3), torch.zeros(3, dtype=torch.int64))
+    assert found.isfinite().tolist() == [True, False, True]
 
 
 def test_the_check_at_load_accepts_them(monkeypatch):

@@ -2,20 +2,26 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
 from frankenlab.engines.kernels import EAGER, Kernels, rms_norm
-from frankenlab.engines.tree_mask import tree_mask
+from frankenlab.engines.tree_mask import TreeMask, tree_mask
 from frankenlab.io.errors import UserError
 
 KERNELS_VARIABLE = "FRANKENLAB_KERNELS"
 CHOICES = ("triton", "eager")
 
 # The batch that the kernels are tried on: what all see, and documents that end inside of blocks.
-TRIED_DOCUMENTS = (70, 100, 37, 1, 90)
+# Every so many of their tokens one is seen by itself only. So some queries visit more blocks of
+# keys, whole and not, than are loaded ahead.
+TRIED_DOCUMENTS = (330, 300, 37, 1, 90)
+TRIED_LEAVES = 24
 TRIED_EPS = 1e-5
+
+# Rows of logits that the head's kernel is tried on.
+TRIED_ROWS = 64
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +36,7 @@ def kernels_for(
 
     Raises:
         UserError: the environment variable has another value.
+        torch.OutOfMemoryError: there is no memory to try them, which says nothing of them.
     """
     if device.type != "cuda":
         return EAGER
@@ -44,6 +51,8 @@ def kernels_for(
         found = kernels(dtype)
         wrong = differing(found, device, dtype, n_heads, n_kv_heads, head_dim)
         why = f"{wrong} gives other results than the eager one" if wrong else ""
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         # What Triton, a compiler or a driver raise when they do not go together.
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -66,8 +75,8 @@ def differing(
     They may differ by a few roundings of the largest result. What is NaN differs.
     """
     shape = n_heads, n_kv_heads, head_dim
-    tolerance = max(2 * torch.finfo(dtype).eps, 1e-4)
     for name, found, exact in _results(kernels, device, dtype, *shape):
+        tolerance = max(2 * torch.finfo(found.dtype).eps, 1e-4)
         if not (found - exact).abs().max() <= tolerance * exact.abs().max():
             return name
     return None
@@ -83,27 +92,41 @@ def _results(
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """Yield the name of each kernel, its result on a small batch, and the eager one in float64."""
     generator = torch.Generator().manual_seed(0)
-    tokens = sum(TRIED_DOCUMENTS)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
-    size = n_heads * head_dim
-    update, residual, weight = random(tokens, size), random(tokens, size), random(size)
-    # In 16 bits the sum is rounded before the norm is made of it.
-    total = (update.double() + residual.double()).to(dtype)
-    exact = rms_norm(total.double(), weight.double(), TRIED_EPS)
-    # It may be written over the update.
-    found, normed = kernels.add_norm(update, residual, weight, TRIED_EPS)
-    yield "add_norm", torch.cat((found, normed)), torch.cat((total.double(), exact))
+    yield from _sums(kernels, random, n_heads * head_dim)
+    gate_up = random(sum(TRIED_DOCUMENTS), 4 * head_dim)
+    yield "swiglu", kernels.swiglu(gate_up), EAGER.swiglu(gate_up.double())
+    yield from _attention(kernels, random, n_heads, n_kv_heads, head_dim)
+    yield from _head(kernels, random(TRIED_ROWS, 40 * head_dim))
 
-    x, matrix, bias = random(tokens, 32), random(size, 32), random(size)
+
+def _sums(
+    kernels: Kernels, random: Callable[..., torch.Tensor], size: int
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Yield the results of what adds to a residual of `size` numbers a token."""
+    update, residual, weight = random(TRIED_ROWS, size), random(TRIED_ROWS, size), random(size)
+    # The sum is rounded before the norm is made of it. It may be written over the update.
+    total = (update.double() + residual.double()).to(update.dtype).double()
+    exact = torch.cat((total, rms_norm(total, weight.double(), TRIED_EPS)))
+    yield "add_norm", torch.cat(kernels.add_norm(update, residual, weight, TRIED_EPS)), exact
+
+    x, matrix, bias = random(TRIED_ROWS, 32), random(size, 32), random(size)
     exact = EAGER.add_product(residual.double(), x.double(), matrix.double(), bias.double())
     yield "add_product", kernels.add_product(residual, x, matrix, bias), exact
 
-    gate_up = random(tokens, 4 * head_dim)
-    yield "swiglu", kernels.swiglu(gate_up), EAGER.swiglu(gate_up.double())
 
+def _attention(
+    kernels: Kernels,
+    random: Callable[..., torch.Tensor],
+    n_heads: int,
+    n_kv_heads: int,
+    head_dim: int,
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Yield the results of the rotary embedding and of the attention."""
+    tokens = sum(TRIED_DOCUMENTS)
     # Large queries attend to few keys, so that each key counts.
     qkv = 3 * random(tokens, n_heads + 2 * n_kv_heads, head_dim)
     heads, angles = qkv[:, : n_heads + n_kv_heads], random(tokens, 1, head_dim // 2).repeat(1, 1, 2)
@@ -111,10 +134,28 @@ def _results(
     exact = EAGER.rotate(heads.double(), *(table.double() for table in tables))
     yield "rotate", kernels.rotate(heads, *tables), exact
 
+    mask = tried_mask(kernels.tile).to(qkv.device)
+    q, k, v = qkv.split((n_heads, n_kv_heads, n_kv_heads), dim=1)
+    exact = EAGER.tree_attention(q.double(), k.double(), v.double(), mask)
+    yield "tree_attention", kernels.tree_attention(q, k, v, mask), exact
+
+
+def _head(
+    kernels: Kernels, logits: torch.Tensor
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Yield the results of the head's scores: half of the targets are the highest logits."""
+    highest, rows = logits.argmax(-1), torch.arange(len(logits), device=logits.device)
+    targets = torch.where(rows % 2 == 0, highest, rows)
+    scores, greedy = kernels.score(logits, rows, targets)
+    yield "score", scores, logits.double().log_softmax(-1)[rows, targets]
+    yield "score", greedy.float(), (highest == targets).double()
+
+
+def tried_mask(tile: tuple[int, int]) -> TreeMask:
+    """Return the mask of the batch that the kernels are tried on."""
     lengths = torch.tensor(TRIED_DOCUMENTS)
     ends = lengths.cumsum(0).repeat_interleave(lengths)
-    ends[: TRIED_DOCUMENTS[0]] = tokens
-    mask = tree_mask(ends, kernels.tile)
-    q, k, v = qkv.split((n_heads, n_kv_heads, n_kv_heads), dim=1)
-    exact = EAGER.tree_attention(q.double(), k.double(), v.double(), mask.to(device))
-    yield "tree_attention", kernels.tree_attention(q, k, v, mask.to(device)), exact
+    leaves = torch.arange(TRIED_DOCUMENTS[0], len(ends), TRIED_LEAVES)
+    ends[leaves] = leaves + 1
+    ends[: TRIED_DOCUMENTS[0]] = len(ends)
+    return tree_mask(ends, tile)

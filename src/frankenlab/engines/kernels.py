@@ -1,4 +1,4 @@
-"""The operations between a layer's matrix products, in as few passes over memory as possible.
+"""The operations between the matrix products, in as few passes over memory as possible.
 
 Written plainly, they would take as long as the products on a CPU, because each operation reads and
 writes all activations. The results are those of the plain operations, rounding included, but for
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from frankenlab.engines.scoring import Score, score_rows
 from frankenlab.engines.tree_mask import TreeMask
 
 # Tokens whose float32 values stay in a core's cache between the operations on them.
@@ -106,7 +107,7 @@ def tree_attention(
 
 @dataclass(frozen=True)
 class Kernels:
-    """The operations between a layer's matrix products on a device.
+    """The operations between the matrix products on a device.
 
     Attributes:
         name: "eager" or "triton".
@@ -117,6 +118,7 @@ class Kernels:
         rotate: see `rotate`; of [tokens, heads, head dim], and `cos` and `sin` have like halves.
             It may rotate in place: go on with what it returns.
         tree_attention: see `tree_attention`. What it returns is contiguous.
+        score: see `scoring.score_rows`; the logits are contiguous.
     """
 
     name: str
@@ -130,6 +132,7 @@ class Kernels:
     swiglu: Callable[[torch.Tensor], torch.Tensor]
     rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     tree_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, TreeMask], torch.Tensor]
+    score: Score
 
 
 EAGER = Kernels(
@@ -140,4 +143,5 @@ EAGER = Kernels(
     swiglu,
     rotate,
     tree_attention,
+    score_rows,
 )

@@ -6,8 +6,7 @@ from typing import NamedTuple
 # Rows are padded to a multiple of this: fewer distinct shapes, so fewer kernels to choose.
 LENGTH_MULTIPLE = 8
 
-# A row of its own for all documents is padded to a multiple of this: Triton compiles a kernel once
-# for all numbers of tokens that 16 divides.
+# A row of its own for all documents is padded to a multiple of this, for the same reason.
 FLAT_MULTIPLE = 16
 
 # Short documents share rows up to this length.

@@ -17,6 +17,8 @@ CHUNK = 512
 # highest value and the sum of their exponentials are found, which is four times faster.
 CACHED_ROWS = 8
 
+Score = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -53,7 +55,10 @@ def place_targets(batch: Batch, device: torch.device) -> Targets:
 
 
 def score_targets(
-    logits: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, targets: Targets
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    hidden: torch.Tensor,
+    targets: Targets,
+    score: Score,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Score the targets of a batch, running the head on a chunk of positions at a time.
 
@@ -62,6 +67,7 @@ def score_targets(
     Args:
         logits: final norm and head, [positions, hidden size] -> [positions, vocabulary].
         hidden: [scored positions, hidden size], in the order of `Targets.positions`.
+        score: `score_rows`, or what gives its results on a device.
 
     Returns:
         float64 [targets] log-probabilities, and bool [targets] whether greedy decoding picks the
@@ -72,11 +78,26 @@ def score_targets(
     for part, (low, high) in zip(hidden.split(CHUNK), targets.chunks, strict=True):
         chunk = logits(part)
         rows, tokens = targets.rows[low:high], targets.tokens[low:high]
-        highest, total = _reduced(chunk)
-        found = chunk[rows, tokens].float()
-        logprobs[low:high] = found - total[rows]
-        greedy[low:high] = _is_argmax(chunk, rows, tokens, found == highest[rows])
+        logprobs[low:high], greedy[low:high] = score(chunk, rows, tokens)
     return logprobs[targets.places], greedy[targets.places]
+
+
+def score_rows(
+    logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score targets after the positions that the rows of logits are of.
+
+    Args:
+        logits: [positions, vocabulary].
+        rows, targets: int64 [targets]: the row of each, and its token id.
+
+    Returns:
+        float32 [targets] log-probabilities, and bool [targets] whether the target is the first of
+        its row's highest logits.
+    """
+    highest, total = _reduced(logits)
+    found = logits[rows, targets].float()
+    return found - total[rows], _is_argmax(logits, rows, targets, found == highest[rows])
 
 
 def _reduced(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -208,7 +208,8 @@ class TorchEngine:
         """Score the targets (see `score_targets`), given what `finish` returns."""
         targets = batch.on(self.norm.device).targets
         assert targets is not None, "place() a batch to score it"
-        return score_targets(self.logits, moved(hidden, self.norm.device), targets)
+        hidden = moved(hidden, self.norm.device)
+        return score_targets(self.logits, hidden, targets, self.kernels.score)
 
     def decoder(self, plan: Plan, capacity: int) -> "TorchDecoder":
         """Return a decoder for one sequence of at most `capacity` tokens."""

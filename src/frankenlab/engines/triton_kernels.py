@@ -25,6 +25,9 @@ NORM_WARPS = 8
 SWIGLU_BLOCK = 1024
 ROTATE_HEADS = 16
 
+# Logits of a row that one program takes at a time.
+SCORE_BLOCK = 4096
+
 # Queries and keys of a block, as in PyTorch's FlexAttention for these GPUs. Blocks of float32,
 # which runs without tensor cores, are smaller, because they fill the registers.
 TILE = (128, 64)
@@ -169,6 +172,31 @@ def _tree_attention(
     tl.store(out_at, (mixed / total[:, None]).to(out.dtype.element_ty), mask=within)
 
 
+@triton.jit
+def _reduce(totals, places, logits, stride, vocabulary, BLOCK: tl.constexpr):
+    """Find a row's highest value, then the sum of its exponentials; the second time the row comes
+    from the GPU's cache."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    highest = tl.full((BLOCK,), float("-inf"), tl.float32)
+    place = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, vocabulary, BLOCK):
+        here = start + columns
+        x = tl.load(logits + row * stride + here, mask=here < vocabulary, other=float("-inf"))
+        x = x.to(tl.float32)
+        place = tl.where(x > highest, here, place)
+        highest = tl.maximum(highest, x)
+    most = tl.max(highest, 0)
+    # NaN, which is higher than nothing, makes the sum NaN.
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, vocabulary, BLOCK):
+        here = start + columns
+        x = tl.load(logits + row * stride + here, mask=here < vocabulary, other=float("-inf"))
+        total += tl.exp(x.to(tl.float32) - most)
+    tl.store(totals + row, tl.log(tl.sum(total, 0)) + most)
+    tl.store(places + row, tl.min(tl.where(highest == most, place, vocabulary), 0))
+
+
 def add_norm(
     update: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -244,6 +272,22 @@ def tree_attention(
     return out
 
 
+def score(
+    logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `scoring.score_rows` returns. The numbers of a row lie side by side."""
+    positions, vocabulary = logits.shape
+    totals = logits.new_empty(positions, dtype=torch.float32)
+    places = logits.new_empty(positions, dtype=torch.int32)
+    with torch.cuda.device_of(logits):
+        _reduce[(positions,)](
+            *(totals, places, logits, logits.stride(0), vocabulary),
+            BLOCK=SCORE_BLOCK,
+            num_warps=8,
+        )
+    return logits[rows, targets].float() - totals[rows], places[rows] == targets
+
+
 def tile_of(dtype: torch.dtype) -> tuple[int, int]:
     """Return the numbers of queries and of keys in a block."""
     return TILE_FLOAT32 if dtype == torch.float32 else TILE
@@ -251,7 +295,8 @@ def tile_of(dtype: torch.dtype) -> tuple[int, int]:
 
 def kernels(dtype: torch.dtype) -> Kernels:
     """Return the kernels for tensors of a dtype."""
-    return Kernels("triton", tile_of(dtype), add_norm, add_product, swiglu, rotate, tree_attention)
+    functions = add_norm, add_product, swiglu, rotate, tree_attention, score
+    return Kernels("triton", tile_of(dtype), *functions)
 
 
 @cache

@@ -329,11 +329,13 @@ def _halves(work: Work, done: set[Plan], error: Exception) -> list[Work]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out: CUDA has a type for it, the CPU's allocator only a text."""
+    """Tell whether memory ran out: torch has a type for it on CUDA; the CPU's allocator, and Triton
+    and CUDA's libraries, which take memory beside torch, have only a text."""
     import torch
 
+    texts = ("allocate memory", "out of memory", "ALLOC_FAILED")
     kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "allocate memory" in str(error)
+    return isinstance(error, kinds) or any(text in str(error) for text in texts)
 
 
 def _table(
