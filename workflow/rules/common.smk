@@ -128,11 +128,10 @@ def longest_first(rule):
     return seconds
 
 
-def script_stamp(name, whole=False, shared=False, **settings):
+def script_stamp(name, whole=False, **settings):
     """Return a small file that changes with what a script does, and with its settings; with what
-    surrounds its job too, where the whole of it counts; one file for all experiments, where they
-    share what the script makes."""
-    return lambda w: RUN.script_stamp(name, settings, whole, shared)
+    surrounds its job too, where the whole of it counts."""
+    return lambda w: RUN.script_stamp(name, settings, whole, w.get("key", ""))
 
 
 def cell_stamp(name, settings=lambda model, quantization: {}):
