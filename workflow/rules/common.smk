@@ -17,11 +17,12 @@ from frankenlab.runtime.modules import workflow_run
 from frankenlab.runtime.processes import memory_mb
 from frankenlab.runtime.stamps import local_data
 
+# A module may have been given a part of the config, or another one.
+WHOLE = config is workflow.modifier_stack[0].globals["config"]
+
 try:
     # Snakemake's own reader keeps the last of two equal keys without a word.
-    # A module may have been given a part of that config, or another one.
-    _whole = config is workflow.modifier_stack[0].globals["config"]
-    for _path in workflow.configfiles if workflow.is_main_process and _whole else []:
+    for _path in workflow.configfiles if workflow.is_main_process and WHOLE else []:
         configuration.read(_path)
     # "answer" is ours: `use rule ... with` reads a module's files once more.
     _read = {key: value for key, value in config.items() if key != "answer"}
