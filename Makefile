@@ -12,13 +12,13 @@ help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "CONFIG=FILE names another experiment; later files of CONFIG=\"A B\" change earlier ones."
 
-# Snakemake answers the name of a file that is not there with a traceback.
-CONFIG_THERE = @for f in $(CONFIG); do test -f "$$f" || { echo "CONFIG: there is no $$f"; exit 1; }; done
+# Snakemake answers a file that it cannot read with a traceback. This takes a second.
+CONFIG_READ = @$(BIN)/frankenlab show base --config $(CONFIG) > /dev/null
 
 run: .venv/.run ## installs, downloads, searches and confirms; ends with the page
-	$(CONFIG_THERE)
+	$(CONFIG_READ)
 	$(BIN)/snakemake --profile $(PROFILE) --configfile $(CONFIG)
-	@echo "the page: $$($(BIN)/python -c 'import sys, yaml; print("results/" + {k: v for f in sys.argv[1:] for k, v in yaml.safe_load(open(f)).items()}["experiment"])' $(CONFIG))/report/index.html"
+	@echo "the page: results/$$($(BIN)/python -c 'import sys; from frankenlab.config.experiment import load; print(load(*sys.argv[1:]).name)' $(CONFIG))/report/index.html"
 
 test: .venv/.dev ## runs all tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
@@ -41,7 +41,7 @@ fuzz: .venv/.dev ## compares random cases with lm-evaluation-harness
 # how long it takes on so many GPUs, CARDS="h100,a100,rtx-4090" how many hours of each of these cards it
 # takes; PROFILE=profiles/slurm checks it against the cluster's partitions.
 plan: .venv/.run ## says what an experiment costs and what is left to do, without running
-	$(CONFIG_THERE)
+	$(CONFIG_READ)
 	FRANKENLAB_GPUS=$(GPUS) FRANKENLAB_CARDS=$(CARDS) FRANKENLAB_TOKENS_PER_SECOND=$(TOKENS_PER_SECOND) \
 	  $(BIN)/snakemake --dry-run --quiet rules progress reason host --profile $(PROFILE) \
 	  --configfile $(CONFIG)

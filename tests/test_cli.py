@@ -295,6 +295,7 @@ def test_a_second_run_needs_no_model(tiny, experiment, monkeypatch):
         (["--task", "boolq_passages", "--stage", "search"],
          ['"boolq_passages"', "search", "only confirmed"]),
         (["--plan", "base", "--task", "arc_easy", "--config", "absent.yaml"], ["absent.yaml"]),
+        (["--task", "arc_easy", "--gpus", "2", "--device", "cpu"], ["--gpus 2: needs --device"]),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line_and_status_2(tiny, experiment, capsys, arguments, parts):
@@ -537,12 +538,30 @@ def test_a_file_that_lists_no_plan_is_refused(tiny, experiment, capsys, content,
     assert f"--plans: plans.txt {fault}" in one_line(capsys.readouterr().err)
 
 
+def test_a_wrong_plan_of_a_file_is_named_with_its_line(tiny, experiment, capsys):
+    Path("plans.txt").write_text("0:3,2:4  # one\n\n0:9\n")
+    assert evaluate(tiny(), "--task", "arc_easy", "--plans", "plans.txt") == 2
+    assert '--plans: plans.txt, line 3: plan "0:9": 9 is' in capsys.readouterr().err
+
+
 def test_a_store_that_cannot_be_written_to_is_refused_before_anything_else(experiment, capsys):
     given = ["evaluate", "absent", "--task", "absent", "--store", "config.yaml/store"]
     assert cli.main(given) == 2
     assert "--store config.yaml/store: nothing can be written to" in one_line(
         capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("option", ["--store", "--output", "--plans", "--config"])
+def test_an_option_without_a_name_is_refused(capsys, option):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["evaluate", "model", "--task", "sst2", option, ""])
+    assert error.value.code == 2 and f"{option}: the name of a" in capsys.readouterr().err
+
+
+def test_a_wrong_speed_is_refused_before_the_plans_are_listed(experiment, capsys):
+    assert cli.main(["plans", "--config", "config.yaml", "--tokens-per-second", "x"]) == 2
+    assert not capsys.readouterr().out
 
 
 def test_a_wrong_option_is_one_line_and_a_task_is_named_with_the_nearest(experiment, capsys):

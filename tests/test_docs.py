@@ -7,6 +7,7 @@ import argparse
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -114,6 +115,19 @@ def test_a_command_by_hand_runs(workplace: Path, monkeypatch, capsys, given: str
 @pytest.mark.parametrize("given", NOT_RUN)
 def test_a_command_that_is_not_run_is_parsed(given: str) -> None:
     assert cli.parser().parse_args(shlex.split(given)).run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["run", "plan"])
+def test_make_names_a_config_that_cannot_be_read(tmp_path: Path, target: str) -> None:
+    config_file = tmp_path / "latin.yaml"
+    config_file.write_bytes(b"experiment: caf\xe9")
+    given = ["-o", ".venv/.run", target, f"BIN={Path(sys.executable).parent}"]
+    done = subprocess.run(
+        ["make", *given, f"CONFIG={config_file}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and not done.stdout
+    assert "latin.yaml: cannot be read (it is not UTF-8 (byte 15))" in done.stderr.splitlines()[0]
 
 
 @pytest.mark.parametrize("given", dict.fromkeys([*arguments("make"), *arguments("srun")]))

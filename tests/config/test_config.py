@@ -720,3 +720,12 @@ def test_the_folder_of_quantized_weights_does_not_depend_on_names_in_the_code(
     folder = config.check(raw).quantized_folder("tiny")
     # Another folder would be quantized again, which takes hours.
     assert str(folder) == "resources/exl2/tiny-05133c7ec5ee/eb0e23ffe34c8af3"
+
+
+def test_weights_that_were_quantized_on_another_device_are_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.jsonl").touch()
+    exl2 = {"calibration": {"file": "text.jsonl"}, "quantizer": "reference"}
+    raw = changed("exl2", exl2) | {"quantizations": ["exl2-4.0"]}
+    folders = {config.check(raw | {"device": x}).quantized_folder("tiny") for x in ("cpu", "cuda")}
+    assert len(folders) == 2

@@ -67,7 +67,7 @@ def test_worked_examples_of_a_file_are_its_first_documents(data, tmp_path, monke
         ({"a": {"doc_to_txt": "x"}}, 'prompts.a: unknown key "doc_to_txt"; did you mean "doc_to'),
         ({"a": {"metric_list": []}}, 'prompts.a: unknown key "metric_list"; allowed: num_fewshot'),
         ({"a": {"num_fewshot": -1}}, "prompts.a.num_fewshot: -1 is out of bounds"),
-        ({"a": {"num_fewshot": True}}, "prompts.a.num_fewshot: True is not a whole number"),
+        ({"a": {"num_fewshot": True}}, "prompts.a.num_fewshot: true is not a whole number"),
         ({"a": {"doc_to_text": None}}, "prompts.a.doc_to_text: null is not a value"),
         ({"a b": TERSE}, "prompts"),
         ({"a@b": TERSE}, "prompts"),

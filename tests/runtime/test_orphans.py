@@ -313,6 +313,7 @@ def test_clear_leaves_a_running_experiment_alone_and_what_it_shares(slurm, proje
     slurm.add("1", project)
     slurm.add("2", project, name=OTHER)
     held = lock.take("results/tiny", "tiny")
+    making = lock.take("resources/.making/models.m.manifest.json", "tiny")
     folders = ["results/tiny", "results/store/ab", "resources/models", "results/other"]
     leftovers = [project / folder / ".table.k3j9x_0a.part" for folder in folders]
     for path in leftovers:
@@ -327,6 +328,7 @@ def test_clear_leaves_a_running_experiment_alone_and_what_it_shares(slurm, proje
     assert third == "half-written: results/other/.table.k3j9x_0a.part: removed"
     assert slurm.ids() == ["1"]
     assert [path.exists() for path in leftovers] == [True, True, True, False]
+    making.release()
     held.release()
     assert len(clear(capsys)[1].splitlines()) == 4
     assert slurm.ids() == [] and not any(path.exists() for path in leftovers)

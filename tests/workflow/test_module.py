@@ -140,6 +140,17 @@ def test_two_modules_with_other_configs_have_other_results(project: Project) -> 
     )
 
 
+def test_a_report_needs_no_experiment_in_the_projects_own_config(project: Project) -> None:
+    snakefile = project.folder / "workflow" / "Snakefile"
+    own = 'OURS = __import__("yaml").safe_load(open("config/config.yaml"))'
+    text = snakefile.read_text().replace('configfile: "config/config.yaml"', own)
+    snakefile.write_text(text.replace("config:\n        config", "config:\n        OURS"))
+    project.snakemake("--report", "page.html")
+    assert "the chance that an experiment claims anything" in (
+        (project.folder / "page.html").read_text().lower()
+    )
+
+
 def test_a_module_runs_beside_no_other_workflow(project: Project) -> None:
     held = lock.take(project.results, "tiny")
     try:

@@ -139,6 +139,8 @@ def test_documents_that_the_weights_were_calibrated_on_are_refused(lab: Laborato
     assert (
         'task "passages": a document holds a text that the weights were calibrated' in done.stderr
     )
+    # Both kinds of weights are there, and neither made the other stale.
+    assert not {"measure_exl2", "quantize_exl2"} & lab.jobs().keys()
 
 
 def test_a_directory_that_is_quantized_already_is_a_source(lab: Laboratory) -> None:

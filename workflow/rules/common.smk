@@ -17,11 +17,12 @@ from frankenlab.runtime.modules import workflow_run
 from frankenlab.runtime.processes import memory_mb
 from frankenlab.runtime.stamps import local_data
 
+# A module may have been given a part of the config, or another one.
+WHOLE = config is workflow.modifier_stack[0].globals["config"]
+
 try:
     # Snakemake's own reader keeps the last of two equal keys without a word.
-    # A module may have been given a part of that config, or another one.
-    _whole = config is workflow.modifier_stack[0].globals["config"]
-    for _path in workflow.configfiles if workflow.is_main_process and _whole else []:
+    for _path in workflow.configfiles if workflow.is_main_process and WHOLE else []:
         configuration.read(_path)
     # "answer" is ours: `use rule ... with` reads a module's files once more.
     _read = {key: value for key, value in config.items() if key != "answer"}
@@ -128,11 +129,10 @@ def longest_first(rule):
     return seconds
 
 
-def script_stamp(name, whole=False, shared=False, **settings):
+def script_stamp(name, whole=False, **settings):
     """Return a small file that changes with what a script does, and with its settings; with what
-    surrounds its job too, where the whole of it counts; one file for all experiments, where they
-    share what the script makes."""
-    return lambda w: RUN.script_stamp(name, settings, whole, shared)
+    surrounds its job too, where the whole of it counts."""
+    return lambda w: RUN.script_stamp(name, settings, whole, w.get("key", ""))
 
 
 def cell_stamp(name, settings=lambda model, quantization: {}):

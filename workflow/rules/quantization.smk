@@ -3,12 +3,7 @@ rule measure_exl2:
     input:
         model=lambda w: model_manifest(model_in(w.folder)),
         data=data_input(CALIBRATION),
-        stamp=script_stamp(
-            "measure_exl2",
-            shared=True,
-            device=SETTINGS.device,
-            data=local_data(CALIBRATION),
-        ),
+        stamp=script_stamp("measure_exl2", data=local_data(CALIBRATION)),
     output:
         local(f"{EXL2}/measurement.json"),
     log:
@@ -33,12 +28,7 @@ rule quantize_exl2:
         model=lambda w: model_manifest(model_in(w.folder)),
         data=data_input(CALIBRATION),
         measurement=local(f"{EXL2}/measurement.json"),
-        stamp=script_stamp(
-            "quantize_exl2",
-            shared=True,
-            device=SETTINGS.device,
-            data=local_data(CALIBRATION),
-        ),
+        stamp=script_stamp("quantize_exl2", data=local_data(CALIBRATION)),
     output:
         manifest=local(f"{EXL2}/{{quantization}}/manifest.json"),
     log:

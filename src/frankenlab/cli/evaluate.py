@@ -15,6 +15,7 @@ from frankenlab.cli.options import (
     experiment_of,
     notice,
     notice_omissions,
+    path,
     positive,
     whole,
 )
@@ -58,7 +59,7 @@ def add_to(commands: Any) -> None:
     )
     add("--plan", action="append", default=[], help=plan_help)
     plans_help = "a file with one plan in each line; what follows a # is a comment"
-    add("--plans", type=Path, metavar="FILE", help=plans_help)
+    add("--plans", type=path, metavar="FILE", help=plans_help)
     task_help = (
         "a task of the config, of config/tasks/ or of lm-evaluation-harness (`frankenlab tasks` "
         "lists them); may be given several times"
@@ -87,13 +88,13 @@ def add_to(commands: Any) -> None:
     budget_help = "most tokens in a batch (default: 4096)"
     add("--token-budget", type=positive, metavar="N", help=budget_help)
     store_help = f"the folder that keeps scored rows for later runs (default: {STORE})"
-    add("--store", type=Path, default=STORE, metavar="FOLDER", help=store_help)
+    add("--store", type=path, default=STORE, metavar="FOLDER", help=store_help)
     output_help = (
         "a file to write: .parquet or .csv get a row for each plan and document, .json gets the "
         "results as lm-evaluation-harness writes them (the base under the task's name, a plan "
         "under 'task [plan]')"
     )
-    add("--output", type=Path, metavar="FILE", help=output_help)
+    add("--output", type=path, metavar="FILE", help=output_help)
     add("--force", action="store_true", help="replace an output that exists")
     add_config(parser)
 
@@ -218,13 +219,14 @@ def _version_and_shots(task: "TaskSettings") -> tuple[Any, int]:
     return version, (keys.get("num_fewshot") or 0) if asked is None else asked
 
 
-def _plan_texts(options: argparse.Namespace) -> list[str]:
-    """Return the plans as they are written, those of the file last.
+def _plan_texts(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the plans as they are written, each with the line of the file that it stands in or "",
+    those of the file last.
 
     Raises:
         UserError: the file cannot be read, or has no plan.
     """
-    texts: list[str] = list(options.plan)
+    texts: list[tuple[str, str]] = [("", text) for text in options.plan]
     if options.plans:
         if fault := no_file(options.plans):
             raise UserError(f"--plans: {excerpt(options.plans)} {fault}")
@@ -233,7 +235,11 @@ def _plan_texts(options: argparse.Namespace) -> list[str]:
         except UnicodeDecodeError as error:
             reason = f"is not UTF-8 text (byte {error.start})"
             raise UserError(f"--plans: {excerpt(options.plans)} {reason}") from None
-        found = [plan for line in lines if (plan := line.partition("#")[0].strip())]
+        found = [
+            (f"--plans: {excerpt(options.plans)}, line {number}: ", plan)
+            for number, line in enumerate(lines, 1)
+            if (plan := line.partition("#")[0].strip())
+        ]
         if not found:
             raise UserError(
                 f"--plans: {excerpt(options.plans)} has no plan; one a line is expected"
@@ -242,13 +248,19 @@ def _plan_texts(options: argparse.Namespace) -> list[str]:
     return texts
 
 
-def _plans(texts: Sequence[str], directory: Path) -> "list[Plan]":
-    """Return the distinct plans, with the base among them."""
+def _plans(texts: Sequence[tuple[str, str]], directory: Path) -> "list[Plan]":
+    """Return the distinct plans of texts, each of which follows the place where it stands; the base
+    is among them."""
     from frankenlab.models.directory import model_shape
     from frankenlab.plans.plan import base, parse
 
     n_layers = model_shape(directory).n_layers
-    plans = [parse(text, n_layers) for text in texts]
+    plans = []
+    for where, text in texts:
+        try:
+            plans.append(parse(text, n_layers))
+        except UserError as error:
+            raise UserError(f"{where}{error}") from None
     unique = list(dict.fromkeys(plans))
     if len(unique) < len(plans):
         twice = ", ".join(excerpt(plan.text) for plan in unique if plans.count(plan) > 1)
@@ -299,6 +311,8 @@ def _model(options: argparse.Namespace, directory: Path) -> "ModelSpec":
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.gpus > 1 and device == "cpu":
+        raise UserError(f"--gpus {options.gpus}: needs --device cuda, the device is cpu")
     precision = DTYPES[options.dtype] if options.dtype else None
     model = ModelSpec.for_directory(directory, precision, device, options.engine)
     model = replace(model, gpus=options.gpus)

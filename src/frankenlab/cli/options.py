@@ -38,7 +38,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the option --config."""
     parser.add_argument(
         "--config",
-        type=Path,
+        type=path,
         nargs="+",
         action="extend",
         metavar="FILE",
@@ -57,6 +57,13 @@ def experiment_of(options: argparse.Namespace) -> "Experiment":
 def config_name(options: argparse.Namespace) -> str:
     """Return what the config is called in messages."""
     return ", ".join(map(str, options.config)) if options.config else "the default config"
+
+
+def path(text: str) -> Path:
+    """Return the file or folder that an option names."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a file or folder is expected, not ''")
+    return Path(text)
 
 
 def positive(text: str) -> int:

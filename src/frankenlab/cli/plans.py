@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from frankenlab.cli.options import (
@@ -10,6 +9,7 @@ from frankenlab.cli.options import (
     add_config,
     experiment_of,
     notice_omissions,
+    path,
     positive,
 )
 
@@ -47,7 +47,7 @@ def add_to(commands: Any) -> None:
     depth = show.add_mutually_exclusive_group()
     depth.add_argument("--layers", type=positive, metavar="N", help=layers_help)
     depth.add_argument(
-        "--model", type=Path, metavar="MODEL_DIR", help="take as many as this model has"
+        "--model", type=path, metavar="MODEL_DIR", help="take as many as this model has"
     )
     add_config(show)
 
@@ -59,6 +59,8 @@ def _plans(options: argparse.Namespace) -> None:
     from frankenlab.plans.grid import notices
 
     experiment = experiment_of(options)
+    given = options.tokens_per_second
+    speeds = given_speeds(given, experiment) if given else None
     prediction = predict(experiment)
     for model in experiment.models.values():
         found = prediction.workload.grid(model.name).grid
@@ -68,8 +70,6 @@ def _plans(options: argparse.Namespace) -> None:
             print(f"{model.name} ({model.n_layers} layers)")
             for item in found.plans:
                 print(f"  {item.group:<18}{item.plan}")
-    given = options.tokens_per_second
-    speeds = given_speeds(given, experiment) if given else None
     print(grid_summary(prediction.thorough(speeds)))
 
 

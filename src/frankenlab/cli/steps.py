@@ -1,10 +1,9 @@
 """The commands `fetch`, `materialize` and `clear`, each a step of the workflow."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from frankenlab.cli.options import add_command, add_config, experiment_of, notice_omissions
+from frankenlab.cli.options import add_command, add_config, experiment_of, notice_omissions, path
 
 
 def add_to(commands: Any) -> None:
@@ -27,10 +26,10 @@ def add_to(commands: Any) -> None:
         'MODEL_DIR --plan "0:20,10:30" --output CHECKPOINT_DIR',
     )
     model_help = "the directory of the base, as of Hugging Face"
-    export.add_argument("model", type=Path, metavar="MODEL_DIR", help=model_help)
+    export.add_argument("model", type=path, metavar="MODEL_DIR", help=model_help)
     export.add_argument("--plan", required=True, help='the plan, such as "0:20,10:30"')
     output_help = "the directory to write, which must not exist yet"
-    export.add_argument("--output", type=Path, required=True, metavar="DIR", help=output_help)
+    export.add_argument("--output", type=path, required=True, metavar="DIR", help=output_help)
 
     add_command(
         commands,

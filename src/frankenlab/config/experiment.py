@@ -242,6 +242,9 @@ class Experiment:
             "length": text.length,
         }
         made = [self.quantizer, self.settings.exl2.head_bits, calibration]
+        # It computes on either device, with other rounding; exllamav2's runs on CUDA only.
+        if self.quantizer == "reference" and self.settings.device == "cuda":
+            made.append(self.settings.device)
         return RESOURCES / "exl2" / self.models[model].folder / content_hash(made)
 
 

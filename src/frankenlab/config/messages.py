@@ -16,6 +16,8 @@ _BOUNDS = {
     "maximum": "to",
     "exclusiveMaximum": "below",
 }
+# What YAML calls these.
+_WORDS = {"None": "null", "True": "true", "False": "false"}
 # The types of a JSON schema in words.
 _TYPES = {
     "array": "a list",
@@ -34,7 +36,9 @@ def message(failure: ValidationError) -> str:
     """
     errors = failure.errors(include_url=False)
     if not errors[0]["loc"] and not isinstance(errors[0]["input"], Mapping):
-        return f"a mapping of keys to values is expected, not {_shown(errors[0]['input'])}"
+        whole = errors[0]["input"]
+        what = "it is empty" if whole is None else f"it is {_shown(whole)}"
+        return f"{what}; a mapping of keys to values is expected"
     error = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     kind, value = error["type"], error["input"]
     place, schema = _place(error["loc"])
@@ -72,7 +76,7 @@ def _not_one_of(value: Any, allowed: Iterable[Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return excerpt(repr(value))
+    return _WORDS.get(repr(value)) or excerpt(repr(value))
 
 
 def _fault(kind: str, pydantics: str, schema: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ def clear(folder: str | os.PathLike = ".") -> Iterator[str]:
     are left alone, and so is what they share with the others.
 
     Yields:
-        A line for each thing that is cleared, and for each experiment that is running.
+        A line for each thing that is cleared, and for each workflow that is running.
 
     Raises:
         UserError: SLURM does not answer, or some jobs do not end.
@@ -42,6 +42,7 @@ def clear(folder: str | os.PathLike = ".") -> Iterator[str]:
     resources, results = folder / RESOURCES, list(places.noted(folder))
     # Paths relative to the folder, since the names of jobs are made from these.
     running: list[Path] = []
+    said: set[tuple] = set()
     with ExitStack() as stack:
         found = [(place, at) for place in [*results, RIGHTS] for at in lock.folders(folder / place)]
         for place, locked in found:
@@ -50,7 +51,12 @@ def clear(folder: str | os.PathLike = ".") -> Iterator[str]:
                 stack.callback(lock.clear(locked).release)
             except lock.Held as held:
                 running += [place / locked.name] if place in results else []
-                yield f"left alone: {held}"
+                # It also holds the right to make what it has not made yet.
+                who = held.holder
+                which = (who.host, who.pid, who.experiment) if who else (locked,)
+                if which not in said:
+                    yield f"left alone: {held}"
+                said.add(which)
             else:
                 if before is not None:
                     yield f"lock of a workflow that was killed: {before}: removed"

@@ -233,20 +233,21 @@ class WorkflowRun:
         return local(str(found))
 
     def script_stamp(
-        self, name: str, settings: Mapping[str, Any], whole: bool = False, shared: bool = False
+        self, name: str, settings: Mapping[str, Any], whole: bool = False, key: str = ""
     ) -> str:
         """Return the stamp of a script with all of the package that its numbers depend on, and the
         settings that it reads.
 
         Args:
             whole: with what surrounds its job too, as what it writes down is not only numbers.
-            shared: all experiments share what the script makes.
+            key: the folder that the script writes to, if experiments share it; those that quantize
+                otherwise have another one.
         """
         without = () if whole else fingerprints.SURROUNDINGS
         return self.stamp(
-            f"scripts/{name}",
+            f"scripts/{name}.{key}" if key else f"scripts/{name}",
             lambda: {"code": self._code_of(f"../scripts/{name}.py", without), "settings": settings},
-            self._shared_stamps if shared else None,
+            self._shared_stamps if key else None,
         )
 
     def cell_stamp(
