@@ -21,6 +21,7 @@ from frankenlab.engines.tree_mask import tree_mask
 from frankenlab.io.errors import UserError
 
 HEADS, HEAD_DIM, INNER, VOCABULARY = 32, 128, 11008, 32000
+HIDDEN = HEADS * HEAD_DIM
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # Heads, key heads and head dim of models that are tried: 7B, 8B, and small ones.
 SHAPES = ((32, 32, 128), (32, 8, 128), (14, 2, 64), (9, 3, 64), (32, 32, 80), (16, 16, 96))
@@ -52,6 +53,8 @@ def works(
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device, dtype=torch.bfloat16)
 
+    update, residual, weight = random(tokens, HIDDEN), random(tokens, HIDDEN), random(HIDDEN)
+    gated, down = random(tokens, INNER), random(HIDDEN, INNER)
     gate_up, qkv = random(tokens, 2 * INNER), random(tokens, 3 * HEADS, HEAD_DIM)
     angles = random(tokens, 1, HEAD_DIM // 2).repeat(1, 1, 2)
     # Rotating in place, again and again, changes no length.
@@ -59,6 +62,11 @@ def works(
     q, k, v = qkv.split(HEADS, dim=1)
     logits, places = random(tokens, VOCABULARY), torch.arange(tokens, device=device)
     found: dict[str, tuple[Callable[[], object], int]] = {
+        "sum and norm": (
+            lambda: kernels.add_norm(update, residual, weight, 1e-5),
+            8 * tokens * HIDDEN,
+        ),
+        "product and sum": (lambda: kernels.add_product(residual, gated, down, None), 0),
         "SwiGLU": (lambda: kernels.swiglu(gate_up), 6 * tokens * INNER),
         "rotary": (
             lambda: kernels.rotate(qkv[:, : 2 * HEADS], cos, sin),

@@ -136,7 +136,15 @@ def test_the_kernels_are_compared_and_timed_and_one_that_differs_is_an_error(mon
     gpu_kernels.compare_kernels("cpu", rows, 16)
     assert [what for what, _ in rows[2:]] == [
         f"{name}, 16 tokens"
-        for name in ("SwiGLU", "rotary", "scores", "attention", "attention after 768")
+        for name in (
+            "sum and norm",
+            "product and sum",
+            "SwiGLU",
+            "rotary",
+            "scores",
+            "attention",
+            "attention after 768",
+        )
     ]
     assert rows[1][1] == "6 of 6 agree" and rows[0][1] == "eager"
     wrong = replace(EAGER, rotate=lambda x, cos, sin: EAGER.rotate(x, cos, -sin))

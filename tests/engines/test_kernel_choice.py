@@ -73,7 +73,12 @@ def test_a_kernel_that_differs_is_named(dtype):
     def late(queries, keys, values, mask):
         return EAGER.tree_attention(queries, keys, values, mask._replace(ends=mask.ends + 1))
 
+    def norm_of_the_update(update, residual, weight, eps):
+        return update + residual, EAGER.add_norm(update, 0 * residual, weight, eps)[1]
+
     wrong = {
+        "add_norm": norm_of_the_update,
+        "add_product": lambda residual, x, w, b: EAGER.add_product(residual, x, w, None),
         "swiglu": lambda x: EAGER.swiglu(x.roll(x.shape[1] // 2, 1)),
         "rotate": lambda x, cos, sin: EAGER.rotate(x, cos, -sin),
         "tree_attention": late,

@@ -76,12 +76,14 @@ def test_they_compile_for_a_gpu_and_fit_its_shared_memory(monkeypatch, tmp_path,
     capability, stages, kilobytes = GPUS[gpu]
     monkeypatch.setattr(triton_kernels, "_stages", lambda device: stages)
     launches = []
-    for name in ("_swiglu", "_rotate", "_reduce", "_tree_attention"):
+    for name in ("_add_norm", "_swiglu", "_rotate", "_reduce", "_tree_attention"):
         launches.append(Launches(getattr(triton_kernels, name), capability))
         monkeypatch.setattr(triton_kernels, name, launches[-1])
     for dtype in (torch.bfloat16, torch.float32):
         found = triton_kernels.kernels(dtype)
         heads = torch.zeros(2, 6, 128, dtype=dtype)
+        state = torch.zeros(2, 4096, dtype=dtype)
+        found.add_norm(state, state, state[0], 1e-5)
         found.swiglu(torch.zeros(2, 96, dtype=dtype))
         found.rotate(heads[:, :5], heads[:, :1], heads[:, :1])
         found.score(heads.flatten(1), *torch.zeros(2, 1, dtype=torch.int64))

@@ -36,8 +36,9 @@ FLOW_FUNCTIONS = {
         "evaluate_task",
         "evaluate_tasks",  # puts the parts together, and stamps what comes out
         "evaluate",  # asks the store what is missing; documents go by the hash of their requests
+        "_made_with",
         "_load",  # which documents; as for evaluate
-        "_missing",  # which names lack which plans
+        "_scored",
         "_score_missing",  # one batch after the other
         "_begin",
         "_Buffer.__init__",
@@ -47,6 +48,12 @@ FLOW_FUNCTIONS = {
         # when any code that a job of it reaches has changed.
         "_table",
         # A callback that does nothing, and what loads the engine where a row is missing.
+        "<lambda>",
+    },
+    "evaluate/missing.py": {
+        "Asked.prepared",  # which documents lack a row; `document_trees` makes their tokens
+        "prepared_in_turn",
+        "missing_work",  # which names lack which plans
         "<lambda>",
     },
     "evaluate/data.py": {"verify_data"},  # refuses, or does nothing

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from frankenlab.engines.token_tree import TokenRequest, token_tree
 from frankenlab.engines.torch import TorchEngine
-from frankenlab.evaluate import runner, sweep
+from frankenlab.evaluate import missing, runner, sweep
 from frankenlab.evaluate.sweep import Pending, arrived
 from frankenlab.io.errors import UserError
 from frankenlab.io.signals import Stopped
@@ -92,7 +92,7 @@ class Rows(list):
 def score(engine, plans=PLANS, budget=200, rows=None) -> Rows:
     """Score the documents in two batches as an evaluation does."""
     rows = Rows() if rows is None else rows
-    work = [runner._Work(list(TREES), plans)]
+    work = [missing.Work(list(TREES), plans)]
     runner._score_missing(engine, work, TREES, rows, budget, "t", lambda: None)
     return rows
 
@@ -293,7 +293,7 @@ def without_numbers(tiny, monkeypatch):
 def test_nothing_in_a_sweep_waits_for_the_device(without_numbers, layout, trees):
     engine = without_numbers(layout)
     plans = [*PLANS[-4:], *parse_all(["0:3,1:4", "0,1@attn*0.5,1:4"])]
-    work, rows = [runner._Work(list(trees), plans)], Rows()
+    work, rows = [missing.Work(list(trees), plans)], Rows()
     with Asynchronous():
         runner._score_missing(engine, work, trees, rows, 200, "t", lambda: None)
     assert len(rows) == len(plans) * len(trees) and Anywhere.made >= 2 * len(plans)

@@ -36,6 +36,19 @@ def assert_near(found: torch.Tensor, exact: torch.Tensor, scale: torch.Tensor) -
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("tokens", "size"), [(3, 40), (1, 64)])
+def test_the_sum_and_its_norm(tokens, size, dtype):
+    update, residual = random(2, tokens, size, dtype=dtype)
+    weight = random(size, dtype=dtype)
+    exact = update.double() + residual.double()
+    total, norm = triton_kernels.add_norm(update, residual, weight, 1e-5)
+    assert total.data_ptr() == update.data_ptr()
+    assert_near(total, exact, exact)
+    normed = kernels.rms_norm(total.double(), weight.double(), 1e-5)
+    assert_near(norm, normed, normed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("tokens", "inner"), [(3, 40), (1, 16)])
 def test_swiglu(tokens, inner, dtype):
     wide = 3 * random(tokens, 2 * inner + 8, dtype=dtype)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from frankenlab.engines.kernels import EAGER, Kernels
+from frankenlab.engines.kernels import EAGER, Kernels, rms_norm
 from frankenlab.engines.tree_mask import TreeMask, tree_mask
 from frankenlab.io.errors import UserError
 
@@ -21,6 +21,7 @@ TRIED_LEAVES = 24
 
 # Rows of logits that the head's kernel is tried on.
 TRIED_ROWS = 64
+TRIED_EPS = 1e-5
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,19 @@ def _results(
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
+
+    size = n_heads * head_dim
+    update, residual, weight = random(tokens, size), random(tokens, size), random(size)
+    # In 16 bits the sum is rounded before the norm is made of it.
+    total = (update.double() + residual.double()).to(dtype)
+    exact = rms_norm(total.double(), weight.double(), TRIED_EPS)
+    # It may be written over the update.
+    found, normed = kernels.add_norm(update, residual, weight, TRIED_EPS)
+    yield "add_norm", torch.cat((found, normed)), torch.cat((total.double(), exact))
+
+    x, matrix, bias = random(tokens, 32), random(size, 32), random(size)
+    exact = EAGER.add_product(residual.double(), x.double(), matrix.double(), bias.double())
+    yield "add_product", kernels.add_product(residual, x, matrix, bias), exact
 
     gate_up = random(tokens, 4 * head_dim)
     yield "swiglu", kernels.swiglu(gate_up), EAGER.swiglu(gate_up.double())

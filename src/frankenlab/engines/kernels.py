@@ -40,6 +40,27 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return result.view(x.shape)
 
 
+def add_norm(
+    update: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return update + residual, both [tokens, hidden size], and `rms_norm` of the sum.
+
+    The sum may be written over the update.
+    """
+    total = update.add_(residual)
+    return total, rms_norm(total, weight, eps)
+
+
+def add_product(
+    residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Return residual + x weight^T + bias: [tokens, out] of [tokens, in] and [out, in].
+
+    The sum may be written over the residual.
+    """
+    return F.linear(x, weight, bias).add_(residual)
+
+
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """Return silu(gate) * up (Shazeer 2020) of [..., 2 * inner size], the gate standing first."""
     gate, up = gate_up.chunk(2, dim=-1)
@@ -91,6 +112,8 @@ class Kernels:
     Attributes:
         name: "eager" or "triton".
         tile: the numbers of queries and keys for `tree_mask`.
+        add_norm: see `add_norm`; of contiguous tensors.
+        add_product: see `add_product`.
         swiglu: see `swiglu`; of [tokens, 2 * inner size].
         rotate: see `rotate`; of [tokens, heads, head dim], and `cos` and `sin` have like halves.
             It may rotate in place: go on with what it returns.
@@ -100,6 +123,12 @@ class Kernels:
 
     name: str
     tile: tuple[int, int]
+    add_norm: Callable[
+        [torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]
+    ]
+    add_product: Callable[
+        [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor
+    ]
     swiglu: Callable[[torch.Tensor], torch.Tensor]
     rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     tree_attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, TreeMask], torch.Tensor]
@@ -107,5 +136,12 @@ class Kernels:
 
 
 EAGER = Kernels(
-    "eager", (QUERIES_AT_ONCE, QUERIES_AT_ONCE), swiglu, rotate, tree_attention, score_rows
+    "eager",
+    (QUERIES_AT_ONCE, QUERIES_AT_ONCE),
+    add_norm,
+    add_product,
+    swiglu,
+    rotate,
+    tree_attention,
+    score_rows,
 )

@@ -234,16 +234,33 @@ class TorchEngine:
         """
         layer = self.layers[step.layer]
         hidden = moved(hidden, batch.tokens.device)
-        after = hidden[kept]
-        if step.part != "mlp":
-            mixed = self._attention(layer, hidden, batch, cache)[kept]
-            after = F.linear(mixed, layer.out, layer.out_bias).add_(after)
-        if step.part != "attn":
-            after = self._mlp(layer, after).add_(after)
+        after = self._layer(layer, step.part, hidden, batch, cache, kept)
         if step.scale == 1:
             return after
         before = moved(state_before(step, hidden, start), hidden.device)[kept]
         return before + step.scale * (after - before)
+
+    def _layer(
+        self,
+        layer: Layer,
+        part: str,
+        hidden: torch.Tensor,
+        batch: DeviceBatch,
+        cache: KVCache | None,
+        kept: torch.Tensor | slice,
+    ) -> torch.Tensor:
+        """Return the new state of the tokens kept after a layer, its attention or its MLP."""
+        residual = hidden[kept]
+        if part == "mlp":
+            gated = self._gated(layer, self._norm(residual, layer.post_norm))
+            return F.linear(gated, layer.down, layer.down_bias).add_(residual)
+        mixed = self._attention(layer, hidden, batch, cache)[kept]
+        update = F.linear(mixed, layer.out, layer.out_bias)
+        if part == "attn":
+            return update.add_(residual)
+        after, normed = self.kernels.add_norm(update, residual, layer.post_norm, self.norm_eps)
+        gated = self._gated(layer, normed)
+        return self.kernels.add_product(after, gated, layer.down, layer.down_bias)
 
     def _attention(
         self, layer: Layer, hidden: torch.Tensor, batch: DeviceBatch, cache: KVCache | None
@@ -258,10 +275,9 @@ class TorchEngine:
             return self.kernels.tree_attention(queries, keys, values, batch.mask).flatten(-2)
         return _mix_rows((queries, keys, values), batch.mask, batch.prefix, cache).flatten(-2)
 
-    def _mlp(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
-        normed = self._norm(hidden, layer.post_norm)
-        gate_up = F.linear(normed, layer.gate_up, layer.gate_up_bias)
-        return F.linear(self.kernels.swiglu(gate_up), layer.down, layer.down_bias)
+    def _gated(self, layer: Layer, normed: torch.Tensor) -> torch.Tensor:
+        """Return what the MLP's last product takes, [tokens, inner size]."""
+        return self.kernels.swiglu(F.linear(normed, layer.gate_up, layer.gate_up_bias))
 
     def _norm(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return rms_norm(hidden, weight, self.norm_eps)

@@ -2,7 +2,8 @@
 
 They compute in float32 and round once, at the end, where the eager ones round each operation's
 result. No size that differs from batch to batch is compiled into them, so a model compiles each of
-them once; Triton keeps what it compiled on the disk.
+them once; Triton keeps what it compiled on the disk. `add_product` alone is not Triton's: cuBLAS
+adds the product to the residual while it writes.
 """
 
 # The arguments of Triton's functions have no types for Python.
@@ -16,6 +17,9 @@ import triton.language as tl
 
 from frankenlab.engines.kernels import Kernels
 from frankenlab.engines.tree_mask import TreeMask
+
+# Warps of a program that has a token's whole hidden state in its registers.
+NORM_WARPS = 8
 
 # Elements of a row of the MLP, and heads of a token, that one program takes.
 SWIGLU_BLOCK = 1024
@@ -34,6 +38,22 @@ TILE_FLOAT32 = (32, 32)
 SHARED_MEMORY_OF_THREE = 160_000
 
 LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def _add_norm(total, norm, residual, weight, size, eps, BLOCK: tl.constexpr):
+    columns = tl.arange(0, BLOCK)
+    within = columns < size
+    places = tl.program_id(0).to(tl.int64) * size + columns
+    update = tl.load(total + places, mask=within, other=0.0).to(tl.float32)
+    before = tl.load(residual + places, mask=within, other=0.0).to(tl.float32)
+    rounded = (update + before).to(total.dtype.element_ty)
+    tl.store(total + places, rounded, mask=within)
+    # The norm is that of the state which the next operations see.
+    values = rounded.to(tl.float32)
+    scale = tl.rsqrt(tl.sum(values * values, 0) / size + eps)
+    factors = tl.load(weight + columns, mask=within, other=0.0).to(tl.float32)
+    tl.store(norm + places, (values * scale * factors).to(norm.dtype.element_ty), mask=within)
 
 
 @triton.jit
@@ -177,6 +197,29 @@ def _reduce(totals, places, logits, stride, vocabulary, BLOCK: tl.constexpr):
     tl.store(places + row, tl.min(tl.where(highest == most, place, vocabulary), 0))
 
 
+def add_norm(
+    update: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `kernels.add_norm` returns, of contiguous tensors; the sum is the update's."""
+    tokens, size = update.shape
+    norm = torch.empty_like(update)
+    block = triton.next_power_of_2(size)
+    with torch.cuda.device_of(update):
+        _add_norm[(tokens,)](
+            update, norm, residual, weight, size, eps, BLOCK=block, num_warps=NORM_WARPS
+        )
+    return update, norm
+
+
+def add_product(
+    residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Return what `kernels.add_product` returns: the product adds to the residual's memory."""
+    if bias is not None:
+        residual.add_(bias)
+    return residual.addmm_(x, weight.t())
+
+
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """Return what `kernels.swiglu` returns, of [tokens, 2 * inner size]."""
     tokens, inner = gate_up.shape[0], gate_up.shape[1] // 2
@@ -252,7 +295,16 @@ def tile_of(dtype: torch.dtype) -> tuple[int, int]:
 
 def kernels(dtype: torch.dtype) -> Kernels:
     """Return the kernels for tensors of a dtype."""
-    return Kernels("triton", tile_of(dtype), swiglu, rotate, tree_attention, score)
+    return Kernels(
+        "triton",
+        tile_of(dtype),
+        add_norm,
+        add_product,
+        swiglu,
+        rotate,
+        tree_attention,
+        score,
+    )
 
 
 @cache

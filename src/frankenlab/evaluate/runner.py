@@ -1,9 +1,9 @@
 """Which rows are missing -> sweep -> store -> a table with lm-eval's metrics.
 
-`evaluate_tasks` loads the documents of tasks and calls `evaluate` for each, which asks the store
-for rows, groups the documents that lack the same plans, and has one batch of them after the other
-scored by `sweep.score_documents`. Rows are stored as they come, while a GPU computes the next ones;
-the table is made of the store's rows.
+`evaluate_tasks` loads the documents of tasks and does for each what `evaluate` does for one: it
+asks the store for rows, groups the documents that lack the same plans, and has one batch of them
+after the other scored by `sweep.score_documents`. Rows are stored as they come, while a GPU
+computes the next ones; the table is made of the store's rows.
 
 torch is imported by the functions that score: it takes seconds, and where nothing is missing the
 store and the documents are enough.
@@ -11,8 +11,9 @@ store and the documents are enough.
 
 import logging
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ import pandas as pd
 from frankenlab.config.experiment import TASKS_FOLDER
 from frankenlab.engines.token_tree import TokenTree
 from frankenlab.evaluate.data import verify_data
+from frankenlab.evaluate.missing import Asked, Prepared, Work, prepared_in_turn
 from frankenlab.evaluate.model_spec import DEFAULT_TOKEN_BUDGET, ModelSpec, scoring_fingerprint
 from frankenlab.evaluate.store import Store
 from frankenlab.io.errors import UserError
@@ -32,7 +34,7 @@ from frankenlab.io.signals import Stopped, interruptible, shielded
 from frankenlab.plans.plan import Plan
 from frankenlab.quantize.calibration import check_disjoint
 from frankenlab.tasks.draws import DrawnTask
-from frankenlab.tasks.encoding import Encoder, document_trees, encoder_of, requests_name
+from frankenlab.tasks.encoding import Encoder, encoder_of
 from frankenlab.tasks.index import TaskSettings
 from frankenlab.tasks.task import Document, EvaluationTask
 
@@ -103,35 +105,43 @@ def evaluate_tasks(
     loaded = [_load(each, stage, draw, calibration) for each in work]
     make_engine = cache(lambda: model.load_engine())
     make_encoder = cache(lambda: encoder_of(model.directory))
-    for each, (task, available, documents) in zip(work, loaded, strict=True):
-        name = each.settings.name
-        scores = evaluate(
-            make_engine,
-            make_encoder,
+    asked = [
+        Asked(
             each.plans,
             task,
             documents,
-            Store(store_root, model.identity(name)),
-            model.token_budget,
-            model.check_unchanged,
-            before_plan,
+            Store(store_root, model.identity(each.settings.name)),
+            make_encoder,
         )
-        made_with = {
-            "model": model.name,
-            "quantization": model.quantization,
-            "task": name,
-            "stage": stage or "all",
-            "engine": model.engine,
-            "precision": model.precision,
-            "device": model.device_kind,
-            "weights": model.weights,
-            "data": content_hash(sorted({document.key for document in documents})),
-            "seed": seed,
-            "code": scoring_fingerprint(model.engine),
-        }
-        for column in reversed(made_with):
-            scores.insert(0, column, pd.Categorical([made_with[column]] * len(scores)))
-        yield scores.assign(available=available)
+        for each, (task, _, documents) in zip(work, loaded, strict=True)
+    ]
+    with closing(prepared_in_turn(asked, ahead=model.device_kind != "cpu")) as prepared:
+        for one, (_, available, _) in zip(prepared, loaded, strict=True):
+            scores = _scored(
+                one, make_engine, model.token_budget, model.check_unchanged, before_plan
+            )
+            for column, value in reversed(_made_with(model, one, stage, seed).items()):
+                scores.insert(0, column, pd.Categorical([value] * len(scores)))
+            yield scores.assign(available=available)
+
+
+def _made_with(
+    model: ModelSpec, prepared: Prepared, stage: str | None, seed: int
+) -> dict[str, object]:
+    """Return the columns that are the same in all rows of a task: what made them."""
+    return {
+        "model": model.name,
+        "quantization": model.quantization,
+        "task": prepared.asked.task.settings.name,
+        "stage": stage or "all",
+        "engine": model.engine,
+        "precision": model.precision,
+        "device": model.device_kind,
+        "weights": model.weights,
+        "data": content_hash(sorted({document.key for document in prepared.asked.documents})),
+        "seed": seed,
+        "code": scoring_fingerprint(model.engine),
+    }
 
 
 def _load(
@@ -150,14 +160,6 @@ def _load(
         )
     check_disjoint(calibration, [d.requests for d in documents], f'task "{settings.name}"')
     return task, len(available), documents
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Documents, by the names of their requests, that lack the same plans."""
-
-    documents: list[str]
-    plans: list[Plan]
 
 
 def evaluate(
@@ -186,42 +188,39 @@ def evaluate(
         UserError: a request that lm-eval could not score (see `Encoder.encode`), NaN scores,
             memory too small for one document, a full disk.
     """
-    names = [requests_name(document) for document in documents]
-    unique = dict(zip(names, documents, strict=True))
-    texts = {plan.text: plan for plan in plans}
-    stored = store.load(texts)
-    missing = _missing(stored, texts, unique)
-    if missing:
-        lacking = [unique[name] for work in missing for name in work.documents]
-        trees = document_trees(make_encoder(), lacking, task.rolling, task.settings.name)
+    prepared = Asked(plans, task, documents, store, make_encoder).prepared()
+    return _scored(prepared, make_engine, token_budget, before_storing, before_plan)
+
+
+def _scored(
+    prepared: Prepared,
+    make_engine: Callable[[], "Engine"],
+    token_budget: int,
+    before_storing: Callable[[], None],
+    before_plan: Callable[[], None],
+) -> pd.DataFrame:
+    """Score what is missing; return the table of all; see `evaluate`."""
+    asked, stored = prepared.asked, prepared.stored
+    if prepared.missing:
         engine = make_engine()
         # The model may have been replaced while it was loaded.
         before_storing()
-        buffer = _Buffer(store, before_storing)
-        name = task.settings.name
-        _score_missing(engine, missing, trees, buffer, token_budget, name, before_plan)
-        stored = store.load(texts)
-    return _table(stored, list(texts), task, documents, names)
-
-
-def _missing(
-    stored: pd.DataFrame, plans: Mapping[str, Plan], documents: Mapping[str, Document]
-) -> list[_Work]:
-    """Group the documents by the plans that they lack."""
-    have: dict[str, set[str]] = defaultdict(set)
-    for plan, requests in zip(stored["plan"], stored["requests"], strict=True):
-        have[requests].add(plan)
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for name in documents:
-        lacking = tuple(text for text in plans if text not in have[name])
-        if lacking:
-            groups[lacking].append(name)
-    return [_Work(names, [plans[text] for text in lacking]) for lacking, names in groups.items()]
+        _score_missing(
+            engine,
+            prepared.missing,
+            prepared.trees,
+            _Buffer(asked.store, before_storing),
+            token_budget,
+            asked.task.settings.name,
+            before_plan,
+        )
+        stored = asked.store.load(prepared.texts)
+    return _table(stored, list(prepared.texts), asked.task, asked.documents, prepared.names)
 
 
 def _score_missing(
     engine: "Engine",
-    missing: list[_Work],
+    missing: list[Work],
     trees: Mapping[str, TokenTree],
     buffer: "_Buffer",
     token_budget: int,
@@ -252,7 +251,7 @@ def _score_missing(
 
 def _begin(
     engine: "Engine",
-    missing: list[_Work],
+    missing: list[Work],
     trees: Mapping[str, TokenTree],
     buffer: "_Buffer",
     token_budget: int,
@@ -269,7 +268,7 @@ def _begin(
     for group in missing:
         own = {name: trees[name] for name in group.documents}
         batches = sweep.batches(engine, own, token_budget)
-        queue = deque(_Work(batch, group.plans) for batch in batches)
+        queue = deque(Work(batch, group.plans) for batch in batches)
         first = 1
         while queue:
             work = queue.popleft()
@@ -311,7 +310,7 @@ class _Buffer:
         self.flushed = time.monotonic()
 
 
-def _halves(work: _Work, done: set[Plan], error: Exception) -> list[_Work]:
+def _halves(work: Work, done: set[Plan], error: Exception) -> list[Work]:
     """Return the two halves of work that did not fit in memory, without the plans that are done."""
     if not _out_of_memory(error):
         raise error
@@ -326,7 +325,7 @@ def _halves(work: _Work, done: set[Plan], error: Exception) -> list[_Work]:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     plans = [plan for plan in work.plans if plan not in done]
-    return [_Work(work.documents[middle:], plans), _Work(work.documents[:middle], plans)]
+    return [Work(work.documents[middle:], plans), Work(work.documents[:middle], plans)]
 
 
 def _out_of_memory(error: Exception) -> bool:
