@@ -10,6 +10,7 @@ from itertools import combinations
 import pandas as pd
 import pytest
 import yaml
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -257,6 +258,26 @@ def test_metrics_over_all_documents_are_lm_evals(tmp_path, name):
     for metric, kind in task.kinds.items():
         expected = task.task.aggregation()[metric](results[metric])
         assert aggregate(table, metric, kind) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_document_is_rendered_once_whatever_the_number_of_plans(tmp_path, monkeypatch):
+    """lm-eval renders its choices for each result, which takes longer than all else of a row."""
+    rendered, render = [], ConfigurableTask.doc_to_choice
+
+    def noting(self, doc, *given):
+        rendered.append(doc)
+        return render(self, doc, *given)
+
+    monkeypatch.setattr(ConfigurableTask, "doc_to_choice", noting)
+    task = load_task(task_settings(tmp_path, n=12))
+    documents = task.documents([0, 1])
+    rendered.clear()
+    found = []
+    for plan in range(4):
+        values = [-1.0 if choice == plan else -2.0 for choice in range(4)]
+        found.append([task.metrics(d, values, [False] * 4)["acc"] for d in documents])
+    assert len(rendered) <= 2
+    assert [sum(column) for column in zip(*found, strict=True)] == [1, 1]
 
 
 def test_a_text_without_words_or_bytes_weighs_as_in_lm_eval(tmp_path):

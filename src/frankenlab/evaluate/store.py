@@ -14,7 +14,7 @@ import json
 import logging
 import uuid
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import astuple
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,9 @@ class Store:
 
         Parts that `load` found damaged are removed: their rows are computed again.
         """
-        columns = [list(column) for column in zip(*map(astuple, rows), strict=True)]
+        # Not `dataclasses.astuple`, which copies each number.
+        values = map(attrgetter(*SCHEMA.names), rows)
+        columns = [list(column) for column in zip(*values, strict=True)]
         if not columns:
             return
         # For people to read: no program does.

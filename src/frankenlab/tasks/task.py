@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class EvaluationTask:
         self.rolling = self.task.OUTPUT_TYPE == "loglikelihood_rolling"
         self._docs: Sequence[dict] = list(self.task.eval_docs)
         check_documents(self.task, self._docs, self.where)
+        self._scorer = _rendering_once(self.task)
         self.kinds = self._metric_kinds()
         self._keys = [content_key(doc) for doc in self._docs]
         self._units = self._resampling_units()
@@ -185,7 +187,7 @@ class EvaluationTask:
         pairs = list(zip(loglikelihoods, is_greedy, strict=True))
         responses = list(loglikelihoods) if self.rolling else pairs
         with self._one_line(index, "lm-evaluation-harness cannot score it"):
-            return self.task.process_results(self._docs[index], responses)
+            return self._scorer.process_results(self._docs[index], responses)
 
     def _metric_kinds(self) -> dict[str, str]:
         """Return the metrics that are a mean or a perplexity over documents, with their kind.
@@ -296,6 +298,29 @@ class EvaluationTask:
                 f"the first {shots} for the prompt, or name another fewshot_split"
             )
         return frozenset(candidates)
+
+
+def _rendering_once(task: Any) -> Any:
+    """Return the task, for `process_results` of documents that are kept, by every plan.
+
+    lm-eval renders a document's choices and its answer anew for each of its results, which takes
+    many times as long as the rest.
+    """
+
+    def once(render: Callable[[dict], Any]) -> Callable[[dict], Any]:
+        rendered: dict[int, Any] = {}
+
+        def known(doc: dict) -> Any:
+            if id(doc) not in rendered:
+                rendered[id(doc)] = render(doc)
+            return rendered[id(doc)]
+
+        return known
+
+    scorer = copy(task)
+    for name in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        setattr(scorer, name, once(getattr(task, name)))
+    return scorer
 
 
 def stage_of(cluster: str) -> str:
