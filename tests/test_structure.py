@@ -158,6 +158,18 @@ def test_every_docstring_begins_with_a_capital_and_ends_its_sentence(path: Path)
         assert first[-1] in ".:?", first
 
 
+def test_every_rule_says_on_one_line_what_it_does() -> None:
+    """`snakemake --list-rules` shows it in brackets behind the name."""
+    text = "".join(
+        p.read_text("utf-8")
+        for p in sorted((ROOT / "workflow").rglob("*"))
+        if p.name == "Snakefile" or p.suffix == ".smk"
+    )
+    heads = re.findall(r"^(?:rule|checkpoint) (\w+):\n(.*)", text, re.M)
+    assert len(heads) > 20
+    assert not [name for name, line in heads if not re.fullmatch(r' {4}""".+\."""', line)]
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_one_module_says_which_files_are_the_weights(path: Path) -> None:
     """Whoever lists a directory for weights himself finds others than transformers does."""

@@ -186,6 +186,6 @@ def test_the_llama_experiments_summary_has_sizes_times_and_what_fits(llama, monk
     assert "unknown" not in text
     line = next(x for x in text.splitlines() if x.startswith("  exl2-6.0 (not evaluated): 24.7 GB"))
     assert line.endswith("of 24 GB: DOES NOT FIT")
-    assert "measured once for EXL2 by exllamav2: about" in text
+    assert "measured once for EXL2 (quantizer: exllamav2), about" in text
     assert "44% of 165.2 TFLOP/s (rtx-4090) promised" in text and "of quantizing" in text
     assert "GB of models" in text.splitlines()[-1]

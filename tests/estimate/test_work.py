@@ -438,7 +438,7 @@ def test_each_bitrate_is_listed_with_its_size_and_the_time_to_make_it(experiment
     rates = {"reference": (layer, weights.times(1 / billions))}
     monkeypatch.setattr(speeds, "RATES", rates)
     text = text_of(quantized(experiment, ["none", "exl2-4.0", "exl2-3.0"]), speed=1000.0)
-    assert "measured once for EXL2 by reference: about 10 min" in text
+    assert "measured once for EXL2 (quantizer: reference), about 10 min" in text
     assert text.count("about 5 min to make") == 2 and "20 min of quantizing" in text
     assert "  exl2-4.0: 0.0 GB on disk, torch needs at most 0.7 GB" in text
     assert "FIT" not in text and "fits" not in text

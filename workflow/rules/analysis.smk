@@ -45,8 +45,7 @@ STATISTICS = fingerprints.library_versions(fingerprints.STATISTICS_LIBRARIES)
 
 
 rule race:
-    """Decide which plans of a search go on after a round, by the results on all tasks, and grow
-    new ones from the best."""
+    """Decide which plans go on after a round of a search, and grow new ones from the best."""
     input:
         scores=lambda w: [
             path

@@ -22,7 +22,7 @@ rule check_prompts:
 
 
 rule evaluate:
-    """Score the plans of a shard on the search tasks, in the search, a round of it, or select."""
+    """Score the plans of a shard on the tasks of a stage: search, a round of it, select, confirm."""
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/{{stage}}.{{shard}}.json",
         model=lambda w: weights_manifest(w.model, w.quantization),
@@ -99,7 +99,7 @@ if EXPERIMENT.variants:
 
 
 rule measure_cost:
-    """Measure speed and memory of the base, the frozen plan and its controls, each alone."""
+    """Measure speed and memory of the base and the frozen plan, each alone."""
     input:
         frankens=f"{RESULTS}/frankens/{{model}}/{{quantization}}/confirm.0.json",
         model=lambda w: weights_manifest(w.model, w.quantization),

@@ -107,5 +107,6 @@ def _keys(kind: Any) -> Iterator[str]:
         if field.is_required():
             key += " (needed)"
         elif field.default is not None:
-            key += f" ({field.default})"
+            # As YAML writes it.
+            key += f" ({str(field.default).lower()})"
         yield key + (f": {' '.join(field.description.split())}" if field.description else "")

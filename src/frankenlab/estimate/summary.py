@@ -131,7 +131,9 @@ def _requirement_lines(prediction: Prediction, model: str) -> list[str]:
     lines = []
     if settings.to_quantize:
         quantizer = prediction.experiment.quantizer
-        lines.append(f"  measured once for EXL2 by {quantizer}: about {duration(seconds.measure)}")
+        lines.append(
+            f"  measured once for EXL2 (quantizer: {quantizer}), about {duration(seconds.measure)}"
+        )
     for each in found.values():
         making = each.quantization in settings.to_quantize
         made = f", about {duration(seconds.quantize)} to make" if making else ""
