@@ -16,6 +16,7 @@ import pytest
 from frankenlab.engines.devices import processor_name
 from frankenlab.io.files import sha256_file
 from tests.support.laboratory import Laboratory, left_of
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +58,12 @@ def test_a_run_ends_with_the_page_the_tables_and_the_pictures(lab: Laboratory) -
     for name in (*drawn, "layer_updates", "state_similarity"):
         for suffix in ("png", "svg"):
             assert (lab.results / "figures" / "tiny" / "none" / f"{name}.{suffix}").is_file()
+
+
+def test_everything_that_a_run_makes_is_in_the_lists_of_files(lab: Laboratory) -> None:
+    for folder, where in (("results", lab.results), ("resources", lab.folder / "resources")):
+        listed = (ROOT / folder / "README.md").read_text()
+        assert not [path.name for path in where.iterdir() if path.name not in listed]
 
 
 def test_stages_share_no_document(lab: Laboratory) -> None:
