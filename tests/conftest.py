@@ -43,7 +43,7 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have the longest files first where workers share them: `--no-loadscope-reorder` keeps it."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        rank = {TESTS / name: number for number, name in enumerate(LONGEST)}
+        rank = {(TESTS / name).resolve(strict=True): number for number, name in enumerate(LONGEST)}
         items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
