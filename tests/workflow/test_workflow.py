@@ -27,9 +27,10 @@ SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    python = warm_python()
     # The run that they share starts every process as a user does.
     laboratory.snakemake()
-    laboratory.python = warm_python()
+    laboratory.python = python
     return laboratory
 
 
@@ -119,6 +120,7 @@ def test_results_copied_without_metadata_are_recognised(lab: Laboratory, tmp_pat
     other = object.__new__(Laboratory)
     other.folder, other.config = tmp_path / "copy", lab.config
     other.repository = other.folder
+    other.python = lab.python
     shutil.copytree(
         lab.folder, other.folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake")
     )
