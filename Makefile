@@ -21,7 +21,8 @@ run: .venv/.run ## installs, downloads, searches and confirms; ends with the pag
 	@echo "the page: results/$$($(BIN)/python -c 'import sys; from frankenlab.config.experiment import load; print(load(*sys.argv[1:]).name)' $(CONFIG))/report/index.html"
 
 test: .venv/.dev ## runs all tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	  --no-loadscope-reorder
 
 # The tests that take less than a quarter of a second each: all of them in under a minute.
 test-fast: .venv/.dev ## runs the fast tests, in under a minute

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from frankenlab.io.files import CACHE_VARIABLE
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, TESTS
 
 # Forked processes would warn on stderr that the tokenizers' threads are gone.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -19,6 +19,38 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.g
 
 # Bars of loading a tiny model would drown the messages that tests look for.
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+# The files that take longest, from SLURM's, which waits for most of its minutes. A worker takes a
+# whole file, so that a long one at the end would leave the others with nothing to do.
+LONGEST = (
+    "workflow/test_slurm.py",
+    "evaluate/test_parity.py",
+    "workflow/test_faults.py",
+    "workflow/test_workflow.py",
+    "workflow/test_workflow_models.py",
+    "workflow/test_reruns.py",
+    "workflow/test_workflow_racing.py",
+    "workflow/test_workflow_beam.py",
+    "workflow/test_module.py",
+    "workflow/test_workflow_exl2.py",
+    "fuzz/test_fuzz.py",
+    "benchmarks/test_stability.py",
+    "report/test_page.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the longest files first where workers share them: `--no-loadscope-reorder` keeps it."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        rank = {(TESTS / name).resolve(strict=True): number for number, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of cores, and one worker more for a whole suite: one waits on SLURM."""
+    return (os.cpu_count() or 1) + (not config.option.markexpr)
 
 
 @pytest.hookimpl(tryfirst=True)

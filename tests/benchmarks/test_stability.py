@@ -1,6 +1,9 @@
 """The benchmark that freezes a plan on several draws of the documents."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +12,7 @@ from benchmarks.stability import Draw, Outcome, changed, draws, main, page
 from frankenlab.config import experiment as config
 from tests.support.laboratory import Laboratory
 from tests.support.two_models import settings
+from tests.support.warm_python import warm_python
 
 LATE, EARLY = "0:4,3:4", "0:2,1:4"
 
@@ -70,8 +74,16 @@ def test_search_and_select_run_on_each_draw_and_share_the_store(tmp_path, monkey
     monkeypatch.setattr(stability, "ROOT", tmp_path)
     monkeypatch.setattr(config, "TASKS_FOLDER", tmp_path / "config" / "tasks")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "src"))
+    ran = []
+
+    def run(command, check):
+        ran.append(command[0])
+        return subprocess.run([*warm_python(), *command[1:]], check=check)
+
+    monkeypatch.setattr(stability, "subprocess", SimpleNamespace(run=run))
     arguments = ["--config", "tiny.yaml", "--seeds", "0", "1", "--output", "stability.md"]
     assert main([*arguments, "--", "--cores", "2"]) == 0
+    assert ran == [sys.executable] * 3
     text = (tmp_path / "stability.md").read_text()
     assert text.count("| bfloat16 |") == 2 and text.count("| float32 |") == 1
     folders = sorted(path.name for path in (tmp_path / "results").glob("tiny-*"))

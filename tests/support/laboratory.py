@@ -83,10 +83,12 @@ class Laboratory:
         repository: where the copied repository is.
         configured: arguments of every run on the config as it stands.
         environment: what runs have in their environment besides that of the tests.
+        python: what runs begin with.
     """
 
     how: tuple[str, ...] = LOCAL
     environment: dict[str, str] = {}
+    python: tuple[str, ...] = (sys.executable,)
     config_file = CONFIG
     configured: tuple[str, ...] = ("--configfile", CONFIG)
 
@@ -143,16 +145,16 @@ class Laboratory:
     def start(self, *arguments: str) -> subprocess.Popen:
         """The same without waiting for its end."""
         self.write_config()
-        command = [sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how]
+        command = [*self.python, "-m", "snakemake", *arguments, *FAST, *self.how]
         return self._start(*command, *self.configured)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
         """Runs Snakemake on a config of another name, which `arguments` give."""
-        return self._run(sys.executable, "-m", "snakemake", *arguments, *FAST, *self.how)
+        return self._run(*self.python, "-m", "snakemake", *arguments, *FAST, *self.how)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess:
         """Runs the command `frankenlab` of the copy."""
-        return self._run(sys.executable, "-m", "frankenlab", *arguments)
+        return self._run(*self.python, "-m", "frankenlab", *arguments)
 
     def write_config(self) -> None:
         """Writes the config as it stands now, if the file says something else."""

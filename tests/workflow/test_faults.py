@@ -22,6 +22,7 @@ from frankenlab.quantize.quantizer import measure_model
 from frankenlab.runtime import lock
 from tests.support.converter import MODEL, fake, make
 from tests.support.laboratory import Laboratory
+from tests.support.warm_python import warm_python
 from tests.workflow.test_workflow import edit
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,7 @@ class HalfWay:
     def __init__(self, lab: Laboratory, *targets: str) -> None:
         self.lab = lab
         (lab.folder / "pause").touch()
-        self.workflow = lab.start(*(targets or [SCORES]))
+        self.workflow = start(lab, *(targets or [SCORES]))
         wait_until(lambda: len(computed(lab)) >= IN_FLIGHT, self.workflow)
         children = psutil.Process(self.workflow.pid).children(recursive=True)
         self.jobs = [p for p in children if "evaluate.py" in " ".join(p.cmdline())]
@@ -68,6 +69,13 @@ class HalfWay:
         out, err = self.workflow.communicate(timeout=TIMEOUT)
         assert self.workflow.returncode != 0
         return out + err
+
+
+def start(lab: Laboratory, *arguments: str) -> subprocess.Popen:
+    """Start a workflow whose processes, which signals come to, are a user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "python", Laboratory.python)
+        return lab.start(*arguments)
 
 
 def alive(process: psutil.Process) -> bool:
@@ -107,6 +115,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
     edit(laboratory.folder / "src/frankenlab/evaluate/sweep.py", YIELD, NOTED + YIELD)
     del laboratory.config["tasks"]["liquids"]
+    laboratory.python = warm_python()
     laboratory.snakemake(FRANKENS)
     return laboratory
 
@@ -214,7 +223,7 @@ def test_two_experiments_run_side_by_side(lab: Laboratory) -> None:
     before = files(lab)
     assert "evaluate" in lab.snakemake("--dry-run", target, *other).stdout
     assert files(lab) == before
-    second = lab.start(target, *other)
+    second = start(lab, target, *other)
     wait_until(lambda: len(computed(lab)) > IN_FLIGHT, second)
     assert alive(run.job) and run.workflow.poll() is None
     holders = [(h.experiment, h.pid) for h in lock.holders(lab.folder / "results")]

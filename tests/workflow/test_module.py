@@ -5,7 +5,6 @@ Snakefile changes it back.
 """
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from frankenlab.runtime import lock
 from tests.support.laboratory import left_of
 from tests.support.project import Project
+from tests.support.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +63,7 @@ rule both:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("deployed") / "project")
+    project.python = warm_python()
     project.snakemake()
     return project
 
@@ -85,7 +86,7 @@ def test_a_project_can_be_run_from_another_folder(project: Project, tmp_path: Pa
     where = ("--snakefile", str(snakefile), "--directory", str(project.folder))
     folder, project.folder = project.folder, tmp_path
     try:
-        command = (sys.executable, "-m", "snakemake", *where, *project.how)
+        command = (*project.python, "-m", "snakemake", *where, *project.how)
         text = project._run(*command, "--dry-run", "--quiet", "rules").stdout
     finally:
         project.folder = folder

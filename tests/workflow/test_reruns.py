@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.dry_runs import DryRuns
 from tests.support.laboratory import Laboratory
+from tests.support.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -209,6 +210,7 @@ CHANGES: dict[str, tuple[Change, Counter]] = {
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    laboratory.python = warm_python()
     laboratory.snakemake()
     return laboratory
 

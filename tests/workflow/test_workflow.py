@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from frankenlab.engines.devices import processor_name
 from frankenlab.io.files import sha256_file
 from tests.support.laboratory import Laboratory, left_of
 from tests.support.paths import ROOT
+from tests.support.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +28,10 @@ SEARCH_TABLE = "results/tiny/comparisons/search/tiny/none.parquet"
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    python = warm_python()
+    # The run that they share starts every process as a user does.
     laboratory.snakemake()
+    laboratory.python = python
     return laboratory
 
 
@@ -66,6 +71,40 @@ def test_everything_that_a_run_makes_is_in_the_lists_of_files(lab: Laboratory) -
         assert not [path.name for path in where.iterdir() if path.name not in listed]
 
 
+def test_a_process_with_libraries_imported_is_as_any_other(tmp_path: Path) -> None:
+    """The runs below are such processes, and so are their jobs."""
+    package = tmp_path / "src" / "frankenlab"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("HERE = 1\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        "import frankenlab\n"
+        "found = [frankenlab.HERE, os.getcwd(), os.environ['GIVEN'], 'torch' in sys.modules]\n"
+        "print(*found, sys.argv[1:])\n"
+        "exec(sys.argv[1])\n"
+    )
+    environment = {"PYTHONPATH": str(tmp_path / "src"), "GIVEN": "a b"}
+
+    def run(code: str) -> subprocess.CompletedProcess:
+        command = [*warm_python(), script, code]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    for code, status, error in (
+        ("pass", 0, ""),
+        ("sys.exit(3)", 3, ""),
+        ("sys.exit('no')", 1, "no\n"),
+        ("os.kill(os.getpid(), 9)", -9, ""),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
+    ):
+        done = run(code)
+        assert done.returncode == status and done.stderr.endswith(error)
+        if status >= 0:
+            assert done.stdout == f"1 {tmp_path} a b True {[code]}\n"
+
+
 def test_stages_share_no_document(lab: Laboratory) -> None:
     for task in ("animals", "liquids"):
         seen = [
@@ -88,6 +127,7 @@ def test_results_copied_without_metadata_are_recognised(lab: Laboratory, tmp_pat
     other = object.__new__(Laboratory)
     other.folder, other.config = tmp_path / "copy", lab.config
     other.repository = other.folder
+    other.python = lab.python
     shutil.copytree(
         lab.folder, other.folder, symlinks=True, ignore=shutil.ignore_patterns(".snakemake")
     )
@@ -228,6 +268,7 @@ def test_a_damaged_table_is_made_again_without_scoring(
     broken = lab.folder / "broken" / "torch.py"
     broken.parent.mkdir(exist_ok=True)
     broken.write_text("raise RuntimeError('torch was imported')")
+    monkeypatch.setattr(lab, "python", Laboratory.python)
     monkeypatch.setattr(lab, "environment", {"PYTHONPATH": f"{lab.folder / 'src'}:{broken.parent}"})
     middle = len(whole) // 2
     rest = bytes([whole[middle] ^ 1]) + whole[middle + 1 :] if damage == "flipped" else b""
@@ -387,6 +428,7 @@ def assert_reading_changes_nothing(lab: Laboratory) -> None:
 
 def test_reading_changes_nothing_where_nothing_is_yet(tmp_path: Path) -> None:
     fresh = Laboratory(tmp_path)
+    fresh.python = warm_python()
     assert_reading_changes_nothing(fresh)
     assert not (tmp_path / "results").exists() and not (tmp_path / "resources").exists()
 

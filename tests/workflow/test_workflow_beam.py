@@ -11,6 +11,7 @@ import pytest
 
 from frankenlab.plans.plan import parse
 from tests.support.laboratory import Laboratory
+from tests.support.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +25,7 @@ GRID, SHARDS, ROUNDS = 11, 2, 4
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    laboratory.python = warm_python()
     search = {"racing": dict(RACING), "beam": dict(BEAM), "shards": SHARDS}
     laboratory.config["stages"]["search"] |= search
     laboratory.snakemake()

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.support.laboratory import Laboratory
+from tests.support.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -17,6 +18,7 @@ CALIBRATION = {"file": "calibration.jsonl", "texts": 30, "rows": 4, "length": 64
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    laboratory.python = warm_python()
     del laboratory.config["tasks"]["liquids"]
     laboratory.config["plans"] = [{"generator": "layer", "times": 2}, {"generator": "skip"}]
     laboratory.config["quantizations"] = ["none", "exl2-4.0"]

@@ -11,6 +11,7 @@ import pytest
 
 from frankenlab.plans.plan import BASE
 from tests.support.laboratory import Laboratory
+from tests.support.warm_python import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +23,7 @@ SHARDS = 2
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     laboratory = Laboratory(tmp_path_factory.mktemp("laboratory"))
+    laboratory.python = warm_python()
     laboratory.config["stages"]["search"] |= {"racing": dict(RACING), "shards": SHARDS}
     laboratory.config["stages"]["select"] = {"shortlist": 1}
     laboratory.snakemake()
