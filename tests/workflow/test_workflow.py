@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def test_everything_that_a_run_makes_is_in_the_lists_of_files(lab: Laboratory) -
         assert not [path.name for path in where.iterdir() if path.name not in listed]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="such processes are for Linux only")
 def test_a_process_with_libraries_imported_is_as_any_other(tmp_path: Path) -> None:
     """The runs below are such processes, and so are their jobs."""
     package = tmp_path / "src" / "frankenlab"
