@@ -122,7 +122,13 @@ def test_a_command_that_is_not_run_is_parsed(given: str) -> None:
 def test_make_names_a_config_that_cannot_be_read(tmp_path: Path, target: str) -> None:
     config_file = tmp_path / "latin.yaml"
     config_file.write_bytes(b"experiment: caf\xe9")
-    given = ["-o", ".venv/.run", target, f"BIN={Path(sys.executable).parent}"]
+    given = [
+        "--no-print-directory",
+        "-o",
+        ".venv/.run",
+        target,
+        f"BIN={Path(sys.executable).parent}",
+    ]
     done = subprocess.run(
         ["make", *given, f"CONFIG={config_file}"], cwd=ROOT, capture_output=True, text=True
     )
