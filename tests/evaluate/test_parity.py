@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 
 # A loop, parts, and another order: shallow, for depth costs time and proves nothing.
 PLANS = ("base", "0:6,3:6,3:8,28:30", "0:4,2:4@attn,4:6,1@mlp,28:30", "2,0:4,29")
-# Of real prompts few show what many do; the fuzzer compares random ones by the thousand.
+# A few real prompts show what many would; the fuzzer compares thousands of random ones.
 DOCUMENTS = {"arc_easy": 50, "sst2": 50, "lambada_openai": 50, "boolq_passages": 15}
 
 # On a CPU, torch's log-softmax in float32 is about 1e-5 too high over 49,152 tokens: 0.0025 on a

@@ -1,4 +1,4 @@
-"""What the store lacks of the rows that are asked for, and the tokens of the documents of these."""
+"""Finds which of the rows asked for the store lacks, and tokenizes the documents of them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -49,7 +49,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What there is and what is missing of the rows that are asked for.
+    """This holds the rows asked for that the store has, and what it takes to score the rest.
 
     Attributes:
         names: the name of each document's requests.
