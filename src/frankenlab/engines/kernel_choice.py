@@ -23,6 +23,12 @@ TRIED_EPS = 1e-5
 # Rows of logits that the head's kernel is tried on.
 TRIED_ROWS = 64
 
+# The name of a kernel, its result, and the eager one in float64.
+Results = Iterator[tuple[str, torch.Tensor, torch.Tensor]]
+
+# Makes normal random numbers of a shape.
+Random = Callable[..., torch.Tensor]
+
 logger = logging.getLogger(__name__)
 
 
@@ -89,7 +95,7 @@ def _results(
     n_heads: int,
     n_kv_heads: int,
     head_dim: int,
-) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+) -> Results:
     """Yield the name of each kernel, its result on a small batch, and the eager one in float64."""
     generator = torch.Generator().manual_seed(0)
 
@@ -103,9 +109,7 @@ def _results(
     yield from _head(kernels, random(TRIED_ROWS, 40 * head_dim))
 
 
-def _sums(
-    kernels: Kernels, random: Callable[..., torch.Tensor], size: int
-) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def _sums(kernels: Kernels, random: Random, size: int) -> Results:
     """Yield the results of what adds to a residual of `size` numbers a token."""
     update, residual, weight = random(TRIED_ROWS, size), random(TRIED_ROWS, size), random(size)
     # The sum is rounded before the norm is made of it. It may be written over the update.
@@ -120,11 +124,11 @@ def _sums(
 
 def _attention(
     kernels: Kernels,
-    random: Callable[..., torch.Tensor],
+    random: Random,
     n_heads: int,
     n_kv_heads: int,
     head_dim: int,
-) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+) -> Results:
     """Yield the results of the rotary embedding and of the attention."""
     tokens = sum(TRIED_DOCUMENTS)
     # Large queries attend to few keys, so that each key counts.
@@ -140,9 +144,7 @@ def _attention(
     yield "tree_attention", kernels.tree_attention(q, k, v, mask), exact
 
 
-def _head(
-    kernels: Kernels, logits: torch.Tensor
-) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def _head(kernels: Kernels, logits: torch.Tensor) -> Results:
     """Yield the results of the head's scores: half of the targets are the highest logits."""
     highest, rows = logits.argmax(-1), torch.arange(len(logits), device=logits.device)
     targets = torch.where(rows % 2 == 0, highest, rows)
